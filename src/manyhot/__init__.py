@@ -1,0 +1,72 @@
+"""Choosing k of n labels as easily as 1 of n.
+
+>>> import torch, manyhot
+>>> logits, targets = torch.tensor([[2.0, -1.0, 3.0, -2.0]]), torch.tensor([[1, 0, 1, 0]])
+>>> manyhot.zlpr_loss(logits, targets)
+tensor(0.5775)
+>>> manyhot.decide(logits)
+tensor([[1, 0, 1, 0]])
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manyhot.decisions import decide, top_k
+    from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
+    from manyhot.logsumexp import signed_logsumexp, validate
+    from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
+    from manyhot.metrics import multilabel_metrics
+    from manyhot.split import stratified_split
+    from manyhot.targets import smooth_labels
+    from manyhot.toolkit.predict import Run, load_run
+
+__all__ = [
+    "CardinalityRange",
+    "PairwiseLoss",
+    "Run",
+    "SingleLogLoss",
+    "ZLPRLoss",
+    "cardinality_range",
+    "decide",
+    "label_counts",
+    "label_groups",
+    "label_prior",
+    "load_run",
+    "multilabel_metrics",
+    "pairwise_loss",
+    "signed_logsumexp",
+    "single_log_loss",
+    "smooth_labels",
+    "stratified_split",
+    "top_k",
+    "validate",
+    "zlpr_loss",
+]
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Nothing is imported before it is used, so that `manyhot --help` needs no torch.
+_HOME = {
+    "decisions": ("decide", "top_k"),
+    "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
+    "logsumexp": ("signed_logsumexp", "validate"),
+    "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
+    "metrics": ("multilabel_metrics",),
+    "split": ("stratified_split",),
+    "targets": ("smooth_labels",),
+    "toolkit.predict": ("Run", "load_run"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'manyhot' has no attribute {name!r}")
+    value = getattr(import_module(f"manyhot.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,105 @@
+"""Logits to label sets: above the threshold, the top k, at least a, at most b."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+def decide(logits: Array, *, threshold: float | Any = 0.0, min_labels: int = 0, max_labels: int | None = None) -> Array:
+    r"""Predict the labels above the threshold, filled up from the best or cut to the best where a range is given.
+
+    .. math::
+        \hat y_i = 1 \iff s_i > s_0
+
+    Where every row of the training data has at least one label, `min_labels=1` says so: with labels that exclude each
+    other, s > 0 alone may leave a row empty. :func:`manyhot.cardinality_range` reads both numbers off training targets.
+
+    Args:
+        logits: (..., labels), a tensor or an array.
+        threshold: a number, or values that broadcast to logits: one per label (labels,), one per row (..., 1).
+        min_labels: >= 0, rows with fewer labels take the next best by s - threshold.
+        max_labels: >= min_labels, rows with more keep the best; None for no limit.
+
+    Returns:
+        0/1 integers (int64), shape of logits: a tensor for a tensor, an array for an array. Ties go to the lower index.
+        NaN and -inf are never chosen, also not to fill up.
+
+    Raises:
+        ValueError: a range that is empty or negative.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.decide(torch.tensor([[2.0, -1.0, 3.0], [-3.0, -1.0, -2.0]]), min_labels=1)
+        tensor([[1, 0, 1],
+                [0, 1, 0]])
+
+    References:
+        Su, kexue.fm/archives/7359; the range is ours.
+    """
+    if min_labels < 0 or (max_labels is not None and max_labels < min_labels):
+        raise ValueError(
+            f"decide needs 0 <= min_labels <= max_labels; got min_labels={min_labels}, max_labels={max_labels}."
+        )
+    if isinstance(logits, Tensor):
+        above = logits.detach() - threshold
+        above = torch.where(above.isnan(), -torch.inf, above)
+        chosen = above > 0
+        count = chosen.sum(-1)
+        wrong = count < min_labels
+        if max_labels is not None:
+            wrong |= count > max_labels
+        # Sorting costs far more than comparing, and few rows need it.
+        if wrong.any():
+            size = count[wrong].clamp(min_labels, max_labels)
+            chosen[wrong] = _best(above[wrong], size.unsqueeze(-1))
+        return chosen.long()
+    if isinstance(threshold, np.ndarray):
+        threshold = torch.from_numpy(threshold)
+    return decide(_tensor(logits), threshold=threshold, min_labels=min_labels, max_labels=max_labels).numpy()
+
+
+def top_k(logits: Array, k: int | Array) -> Array:
+    """Predict the k labels with the largest logits.
+
+    The decision that goes with :func:`manyhot.pairwise_loss`, where the number of labels of a row is known.
+
+    Args:
+        logits: (..., labels), a tensor or an array.
+        k: 0 to labels; one number, or one per row in the leading shape of logits.
+
+    Returns:
+        0/1 integers (int64), shape of logits: a tensor for a tensor, an array for an array. Ties go to the lower index.
+        NaN and -inf are never chosen, so a row may have fewer than k.
+
+    Raises:
+        ValueError: k outside of 0 to labels.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.top_k(torch.tensor([[2.0, -1.0, 3.0], [-3.0, -1.0, -2.0]]), 2)
+        tensor([[1, 0, 1],
+                [0, 1, 1]])
+    """
+    if isinstance(logits, Tensor):
+        size = torch.as_tensor(k, device=logits.device)
+        if bool((size < 0).any()) or bool((size > logits.shape[-1]).any()):
+            raise ValueError(f"k must lie between 0 and the number of labels, {logits.shape[-1]}; got {k}.")
+        logits = torch.where(logits.detach().isnan(), -torch.inf, logits.detach())
+        return _best(logits, size.expand(logits.shape[:-1]).unsqueeze(-1)).long()
+    return top_k(_tensor(logits), torch.as_tensor(k)).numpy()
+
+
+def _best(values: Tensor, size: Tensor) -> Tensor:
+    """Mark the `size` largest values of each row; -inf is never marked."""
+    order = values.argsort(dim=-1, descending=True, stable=True)
+    marked = torch.arange(values.shape[-1], device=values.device) < size
+    return torch.zeros_like(marked).scatter(-1, order, marked) & (values > -torch.inf)
+
+
+def _tensor(logits: Any) -> Tensor:
+    # np.asarray also takes lists; a copy only where torch cannot share the memory.
+    return torch.from_numpy(np.ascontiguousarray(logits))

@@ -1,0 +1,103 @@
+"""What the training targets tell before training: counts, priors, groups, how many labels a row has.
+
+Targets are (rows, labels): a torch tensor, a NumPy array or a scipy.sparse matrix of 0/1 or soft values. In dense
+targets -1, -100 and NaN mean unknown.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyhot.targets import UNKNOWN
+
+# Training counts that bound the groups of Huang et al. (EMNLP 2021, arXiv 2109.04712): tail <= 8, medium, head >= 35.
+GROUPS = {"rare": (1, 8), "medium": (9, 34), "head": (35, None)}
+
+
+class CardinalityRange(NamedTuple):
+    """How many labels a row has at least and at most."""
+
+    min_labels: int
+    max_labels: int
+
+
+def label_counts(targets: Any) -> np.ndarray:
+    """Count the positives of each label; soft targets add up. Returns (labels,) float64.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.label_counts(torch.tensor([[1, 0, -1], [1, 1, 0]]))
+        array([2., 1., 0.])
+    """
+    return _known_sums(targets, axis=0)[0]
+
+
+def label_prior(targets: Any) -> Any:
+    r"""Estimate the frequency of each label, smoothed so that labels never or always seen stay finite.
+
+    .. math::
+        \pi_i = \frac{c_i + 1/2}{r_i + 1}
+
+    with c the count of positives and r the number of rows in which the label is known. The `prior` of
+    :func:`manyhot.zlpr_loss`.
+
+    Returns:
+        (labels,), inside (0, 1): a float32 tensor on the same device for a tensor, else a float64 array.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.label_prior(torch.tensor([[1, 0, 0], [1, 1, 0]]))
+        tensor([0.8333, 0.5000, 0.1667])
+    """
+    counts, known = _known_sums(targets, axis=0)
+    prior = (counts + 0.5) / (known + 1)
+    if isinstance(targets, Tensor):
+        return torch.as_tensor(prior, dtype=torch.float32, device=targets.device)
+    return prior
+
+
+def label_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Group labels by training count: rare 1 to 8, medium 9 to 34, head 35 and more; (labels,) booleans by name.
+
+    Example:
+        >>> import numpy as np, manyhot
+        >>> manyhot.label_groups(np.array([0, 3, 20, 50]))["rare"]
+        array([False,  True, False, False])
+    """
+    counts = np.asarray(counts)
+    return {
+        name: (counts >= low) & (counts <= (np.inf if high is None else high)) for name, (low, high) in GROUPS.items()
+    }
+
+
+def cardinality_range(targets: Any, share: float = 0.995) -> CardinalityRange:
+    """Read off how many labels a prediction may have: the `min_labels` and `max_labels` of :func:`manyhot.decide`.
+
+    The minimum is the largest count that at least `share` of the rows reach, so that a few faulty rows do not undo it;
+    the maximum is the largest count seen, since a tighter one cuts rows that are right.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.cardinality_range(torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0]]))
+        CardinalityRange(min_labels=1, max_labels=2)
+    """
+    sizes = np.sort(np.rint(_known_sums(targets, axis=1)[0]).astype(np.int64))
+    if sizes.size == 0:
+        raise ValueError("cardinality_range needs at least one row of targets; got none.")
+    # The row at this place and all behind it, a share of at least `share`, have sizes[place] labels or more.
+    place = int(np.floor((1 - share) * sizes.size + 1e-9))
+    return CardinalityRange(int(sizes[min(place, sizes.size - 1)]), int(sizes[-1]))
+
+
+def _known_sums(targets: Any, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the known targets along an axis, and count the known cells."""
+    if hasattr(targets, "tocsr"):
+        shape = targets.shape
+        return np.asarray(targets.sum(axis=axis), dtype=np.float64).ravel(), np.full(shape[1 - axis], shape[axis])
+    values = targets.detach().cpu().double().numpy() if isinstance(targets, Tensor) else np.asarray(targets, np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"targets must have shape (rows, labels); got {values.shape}.")
+    known = ~np.isnan(values) & ~np.isin(values, UNKNOWN)
+    return np.where(known, values, 0).sum(axis), known.sum(axis)

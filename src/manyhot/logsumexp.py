@@ -1,0 +1,204 @@
+"""The signed log-sum-exp: one sum over the negatives of a row, one over its positives.
+
+Every row-wise k-of-n loss is one line in these two numbers, so target formats, masks, weights, thresholds and devices
+are dealt with here and nowhere else.
+"""
+
+import math
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from manyhot.targets import check_broadcast, check_dense, check_values, first_cell, known_cells
+
+Impl = Literal["auto", "eager"]
+
+_first_call = True
+
+
+def signed_logsumexp(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    threshold: float | Tensor = 0.0,
+    scale: float = 1.0,
+    margin: float = 0.0,
+    mask: Tensor | None = None,
+    label_weight: Tensor | None = None,
+    impl: Impl = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Log-sum-exp of the negatives and, with the sign turned, of the positives of each row.
+
+    .. math::
+        \mathrm{neg} &= \log\sum_i w_i\,(1-t_i)\,e^{\gamma(s_i - s_0 + m)} \\
+        \mathrm{pos} &= \log\sum_i w_i\,t_i\,e^{-\gamma(s_i - s_0 - m)}
+
+    with logits s, targets t, threshold :math:`s_0`, scale :math:`\gamma`, margin m and label weights w. This is the
+    building block for losses of your own; for training use :func:`manyhot.zlpr_loss`, which is
+    ``softplus(neg) + softplus(pos)``.
+
+    Args:
+        logits: (..., labels), any floating dtype. -inf and +inf are allowed.
+        targets: same shape, any dtype: 0/1 or soft values in [0, 1]. -1, -100 and NaN mean unknown: such a cell has no
+            effect and no gradient, whatever its logit.
+        threshold: the logit above which a label is predicted; a number or a tensor that broadcasts to the logits:
+            one per label (labels,), one per row (..., 1). May require a gradient.
+        scale: > 0, sharpness of both sums.
+        margin: >= 0, how far beyond the threshold a logit is pushed, on either side.
+        mask: boolean, broadcastable to logits, True where the label is known.
+        label_weight: >= 0, broadcastable to logits, usually (labels,), a factor inside the log; 0 removes a label.
+        impl: `"eager"` is the formula in plain PyTorch; `"auto"` takes the fastest implementation that fits.
+
+    Returns:
+        (neg, pos), each of the leading shape of logits, float32 (float64 for float64 logits). -inf where a side is
+        empty.
+
+    Raises:
+        TypeError: logits that are not floating-point, a mask that is not boolean.
+        ValueError: shapes that do not fit, options out of range and, on the CPU outside of torch.compile, targets out
+            of range or negative weights. :func:`manyhot.validate` checks values anywhere.
+
+    Reduces to:
+        ``torch.logsumexp`` of the logits where all targets are 0, and of the negated logits where all are 1.
+
+    Numerics:
+        Half dtypes are computed in float32. No constant stands in for infinity, so logits of any size give finite
+        results; an infinite logit on the wrong side gives +inf and no gradient, never NaN. A NaN logit that is not
+        masked makes its own row NaN and no other. A target of exactly 0 or 1 passes no gradient to itself.
+
+    Example:
+        >>> import torch, manyhot
+        >>> neg, pos = manyhot.signed_logsumexp(torch.tensor([[2.0, -1.0, 3.0]]), torch.tensor([[1, 0, 0]]))
+        >>> neg, pos
+        (tensor([3.0181]), tensor([-2.]))
+
+    References:
+        Su, kexue.fm/archives/7359 and 9064; ZLPR, arXiv 2208.02955; Circle loss, arXiv 2002.10857, equation (1).
+    """
+    check_dense(targets, logits, mask)
+    if not scale > 0:
+        raise ValueError(f"scale must be positive; got {scale}.")
+    if not margin >= 0:
+        raise ValueError(f"margin must be 0 or more: it pushes both sides away from the threshold; got {margin}.")
+    if impl not in ("auto", "eager"):
+        raise ValueError(f'impl must be "auto" or "eager"; got {impl!r}.')
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if isinstance(threshold, Tensor):
+        check_broadcast("threshold", threshold, logits)
+        threshold = threshold.to(dtype)
+    if label_weight is not None:
+        check_broadcast("label_weight", label_weight, logits)
+        label_weight = label_weight.to(dtype)
+    if values_readable(logits) and values_readable(targets):
+        check_values(targets, mask)
+        if label_weight is not None and bool((label_weight < 0).any()):
+            raise ValueError(f"label_weight must be 0 or more; got {label_weight.min().item():g}.")
+        _warn_of_probabilities(logits)
+    return _eager(logits.to(dtype), targets, threshold, scale, margin, known_cells(targets, mask), label_weight)
+
+
+def _eager(
+    s: Tensor,
+    targets: Tensor,
+    threshold: float | Tensor,
+    scale: float,
+    margin: float,
+    known: Tensor | None,
+    label_weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Compute the formula as it is written: the specification of every other implementation."""
+    t = targets.to(s.dtype)
+    negative, positive = t < 1, t > 0
+    if known is not None:
+        negative, positive, s = negative & known, positive & known, torch.where(known, s, 0)
+    log_weight = 0.0
+    if label_weight is not None:
+        weighted = label_weight > 0
+        negative, positive = negative & weighted, positive & weighted
+        log_weight = torch.where(weighted, label_weight, 1).log()
+    # The inner `where` keeps log(0) out of the graph: its gradient would be NaN even where the outer one discards it.
+    log_t = torch.where(positive, t, 1).log()
+    log_1_t = torch.log1p(-torch.where(negative, t, 0))
+    neg = scale * (s - threshold + margin) + log_1_t + log_weight
+    pos = -scale * (s - threshold - margin) + log_t + log_weight
+    return (
+        logsumexp(torch.where(negative, neg, -math.inf)),
+        logsumexp(torch.where(positive, pos, -math.inf)),
+    )
+
+
+def logsumexp(terms: Tensor) -> Tensor:
+    """Reduce the last axis: -inf for a row of -inf, +inf for one with +inf, both with gradient 0.
+
+    torch.logsumexp has the same values, but its gradient is NaN in these two cases.
+    """
+    infinite = terms == math.inf
+    terms = torch.where(infinite, -math.inf, terms)
+    peak = terms.detach().amax(-1, keepdim=True)
+    peak = torch.where(peak.isfinite(), peak, 0)
+    total = (terms - peak).exp().sum(-1)
+    empty = total == 0
+    value = torch.where(empty, 1, total).log() + peak.squeeze(-1)
+    value = torch.where(empty, -math.inf, value)
+    return torch.where(infinite.any(-1), math.inf, value)
+
+
+def validate(logits: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> None:
+    """Check a batch, values included: what the losses check by themselves only on the CPU and outside of torch.compile.
+
+    Call it on the first batches of a run on a GPU; it waits for the device.
+
+    Args:
+        logits: (..., labels), floating dtype.
+        targets: same shape, 0/1 or soft, -1, -100 or NaN where unknown.
+        mask: boolean, broadcastable to logits, True where the label is known.
+
+    Raises:
+        TypeError: logits that are not floating-point, a mask that is not boolean.
+        ValueError: shapes that differ, known targets outside [0, 1], NaN logits on known cells; names row and label.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.validate(torch.zeros(2, 3), torch.tensor([[0, 1, 0], [0, 2, 0]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: targets must lie in [0, 1], or be -1, -100 or NaN where unknown; got 2 at row 1, label 1.
+    """
+    check_dense(targets, logits, mask)
+    check_values(targets, mask)
+    nan = logits.isnan()
+    known = known_cells(targets, mask)
+    if known is not None:
+        nan &= known
+    if nan.any():
+        raise ValueError(
+            f"logits must not be NaN where a label is known; got NaN at {first_cell(nan)}. "
+            "Look for a division by zero or a learning rate that is too high."
+        )
+
+
+def values_readable(tensor: Tensor) -> bool:
+    """Say whether looking at values costs no device sync and breaks no trace (torch.compile, torch.func)."""
+    return (
+        tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def _warn_of_probabilities(logits: Tensor) -> None:
+    """Warn, at the first call of a process only, when the logits look like probabilities."""
+    global _first_call
+    if not _first_call or logits.numel() == 0:
+        return
+    _first_call = False
+    low, high = (float(x) for x in logits.detach().aminmax())
+    # A zero-initialised head gives zeros throughout, and is right.
+    if 0 <= low and 0 < high <= 1:
+        warnings.warn(
+            "all logits lie in [0, 1]. manyhot takes raw scores: remove the sigmoid or softmax before the loss, "
+            "and predict a label where its logit is above 0 (manyhot.decide).",
+            stacklevel=4,
+        )

@@ -1,0 +1,372 @@
+"""ZLPR and its two siblings: softmax + cross-entropy for any number of labels.
+
+neg, pos = signed_logsumexp(logits, targets)
+
+ZLPR         softplus(neg) + softplus(pos)       predict s > 0
+pairwise     softplus(neg + pos)                 predict the top k, k known
+single log   softplus(logaddexp(neg, pos))       predict s > 0
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyhot.logsumexp import Impl, logsumexp, signed_logsumexp, values_readable
+from manyhot.losses.hyperparameters import as_tensor, keep, kept
+from manyhot.losses.reduction import Reduction, reduce
+from manyhot.targets import Smoothing, check_dense, known_rows, smooth_labels
+
+
+def zlpr_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    threshold: float | Tensor = 0.0,
+    scale: float = 1.0,
+    margin: float = 0.0,
+    prior: Any = None,
+    tau: float = 1.0,
+    label_smoothing: float = 0.0,
+    smoothing: Smoothing = "mass",
+    mask: Tensor | None = None,
+    label_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    impl: Impl = "auto",
+) -> Tensor:
+    r"""Push every positive above the threshold, every negative below it, and every positive above every negative.
+
+    .. math::
+        \ell = \log\Big(1 + \sum_{i\in N} e^{s_i}\Big) + \log\Big(1 + \sum_{j\in P} e^{-s_j}\Big)
+
+    for logits s, negatives N and positives P; in general ``softplus(neg) + softplus(pos)`` with the two sums of
+    :func:`manyhot.signed_logsumexp`. Also called multi-label softmax + cross-entropy.
+
+    Use it where you would use ``binary_cross_entropy_with_logits``: several labels a row, their number unknown at
+    prediction. Predict the labels with s > 0 (:func:`manyhot.decide`); there is no threshold and no class weight to
+    tune. Use :func:`pairwise_loss` when the number of labels of a row is given at prediction.
+
+    Args:
+        logits: (..., labels), any floating dtype, raw scores: no sigmoid before.
+        targets: same shape, any dtype: 0/1, or soft values in [0, 1]. -1, -100 and NaN mean unknown.
+        threshold: the logit above which a label is predicted; a number or a tensor that broadcasts to logits. As an
+            ``nn.Parameter`` it is learned; pass it to `decide` then.
+        scale: > 0, sharpness. The gradient of a row is at most 2 scale in sum of absolute values.
+        margin: >= 0, added on both sides, so that positives and negatives end 2 margin apart.
+        prior: (labels,), frequency of each label in the training rows, inside (0, 1): :func:`manyhot.label_prior`.
+            Training then uses s + tau/(2 scale) logit(prior) and prediction s alone, which lifts rare labels.
+        tau: how much of the prior is used; 1 is right for soft targets, 1 to 2 for hard ones (see Numerics).
+        label_smoothing: share in [0, 1] of the targets that :func:`manyhot.smooth_labels` moves.
+        smoothing: `"mass"` keeps the number of labels a row, `"uniform"` moves each target towards 1/2.
+        mask: boolean, broadcastable to logits, True where the label is known.
+        label_weight: >= 0, broadcastable to logits, enters the sums inside the logs; 0 removes a label.
+        sample_weight: >= 0, one a row.
+        reduction: `"mean"` over rows with a known label, `"sum"`, or `"none"` for one loss a row.
+        impl: `"auto"` or `"eager"`, see :func:`manyhot.signed_logsumexp`.
+
+    Returns:
+        float32 (float64 for float64 logits): a scalar, or the leading shape of logits for `reduction="none"`.
+
+    Raises:
+        TypeError: logits that are not floating-point, a mask that is not boolean.
+        ValueError: shapes that do not fit and options or, on the CPU, values out of range.
+
+    Reduces to:
+        binary cross-entropy for one label with 0/1 targets; ``log(1+k) + log(1+n-k)`` at zero logits. Never above the
+        summed binary cross-entropy, whose first-order terms it keeps.
+
+    Numerics:
+        Finite for logits of any size and dtype; computed in float32 for half dtypes. Soft targets in (0, 1) have the
+        unique optimum t = sigmoid(2 scale (s - threshold)), whatever margin and weights are. With random hard targets
+        the optimum is sigmoid(a s) = p with a between 1 (one label) and 2 (many): logits are no calibrated
+        probabilities.
+
+    Example:
+        >>> import torch, manyhot
+        >>> logits = torch.tensor([[2.0, -1.0, 3.0, -2.0]])
+        >>> manyhot.zlpr_loss(logits, torch.tensor([[1, 0, 0, 1]]))
+        tensor(5.2088)
+        >>> manyhot.zlpr_loss(logits, torch.tensor([[0.9, 0.1, 0.9, 0.1]]))
+        tensor(2.2133)
+
+    References:
+        Su, kexue.fm/archives/7359 equations (10) and (11), 9064 for soft targets; ZLPR, arXiv 2208.02955. The prior for
+        one label is Menon et al., arXiv 2007.07314, and kexue.fm/archives/7615; for many labels it is ours.
+    """
+    check_dense(targets, logits, mask)
+    if prior is not None:
+        threshold = threshold - tau / (2 * scale) * _logit(as_tensor(prior, logits))
+    if label_smoothing:
+        targets = smooth_labels(targets, label_smoothing, smoothing=smoothing, mask=mask)
+    neg, pos = signed_logsumexp(
+        logits,
+        targets,
+        threshold=threshold,
+        scale=scale,
+        margin=margin,
+        mask=mask,
+        label_weight=label_weight,
+        impl=impl,
+    )
+    loss = _softplus(neg) + _softplus(pos)
+    return reduce(loss, known_rows=known_rows(targets, mask), sample_weight=sample_weight, reduction=reduction)
+
+
+class ZLPRLoss(nn.Module):
+    """Module form of :func:`zlpr_loss`, same options; tensors become buffers, an ``nn.Parameter`` threshold is learned.
+
+    Example:
+        >>> import torch, manyhot
+        >>> loss = manyhot.ZLPRLoss(prior=torch.tensor([0.5, 0.01]))
+        >>> loss(torch.tensor([[0.5, -0.5]]), torch.tensor([[0, 1]]))
+        tensor(3.8308)
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float | Tensor = 0.0,
+        scale: float = 1.0,
+        margin: float = 0.0,
+        prior: Any = None,
+        tau: float = 1.0,
+        label_smoothing: float = 0.0,
+        smoothing: Smoothing = "mass",
+        label_weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        keep(
+            self,
+            threshold=threshold,
+            scale=scale,
+            margin=margin,
+            prior=None if prior is None else torch.as_tensor(prior),
+            tau=tau,
+            label_smoothing=label_smoothing,
+            smoothing=smoothing,
+            label_weight=label_weight,
+            reduction=reduction,
+            impl=impl,
+        )
+
+    def forward(
+        self, logits: Tensor, targets: Tensor, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss of a batch."""
+        return zlpr_loss(logits, targets, mask=mask, sample_weight=sample_weight, **kept(self))
+
+
+def pairwise_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    scale: float = 1.0,
+    margin: float = 0.0,
+    mask: Tensor | None = None,
+    label_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    impl: Impl = "auto",
+) -> Tensor:
+    r"""Push every positive above every negative of its row; no threshold takes part.
+
+    .. math::
+        \ell = \log\Big(1 + \sum_{i\in N}\sum_{j\in P} e^{\gamma(s_i - s_j + 2m)}\Big)
+
+    that is ``softplus(neg + pos)`` with the two sums of :func:`manyhot.signed_logsumexp`. Use it when the number of
+    labels of a row is known at prediction, and predict with :func:`manyhot.top_k`. Where it is not known, use
+    :func:`zlpr_loss`: here the logits of a row have no zero.
+
+    Args:
+        logits: (..., labels), any floating dtype, raw scores.
+        targets: same shape, any dtype: 0/1, or soft values in [0, 1]. -1, -100 and NaN mean unknown.
+        scale: > 0, gamma of Circle loss.
+        margin: >= 0 on each side; the margin of Circle loss is twice this.
+        mask: boolean, broadcastable to logits, True where the label is known.
+        label_weight: >= 0, broadcastable to logits, enters the sums inside the log; 0 removes a label.
+        sample_weight: >= 0, one a row.
+        reduction: `"mean"` over rows with a known label, `"sum"`, or `"none"` for one loss a row.
+        impl: `"auto"` or `"eager"`, see :func:`manyhot.signed_logsumexp`.
+
+    Returns:
+        float32 (float64 for float64 logits): a scalar, or the leading shape of logits for `reduction="none"`.
+
+    Raises:
+        TypeError: logits that are not floating-point, a mask that is not boolean.
+        ValueError: shapes that do not fit and options or, on the CPU, values out of range.
+
+    Reduces to:
+        ``torch.nn.functional.cross_entropy`` with one positive a row; the unified loss of Circle loss.
+
+    Numerics:
+        As :func:`zlpr_loss`. A row without positives or without negatives has loss 0 and gradient 0, exactly.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.pairwise_loss(torch.tensor([[2.0, -1.0, 3.0, -2.0]]), torch.tensor([[1, 0, 1, 0]]))
+        tensor(0.0891)
+
+    References:
+        Su, kexue.fm/archives/7359 equations (8) and (9); Circle loss, arXiv 2002.10857, equation (1).
+    """
+    neg, pos = signed_logsumexp(
+        logits, targets, scale=scale, margin=margin, mask=mask, label_weight=label_weight, impl=impl
+    )
+    # An empty side stays empty, also beside an infinite one: -inf + inf would be NaN.
+    both = (neg > -math.inf) & (pos > -math.inf)
+    loss = _softplus(torch.where(both, neg + pos, -math.inf))
+    return reduce(loss, known_rows=known_rows(targets, mask), sample_weight=sample_weight, reduction=reduction)
+
+
+class PairwiseLoss(nn.Module):
+    """Module form of :func:`pairwise_loss`, same options; tensors become buffers.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.PairwiseLoss(scale=2.0)(torch.tensor([[2.0, 1.0]]), torch.tensor([[1, 0]]))
+        tensor(0.1269)
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: float = 1.0,
+        margin: float = 0.0,
+        label_weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        keep(self, scale=scale, margin=margin, label_weight=label_weight, reduction=reduction, impl=impl)
+
+    def forward(
+        self, logits: Tensor, targets: Tensor, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss of a batch."""
+        return pairwise_loss(logits, targets, mask=mask, sample_weight=sample_weight, **kept(self))
+
+
+def single_log_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    threshold: float | Tensor = 0.0,
+    scale: float = 1.0,
+    margin: float = 0.0,
+    mask: Tensor | None = None,
+    label_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    impl: Impl = "auto",
+) -> Tensor:
+    r"""ZLPR with one logarithm: positives above the threshold, negatives below it, and nothing between the two.
+
+    .. math::
+        \ell = \log\Big(1 + \sum_{i\in N} e^{s_i} + \sum_{j\in P} e^{-s_j}\Big)
+
+    that is ``softplus(logaddexp(neg, pos))`` with the two sums of :func:`manyhot.signed_logsumexp`. It has the same
+    decision rule as :func:`zlpr_loss` and is here for comparison: with many classes it is said to converge more slowly,
+    since one label far on the wrong side takes the gradient of the whole row.
+
+    Args:
+        logits: (..., labels), any floating dtype, raw scores.
+        targets: same shape, any dtype: 0/1, or soft values in [0, 1]. -1, -100 and NaN mean unknown.
+        threshold: the logit above which a label is predicted; a number or a tensor that broadcasts to logits.
+        scale: > 0, sharpness. The gradient of a row is at most scale in sum of absolute values.
+        margin: >= 0, added on both sides.
+        mask: boolean, broadcastable to logits, True where the label is known.
+        label_weight: >= 0, broadcastable to logits, enters the sum inside the log; 0 removes a label.
+        sample_weight: >= 0, one a row.
+        reduction: `"mean"` over rows with a known label, `"sum"`, or `"none"` for one loss a row.
+        impl: `"auto"` or `"eager"`, see :func:`manyhot.signed_logsumexp`.
+
+    Returns:
+        float32 (float64 for float64 logits): a scalar, or the leading shape of logits for `reduction="none"`.
+
+    Raises:
+        TypeError: logits that are not floating-point, a mask that is not boolean.
+        ValueError: shapes that do not fit and options or, on the CPU, values out of range.
+
+    Reduces to:
+        binary cross-entropy for one label with 0/1 targets; ``log(1+n)`` at zero logits. Never above ZLPR.
+
+    Numerics:
+        As :func:`zlpr_loss`.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.single_log_loss(torch.tensor([[2.0, -1.0, 3.0, -2.0]]), torch.tensor([[1, 0, 1, 0]]))
+        tensor(0.5237)
+
+    References:
+        A reader's comment under Su, kexue.fm/archives/7359.
+    """
+    neg, pos = signed_logsumexp(
+        logits,
+        targets,
+        threshold=threshold,
+        scale=scale,
+        margin=margin,
+        mask=mask,
+        label_weight=label_weight,
+        impl=impl,
+    )
+    loss = _softplus(logsumexp(torch.stack((neg, pos), -1)))
+    return reduce(loss, known_rows=known_rows(targets, mask), sample_weight=sample_weight, reduction=reduction)
+
+
+class SingleLogLoss(nn.Module):
+    """Module form of :func:`single_log_loss`, same options; tensors become buffers.
+
+    Example:
+        >>> import torch, manyhot
+        >>> manyhot.SingleLogLoss(margin=1.0)(torch.tensor([[2.0, 0.0]]), torch.tensor([[1, 0]]))
+        tensor(1.4076)
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float | Tensor = 0.0,
+        scale: float = 1.0,
+        margin: float = 0.0,
+        label_weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        keep(
+            self,
+            threshold=threshold,
+            scale=scale,
+            margin=margin,
+            label_weight=label_weight,
+            reduction=reduction,
+            impl=impl,
+        )
+
+    def forward(
+        self, logits: Tensor, targets: Tensor, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss of a batch."""
+        return single_log_loss(logits, targets, mask=mask, sample_weight=sample_weight, **kept(self))
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # torch's default threshold, 20, drops log1p(e^-x) where float64 still has seven digits of it.
+    return F.softplus(x, threshold=40)
+
+
+def _logit(prior: Tensor) -> Tensor:
+    """Take the log-odds of label frequencies, which must not be 0 or 1."""
+    if values_readable(prior) and bool(((prior <= 0) | (prior >= 1)).any()):
+        raise ValueError(
+            "prior must lie strictly between 0 and 1; "
+            "manyhot.label_prior(targets) counts and smooths, so that labels never or always seen stay finite."
+        )
+    return torch.logit(prior)

@@ -1,0 +1,88 @@
+"""Label sets and scores to numbers, by scikit-learn where it has them."""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from manyhot.labels import GROUPS, label_groups
+
+
+def multilabel_metrics(
+    preds: Any, targets: Any, scores: Any, *, train_counts: Any = None
+) -> dict[str, float | int | None]:
+    """Measure label sets and rankings.
+
+    Args:
+        preds: (rows, labels), 0/1 decisions.
+        targets: (rows, labels), 0/1 truth.
+        scores: (rows, labels), logits or anything whose order matters; the ranking metrics use them.
+        train_counts: (labels,), positives of each label in training; they define rare, medium and head labels, and a
+            label without any is in no group. Without them the groups are None.
+
+    Returns:
+        Fractions from 0 to 1 unless said:
+
+        - `micro_f1`; `macro_f1`, the mean over all labels; `samples_f1`, the mean over rows; an F1 without a positive
+          on either side counts as 0.
+        - `rare_f1`, `medium_f1`, `head_f1`: macro-F1 of labels with 1 to 8, 9 to 34, 35 and more training rows; None
+          for an empty group.
+        - `exact_match`, share of rows whose set is right; `hamming_loss`, share of cells that are wrong.
+        - `lrap`, label ranking average precision (1 for a row without labels); `precision_at_1`, `_3`, `_5`, hits among
+          the best k over k; `ndcg_at_5` (0 for a row without labels).
+        - `labels_per_row_predicted`, `labels_per_row_true`, plain numbers; `empty_rows`, share of rows predicted empty.
+        - `rows`, `labels`, counts.
+
+    Raises:
+        ValueError: shapes that differ, no row, fewer than two labels, or scores that are NaN.
+
+    Example:
+        >>> import numpy as np, manyhot
+        >>> logits, targets = np.array([[2.0, -1.0, 3.0], [-3.0, 1.0, -2.0]]), np.array([[1, 0, 1], [0, 1, 1]])
+        >>> metrics = manyhot.multilabel_metrics(manyhot.decide(logits), targets, logits)
+        >>> metrics["micro_f1"], metrics["exact_match"]
+        (0.8571428571428571, 0.5)
+    """
+    try:
+        # By name: scikit-learn's annotations refuse documented values such as average=None.
+        metrics: Any = import_module("sklearn.metrics")
+    except ImportError as error:
+        raise ImportError("metrics need scikit-learn: pip install 'manyhot[toolkit]'") from error
+
+    preds, targets, scores = (
+        x.detach().cpu().numpy() if isinstance(x, Tensor) else x for x in (preds, targets, scores)
+    )
+    preds, targets, scores = np.asarray(preds) > 0, np.asarray(targets) > 0, np.asarray(scores, dtype=np.float64)
+    if not preds.shape == targets.shape == scores.shape or preds.ndim != 2 or 0 in preds.shape or preds.shape[1] < 2:
+        raise ValueError(
+            "preds, targets and scores must all have shape (rows, labels) with at least one row and two labels; "
+            f"got {preds.shape}, {targets.shape} and {scores.shape}."
+        )
+    if np.isnan(scores).any():
+        raise ValueError(f"scores must not be NaN; got NaN in row {int(np.isnan(scores).any(1).argmax())}.")
+    # scikit-learn takes no infinities; the order is all that counts.
+    scores = np.nan_to_num(scores, posinf=np.finfo(np.float64).max, neginf=np.finfo(np.float64).min)
+    f1 = metrics.f1_score(targets, preds, average=None, zero_division=0)
+    groups: dict[str, float | None] = dict.fromkeys(f"{name}_f1" for name in GROUPS)
+    if train_counts is not None:
+        for name, members in label_groups(train_counts).items():
+            groups[f"{name}_f1"] = float(np.mean(f1[members])) if members.any() else None
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    hits = np.take_along_axis(targets, best, axis=1)
+    return {
+        "micro_f1": float(metrics.f1_score(targets, preds, average="micro", zero_division=0)),
+        "macro_f1": float(np.mean(f1)),
+        "samples_f1": float(metrics.f1_score(targets, preds, average="samples", zero_division=0)),
+        **groups,
+        "exact_match": float((preds == targets).all(1).mean()),
+        "hamming_loss": float((preds != targets).mean()),
+        "lrap": float(metrics.label_ranking_average_precision_score(targets, scores)),
+        **{f"precision_at_{k}": float(hits[:, :k].sum(1).mean() / k) for k in (1, 3, 5)},
+        "ndcg_at_5": float(metrics.ndcg_score(targets, scores, k=5)),
+        "labels_per_row_predicted": float(preds.sum(1).mean()),
+        "labels_per_row_true": float(targets.sum(1).mean()),
+        "empty_rows": float((preds.sum(1) == 0).mean()),
+        "rows": int(preds.shape[0]),
+        "labels": int(preds.shape[1]),
+    }

@@ -1,0 +1,113 @@
+"""Split rows so that every label is in every part, as far as its count allows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def stratified_split(targets: Any, shares: Sequence[float], *, seed: int = 0) -> np.ndarray:
+    """Assign each row to a part so that the parts have the given shares of the rows and of every label.
+
+    The rarest label chooses first: its rows are dealt out by what each part still lacks of it, then those of the next
+    label that are still free, and so on; rows without labels fill up the parts at the end. A last pass moves single
+    rows into parts that miss a label.
+
+    Use it for validation rows and folds of multi-label data; a random split leaves rare labels out of one side.
+
+    Args:
+        targets: (rows, labels) of 0/1, a tensor, an array or a scipy.sparse matrix; soft targets count where above 0.
+        shares: size of each part, positive, in any unit: `(0.8, 0.2)`, or `(1, 1, 1)` for three folds.
+        seed: same targets, shares and seed, same split.
+
+    Returns:
+        (rows,) int64, the part of each row. A label with at least as many rows as there are parts is in each part,
+        unless labels that share rows with it forbid it; a label with fewer rows goes to the larger parts first. Part
+        sizes may be off by a few rows, the price of the labels' shares.
+
+    Raises:
+        ValueError: fewer than two parts, or a share that is not positive.
+
+    Example:
+        >>> import numpy as np, manyhot
+        >>> targets = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
+        >>> parts = manyhot.stratified_split(targets, (1, 1))
+        >>> [int(targets[parts == part].sum(0).min()) for part in (0, 1)]
+        [1, 1]
+
+    References:
+        Sechidis et al., On the stratification of multi-label data, ECML PKDD 2011; dealing whole labels at a time
+        instead of single rows is ours, for speed.
+    """
+    share = np.asarray(shares, dtype=np.float64)
+    if share.ndim != 1 or share.size < 2 or not (share > 0).all():
+        raise ValueError(f"shares must be two or more positive numbers, such as (0.8, 0.2); got {shares!r}.")
+    share = share / share.sum()
+    num_rows, num_labels, row, label = _positives(targets)
+    count = np.bincount(label, minlength=num_labels)
+    labels_of = np.split(label, np.searchsorted(row, np.arange(1, num_rows)))
+    rows_of = np.split(row[np.argsort(label, kind="stable")], np.cumsum(count)[:-1])
+    rng = np.random.default_rng(seed)
+
+    part = np.full(num_rows, -1, dtype=np.int64)
+    room = share * num_rows
+    have = np.zeros((share.size, num_labels), dtype=np.int64)
+    for i in np.argsort(count, kind="stable"):
+        free = rng.permutation(rows_of[i][part[rows_of[i]] < 0])
+        if free.size == 0:
+            continue
+        dealt = _deal(free.size, share * count[i] - have[:, i], missing=have[:, i] == 0, room=room)
+        part[free] = np.repeat(np.arange(share.size), dealt)
+        room -= dealt
+        for p in np.unique(part[free]):
+            labels = np.concatenate([labels_of[r] for r in free[part[free] == p]])
+            have[p] += np.bincount(labels, minlength=num_labels)
+    free = rng.permutation(np.flatnonzero(part < 0))
+    part[free] = np.repeat(np.arange(share.size), _deal(free.size, room, missing=room < 0, room=room))
+    _fill_gaps(part, have, labels_of, rows_of)
+    return part
+
+
+def _deal(size: int, want: np.ndarray, *, missing: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Deal `size` rows to parts: what each wants, whole rows, first to parts that miss the label, then by room."""
+    want = np.maximum(want, 0)
+    if size == 0 or want.sum() == 0:
+        want = np.maximum(room, 0) + 1e-9
+    want = want * (size / want.sum())
+    dealt = np.floor(want + 1e-9).astype(np.int64)
+    over = want - dealt
+    # A part that has nothing of the label yet comes before one with a larger remainder.
+    for p in np.lexsort((-room, -over, ~(missing & (dealt == 0))))[: size - dealt.sum()]:
+        dealt[p] += 1
+    return dealt
+
+
+def _fill_gaps(part: np.ndarray, have: np.ndarray, labels_of: list[np.ndarray], rows_of: list[np.ndarray]) -> None:
+    """Move single rows, in place, into parts that miss a label, where no other label loses its last row of a part."""
+    due = have.sum(0) >= have.shape[0]
+    for i in np.flatnonzero(due & (have == 0).any(0)):
+        for p in np.flatnonzero(have[:, i] == 0):
+            for r in rows_of[i]:
+                labels = labels_of[r]
+                if (have[part[r], labels[due[labels]]] > 1).all():
+                    have[part[r], labels] -= 1
+                    have[p, labels] += 1
+                    part[r] = p
+                    break
+
+
+def _positives(targets: Any) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """List the positive cells in row order: (rows, labels, row of each cell, label of each cell)."""
+    if isinstance(targets, Tensor):
+        targets = targets.detach().cpu().numpy()
+    if hasattr(targets, "tocsr"):
+        cells = targets.tocsr().nonzero()
+        order = np.argsort(cells[0], kind="stable")
+        row, label = cells[0][order], cells[1][order]
+    else:
+        targets = np.asarray(targets)
+        row, label = np.nonzero(targets > 0)  # NaN, -1 and -100 are unknown, and no positives
+    if len(targets.shape) != 2:
+        raise ValueError(f"targets must have shape (rows, labels); got {targets.shape}.")
+    return *targets.shape, row.astype(np.int64), label.astype(np.int64)

@@ -1,0 +1,1 @@
+"""The command: one table in, label sets out."""

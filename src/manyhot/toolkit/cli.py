@@ -1,0 +1,305 @@
+"""The command `manyhot`: options in, one call of the toolkit, tables or one JSON object out.
+
+Nothing heavy is imported before a command runs, so that `manyhot --help` answers at once.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ImportError as error:  # the losses alone were installed
+    sys.exit(f"the command needs {error.name}: pip install 'manyhot[toolkit]'")
+
+if TYPE_CHECKING:
+    from manyhot.toolkit.train import Listener, Trained
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed (disk full, internal error), 2 bad input or options, 130 interrupted."
+
+app = typer.Typer(
+    help="Choosing k of n labels as easily as 1 of n: train on a table, get label sets, never set a threshold.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSONL (each also .gz, .bz2), Parquet, NAME.X.npz")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+
+@app.command(epilog=EXIT_CODES)
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="CSV, TSV, JSONL (each also .gz, .bz2), Parquet, or NAME.X.npz"),
+    ] = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Measure the run on these rows.")] = None,
+    valid: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Choose by these rows in place of cross-fitting.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="COLS", help="Text columns, commas between. Found if left out.")
+    ] = (None),
+    features: Annotated[
+        str | None, typer.Option(metavar="COLS", help="Numeric columns, commas between. Found if left out.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="COLS", help="One column of label sets, or 0/1 columns. Found if left out."),
+    ] = None,
+    label_sep: Annotated[str | None, typer.Option(metavar="S", help="What separates labels in a cell.")] = None,
+    label_names: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Names of labels, one a line; cells may hold their numbers from 0."),
+    ] = None,
+    drop_unlabelled: Annotated[
+        bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="zlpr or bce.  [default: zlpr]")] = None,
+    tau: Annotated[
+        str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the folds.  [default: 0]")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder.  [default: runs/NAME-N]")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="Options from a run's config.toml.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
+    options = {
+        "data": data,
+        "test": test,
+        "valid": valid,
+        "text": text,
+        "features": features,
+        "labels": labels,
+        "label_sep": label_sep,
+        "label_names": label_names,
+        "drop_unlabelled": drop_unlabelled,
+        "loss": loss,
+        "tau": tau,
+        "seed": seed,
+        "out": out,
+    }
+    with failing_clearly():
+        from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.train import train as run_training
+
+        settings = make_config(config, set_ or [], options)
+        with listening() as listener:
+            trained = run_training(settings, listener, dry_run=dry_run)
+        if trained is None:
+            stderr.print("dry run: nothing written")
+            if as_json:
+                print_json({"dry_run": True})
+            return
+        if as_json:
+            print_json({"run": str(trained.path), **trained.run.info, **trained.metrics})
+        else:
+            print_result(trained)
+            stderr.print(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
+
+
+@app.command(epilog=EXIT_CODES)
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], data: Data, as_json: Json = False
+) -> None:
+    """Measure a run on labelled rows."""
+    with failing_clearly():
+        from manyhot.toolkit.predict import load_run, read_for
+
+        loaded = load_run(run)
+        metrics, notes = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
+        for note in notes:
+            warn(note)
+        if as_json:
+            print_json(metrics)
+        else:
+            Console(soft_wrap=True).print(metrics_table({Path(data).name: metrics}))
+            stderr.print(f"measured {run} on {data}")
+
+
+@app.command(epilog=EXIT_CODES)
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Where to write: .jsonl, .csv or .parquet.")],
+    as_json: Json = False,
+) -> None:
+    """Predict the label set of each row, best label first, with its score."""
+    with failing_clearly():
+        from manyhot.toolkit.predict import check_output, load_run, read_for, write_predictions
+
+        check_output(out)
+        loaded = load_run(run)
+        rows = write_predictions(out, loaded, read_for(loaded, data, with_labels=False))
+        if as_json:
+            print_json({"out": str(out), "rows": rows})
+        else:
+            stderr.print(f"wrote {out}: {rows:,} rows")
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder.  [default: runs/demo-N]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on real images of digits, one to four in a scene, beside torch's own binary cross-entropy. No network."""
+    with failing_clearly():
+        from manyhot.toolkit.demo import run_demo
+
+        with listening() as listener:
+            shown = run_demo(out, listener)
+        if as_json:
+            print_json({"run": str(shown.path), "test": shown.metrics})
+            return
+        console = Console(soft_wrap=True)
+        for line in shown.examples:
+            console.print(line, markup=False)
+        console.print(metrics_table(shown.metrics))
+        stderr.print(f"saved {shown.path}, use it: manyhot.load_run({str(shown.path)!r}).predict(images)")
+
+
+def main() -> None:
+    """Run the command."""
+    # OpenMP threads that spin at barriers wait for cores that another process holds: beside one busy process a fit on
+    # 2 cores took 24 s spinning and 3 s sleeping. It must be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A closed pipe, as in `manyhot evaluate ... | head`, is no error.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    app()
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Turn bad input, a full disk and Ctrl-C into one sentence and an exit code."""
+    from manyhot.toolkit.data import InputError
+
+    try:
+        yield
+    except InputError as error:
+        fail(str(error), 2)
+    except KeyboardInterrupt:
+        fail("interrupted; nothing was written", 130)
+    except MemoryError:
+        fail("out of memory; use fewer columns or labels, or a machine with more memory", 1)
+    except OSError as error:
+        fail(f"{error.filename or 'writing'}: {error.strerror or error}; nothing was written", 1)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what went wrong and leave."""
+    stderr.print(f"error: {message}", markup=False)
+    raise typer.Exit(code)
+
+
+def warn(message: str) -> None:
+    """Say what a reader should know, without stopping."""
+    stderr.print(f"warning: {message}", markup=False)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print the one object that `--json` promises."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def listening() -> "Iterator[Listener]":
+    """Print what training says on stderr: sentences, a line a step, and on a terminal what is being fitted."""
+    from manyhot.toolkit.train import Listener
+
+    header = False
+
+    def on_step(step: Any) -> None:
+        nonlocal header
+        m = step.metrics
+        if not header:
+            true = f"labels a row (true {m['labels_per_row_true']:.2f})"
+            stderr.print(
+                f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}"
+            )
+            header = True
+        stderr.print(
+            f"{step.C:>8.3g} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
+            f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
+        )
+
+    with stderr.status("reading") as status:
+        yield Listener(
+            say=lambda text: stderr.print(text, markup=False),
+            warn=warn,
+            on_step=on_step,
+            progress=lambda what, step, value: status.update(f"{what}: evaluation {step}, loss {value:.4f}"),
+        )
+
+
+# The first screen: what catches "all zeros" comes first.
+ROWS = {
+    "micro_f1": "micro-F1",
+    "macro_f1": "macro-F1",
+    "samples_f1": "samples-F1",
+    "rare_f1": "rare-F1 (1-8 rows)",
+    "medium_f1": "medium-F1 (9-34)",
+    "head_f1": "head-F1 (35+)",
+    "labels_per_row_predicted": "labels a row, predicted",
+    "labels_per_row_true": "labels a row, true",
+    "empty_rows": "rows left empty",
+    "exact_match": "exact match",
+    "hamming_loss": "Hamming loss",
+    "lrap": "LRAP",
+    "precision_at_1": "P@1",
+    "precision_at_3": "P@3",
+    "precision_at_5": "P@5",
+    "ndcg_at_5": "nDCG@5",
+    "rows": "rows",
+    "labels": "labels",
+}
+
+
+def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
+    """Lay out metrics, a column each; fractions as per cent."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for key, title in ROWS.items():
+        cells = []
+        for metrics in columns.values():
+            value = metrics[key]
+            plain = key.startswith("labels_per_row")
+            cells.append(f"{value:,}" if isinstance(value, int) else f"{value:.2f}" if plain else percent(value))
+        table.add_row(title, *cells)
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction as per cent; a dash for an empty group."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def print_result(trained: "Trained") -> None:
+    """Print what was chosen and the table of what was measured."""
+    titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
+    info = trained.run.info
+    low, high = trained.run.cardinality
+    stderr.print(
+        f"chosen: C {info['C']:.3g}, tau {info['tau']:.2f}, offset {info['offset']:+.2f}, {low} to {high} labels a row"
+    )
+    if trained.metrics:
+        columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
+        Console(soft_wrap=True).print(metrics_table(columns))

@@ -1,0 +1,121 @@
+"""What a training run was asked to do: options, a TOML file, `--set` pairs, all checked in one place."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from manyhot.toolkit.data import InputError
+
+LOSSES = ("zlpr", "bce")
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of `manyhot train`; a run's config.toml holds the ones that differ from these defaults."""
+
+    data: str = ""
+    test: str | None = None
+    valid: str | None = None
+    text: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    label_sep: str | None = None
+    label_names: str | None = None
+    drop_unlabelled: bool = False
+    loss: str = "zlpr"
+    tau: float | Auto = "auto"
+    C: float | Auto = "auto"
+    max_iter: int = 60
+    seed: int = 0
+    out: str | None = None
+
+    def to_toml(self) -> str:
+        """Write what repeats the run. `out` is left out: a repeated run gets a folder of its own."""
+        said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+        return tomli_w.dumps({k: v for k, v in said.items() if k != "out"})
+
+
+def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, Any]) -> Config:
+    """Merge a config file, `KEY=VALUE` pairs and options; the later wins, an option that is None says nothing.
+
+    Raises:
+        InputError: a file that is missing or no TOML, an unknown key, a value of the wrong type or range, no DATA.
+    """
+    merged: dict[str, Any] = {}
+    if file is not None:
+        try:
+            merged.update(tomllib.loads(Path(file).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: expected TOML such as a run's config.toml; {error}.") from None
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set expects KEY=VALUE, such as --set C=10; got {pair!r}.")
+        merged[key.strip()] = _parsed(value.strip())
+    merged.update({key: value for key, value in options.items() if value is not None})
+    known = {field.name for field in fields(Config)}
+    for key in merged:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise InputError(f"{key!r} is no option of train.{hint} Known: {', '.join(sorted(known))}.")
+    return _checked(merged)
+
+
+def _parsed(text: str) -> Any:
+    """Read a value as TOML would, and as a plain string where it would not."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _checked(merged: dict[str, Any]) -> Config:
+    for key in ("text", "features", "labels"):
+        if key in merged:
+            merged[key] = _names(key, merged[key])
+    for key in ("data", "test", "valid", "label_sep", "label_names", "loss", "out"):
+        if key in merged and not isinstance(merged[key], str):
+            raise InputError(f"{key} expects text; got {merged[key]!r}.")
+    if not isinstance(merged.get("drop_unlabelled", False), bool):
+        raise InputError(f"drop_unlabelled expects true or false; got {merged['drop_unlabelled']!r}.")
+    for key, low in (("seed", 0), ("max_iter", 1)):
+        value = merged.get(key, low)
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise InputError(f"{key} expects a whole number of {low} or more; got {value!r}.")
+    if "tau" in merged:
+        merged["tau"] = _number("tau", merged["tau"], 0, "0 or more, such as 1 (the full prior is between 1 and 2)")
+    if "C" in merged:
+        merged["C"] = _number("C", merged["C"], 1e-12, "above 0; the larger, the weaker the penalty on weights")
+    if merged.get("loss", "zlpr") not in LOSSES:
+        raise InputError(f"loss expects one of {', '.join(LOSSES)}; got {merged['loss']!r}.")
+    if not merged.get("data"):
+        raise InputError('train expects a data file: manyhot train DATA, or --config FILE with a line data = "...".')
+    return Config(**merged)
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(f"{key} expects column names with commas between, such as title,text; got {value!r}.")
+    return tuple(name.strip() for name in names)
+
+
+def _number(key: str, value: Any, low: float, what: str) -> float | Auto:
+    if value == "auto":
+        return "auto"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, bool) or not low <= number < float("inf"):
+        raise InputError(f"{key} expects auto or a number {what}; got {value!r}.")
+    return number

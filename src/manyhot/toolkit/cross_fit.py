@@ -1,0 +1,238 @@
+"""Choose the penalty and the strength of the prior from rows a model has not seen, without a threshold to tune.
+
+The prior enters training as s + tau/2 logit(pi) and prediction uses s. Where the last layer has a free bias, as here,
+that is the model trained without it, its bias lowered by tau/2 logit(pi): the optimum is the same in every other weight
+(a test compares both). So one fit serves every tau, and all else is read off held-out logits:
+
+- for each tau one offset, the same for all labels, at which as many labels are predicted as there are: the rule of
+  right cardinality (mathematics.md, section 1). It goes into the bias too, so that s > 0 stays the decision;
+- the tau, and the C, whose predictions have the best mean of micro- and macro-F1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from manyhot.decisions import decide
+from manyhot.labels import CardinalityRange, label_prior
+from manyhot.metrics import multilabel_metrics
+from manyhot.split import stratified_split
+from manyhot.toolkit.config import Auto
+from manyhot.toolkit.features import DesignMatrix
+from manyhot.toolkit.model import Linear, Loss, Solver, fit_linear
+
+FOLDS = 3
+# C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised
+# columns. The search starts in the second place and walks while the score rises.
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+# 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
+TAUS = tuple(i / 4 for i in range(9))
+# The folds' models start from those of the strength before, so that few iterations are enough to compare.
+MAX_ITER = 30
+
+
+class Fold(NamedTuple):
+    """Rows to fit on and rows held out."""
+
+    X: DesignMatrix
+    targets: np.ndarray
+    X_held: DesignMatrix
+    targets_held: np.ndarray
+
+
+@dataclass(frozen=True)
+class Step:
+    """One strength that was tried: the best tau and its offset, measured on the held-out rows."""
+
+    C: float
+    tau: float
+    offset: float
+    loss: float
+    metrics: dict[str, float | int | None]
+
+    @property
+    def score(self) -> float:
+        """What the choice maximises: micro- and macro-F1 count the same."""
+        return (float(self.metrics["micro_f1"] or 0) + float(self.metrics["macro_f1"] or 0)) / 2
+
+
+class Held(NamedTuple):
+    """What is known of held-out rows: their logits without a prior, one unit of the prior, the truth."""
+
+    logits: np.ndarray
+    prior: np.ndarray
+    targets: np.ndarray
+
+    def shifted(self, tau: float, offset: float) -> np.ndarray:
+        """Return the logits of a model with this prior and offset."""
+        return self.logits - np.float32(tau) * self.prior + np.float32(offset)
+
+    def mean_loss(self, loss: Loss) -> float:
+        """Return the loss a row, before prior and offset."""
+        return loss(torch.from_numpy(self.logits), torch.from_numpy(self.targets)).item() / len(self.logits)
+
+
+class Choice(NamedTuple):
+    """The best step, and the mean of its folds' models to start the final fit from (None to start from zero)."""
+
+    step: Step
+    start: Linear | None
+
+
+def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int) -> list[Fold]:
+    """Cut training rows into stratified folds, each held out once."""
+    number = min(FOLDS, targets.shape[0])
+    part = stratified_split(targets, [1.0] * number, seed=seed)
+    held = [part == p for p in range(number) if (part == p).any() and (part != p).any()]
+    return [Fold(X[~rows], targets[~rows], X[rows], targets[rows]) for rows in held]
+
+
+def choose(
+    folds: list[Fold],
+    *,
+    loss: Loss,
+    C: float | Auto,
+    tau: float | Auto,
+    cardinality: CardinalityRange,
+    train_counts: np.ndarray,
+    solver: Solver,
+    seed: int,
+    on_step: Callable[[Step], None] = lambda step: None,
+    progress: Callable[[str, int, float], None] = lambda what, step, value: None,
+) -> Choice:
+    """Choose C, tau and the offset by held-out rows.
+
+    Args:
+        folds: what to fit on and what to hold out.
+        loss: (logits, targets) to the sum over rows.
+        C: a number fixes it.
+        tau: a number fixes it, and the offset at 0.
+        cardinality: how many labels a prediction may have.
+        train_counts: positives of each label in all training rows, for the groups of the metrics.
+        solver: of :func:`fit_linear`.
+        seed: of mini-batches.
+        on_step: called with each strength tried.
+        progress: called with what is being fitted, the number of evaluations and the loss.
+    """
+    models: list[Linear | None] = [None] * len(folds)
+
+    def tried(C: float) -> Choice:
+        held = fit_folds(folds, models, loss=loss, C=C, solver=solver, seed=seed, progress=progress)
+        best_tau, offset = choose_tau(held, cardinality) if tau == "auto" else (tau, 0.0)
+        shifted = held.shifted(best_tau, offset)
+        preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+        metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
+        step = Step(C, best_tau, offset, held.mean_loss(loss), metrics)
+        on_step(step)
+        return Choice(step, _mean([model for model in models if model is not None]))
+
+    if C != "auto":
+        return tried(C)
+    return _climb(lambda strength: tried(penalty(strength, folds)))
+
+
+def fit_folds(
+    folds: list[Fold],
+    models: list[Linear | None],
+    *,
+    loss: Loss,
+    C: float,
+    solver: Solver,
+    seed: int,
+    progress: Callable[[str, int, float], None] = lambda what, step, value: None,
+) -> Held:
+    """Fit a model a fold, each from the one in `models`, which it replaces, and predict the rows held out."""
+    logits = []
+    for i, fold in enumerate(folds):
+        fitted = fit_linear(
+            fold.X,
+            torch.from_numpy(fold.targets),
+            loss=loss,
+            C=C,
+            solver=solver,
+            start=models[i],
+            max_iter=MAX_ITER,
+            seed=seed,
+            progress=lambda step, value, i=i: progress(f"C {C:.3g}, fold {i + 1} of {len(folds)}", step, value),
+        )
+        logits.append(fitted.logits(fold.X_held))
+        # Mini-batches are for models too large to keep one a fold.
+        models[i] = fitted if solver == "lbfgs" else None
+    prior = [np.broadcast_to(prior_logits(fold.targets), fold.targets_held.shape) for fold in folds]
+    targets = [fold.targets_held for fold in folds]
+    return Held(np.concatenate(logits), np.concatenate(prior), np.concatenate(targets))
+
+
+def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+    """Find the tau with the best mean of micro- and macro-F1, and its offset of right cardinality."""
+    best = (-1.0, 0.0, 0.0)
+    for tau in TAUS:
+        offset = right_offset(held.shifted(tau, 0.0), int(held.targets.sum()), cardinality)
+        shifted = held.shifted(tau, offset)
+        preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+        best = max(best, (mean_f1(preds, held.targets), -tau, offset))
+    return -best[1], best[2]
+
+
+def penalty(strength: float, folds: list[Fold]) -> float:
+    """Return the C of a strength, to two digits."""
+    size = float(np.mean([_mean_squared_length(fold.X) for fold in folds]))
+    return float(f"{strength / size:.2g}")
+
+
+def right_offset(logits: np.ndarray, labels: int, cardinality: CardinalityRange) -> float:
+    """Find the offset at which `labels` labels are predicted in all rows together.
+
+    A row predicts at least a and at most b labels whatever the offset is. So only its (a+1)-th to b-th best logits
+    count, and the offset lifts just the right number of these above 0: no search, one order statistic.
+    """
+    low, high = cardinality
+    ranked = -np.partition(-logits, range(low, high), axis=1)[:, low:high] if high > low else logits[:, :0]
+    values = np.sort(ranked.ravel())[::-1]
+    wanted = labels - low * len(logits)
+    if not 0 < wanted < values.size:
+        return 0.0
+    return -float(values[wanted - 1] + values[wanted]) / 2
+
+
+def prior_logits(targets: np.ndarray) -> np.ndarray:
+    """Return logit(prior)/2 of each label: what one unit of tau takes off its logit at prediction."""
+    prior = label_prior(targets)
+    return (np.log(prior / (1 - prior)) / 2).astype(np.float32)
+
+
+def _climb(tried: Callable[[float], Choice]) -> Choice:
+    """Walk up from the second strength while the score rises; down, if the first step up does not."""
+    best = tried(STRENGTHS[1])
+    for path in (STRENGTHS[2:], STRENGTHS[:1]):
+        first = best
+        for strength in path:
+            choice = tried(strength)
+            if choice.step.score <= best.step.score:
+                break
+            best = choice
+        if best is not first:
+            break
+    return best
+
+
+def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
+    """Return the mean of micro- and macro-F1, by counts: for every tau scikit-learn would take most of the time."""
+    hits = (preds.astype(bool) & targets).sum(0)
+    sizes = preds.sum(0) + targets.sum(0)
+    return float(2 * hits.sum() / max(sizes.sum(), 1) + np.mean(2 * hits / np.maximum(sizes, 1))) / 2
+
+
+def _mean(models: list[Linear]) -> Linear | None:
+    if not models:
+        return None
+    weight, bias = (torch.stack([getattr(m, name) for m in models]).mean(0) for name in ("weight", "bias"))
+    return Linear(weight, bias)
+
+
+def _mean_squared_length(X: DesignMatrix) -> float:
+    values: np.ndarray = X if isinstance(X, np.ndarray) else X.data
+    return max(float(np.square(values, dtype=np.float64).sum()) / X.shape[0], 1e-12)

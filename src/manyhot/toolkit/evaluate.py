@@ -1,0 +1,65 @@
+"""Logits and a file's label sets to numbers, also where the file has labels that training did not know."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from manyhot.decisions import decide
+from manyhot.labels import CardinalityRange
+from manyhot.metrics import multilabel_metrics
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Targets in the order of the training labels, and beside them those that training did not know."""
+
+    known: np.ndarray
+    unknown: np.ndarray
+    unknown_names: list[str]
+
+    def warning(self) -> str | None:
+        """Say what the unknown labels do to the numbers; None without any."""
+        if not self.unknown_names:
+            return None
+        counts = self.unknown.sum(0)
+        order = np.argsort(-counts, kind="stable")
+        named = ", ".join(f"{self.unknown_names[i]} ({counts[i]:,})" for i in order[:10])
+        more = f" and {len(order) - 10:,} more" if len(order) > 10 else ""
+        return (
+            f"{len(order):,} labels of this file are unknown to the run, {int(counts.sum()):,} times: {named}{more}. "
+            "They count as missed: false negatives in micro-F1, F1 0 in macro-F1."
+        )
+
+
+def align(targets: Any, names: list[str], known_names: list[str]) -> Aligned:
+    """Order the columns of `targets` (rows, names) as in training."""
+    cells: Any = sp.csc_array(targets)
+    cells.eliminate_zeros()
+    column = {name: i for i, name in enumerate(names)}
+    known = np.zeros((targets.shape[0], len(known_names)), dtype=bool)
+    for i, name in enumerate(known_names):
+        if name in column:
+            known[cells.indices[cells.indptr[column[name]] : cells.indptr[column[name] + 1]], i] = True
+    # A label that no row has is no gold label: an unused 0/1 column or name is no miss.
+    trained = set(known_names)
+    used = np.diff(cells.indptr) > 0
+    others = [i for i, name in enumerate(names) if name not in trained and used[i]]
+    return Aligned(known, cells[:, others].toarray().astype(bool), [names[i] for i in others])
+
+
+def measure(
+    logits: np.ndarray, aligned: Aligned, *, cardinality: CardinalityRange, train_counts: np.ndarray
+) -> dict[str, float | int | None]:
+    """Decide and measure; the keys of :func:`manyhot.multilabel_metrics`, `labels` being those of training."""
+    preds = decide(logits, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+    targets, counts = aligned.known, train_counts
+    if aligned.unknown_names:
+        missed = np.zeros(aligned.unknown.shape, dtype=preds.dtype)
+        lowest = np.broadcast_to(logits.min(1, keepdims=True) - 1, missed.shape)
+        preds, logits = np.hstack([preds, missed]), np.hstack([logits, lowest])
+        targets = np.hstack([targets, aligned.unknown])
+        counts = np.concatenate([train_counts, np.zeros(len(aligned.unknown_names))])
+    metrics = multilabel_metrics(preds, targets, logits, train_counts=counts)
+    return metrics | {"labels": len(train_counts)}

@@ -1,0 +1,278 @@
+"""A saved run in use: new rows to logits, label sets and numbers."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from manyhot.decisions import decide
+from manyhot.labels import CardinalityRange
+from manyhot.toolkit.columns import Columns
+from manyhot.toolkit.data import InputError, Matrix
+from manyhot.toolkit.evaluate import align, measure
+from manyhot.toolkit.examples import Examples, drop_unlabelled, examples_from_frame, examples_from_matrix, read_examples
+from manyhot.toolkit.features import Features
+from manyhot.toolkit.model import Linear
+from manyhot.toolkit.run_folder import read_run, write_file
+
+OUTPUTS = (".jsonl", ".csv", ".parquet")
+
+
+class Run:
+    """A trained model with its features, its labels and its decision rule; :func:`load_run` makes it.
+
+    Attributes:
+        label_names: the labels, in the order of the logits' columns.
+        train_counts: (labels,), training rows of each label.
+        cardinality: how many labels a prediction may have.
+        drop_unlabelled: rows without labels were left out of training, and are left out when measuring.
+        info: what was chosen in training: loss, C, tau.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: Features,
+        model: Linear,
+        columns: Columns,
+        label_names: list[str],
+        train_counts: np.ndarray,
+        cardinality: CardinalityRange,
+        drop_unlabelled: bool,
+        info: dict[str, Any],
+    ) -> None:
+        self.features = features
+        self.model = model
+        self.columns = columns
+        self.label_names = label_names
+        self.train_counts = train_counts
+        self.cardinality = cardinality
+        self.drop_unlabelled = drop_unlabelled
+        self.info = info
+
+    def predict_logits(self, data: Any) -> np.ndarray:
+        """Return the logits of new rows, (rows, labels) float32; a label is predicted where its logit is above 0.
+
+        Args:
+            data: a polars or pandas frame with the columns of training, a list of strings, or a (rows, features) array
+                or scipy.sparse matrix. A label column is ignored.
+
+        Raises:
+            InputError: columns that are missing, or a number of features other than in training.
+        """
+        return self.logits(self._examples(data, with_labels=False))
+
+    def predict(self, data: Any) -> list[list[str]]:
+        """Return the label set of each new row, best label first. Takes what :meth:`predict_logits` takes."""
+        logits = self.predict_logits(data)
+        return [[name for name, _ in row] for row in self.label_sets(logits)]
+
+    def evaluate(self, data: Any, targets: Any = None) -> dict[str, float | int | None]:
+        """Measure the run on labelled rows: the keys of :func:`manyhot.multilabel_metrics`.
+
+        Args:
+            data: what :meth:`predict_logits` takes; a frame has the label columns of training.
+            targets: for data without label columns, (rows, labels) of 0/1 in the order of `label_names`, or a label set
+                a row.
+
+        Returns:
+            Numbers. Labels that training did not know count as missed, and a warning names them.
+        """
+        import warnings
+
+        metrics, notes = self.evaluate_examples(self._labelled(data, targets))
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return metrics
+
+    def evaluate_examples(self, examples: Examples) -> tuple[dict[str, float | int | None], list[str]]:
+        """Measure the run on examples as read; the second value says what a reader of the numbers should know."""
+        notes = []
+        if self.drop_unlabelled:
+            examples, dropped = drop_unlabelled(examples)
+            if dropped:
+                notes.append(f"{dropped:,} rows without labels left out, as in training (--drop-unlabelled)")
+        if not examples.rows:
+            raise InputError(f"{examples.source}: expected at least one row with labels to measure on; got none.")
+        aligned = align(examples.targets, examples.label_names, self.label_names)
+        if warning := aligned.warning():
+            notes.append(warning)
+        logits = self.logits(examples)
+        return measure(logits, aligned, cardinality=self.cardinality, train_counts=self.train_counts), notes
+
+    def logits(self, examples: Examples) -> np.ndarray:
+        """Return the logits of examples as read."""
+        return self.model.logits(self.features.transform(examples))
+
+    def label_sets(self, logits: np.ndarray) -> list[list[tuple[str, float]]]:
+        """Return name and logit of the labels of each row, best first."""
+        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
+        sets: list[list[tuple[str, float]]] = [[] for _ in range(len(logits))]
+        row, label = np.nonzero(chosen)
+        order = np.lexsort((-logits[row, label], row))
+        for r, i in zip(row[order].tolist(), label[order].tolist(), strict=True):
+            sets[r].append((self.label_names[i], float(logits[r, i])))
+        return sets
+
+    def _examples(self, data: Any, *, with_labels: bool) -> Examples:
+        names = self.label_names if self.columns.label_format == "ids" else None
+        if isinstance(data, Matrix):
+            return examples_from_matrix(data, "the data", with_labels=with_labels)
+        if isinstance(data, pl.DataFrame) or hasattr(data, "iloc"):
+            frame = data if isinstance(data, pl.DataFrame) else _from_pandas(data)
+            if self.columns.label_format == "matrix":
+                return self._numbers(frame.to_numpy())
+            return examples_from_frame(frame, self.columns, "the data", label_names=names, with_labels=with_labels)
+        if isinstance(data, str):
+            raise InputError("predict expects rows: a list of strings, such as [text]; got one string.")
+        if isinstance(data, list | tuple) and all(isinstance(text, str) for text in data):
+            if not self.features.blocks or self.features.std is not None:
+                wanted = ", ".join(self.columns.text + self.columns.features) or f"{self.features.size} numbers"
+                raise InputError(f"this run was trained on {wanted}; give a frame or an array with these columns.")
+            return Examples(source="the data", texts=list(data), numbers=None, targets=None, label_names=[])
+        return self._numbers(data)
+
+    def _numbers(self, data: Any) -> Examples:
+        if self.features.blocks:
+            raise InputError(f"this run was trained on text ({', '.join(self.columns.text)}); got numbers.")
+        numbers: Any = sp.csr_array(data, dtype=np.float32) if sp.issparse(data) else np.asarray(data, dtype=np.float32)
+        if numbers.ndim != 2:
+            raise InputError(f"expected rows x features; got an array of shape {numbers.shape}.")
+        values = numbers.data if sp.issparse(numbers) else numbers
+        if not np.isfinite(np.asarray(values)).all():
+            raise InputError("expected finite features; got NaN or an infinite value.")
+        return Examples(source="the data", texts=None, numbers=numbers, targets=None, label_names=[])
+
+    def _labelled(self, data: Any, targets: Any) -> Examples:
+        if targets is None:
+            if isinstance(data, pl.DataFrame | Matrix) or hasattr(data, "iloc"):
+                return self._examples(data, with_labels=True)
+            raise InputError("evaluate expects a frame with label columns, or evaluate(data, targets).")
+        examples = self._examples(data, with_labels=False)
+        if isinstance(targets, list) and all(isinstance(row, list | tuple | set) for row in targets):
+            names = sorted({name for row in targets for name in row} | set(self.label_names))
+            column = {name: i for i, name in enumerate(names)}
+            cells = [(r, column[name]) for r, row in enumerate(targets) for name in set(row)]
+            row, label = (np.array([c[i] for c in cells], dtype=np.int64) for i in (0, 1))
+            matrix = sp.csr_array((np.ones(len(cells), bool), (row, label)), shape=(len(targets), len(names)))
+        else:
+            matrix, names = sp.csr_array(targets if sp.issparse(targets) else np.asarray(targets)) > 0, self.label_names
+        if matrix.shape != (examples.rows, len(names)):
+            raise InputError(f"expected targets of shape ({examples.rows}, {len(names)}); got {matrix.shape}.")
+        return replace(examples, targets=matrix, label_names=names)
+
+
+def load_run(path: str | Path) -> Run:
+    """Load a run folder, after checking that nothing in it changed since training. Nothing in it is executed.
+
+    Args:
+        path: the folder that `manyhot train` wrote.
+
+    Returns:
+        A :class:`Run` with `predict`, `predict_logits` and `evaluate`.
+
+    Raises:
+        InputError: no run, or one that was cut short or changed; names the file.
+
+    Example:
+        ::
+
+            run = manyhot.load_run("runs/reviews-1")
+            run.predict(["a new text"])
+    """
+    path = Path(path)
+    files = read_run(path)
+    try:
+        state = json.loads(files["run.json"])
+        terms = json.loads(files["terms.json"])
+        arrays = load_tensors(files["model.safetensors"])
+        for block, block_terms in zip(state["features"]["text"], terms, strict=True):
+            block["terms"] = block_terms
+        run = Run(
+            features=Features.from_state(state["features"], arrays),
+            model=Linear(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"])),
+            columns=_columns(state["columns"]),
+            label_names=[label["name"] for label in state["labels"]],
+            train_counts=np.array([label["rows"] for label in state["labels"]], dtype=np.float64),
+            cardinality=CardinalityRange(**state["cardinality"]),
+            drop_unlabelled=state["drop_unlabelled"],
+            info=state["chosen"],
+        )
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path}: expected a run of this manyhot, but its parts do not fit: {error}.") from None
+    shape = (run.features.size, len(run.label_names))
+    if tuple(run.model.weight.shape) != shape or tuple(run.model.bias.shape) != shape[1:]:
+        raise InputError(f"{path}: expected weights of shape {shape}; got {tuple(run.model.weight.shape)}.")
+    return run
+
+
+def _columns(saved: dict[str, Any]) -> Columns:
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+    return Columns(**lists)
+
+
+def read_for(run: Run, path: str, *, with_labels: bool) -> Examples:
+    """Read a file the way the run's training file was read."""
+    names = run.label_names if run.columns.label_format == "ids" else None
+    return read_examples(path, run.columns, label_names=names, with_labels=with_labels)
+
+
+def write_predictions(path: Path, run: Run, examples: Examples) -> int:
+    """Write labels and their scores, best first, a row of `examples` each, in order; the whole file or nothing.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: a suffix other than .jsonl, .csv and .parquet.
+        OSError: the disk is full or refuses.
+    """
+    check_output(path)
+    sets = run.label_sets(run.logits(examples))
+    labels = [[name for name, _ in row] for row in sets]
+    scores = [[round(score, 4) for _, score in row] for row in sets]
+    buffer = io.BytesIO()
+    if path.suffix == ".parquet":
+        schema = {"labels": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+        pl.DataFrame({"labels": labels, "scores": scores}, schema=schema).write_parquet(buffer)
+    elif path.suffix == ".jsonl":
+        for row in zip(labels, scores, strict=True):
+            line = json.dumps(dict(zip(("labels", "scores"), row, strict=True)), ensure_ascii=False)
+            buffer.write(line.encode() + b"\n")
+    else:
+        # Lists as JSON text: a label may hold any separator, and `manyhot train` reads such cells as lists.
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("labels", "scores"))
+        writer.writerows(
+            [json.dumps(a, ensure_ascii=False), json.dumps(b)] for a, b in zip(labels, scores, strict=True)
+        )
+        buffer.write(text.getvalue().encode())
+    write_file(path, buffer.getvalue())
+    return len(sets)
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Raises:
+        InputError: another suffix, or a folder that does not exist.
+    """
+    if path.suffix not in OUTPUTS:
+        raise InputError(f"{path}: expected an output that ends in {', '.join(OUTPUTS)}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file in a folder that exists.")
+
+
+def _from_pandas(frame: Any) -> pl.DataFrame:
+    # polars' own conversion needs pyarrow.
+    return pl.DataFrame({str(name): frame[name].tolist() for name in frame.columns}, strict=False)

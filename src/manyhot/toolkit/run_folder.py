@@ -1,0 +1,160 @@
+"""A run on disk: data, not code. Written beside its place and renamed once; read only after every checksum agrees."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from manyhot.toolkit.data import InputError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FILES = ("config.toml", "log.jsonl", "metrics.json", "model.safetensors", "provenance.json", "run.json", "terms.json")
+
+
+def free_path(data: str) -> Path:
+    """Return runs/NAME-N, NAME the data file's and N the first number that is free."""
+    name = Path(data).name.split(".")[0] or "run"
+    number = 1
+    while (path := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return path
+
+
+def check_free(path: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        InputError: the folder exists and is not empty, or cannot be made.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: expected a folder that does not exist yet; choose another --out or remove it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot make this folder, {error.strerror}; choose another --out.") from None
+
+
+def write_run(path: Path, files: dict[str, bytes]) -> None:
+    """Write a complete run, or nothing.
+
+    The folder is built beside its place, each file flushed to the disk, the manifest last, and renamed once.
+
+    Raises:
+        OSError: the disk is full or refuses; nothing is left behind.
+    """
+    if set(files) != set(FILES):
+        raise ValueError(f"a run holds {FILES}; got {sorted(files)}.")
+    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        building.chmod(0o755)
+        for name, content in files.items():
+            write_file(building / name, content)
+        sums = {name: sha256(content) for name, content in sorted(files.items())}
+        write_file(building / MANIFEST, to_json({"format": FORMAT, "sha256": sums}))
+        _flush_folder(building)
+        os.rename(building, path)
+        _flush_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it and put it in its place; a full disk leaves nothing behind."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_run(path: Path) -> dict[str, bytes]:
+    """Read the files of a run after checking each against the manifest.
+
+    Raises:
+        InputError: no run, a run cut short or changed by hand, or one of a newer format; names the file.
+    """
+    again = "train again, or restore the folder from a copy"
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a run folder, as `manyhot train` writes it; there is none.")
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        kind, sums = manifest["format"], manifest["sha256"]
+    except OSError:
+        raise InputError(f"{path}: expected a run folder, but {MANIFEST} is missing; {again}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path / MANIFEST}: expected the manifest of a run, but it is damaged; {again}.") from None
+    if kind != FORMAT:
+        raise InputError(f"{path}: run format {FORMAT} is what this manyhot reads; got {kind!r}. Update manyhot.")
+    files = {}
+    for name in FILES:
+        try:
+            files[name] = (path / name).read_bytes()
+        except OSError:
+            raise InputError(f"{path / name}: missing from the run; {again}.") from None
+        if not isinstance(sums, dict) or sums.get(name) != sha256(files[name]):
+            raise InputError(f"{path / name}: changed since training (its sha256 is not the manifest's); {again}.")
+    return files
+
+
+def provenance(inputs: list[tuple[str, int]], *, seed: int, seconds: float) -> dict[str, Any]:
+    """Say where a run comes from: command line, versions, threads, seed, and each input with its sha256 and rows."""
+    import torch
+
+    packages = ("manyhot", "torch", "numpy", "scipy", "scikit-learn", "polars", "safetensors")
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in packages},
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "inputs": [{"file": file, "rows": rows, "sha256": _file_sha256(Path(file))} for file, rows in inputs],
+    }
+
+
+def to_json(value: Any) -> bytes:
+    """Write JSON for people and programs; NaN is an error."""
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def sha256(content: bytes) -> str:
+    """Return the hexadecimal digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _file_sha256(path: Path) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _flush_folder(path: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,255 @@
+"""Training from a file to a run folder: read, choose by held-out rows, fit on all rows, measure, write."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import save as save_tensors
+from torch import Tensor
+
+from manyhot.labels import cardinality_range, label_counts
+from manyhot.losses.zlpr import zlpr_loss
+from manyhot.toolkit.columns import Columns, find_columns
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.cross_fit import Choice, Fold, Step, choose, make_folds, prior_logits
+from manyhot.toolkit.data import Matrix, read_file, read_label_names
+from manyhot.toolkit.evaluate import align
+from manyhot.toolkit.examples import Examples, check_trainable, drop_unlabelled, examples_from_matrix, read_examples
+from manyhot.toolkit.features import Features
+from manyhot.toolkit.model import Linear, Loss, Plan, fit_linear, plan
+from manyhot.toolkit.predict import Run
+from manyhot.toolkit.run_folder import check_free, free_path, provenance, to_json, write_run
+
+
+def _bce(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+
+
+def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
+    return zlpr_loss(logits, targets, reduction="sum")
+
+
+# (logits, targets) to the sum over rows, by the names of --loss.
+LOSSES: dict[str, Loss] = {"zlpr": _zlpr, "bce": _bce}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was read: the rows to learn from and the rows to measure on."""
+
+    train: Examples
+    valid: Examples | None
+    test: Examples | None
+    columns: Columns
+    dropped: int
+    said: list[str]
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What hears of progress; the command prints it, tests and Python callers may ignore it."""
+
+    say: Callable[[str], None] = lambda text: None
+    warn: Callable[[str], None] = lambda text: None
+    on_step: Callable[[Step], None] = lambda step: None
+    progress: Callable[[str, int, float], None] = lambda what, step, value: None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives: the run in memory, its place, its numbers."""
+
+    run: Run
+    path: Path | None
+    metrics: dict[str, Any]
+
+
+def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = False) -> Trained | None:
+    """Train as the config says and write a run folder; None after a dry run, which reads, plans and says.
+
+    Raises:
+        InputError: bad input; nothing is written.
+        OSError: the disk is full or refuses; nothing is left behind.
+    """
+    started = time.monotonic()
+    path = Path(config.out) if config.out else free_path(config.data)
+    if not dry_run:
+        check_free(path)
+    training = read(config)
+    for sentence in training.said:
+        listener.say(sentence)
+    features = Features.fit(training.train)
+    targets = training.train.targets.toarray()
+    memory = plan(training.train.rows, features.size, targets.shape[1])
+    listener.say(f"model: linear on {features.describe()}; {memory.describe()}")
+    if dry_run:
+        return None
+    run, step, steps = fit(config, training, features, targets, memory, listener)
+
+    metrics: dict[str, Any] = {"valid" if training.valid else "cross_fitted": step.metrics} if step else {}
+    if training.test is not None:
+        metrics["test"], notes = run.evaluate_examples(training.test)
+        for note in notes:
+            listener.warn(note)
+    inputs = [(config.data, training.train.rows + training.dropped)]
+    for file, part in ((config.valid, training.valid), (config.test, training.test)):
+        if file and part:
+            inputs.append((file, part.rows))
+    origin = provenance(inputs, seed=config.seed, seconds=time.monotonic() - started)
+    if not config.out and path.exists():  # another run took the name meanwhile
+        path = free_path(config.data)
+    write_run(path, run_files(run, config, metrics, steps, origin))
+    return Trained(run, path, metrics)
+
+
+def read(config: Config) -> Training:
+    """Read every file of a run before any work is done, and say what is in them."""
+    names = read_label_names(config.label_names) if config.label_names else None
+    raw, source = read_file(config.data), Path(config.data).name
+    if isinstance(raw, Matrix):
+        columns, said = Columns(label_format="matrix"), []
+        examples = examples_from_matrix(raw, source)
+    else:
+        columns, said = find_columns(
+            raw,
+            source,
+            text=config.text,
+            features=config.features,
+            labels=config.labels,
+            label_sep=config.label_sep,
+            label_names=names,
+        )
+        examples = read_examples(config.data, columns, label_names=names)
+    parts = {
+        part: read_examples(file, columns, label_names=examples.label_names if columns.label_format == "ids" else None)
+        for part, file in (("valid", config.valid), ("test", config.test))
+        if file is not None
+    }
+    dropped = 0
+    if config.drop_unlabelled:
+        examples, dropped = drop_unlabelled(examples)
+        if "valid" in parts:
+            parts["valid"], _ = drop_unlabelled(parts["valid"])
+    check_trainable(examples)
+    said.append(describe(examples, dropped))
+    return Training(examples, parts.get("valid"), parts.get("test"), columns, dropped, said)
+
+
+def describe(examples: Examples, dropped: int) -> str:
+    """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
+    sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
+    empty = int((sizes == 0).sum())
+    unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
+    rare, unseen = int(((counts > 0) & (counts < 9)).sum()), int((counts == 0).sum())
+    return (
+        f"{examples.rows:,} rows, {len(counts):,} labels, {sizes.mean():.2f} labels a row "
+        f"({sizes.min()} to {sizes.max()}), {unlabelled}, {rare:,} labels seen < 9 times"
+        + (f", {unseen:,} never seen" if unseen else "")
+    )
+
+
+def fit(
+    config: Config, training: Training, features: Features, targets: np.ndarray, memory: Plan, listener: Listener
+) -> tuple[Run, Step | None, list[Step]]:
+    """Choose C and tau by held-out rows, then fit on all training rows.
+
+    Returns:
+        The run, the step that was chosen, and every step tried; no step where nothing was to be chosen or measured.
+    """
+    loss = LOSSES[config.loss]
+    X = features.transform(training.train)
+    cardinality, counts = cardinality_range(training.train.targets), label_counts(training.train.targets)
+    run = Run(
+        features=features,
+        model=Linear(torch.empty(0), torch.empty(0)),
+        columns=training.columns,
+        label_names=training.train.label_names,
+        train_counts=counts,
+        cardinality=cardinality,
+        drop_unlabelled=config.drop_unlabelled,
+        info={},
+    )
+    if training.valid is not None:
+        held = align(training.valid.targets, training.valid.label_names, run.label_names)
+        if warning := held.warning():
+            listener.warn(warning)
+        folds = [Fold(X, targets, features.transform(training.valid), held.known)]
+    else:
+        folds = make_folds(X, targets, config.seed)
+    steps: list[Step] = []
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+        listener.on_step(step)
+
+    fixed = config.C != "auto" and config.tau != "auto" and training.valid is None
+    choice: Choice | None = None
+    if not fixed:
+        choice = choose(
+            folds,
+            loss=loss,
+            C=config.C,
+            tau=config.tau,
+            cardinality=cardinality,
+            train_counts=counts,
+            solver=memory.solver,
+            seed=config.seed,
+            on_step=on_step,
+            progress=listener.progress,
+        )
+    step = choice.step if choice else None
+    C, tau, offset = (step.C, step.tau, step.offset) if step else (float(config.C), float(config.tau), 0.0)
+    model = fit_linear(
+        X,
+        torch.from_numpy(targets),
+        loss=loss,
+        C=C,
+        solver=memory.solver,
+        start=choice.start if choice else None,
+        max_iter=config.max_iter,
+        seed=config.seed,
+        progress=lambda n, value: listener.progress(f"C {C:.3g}, all rows", n, value),
+    )
+    # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
+    run.model = Linear(model.weight, model.bias - tau * torch.from_numpy(prior_logits(targets)) + offset)
+    run.info = {"loss": config.loss, "C": C, "tau": tau, "offset": offset, "solver": memory.solver}
+    return run, step, steps
+
+
+def run_files(
+    run: Run, config: Config, metrics: dict[str, Any], steps: list[Step], origin: dict[str, Any]
+) -> dict[str, bytes]:
+    """Lay out a run as files: weights as safetensors, everything else as text."""
+    state, arrays = run.features.state()
+    terms = [block.pop("terms") for block in state["text"]]
+    arrays |= {"weight": run.model.weight.numpy(), "bias": run.model.bias.numpy()}
+    described = {
+        "model": "linear",
+        "chosen": run.info,
+        "cardinality": run.cardinality._asdict(),
+        "drop_unlabelled": run.drop_unlabelled,
+        "columns": asdict(run.columns),
+        "features": state,
+        "labels": [
+            {"name": name, "rows": int(rows)} for name, rows in zip(run.label_names, run.train_counts, strict=True)
+        ],
+    }
+    log = [
+        json.dumps({"C": s.C, "tau": s.tau, "offset": s.offset, "loss": s.loss, "score": s.score, **s.metrics})
+        for s in steps
+    ]
+    return {
+        "config.toml": config.to_toml().encode(),
+        "log.jsonl": "".join(line + "\n" for line in log).encode(),
+        "metrics.json": to_json(metrics),
+        "model.safetensors": save_tensors({name: np.ascontiguousarray(value) for name, value in arrays.items()}),
+        "provenance.json": to_json(origin),
+        "run.json": to_json(described),
+        "terms.json": to_json(terms),
+    }

@@ -1,0 +1,283 @@
+"""The formulas of the specification in float64, with loops, one row after the other.
+
+Shares no code with the package: plain Python numbers and NumPy arrays in, the same out. Every loss returns its value
+and its gradient with respect to the logits (of the sum of the values where nothing is reduced).
+"""
+
+import math
+from itertools import product
+from typing import Any, NamedTuple
+
+import mpmath
+import numpy as np
+
+INF = math.inf
+
+
+class Result(NamedTuple):
+    value: np.ndarray
+    gradient: np.ndarray
+
+
+class Side(NamedTuple):
+    """One of the two sums: its logarithm, its derivative with respect to each logit of the row, and its terms."""
+
+    value: float
+    gradient: np.ndarray
+    exponents: dict[int, float]
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+def lse(terms: list[float]) -> float:
+    """log(sum(exp(term))), exactly summed."""
+    peak = max(terms, default=-INF)
+    if math.isinf(peak):
+        return peak
+    return peak + math.log(math.fsum(math.exp(term - peak) for term in terms))
+
+
+def exact_lse(terms: list[float], digits: int = 40) -> float:
+    """Compute the same with `digits` digits throughout."""
+    with mpmath.workdps(digits):
+        return float(mpmath.log(mpmath.fsum(mpmath.exp(mpmath.mpf(term)) for term in terms)))
+
+
+def softplus(x: float) -> float:
+    return x if x > 700 else math.log1p(math.exp(x))
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+
+def logit(p: float) -> float:
+    return math.log(p) - math.log1p(-p)
+
+
+def softmax(exponents: dict[int, float], other: float = -INF) -> dict[int, float]:
+    """Return the share of each term in the sum of all, `other` included; nothing where the sum is 0 or infinite."""
+    peak = max([*exponents.values(), other])
+    if math.isinf(peak):
+        return {}
+    # Shares of the largest term, not of the logarithm of the sum: that swallows log 2 once the terms are large.
+    total = math.fsum(math.exp(x - peak) for x in [*exponents.values(), other])
+    return {i: math.exp(x - peak) / total for i, x in exponents.items()}
+
+
+def side(exponents: dict[int, float], direction: float, num_labels: int) -> Side:
+    """Take the log-sum-exp of one side of a row; its derivative is `direction` times the softmax of its terms."""
+    gradient = np.zeros(num_labels)
+    for i, share in softmax(exponents).items():
+        gradient[i] = direction * share
+    return Side(lse(list(exponents.values())), gradient, exponents)
+
+
+def is_known(target: float) -> bool:
+    return not math.isnan(target) and target not in (-1.0, -100.0)
+
+
+def full(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.asarray(value, dtype=np.float64), shape)
+
+
+def row_sides(
+    s: np.ndarray,
+    t: np.ndarray,
+    known: np.ndarray,
+    threshold: np.ndarray,
+    weight: np.ndarray,
+    scale: float,
+    margin: float,
+) -> tuple[Side, Side]:
+    negatives: dict[int, float] = {}
+    positives: dict[int, float] = {}
+    for i in range(len(s)):
+        if not known[i] or weight[i] == 0:
+            continue
+        if t[i] < 1:
+            exponent = scale * (s[i] - threshold[i] + margin) + math.log1p(-t[i]) + math.log(weight[i])
+            negatives[i] = float(exponent)
+        if t[i] > 0:
+            exponent = -scale * (s[i] - threshold[i] - margin) + math.log(t[i]) + math.log(weight[i])
+            positives[i] = float(exponent)
+    return side(negatives, scale, len(s)), side(positives, -scale, len(s))
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def zlpr_row(neg: Side, pos: Side) -> tuple[float, np.ndarray]:
+    value = softplus(neg.value) + softplus(pos.value)
+    return value, sigmoid(neg.value) * neg.gradient + sigmoid(pos.value) * pos.gradient
+
+
+def pairwise_row(neg: Side, pos: Side) -> tuple[float, np.ndarray]:
+    if -INF in (neg.value, pos.value):
+        return 0.0, np.zeros_like(neg.gradient)
+    both = neg.value + pos.value
+    return softplus(both), sigmoid(both) * (neg.gradient + pos.gradient)
+
+
+def single_log_row(neg: Side, pos: Side) -> tuple[float, np.ndarray]:
+    # A label of a soft target has a term on both sides.
+    n = len(neg.gradient)
+    terms = neg.exponents | {n + i: x for i, x in pos.exponents.items()}
+    value = lse([0.0, *terms.values()])
+    gradient = np.zeros(2 * n)
+    scale = float(np.abs(neg.gradient).sum() or np.abs(pos.gradient).sum())  # each side's softmax sums to it
+    for i, share in softmax(terms, other=0.0).items():
+        gradient[i] = scale * share if i < n else -scale * share
+    return value, gradient[:n] + gradient[n:]
+
+
+def row_wise(
+    of_row: Any,
+    logits: Any,
+    targets: Any,
+    *,
+    threshold: Any = 0.0,
+    scale: float = 1.0,
+    margin: float = 0.0,
+    prior: Any = None,
+    tau: float = 1.0,
+    label_smoothing: float = 0.0,
+    smoothing: str = "mass",
+    mask: Any = None,
+    label_weight: Any = None,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+) -> Result:
+    s = np.asarray(logits, dtype=np.float64)
+    shape, lead = s.shape, s.shape[:-1]
+    t = np.asarray(targets, dtype=np.float64)
+    allowed = np.broadcast_to(np.asarray(True if mask is None else mask), shape)
+    known = np.array([is_known(float(x)) for x in t.ravel()], dtype=bool).reshape(shape) & allowed
+    if label_smoothing:
+        t = smooth_labels(t, label_smoothing, smoothing, allowed)
+    if prior is not None:
+        # s + tau/(2 scale) logit(prior): the offset is added to the logit.
+        s = s + full([tau / (2 * scale) * logit(float(p)) for p in np.asarray(prior).ravel()], shape)
+    thresholds, weights = full(threshold, shape), full(1.0 if label_weight is None else label_weight, shape)
+    values, gradient = np.zeros(lead), np.zeros(shape)
+    for row in np.ndindex(lead):
+        neg, pos = row_sides(s[row], t[row], known[row], thresholds[row], weights[row], scale, margin)
+        values[row], gradient[row] = of_row(neg, pos)
+    return reduce(values, gradient, np.asarray(known.any(-1)), sample_weight, reduction)
+
+
+def reduce(values: np.ndarray, gradient: np.ndarray, counts: np.ndarray, sample_weight: Any, reduction: str) -> Result:
+    weight = full(1.0 if sample_weight is None else sample_weight, values.shape).copy()
+    total, denominator = 0.0, 0.0
+    weighted = np.zeros_like(values)
+    gradient = gradient.copy()
+    for row in np.ndindex(values.shape):
+        if not counts[row]:
+            weight[row] = 0.0
+        weighted[row] = values[row] * weight[row] if weight[row] else 0.0
+        gradient[row] *= weight[row]
+        total += weighted[row]
+        denominator += weight[row]
+    if reduction == "none":
+        return Result(weighted, gradient)
+    if reduction == "sum":
+        return Result(np.asarray(total), gradient)
+    denominator = denominator or 1.0
+    return Result(np.asarray(total / denominator), gradient / denominator)
+
+
+def zlpr(logits: Any, targets: Any, **options: Any) -> Result:
+    return row_wise(zlpr_row, logits, targets, **options)
+
+
+def pairwise(logits: Any, targets: Any, **options: Any) -> Result:
+    return row_wise(pairwise_row, logits, targets, **options)
+
+
+def single_log(logits: Any, targets: Any, **options: Any) -> Result:
+    return row_wise(single_log_row, logits, targets, **options)
+
+
+def signed_logsumexp(
+    logits: Any,
+    targets: Any,
+    *,
+    threshold: Any = 0.0,
+    scale: float = 1.0,
+    margin: float = 0.0,
+    mask: Any = None,
+    label_weight: Any = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of both sums, a row each."""
+    found: list[float] = []
+
+    def keep(neg: Side, pos: Side) -> tuple[float, np.ndarray]:
+        found.extend((neg.value, pos.value))
+        return 0.0, np.zeros_like(neg.gradient)
+
+    options = {"threshold": threshold, "scale": scale, "margin": margin, "mask": mask, "label_weight": label_weight}
+    row_wise(keep, logits, targets, **options)
+    lead = np.shape(logits)[:-1]
+    return np.reshape(found[0::2], lead), np.reshape(found[1::2], lead)
+
+
+def binary_cross_entropy(logits: Any, targets: Any) -> np.ndarray:
+    """Sum over the labels of each row; 0/1 targets."""
+    rows = zip(np.asarray(logits, np.float64), np.asarray(targets, np.float64), strict=True)
+    return np.array([math.fsum(softplus(-x if y else x) for x, y in zip(s, t, strict=True)) for s, t in rows])
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def smooth_labels(targets: Any, epsilon: float, smoothing: str = "mass", mask: Any = None) -> np.ndarray:
+    t = np.asarray(targets, dtype=np.float64)
+    allowed = np.broadcast_to(np.asarray(True if mask is None else mask), t.shape)
+    smoothed = np.full(t.shape, math.nan)
+    for row in np.ndindex(t.shape[:-1]):
+        known = [i for i in range(t.shape[-1]) if allowed[row][i] and is_known(float(t[row][i]))]
+        k = sum(t[row][i] for i in known)
+        for i in known:
+            guess = 0.5 if smoothing == "uniform" else k / len(known)
+            smoothed[(*row, i)] = (1 - epsilon) * t[row][i] + epsilon * guess
+    return smoothed
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+def ranked(scores: list[float]) -> list[int]:
+    """Order the labels from the best down, ties by index; NaN and -inf are left out."""
+    candidates = [i for i, score in enumerate(scores) if not math.isnan(score) and score != -INF]
+    return sorted(candidates, key=lambda i: (-scores[i], i))
+
+
+def top_k(scores: list[float], k: int) -> list[int]:
+    best = set(ranked(scores)[:k])
+    return [int(i in best) for i in range(len(scores))]
+
+
+def decide(
+    scores: list[float], threshold: list[float], min_labels: int = 0, max_labels: int | None = None
+) -> list[int]:
+    """Take the labels above their threshold, then fill up or cut in the order of score - threshold."""
+    above = [score - s0 for score, s0 in zip(scores, threshold, strict=True)]
+    order = ranked(above)
+    count = max(min_labels, sum(above[i] > 0 for i in order))
+    if max_labels is not None:
+        count = min(max_labels, count)
+    chosen = set(order[:count])
+    return [int(i in chosen) for i in range(len(scores))]
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def can_cover(targets: np.ndarray, parts: int) -> bool:
+    """Say whether any assignment of rows puts every label with enough rows into every part; tries them all."""
+    due = [i for i in range(targets.shape[1]) if targets[:, i].sum() >= parts]
+    return any(
+        all({assignment[r] for r in np.flatnonzero(targets[:, i])} == set(range(parts)) for i in due)
+        for assignment in product(range(parts), repeat=targets.shape[0])
+    )

@@ -1,0 +1,524 @@
+"""The command: what it prints where, its exit codes, and every bad input as one sentence."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+from typer.testing import CliRunner
+
+import manyhot
+from manyhot.toolkit import demo as demo_module
+from manyhot.toolkit.cli import app
+
+KEYS = [
+    "micro_f1", "macro_f1", "samples_f1", "rare_f1", "medium_f1", "head_f1", "exact_match", "hamming_loss", "lrap",
+    "precision_at_1", "precision_at_3", "precision_at_5", "ndcg_at_5", "labels_per_row_predicted",
+    "labels_per_row_true", "empty_rows", "rows", "labels",
+]  # fmt: skip
+KINDS = {"animal": "fox bird cat", "plant": "tree rose moss", "stone": "flint slate chalk"}
+COMMAND = [sys.executable, "-c", "from manyhot.toolkit.cli import main; main()"]
+FAST = "--set C=2 --tau 0"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep torch's threads off each other's cores: on tensors this small they only wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(command, code=0):
+    """Run a command line in this process and return what it printed on stdout and stderr."""
+    result = CliRunner().invoke(app, shlex.split(command))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr
+
+
+def as_json(command):
+    """Run a command with --json: one object on one line of stdout and nothing else there."""
+    stdout, _ = call(f"{command} --json")
+    assert stdout.endswith("\n")
+    assert stdout.count("\n") == 1
+    value = json.loads(stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert isinstance(value, dict)
+    return value
+
+
+def files():
+    return sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*") if path.is_file())
+
+
+def bad(command):
+    """Run a command on bad input: exit code 2, one sentence on stderr, nothing on stdout, nothing written."""
+    before = files()
+    stdout, stderr = call(command, 2)
+    assert stdout == ""
+    *said, last = stderr.strip().splitlines()
+    assert last.startswith("error: ")
+    assert not any(line.startswith(("error", "Traceback")) for line in said)
+    assert files() == before
+    return last.removeprefix("error: ")
+
+
+def table(name="d.csv", rows=30, seed=0, labels=tuple(KINDS)):
+    rng = np.random.default_rng(seed)
+    sets = [sorted(rng.choice(3, rng.integers(1, 3), replace=False)) for _ in range(rows)]
+    words = [words.split() for words in KINDS.values()]
+    texts = [" and ".join(str(w) for i in chosen for w in rng.choice(words[i], 2)) for chosen in sets]
+    cells = [[labels[i] for i in chosen] for chosen in sets]
+    frame = pl.DataFrame({"text": texts, "labels": cells})
+    if name.endswith(".csv"):
+        frame.with_columns(pl.col("labels").list.join("|")).write_csv(name)
+    elif name.endswith(".parquet"):
+        frame.write_parquet(name)
+    else:
+        frame.write_ndjson(name)
+    return frame
+
+
+def matrix(name="set", rows=30, features=4, **changed):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, features))
+    parts = {"X": sp.csr_matrix(X), "Y": sp.csr_matrix(X[:, :3] > 0.3)} | changed
+    for part, value in parts.items():
+        sp.save_npz(f"{name}.{part}.npz", value)
+    Path("labels.txt").write_text("a\nb\nc\n")
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory):
+    """Train one run by the command; tests get a copy."""
+    folder = tmp_path_factory.mktemp("cli")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        table()
+        call(f"train d.csv {FAST} --out run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(text_run, here):
+    return Path(shutil.copytree(text_run, here / "run"))
+
+
+# --json
+
+
+def test_train_prints_one_object(here):
+    table()
+    table("t.jsonl", 12, seed=1)
+    value = as_json("train d.csv --test t.jsonl --out run")
+    assert list(value["test"]) == KEYS
+    assert list(value["cross_fitted"]) == KEYS
+    assert value["run"] == "run"
+    assert value["loss"] == "zlpr"
+    assert value["test"] == as_json("evaluate run t.jsonl")
+    assert value["test"] == json.loads((here / "run" / "metrics.json").read_bytes())["test"]
+    assert value["test"]["head_f1"] is None
+    frame = pl.read_ndjson("t.jsonl")
+    assert value["test"] == manyhot.load_run("run").evaluate(frame)
+    assert set(as_json(f"train d.csv --valid t.jsonl {FAST} --out run2")) >= {"valid", "run", "C", "tau"}
+
+
+def test_evaluate_prints_exactly_the_keys(run):
+    table("t.csv", 12, seed=1)
+    metrics = as_json("evaluate run t.csv")
+    assert list(metrics) == KEYS
+    assert (metrics["rows"], metrics["labels"]) == (12, 3)
+    assert all(0 <= metrics[key] <= 1 for key in KEYS[:13] if metrics[key] is not None)
+
+
+def test_predict_prints_one_object(run):
+    frame = table("t.csv", 12, seed=1)
+    assert as_json("predict run t.csv -o out.jsonl") == {"out": "out.jsonl", "rows": 12}
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [row["labels"] for row in rows] == manyhot.load_run("run").predict(frame["text"].to_list())
+
+
+def test_demo_prints_one_object(monkeypatch):
+    monkeypatch.setattr(demo_module, "ROWS", 90)
+    monkeypatch.setattr(demo_module, "TEST_ROWS", 30)
+    value = as_json("demo --out run")
+    assert set(value) == {"run", "test"}
+    assert value["run"] == "run"
+    assert list(value["test"]) == list(demo_module.RIVALS)
+    assert all(list(metrics) == KEYS for metrics in value["test"].values())
+
+
+def test_a_dry_run_prints_one_object():
+    table()
+    before = files()
+    assert as_json("train d.csv --dry-run") == {"dry_run": True}
+    assert files() == before
+
+
+def test_json_has_nothing_in_it_that_markup_or_encoding_changes(run):
+    table("[red] 数据.jsonl", 12, seed=1)
+    assert as_json("predict run '[red] 数据.jsonl' -o '[b]标.csv'")["out"] == "[b]标.csv"
+    stdout, _ = call("predict run '[red] 数据.jsonl' -o '标.csv' --json")
+    assert "标" in stdout
+
+
+# For people
+
+
+def test_tables_go_to_stdout_and_sentences_to_stderr(run):
+    table()
+    table("t.csv", 12, seed=1)
+    stdout, stderr = call("train d.csv --test t.csv --out new")
+    assert "micro-F1" in stdout
+    assert "rows left empty" in stdout
+    assert "text: text\nlabels: labels (separated by '|', 3 labels)\n30 rows, 3 labels, " in stderr
+    assert stderr.strip().splitlines()[-1] == "saved new, again: manyhot train --config new/config.toml"
+    stdout, stderr = call("evaluate run t.csv")
+    metrics = as_json("evaluate run t.csv")
+    lines = {line[:24].strip(): line[24:].split() for line in stdout.splitlines()}
+    assert lines["micro-F1"] == [f"{100 * metrics['micro_f1']:.1f}"]
+    assert lines["labels a row, predicted"] == [f"{metrics['labels_per_row_predicted']:.2f}"]
+    assert lines["head-F1 (35+)"] == ["-"]
+    assert lines["rows"] == ["12"]
+    assert stderr == "measured run on t.csv\n"
+    assert call("predict run t.csv -o out.csv") == ("", "wrote out.csv: 12 rows\n")
+
+
+def test_the_sentence_at_the_end_repeats_the_run():
+    table()
+    call(f"train d.csv {FAST} --out a")
+    _, stderr = call("train --config a/config.toml --out b")
+    for name in ("model.safetensors", "run.json", "config.toml"):
+        assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
+    assert "saved b" in stderr
+
+
+def test_runs_get_the_next_number():
+    table()
+    for number in (1, 2):
+        _, stderr = call(f"train d.csv {FAST}")
+        assert f"saved runs/d-{number}, again: manyhot train --config runs/d-{number}/config.toml" in stderr
+
+
+def test_config_and_set():
+    table()
+    Path("c.toml").write_text('data = "d.csv"\nC = 3.0\ntau = 0.5\nseed = 4\n')
+    value = as_json("train --config c.toml --set C=4 --set max_iter=5 --seed 6 --out run")
+    assert (value["C"], value["tau"]) == (4.0, 0.5)
+    saved = Path("run/config.toml").read_text()
+    assert "seed = 6\n" in saved
+    assert "max_iter = 5\n" in saved
+    assert json.loads(Path("run/provenance.json").read_bytes())["seed"] == 6
+
+
+def test_unknown_labels_are_warned_of_and_counted(run):
+    pl.DataFrame({"text": ["fox", "moss and tree"], "labels": [["animal", "[ghost]"], ["plant"]]}).write_ndjson(
+        "t.jsonl"
+    )
+    stdout, stderr = call("evaluate run t.jsonl --json")
+    assert "warning: 1 labels of this file are unknown to the run, 1 times: [ghost] (1)." in stderr
+    assert json.loads(stdout)["labels_per_row_true"] == 1.5
+
+
+def test_dropped_rows_are_said():
+    frame = table("d.jsonl")
+    more = pl.DataFrame({"text": ["nothing"] * 3, "labels": [[]] * 3}, schema=frame.schema)
+    pl.concat([frame, more]).write_ndjson("t.jsonl")
+    _, stderr = call(f"train t.jsonl --drop-unlabelled {FAST} --out run")
+    assert "3 rows without labels dropped" in stderr
+    stdout, stderr = call("evaluate run t.jsonl --json")
+    assert stderr == "warning: 3 rows without labels left out, as in training (--drop-unlabelled)\n"
+    assert json.loads(stdout)["rows"] == 30
+
+
+MARKUP = ("[red]", "[/red]", "[bold]a[/]")
+
+
+def test_labels_and_columns_with_markup_survive():
+    table("d.jsonl", labels=MARKUP)
+    pl.read_ndjson("d.jsonl").rename({"text": "[red]t[/b]"}).write_ndjson("m.jsonl")
+    _, stderr = call(f"train m.jsonl --text '[red]t[/b]' --labels labels {FAST} --out run")
+    assert "text: [red]t[/b]\n" in stderr
+    call("predict run m.jsonl -o out.jsonl")
+    found = {name for line in Path("out.jsonl").read_text().splitlines() for name in json.loads(line)["labels"]}
+    assert found == set(MARKUP)
+    assert "'[/x]'" in bad("train m.jsonl --text '[/x]'")
+
+
+@pytest.mark.parametrize("name", ["[red]", "a[/red]"])
+def test_paths_with_markup_survive(run, name):
+    Path(name).parent.mkdir(exist_ok=True)
+    table(f"{name}.csv")
+    _, stderr = call(f"train '{name}.csv' {FAST} --out '{name}-run'")
+    assert f"saved {name}-run, again: manyhot train --config {name}-run/config.toml" in stderr
+    stdout, stderr = call(f"evaluate run '{name}.csv'")
+    assert stdout.splitlines()[0].strip() == f"{name}.csv"
+    assert stderr == f"measured run on {name}.csv\n"
+    assert call(f"predict run '{name}.csv' -o '{name}.jsonl'")[1] == f"wrote {name}.jsonl: 30 rows\n"
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("d.csv", b"", "d.csv: expected text, got an empty file"),
+        ("d.csv", b"text,labels\n", "d.csv: expected rows of data, got none"),
+        ("d.csv", b'text,labels\n"a b,c\n', "d.csv, line 2: expected a quoted field to end with a quote"),
+        ("d.csv", b"text,labels\na b,x\nc\n", "d.csv, line 3: expected 2 fields as in the header, got 1"),
+        ("d.csv", b"text,labels\na b,x\nc d,y,z\n", "d.csv, line 3: expected 2 fields as in the header, got 3"),
+        ("d.csv", b"text,labels\na b,x\nc \xff d,y\n", "d.csv, line 3: expected UTF-8 text, got the byte 0xff"),
+        ("d.csv", b"text,text\na b,x\n", "expected a different name for each column, got 'text'"),
+        ("d.csv", b"text,labels\na b,x|y\n", "training needs at least two rows, got 1"),
+        ("d.csv", b"text,labels\na b,x\nc d,x\n", "multi-label learning needs at least two labels, got only x"),
+        ("d.csv", b"text,labels\na b,\nc d,\n", "column 'labels': expected labels, got only empty cells"),
+        ("d.csv", b"text,other\na b,p q\nc d,r s\n", "d.csv: expected a list column, a column named labels"),
+        ("d.csv", b"labels,y2\nx,p\ny,q\n", "d.csv: expected a column of text or numeric columns to learn from"),
+        ("d.jsonl", b'{"text": "a b"\n', "d.jsonl, line 1: expected one JSON object"),
+        ("d.jsonl", b'{"text": "a b", "labels": ["x"]}\n[1]\n', "d.jsonl, line 2: expected one JSON object"),
+        ("d.jsonl", b'{"text": "a b", "labels": [], "labels": []}\n', "the key 'labels' comes twice"),
+        ("d.jsonl", b'{"text": "a b", "labels": []}\n' * 3, "expected labels, got only empty cells"),
+        ("d.parquet", b"PAR1 and then nothing", "d.parquet: expected a Parquet file, got something else"),
+        ("d.csv.gz", b"\x1f\x8b and then nothing", "d.csv.gz: expected a whole gz file"),
+        ("d.txt", b"text", "d.txt: expected a file in one of these formats"),
+        ("d.csv", b"text,labels\n...,x\n!,y\n?,x\n", "d.csv: expected texts with words"),
+        ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,nan,1,0\n2,2.5,1,0\n", "row 2, column 'b': expected a finite number"),
+        ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,inf,1,0\n2,2.5,1,0\n", "row 2, column 'b': expected a finite number"),
+        ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,,1,0\n2,2.5,1,0\n", "column 'b': expected a finite number"),
+        ("d.csv", b"a,b,y1,y2\n1,2,0,0\n3,2.5,0,0\n2,7,0,0\n", "expected rows with labels, got none"),
+    ],
+)
+def test_bad_files(name, content, expected):
+    Path(name).write_bytes(content)
+    assert expected in bad(f"train {name}")
+    assert expected in bad(f"train {name} --json --out deep/er/run")
+
+
+def test_files_that_are_not_there(run):
+    table("reviews.csv")
+    assert bad("train reveiws.csv").endswith("there is none of this name; did you mean reviews.csv?")
+    assert "there is none of this name" in bad("train reviews.csv --test none.csv")
+    assert "there is none of this name" in bad("train reviews.csv --valid none.csv")
+    assert "there is none of this name" in bad("train reviews.csv --label-names none.txt")
+    assert "expected a config file; No such file" in bad("train reviews.csv --config none.toml")
+    assert "there is none of this name" in bad("evaluate run none.csv")
+    assert "there is none of this name" in bad("predict run none.csv -o out.csv")
+    assert "there is none." in bad("evaluate none reviews.csv")
+    assert "there is none." in bad("predict none reviews.csv -o out.csv")
+
+
+def test_columns_that_are_not_there(run):
+    table()
+    assert "expected a column 'txt', got a file without it (did you mean 'text'?)" in bad("train d.csv --text txt")
+    assert "expected a column 'nope'" in bad("train d.csv --labels nope")
+    assert "expected a column 'nope'" in bad("train d.csv --features nope")
+    assert "got 'text' twice" in bad("train d.csv --text text --labels text")
+    pl.read_csv("d.csv").rename({"text": "body"}).write_csv("t.csv")
+    assert "t.csv: expected the columns text, labels as in training" in bad("evaluate run t.csv")
+    assert "t.csv: expected the columns text as in training" in bad("predict run t.csv -o out.csv")
+    assert "t.csv: expected the columns text, labels" in bad(f"train d.csv --test t.csv {FAST}")
+    pl.read_csv("d.csv").drop("labels").write_csv("t.csv")
+    assert "a file without labels" in bad("evaluate run t.csv")
+
+
+def test_duplicate_label_names():
+    pl.DataFrame({"text": ["a b", "c d", "e f"], "labels": [[0], [1], [0, 1]]}).write_ndjson("d.jsonl")
+    Path("names.txt").write_text("x\ny\nx\n")
+    assert "names.txt, line 3: expected each label name once, got 'x' again after line 1" in bad(
+        "train d.jsonl --label-names names.txt"
+    )
+
+
+def test_bad_matrices():
+    matrix()
+    call(f"train set.X.npz {FAST} --out run")
+    matrix("wide", features=5)
+    matrix("short", Y=sp.csr_matrix(np.ones((29, 3))))
+    rng = np.random.default_rng(0)
+    for value in (np.nan, np.inf):
+        X = rng.normal(size=(30, 4))
+        X[1, 2] = value
+        matrix("bad", X=sp.csr_matrix(X))
+        assert "bad.X.npz, row 2, column 3: expected a finite number" in bad("train bad.X.npz")
+        assert "bad.X.npz, row 2, column 3: expected a finite number" in bad("predict run bad.X.npz -o out.csv")
+    assert "short.Y.npz: expected 30 rows as in short.X.npz, got 29" in bad("train short.X.npz")
+    for command in ("evaluate run wide.X.npz", "predict run wide.X.npz -o out.csv", "train set --test wide"):
+        assert "expected 4 features, as in training; got 5" in bad(command)
+    table()
+    for command in ("evaluate run d.csv", "predict run d.csv -o out.csv"):
+        assert "expected a matrix (NAME.X.npz), as in training; got a table" in bad(command)
+    Path("labels.txt").write_text("a\nb\na\n")
+    assert "labels.txt, line 3: expected each label name once" in bad("train set.X.npz")
+
+
+def test_a_matrix_for_a_run_on_a_table(run):
+    matrix()
+    for command in ("evaluate run set.X.npz", "predict run set -o out.csv"):
+        assert "expected a table (CSV, TSV, JSONL, Parquet), as in training; got a matrix" in bad(command)
+
+
+def test_truncated_and_tampered_runs(run):
+    table("t.csv", 5)
+    weights = run / "model.safetensors"
+    content = weights.read_bytes()
+    for changed in (content[:-7], content[:-1] + bytes([content[-1] ^ 1])):
+        weights.write_bytes(changed)
+        for command in ("evaluate run t.csv", "predict run t.csv -o out.csv"):
+            assert bad(command).startswith("run/model.safetensors: changed since training")
+    weights.unlink()
+    assert bad("evaluate run t.csv").startswith("run/model.safetensors: missing from the run")
+    (run / "manifest.json").unlink()
+    assert "manifest.json is missing" in bad("evaluate run t.csv")
+
+
+def test_places_that_are_taken(run):
+    table()
+    assert bad("train d.csv --out run").startswith(
+        "run: expected a folder that does not exist yet; choose another --out"
+    )
+    assert "expected a folder that does not exist yet" in bad("train d.csv --out d.csv")
+    assert "cannot make this folder" in bad("train d.csv --out d.csv/x/run")
+    assert "expected a folder that does not exist yet" in bad("demo --out run")
+    assert "expected an output that ends in .jsonl, .csv, .parquet" in bad("predict run d.csv -o out.txt")
+    assert "expected a file in a folder that exists" in bad("predict run d.csv -o no/out.csv")
+
+
+def test_bad_options():
+    table()
+    assert "'nope' is no option of train." in bad("train d.csv --set nope=1")
+    assert "loss expects one of zlpr, bce; got 'focal'." in bad("train d.csv --loss focal")
+    assert "tau expects auto or a number 0 or more" in bad("train d.csv --tau=-1")
+    assert "tau expects auto or a number 0 or more" in bad("train d.csv --tau much")
+    assert "C expects auto or a number above 0" in bad("train d.csv --set C=0")
+    assert "seed expects a whole number of 0 or more" in bad("train d.csv --seed -1")
+    assert "train expects a data file" in bad("train")
+
+
+@pytest.mark.parametrize("command", ["train --nope", "evaluate", "predict run", "predict run d.csv", "what", "train d.csv --seed x"])  # fmt: skip
+def test_bad_usage_is_exit_code_2(command):
+    table()
+    before = files()
+    stdout, stderr = call(command, 2)
+    assert stdout == ""
+    assert "Usage: " in stderr
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(28, "No space left on device"), 1, "error: writing: No space left on device; nothing was written\n"),
+        (OSError(28, "No space left on device", "x.bin"), 1, "error: x.bin: No space left on device; nothing was "),
+        (KeyboardInterrupt(), 130, "error: interrupted; nothing was written\n"),
+        (MemoryError(), 1, "error: out of memory; use fewer columns or labels, or a machine with more memory\n"),
+    ],
+)
+def test_failures_have_a_sentence_and_a_code(run, monkeypatch, error, code, said):
+    def fail(*_):
+        raise error
+
+    table()
+    monkeypatch.setattr(os, "fsync", fail)
+    before = files()
+    for command in (f"train d.csv {FAST} --out new", "predict run d.csv -o out.csv"):
+        stdout, stderr = call(command, code)
+        assert stdout == ""
+        assert said in stderr
+        assert files() == before
+
+
+# In a process of its own
+
+
+def start(arguments, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def test_help_is_fast_and_imports_nothing_heavy():
+    code = (
+        "import sys, os\n"
+        "sys.argv = ['manyhot', '--help']\n"
+        "from manyhot.toolkit.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code\n"
+        "heavy = {'torch', 'sklearn', 'polars', 'numpy', 'scipy', 'pandas', 'safetensors'} & set(sys.modules)\n"
+        "used = os.times()\n"
+        "print(sorted(heavy), used.user + used.system, file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "Exit codes: 0 done, 1 failed" in done.stdout
+        assert all(command in done.stdout for command in ("train", "evaluate", "predict", "demo"))
+        heavy, used = done.stderr.rsplit(maxsplit=1)
+        assert heavy == "[]"
+        seconds.append(float(used))
+    # Processor time: what the clock shows depends on what else the machine does.
+    assert statistics.median(seconds) < 0.5
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "demo"])
+def test_every_command_has_help_and_says_its_exit_codes(command):
+    stdout, _ = call(f"{command} --help")
+    assert "Exit codes: 0 done, 1 failed" in stdout
+    assert "--json" in stdout
+
+
+def test_exit_codes_of_the_process_and_streams(run):
+    (run / "manifest.json").unlink()
+    process = start(["evaluate", "run", "d.csv", "--json"])
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert stdout == ""
+    assert stderr == (
+        "error: run: expected a run folder, but manifest.json is missing; train again, or restore the folder from a "
+        "copy.\n"
+    )
+
+
+def test_ctrl_c_while_training_is_exit_code_130_and_leaves_nothing(here):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 60))
+    sp.save_npz("set.X.npz", sp.csr_matrix(X))
+    sp.save_npz("set.Y.npz", sp.csr_matrix(rng.random((3000, 100)) < 0.1))
+    Path("labels.txt").write_text("".join(f"l{i}\n" for i in range(100)))
+    before = files()
+    process = start(["train", "set.X.npz", "--out", "run", "--set", "max_iter=100000"])
+    assert process.stderr is not None
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("model: linear"):  # what follows is training, for seconds
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.communicate(timeout=100)[1].splitlines(keepends=True)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, "".join(said)
+    assert said[-1] == "error: interrupted; nothing was written\n"
+    assert "Traceback" not in "".join(said)
+    assert files() == before

@@ -1,0 +1,161 @@
+"""Imports follow the data, in one direction: architecture.md, "Data flow"."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "manyhot"
+
+# Which of manyhot's modules each module outside of the toolkit may import. A new file needs a line here.
+ALLOWED = {
+    "targets": set(),
+    "logsumexp": {"targets"},
+    "losses": set(),
+    "losses.reduction": set(),
+    "losses.hyperparameters": set(),
+    "losses.zlpr": {"targets", "logsumexp", "losses.reduction", "losses.hyperparameters"},
+    "labels": {"targets"},
+    "split": {"targets", "labels"},
+    "decisions": set(),
+    "metrics": {"targets", "labels"},
+}
+# The toolkit, in the order of the data: a module imports earlier ones. The command line is last and sees all.
+TOOLKIT = (
+    *("data", "cells", "columns", "examples", "features", "model", "run_folder", "evaluate", "predict"),
+    *("config", "cross_fit", "train", "demo", "cli"),
+)
+# metrics uses scikit-learn where that has the metric, and imports it inside its functions.
+OUTSIDE = {"torch", "numpy"}
+LAZY = {"metrics": {"sklearn"}}
+NAMES_OF_NOTHING = ("utils", "util", "common", "base", "core", "manager", "helper", "helpers", "misc")
+
+
+def module_name(path: Path, root: Path = ROOT) -> str:
+    """Return `losses.zlpr` for losses/zlpr.py, `losses` for losses/__init__.py and `` for the package itself."""
+    parts = list(path.relative_to(root).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, module: str) -> Iterator[tuple[str, bool]]:
+    """Yield (what is imported, whether on import of the module) for each import; `manyhot.x` also of relative ones."""
+    tree = ast.parse(source)
+    inside = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        eager = node not in inside
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, eager
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = ["manyhot", *module.split(".")][: -node.level]
+                base = ".".join([*package, base]).rstrip(".")
+            if base in ("manyhot", "manyhot.losses", "manyhot.toolkit"):
+                for alias in node.names:
+                    yield f"{base}.{alias.name}", eager
+            else:
+                yield base, eager
+
+
+def wrong_imports(source: str, module: str) -> list[str]:
+    """Return a line for each import that goes against the direction."""
+    problems = []
+    in_toolkit = module == "toolkit" or module.startswith("toolkit.")
+    own = module.removeprefix("toolkit.")
+    if in_toolkit and own not in (*TOOLKIT, "toolkit"):
+        return [f"{module} has no place in TOOLKIT yet: put it where its data come from"]
+    if not in_toolkit and module not in ALLOWED:
+        return [f"{module} has no line in ALLOWED yet: say what it may import"]
+    for name, eager in imports(source, module):
+        package, _, inner = name.partition(".")
+        if package == "manyhot":
+            if in_toolkit:
+                later = inner.removeprefix("toolkit.")
+                if inner == "toolkit" or own == "toolkit":
+                    problems.append(f"{module} imports {name}: name the module, the package itself is empty")
+                elif inner.startswith("toolkit.") and later not in TOOLKIT[: TOOLKIT.index(own)]:
+                    problems.append(f"{module} imports {name}, which comes after it")
+            elif inner not in ALLOWED[module]:
+                problems.append(f"{module} imports {name}")
+        elif not in_toolkit and package not in OUTSIDE and package not in sys.stdlib_module_names:
+            if package not in LAZY.get(module, set()):
+                problems.append(f"{module} imports {name}: the base needs torch and numpy alone")
+            elif eager:
+                problems.append(f"{module} imports {name} at its top: import it inside the function that uses it")
+    return problems
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_follow_the_data(path: Path) -> None:
+    assert wrong_imports(path.read_text(encoding="utf-8"), module_name(path)) == []
+
+
+def test_the_package_imports_nothing_but_lazily() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    eager = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = [alias.name for node in eager if isinstance(node, ast.Import) for alias in node.names]
+    modules += [str(node.module) for node in eager if isinstance(node, ast.ImportFrom)]
+    assert modules
+    assert {module.partition(".")[0] for module in modules} <= set(sys.stdlib_module_names)
+
+
+def test_files_are_named_after_what_is_in_them() -> None:
+    assert [path.name for path in FILES if path.stem in NAMES_OF_NOTHING] == []
+    assert [path.name for path in ROOT.rglob("*") if path.is_dir() and path.name in NAMES_OF_NOTHING] == []
+
+
+def test_all_of_the_base_is_looked_at() -> None:
+    found = {module_name(path) for path in FILES}
+    assert {"targets", "logsumexp", "losses.zlpr", "labels", "split", "decisions"} <= found
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "problem"),
+    [
+        ("losses.zlpr", "from manyhot.toolkit.data import read", "losses.zlpr imports manyhot.toolkit.data"),
+        ("losses.zlpr", "def f():\n    import manyhot.toolkit", "losses.zlpr imports manyhot.toolkit"),
+        ("losses.zlpr", "from manyhot.labels import label_prior", "losses.zlpr imports manyhot.labels"),
+        ("losses.zlpr", "from ..decisions import decide", "losses.zlpr imports manyhot.decisions"),
+        ("losses.zlpr", "from manyhot import decide", "losses.zlpr imports manyhot.decide"),
+        ("logsumexp", "from manyhot.losses.zlpr import zlpr_loss", "logsumexp imports manyhot.losses.zlpr"),
+        ("targets", "from manyhot import losses", "targets imports manyhot.losses"),
+        ("targets", "from . import logsumexp", "targets imports manyhot.logsumexp"),
+        ("labels", "import pandas as pd", "labels imports pandas: the base needs torch and numpy alone"),
+        ("split", "def f():\n    from scipy import x", "split imports scipy: the base needs torch and numpy alone"),
+        ("metrics", "from sklearn.metrics import f1_score", "metrics imports sklearn.metrics at its top: import it "
+         "inside the function that uses it"),
+        ("metrics", "from manyhot.toolkit import data", "metrics imports manyhot.toolkit.data"),
+        ("toolkit.data", "def f():\n    from manyhot.toolkit.columns import x", "toolkit.data imports "
+         "manyhot.toolkit.columns, which comes after it"),
+        ("toolkit.predict", "from manyhot.toolkit import train", "toolkit.predict imports manyhot.toolkit.train, which "
+         "comes after it"),
+        ("toolkit.model", "from .cli import main", "toolkit.model imports manyhot.toolkit.cli, which comes after it"),
+        ("toolkit.stuff", "", "toolkit.stuff has no place in TOOLKIT yet: put it where its data come from"),
+        ("stuff", "", "stuff has no line in ALLOWED yet: say what it may import"),
+    ],
+)  # fmt: skip
+def test_a_wrong_import_is_caught(module: str, source: str, problem: str) -> None:
+    assert wrong_imports(source, module) == [problem]
+
+
+def test_right_imports_are_let_through() -> None:
+    right = {
+        "losses.zlpr": "import math\nimport torch.nn.functional as F\nfrom manyhot.targets import known_rows\n"
+        "from .reduction import reduce\nfrom manyhot.losses.hyperparameters import keep",
+        "metrics": "import numpy as np\ndef f():\n    from sklearn.metrics import f1_score",
+        "toolkit.train": "import polars\nfrom manyhot.toolkit.data import read\nfrom manyhot import zlpr_loss",
+        "toolkit.cli": "import typer\ndef f():\n    from manyhot.toolkit import demo, train",
+    }
+    for module, source in right.items():
+        assert wrong_imports(source, module) == []

@@ -1,0 +1,156 @@
+"""Counts, priors, groups and cardinality of training targets: torch, NumPy and scipy.sparse give the same."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+import manyhot
+
+HARD = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+FORMS = [
+    pytest.param(lambda x: x, id="array"),
+    pytest.param(lambda x: x.astype(bool), id="bool array"),
+    pytest.param(lambda x: x.astype(np.uint8), id="uint8 array"),
+    pytest.param(torch.from_numpy, id="tensor"),
+    pytest.param(lambda x: torch.from_numpy(x).half(), id="half tensor"),
+    pytest.param(lambda x: torch.from_numpy(x).bool(), id="bool tensor"),
+    pytest.param(sparse.csr_matrix, id="csr_matrix"),
+    pytest.param(sparse.csc_array, id="csc_array"),
+    pytest.param(lambda x: sparse.coo_array(x.astype(bool)), id="bool coo_array"),
+    pytest.param(lambda x: x.tolist(), id="list"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_counts_priors_and_cardinality_in_every_form(form: Any) -> None:
+    targets = form(HARD)
+    counts = manyhot.label_counts(targets)
+    assert isinstance(counts, np.ndarray)
+    assert counts.dtype == np.float64
+    assert counts.tolist() == [3, 1, 1, 0]
+    # (count + 1/2) / (rows + 1)
+    prior = manyhot.label_prior(targets)
+    assert isinstance(prior, torch.Tensor if isinstance(targets, torch.Tensor) else np.ndarray)
+    assert prior.dtype == (torch.float32 if isinstance(targets, torch.Tensor) else np.float64)
+    assert prior.tolist() == pytest.approx([0.7, 0.3, 0.3, 0.1], abs=6e-8)
+    assert manyhot.cardinality_range(targets) == (0, 2)
+
+
+def test_soft_targets_add_up() -> None:
+    soft = np.array([[0.25, 1.0], [0.5, 0.0]])
+    for targets in (soft, torch.from_numpy(soft), sparse.csr_array(soft)):
+        assert manyhot.label_counts(targets).tolist() == [0.75, 1.0]
+        assert manyhot.label_prior(targets).tolist() == pytest.approx([1.25 / 3, 1.5 / 3], abs=6e-8)
+
+
+@pytest.mark.parametrize("unknown", [-1, -100, math.nan])
+def test_unknown_cells_count_neither_as_positive_nor_as_row(unknown: float) -> None:
+    targets = np.array([[1, unknown, 0], [1, 1, unknown], [0, unknown, unknown]])
+    for form in (targets, torch.from_numpy(targets)):
+        assert manyhot.label_counts(form).tolist() == [2, 1, 0]
+        # known rows: 3, 1, 1
+        assert manyhot.label_prior(form).tolist() == pytest.approx([2.5 / 4, 1.5 / 2, 0.5 / 2], abs=6e-8)
+
+
+def test_a_prior_stays_inside_0_and_1_and_fits_the_loss() -> None:
+    targets = torch.zeros(1000, 3)
+    targets[:, 0] = 1
+    prior = manyhot.label_prior(targets)
+    assert prior.tolist() == pytest.approx([1000.5 / 1001, 0.5 / 1001, 0.5 / 1001], rel=1e-6)
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert manyhot.zlpr_loss(logits, targets[:5], prior=prior).isfinite()
+    assert manyhot.zlpr_loss(logits, targets[:5], prior=prior.numpy()).isfinite()
+
+
+def test_label_groups() -> None:
+    counts = np.array([0, 1, 8, 9, 34, 35, 10_000])
+    groups = manyhot.label_groups(counts)
+    assert {name: counts[group].tolist() for name, group in groups.items()} == {
+        "rare": [1, 8],
+        "medium": [9, 34],
+        "head": [35, 10_000],
+    }
+    assert all(group.dtype == bool for group in groups.values())
+
+
+# --- cardinality -----------------------------------------------------------------------------------------------------
+
+
+def rows_with(*counts: int) -> np.ndarray:
+    return np.array([[1] * k + [0] * (max(counts) - k) for k in counts])
+
+
+def test_the_minimum_is_what_almost_all_rows_reach_and_the_maximum_what_any_has() -> None:
+    # 1 of 200 rows is .5 %: 99.5 % reach 1, so one faulty row does not count; two do.
+    assert manyhot.cardinality_range(rows_with(0, *[1] * 198, 3)) == (1, 3)
+    assert manyhot.cardinality_range(rows_with(0, 0, *[1] * 197, 3)) == (0, 3)
+    assert manyhot.cardinality_range(rows_with(0, *[2] * 198, 7), share=1.0) == (0, 7)
+    assert manyhot.cardinality_range(rows_with(1, 2, 3, 4), share=0.5) == (3, 4)
+    assert manyhot.cardinality_range(rows_with(1, 2, 3, 4), share=0.75) == (2, 4)
+    assert manyhot.cardinality_range(rows_with(2, 2)) == (2, 2)
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 200))
+def test_cardinality_equals_its_definition(counts: list[int], thousandths: int) -> None:
+    share = thousandths / 200
+    largest = max(a for a in range(7) if 200 * sum(k >= a for k in counts) >= thousandths * len(counts))
+    targets = np.array([[1] * k + [0] * (6 - k) for k in counts])
+    found = manyhot.cardinality_range(targets, share)
+    assert found == (largest, max(counts))
+    assert isinstance(found, manyhot.CardinalityRange)
+    assert (type(found.min_labels), type(found.max_labels)) == (int, int)
+    assert manyhot.cardinality_range(sparse.csr_array(targets), share) == found
+    assert manyhot.cardinality_range(torch.from_numpy(targets), share) == found
+
+
+def test_a_share_that_float64_rounds_counts_as_written() -> None:
+    # (1 - .9) * 10 is .99999...: one row of ten may still have fewer.
+    for rows, share in ((5, 0.8), (10, 0.9), (20, 0.9), (30, 0.8), (25, 0.56)):
+        fewer = round((1 - share) * rows)
+        assert manyhot.cardinality_range(rows_with(*[1] * fewer, *[2] * (rows - fewer)), share) == (2, 2)
+        assert manyhot.cardinality_range(rows_with(*[1] * (fewer + 1), *[2] * (rows - fewer - 1)), share) == (1, 2)
+
+
+def test_cardinality_feeds_decide() -> None:
+    low, high = manyhot.cardinality_range(rows_with(1, 2, 2))
+    logits = torch.tensor([[-1.0, -2.0, -3.0], [1.0, 2.0, 3.0]])
+    assert manyhot.decide(logits, min_labels=low, max_labels=high).tolist() == [[1, 0, 0], [0, 1, 1]]
+
+
+def test_unknown_cells_are_no_labels_of_a_row() -> None:
+    assert manyhot.cardinality_range(np.array([[1, -1, 1], [1, 1, -100]])) == (2, 2)
+
+
+@pytest.mark.parametrize("function", [manyhot.label_counts, manyhot.label_prior, manyhot.cardinality_range])
+def test_targets_must_have_two_axes(function: Any) -> None:
+    for targets in (np.ones(3), torch.ones(2, 3, 4)):
+        with pytest.raises(ValueError, match=r"targets must have shape \(rows, labels\); got \("):
+            function(targets)
+
+
+def test_no_rows() -> None:
+    with pytest.raises(ValueError, match="at least one row of targets; got none"):
+        manyhot.cardinality_range(np.zeros((0, 3)))
+    assert manyhot.label_counts(np.zeros((0, 3))).tolist() == [0, 0, 0]
+    assert manyhot.label_prior(np.zeros((0, 3))).tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_a_share_outside_0_and_1_is_an_error(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        manyhot.cardinality_range(rows_with(1, 2, 3, 4), share=share)
+
+
+def test_targets_are_not_modified() -> None:
+    targets = np.array([[1.0, -1.0], [math.nan, 0.0]])
+    before = targets.copy()
+    manyhot.label_counts(targets)
+    manyhot.label_prior(targets)
+    manyhot.cardinality_range(targets)
+    np.testing.assert_array_equal(targets, before)
