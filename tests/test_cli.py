@@ -413,7 +413,9 @@ def test_bad_options():
     assert "train expects a data file" in bad("train")
 
 
-@pytest.mark.parametrize("command", ["train --nope", "evaluate", "predict run", "predict run d.csv", "what", "train d.csv --seed x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "command", ["train --nope", "evaluate", "predict run", "predict run d.csv", "what", "train d.csv --seed x"]
+)
 def test_bad_usage_is_exit_code_2(command):
     table()
     before = files()

@@ -1,5 +1,7 @@
 """The choice of C and tau by held-out rows, and the identity that lets one fit serve every tau."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,7 +12,7 @@ from manyhot import cardinality_range, decide, label_counts, label_prior, multil
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit import cross_fit as module
 from manyhot.toolkit import model as model_module
-from manyhot.toolkit.cross_fit import Fold, choose, choose_tau, make_folds, prior_logits, right_offset
+from manyhot.toolkit.cross_fit import Fold, Held, choose, choose_tau, make_folds, prior_logits, right_offset
 from manyhot.toolkit.model import fit_linear
 
 
@@ -101,14 +103,14 @@ def test_the_offset_by_hand():
     # With one label a row in any case, the second best logits decide.
     assert right_offset(logits, 3, CardinalityRange(1, 2)) == 1.5
     # With two a row at most, the third best do not count.
-    assert right_offset(logits - np.float32([0, 0, -4]), 3, CardinalityRange(0, 2)) == 1.5
+    assert right_offset(logits - np.array([0, 0, -4], dtype=np.float32), 3, CardinalityRange(0, 2)) == 1.5
     assert right_offset(logits, 3, CardinalityRange(0, 3)) == right_offset(logits[::-1], 3, CardinalityRange(0, 3))
 
 
 def test_the_offset_at_the_ends_is_finite_and_changes_nothing_that_is_fixed():
     logits = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     for cardinality, labels in (((1, 1), 20), ((0, 4), 0), ((0, 4), 80), ((1, 3), 20), ((1, 3), 60), ((0, 0), 0)):
-        offset = right_offset(logits, labels, CardinalityRange(*cardinality))
+        offset = right_offset(logits, labels, CardinalityRange(cardinality[0], cardinality[1]))
         assert np.isfinite(offset)
     assert right_offset(logits, 20, CardinalityRange(1, 1)) == 0
 
@@ -117,7 +119,7 @@ def test_logits_stay_as_they_are():
     logits = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     before = logits.copy()
     right_offset(logits, 30, CardinalityRange(0, 4))
-    choose_tau(logits, np.full((20, 4), -1, np.float32), logits > 0.5, CardinalityRange(0, 4))
+    choose_tau(Held(logits, np.full((20, 4), -1, np.float32), logits > 0.5), CardinalityRange(0, 4))
     np.testing.assert_array_equal(logits, before)
 
 
@@ -129,15 +131,15 @@ def test_tau_has_the_best_score_at_its_own_right_cardinality(cardinality, seed):
     prior = np.tile(prior_logits(targets), (200, 1))
     # Logits that lack the prior: rare labels are too low by twice its half.
     logits = (3 * targets - 1.5 + rng.normal(size=(200, 5)) + 2 * prior).astype(np.float32)
-    limits = CardinalityRange(*cardinality)
-    tau, offset = choose_tau(logits, prior, targets, limits)
+    limits = CardinalityRange(cardinality[0], cardinality[1])
+    tau, offset = choose_tau(Held(logits, prior, targets), limits)
     assert tau in module.TAUS
     scores = {}
     for candidate in module.TAUS:
         shifted = logits - np.float32(candidate) * prior
         shifted = shifted + np.float32(right_offset(shifted, targets.sum(), limits))
         preds = decide(shifted, min_labels=limits.min_labels, max_labels=limits.max_labels)
-        metrics = multilabel_metrics(preds, targets, shifted)
+        metrics: Any = multilabel_metrics(preds, targets, shifted)
         scores[candidate] = (metrics["micro_f1"] + metrics["macro_f1"]) / 2
     assert scores[tau] == pytest.approx(max(scores.values()), abs=1e-9)
     assert tau > 0
@@ -147,7 +149,7 @@ def test_tau_has_the_best_score_at_its_own_right_cardinality(cardinality, seed):
 def test_where_every_tau_is_as_good_none_is_used():
     targets = np.random.default_rng(0).random((50, 3)) < 0.4
     logits = np.where(targets, 9, -9).astype(np.float32)
-    tau, _ = choose_tau(logits, np.full((50, 3), -0.5, np.float32), targets, CardinalityRange(0, 3))
+    tau, _ = choose_tau(Held(logits, np.full((50, 3), -0.5, np.float32), targets), CardinalityRange(0, 3))
     assert tau == 0
 
 
@@ -281,7 +283,7 @@ def test_a_step_measures_the_held_out_rows(tau):
     held = np.concatenate([f.targets_held for f in folds])
     limits = cardinality_range(targets)
     if tau == "auto":
-        assert (step.tau, step.offset) == choose_tau(logits, prior, held, limits)
+        assert (step.tau, step.offset) == choose_tau(Held(logits, prior, held), limits)
     else:
         assert (step.tau, step.offset) == (1.5, 0)
     shifted = logits - np.float32(step.tau) * prior + np.float32(step.offset)
@@ -296,7 +298,7 @@ def test_a_step_measures_the_held_out_rows(tau):
 def test_the_final_fit_can_start_from_the_mean_of_the_folds():
     X, targets = example()
     folds = make_folds(X, targets, seed=0)
-    options = {"loss": zlpr, "C": 0.5, "tau": 0.0, "seed": 0, "cardinality": cardinality_range(targets)}
+    options: Any = {"loss": zlpr, "C": 0.5, "tau": 0.0, "seed": 0, "cardinality": cardinality_range(targets)}
     choice = choose(folds, solver="lbfgs", train_counts=label_counts(targets), **options)
     fits = [
         fit_linear(f.X, torch.from_numpy(f.targets), loss=zlpr, C=0.5, max_iter=module.MAX_ITER, seed=0) for f in folds

@@ -1,6 +1,7 @@
 """The demo: real images in scenes, rivals trained alike, and a run that can be used."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,8 +42,9 @@ def images(examples):
 
 
 def test_scenes_hold_real_images_with_their_labels(shown):
-    digits = load_digits()
-    known = {image.astype(np.float32).tobytes(): int(label) for image, label in zip(digits.data, digits.target, strict=True)}  # fmt: skip
+    digits: Any = load_digits()
+    pairs = zip(digits.data, digits.target, strict=True)
+    known = {image.astype(np.float32).tobytes(): int(label) for image, label in pairs}
     for examples in shown[2]:
         targets = examples.targets.toarray()
         pixels = examples.numbers.reshape(examples.rows, 8, module.SLOTS, 8)

@@ -163,7 +163,9 @@ def test_dense_numbers_are_standardised():
 
 
 def sparse_numbers(rows=60, columns=20, seed=0):
-    return sp.csr_array(sp.random(rows, columns, 0.1, random_state=seed, dtype=np.float32))
+    rng = np.random.default_rng(seed)
+    numbers = rng.random((rows, columns), dtype=np.float32)
+    return sp.csr_array(numbers * (rng.random((rows, columns)) < 0.1))
 
 
 def test_sparse_numbers_are_scaled_and_not_centred():

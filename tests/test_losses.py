@@ -490,6 +490,16 @@ def test_prior_takes_tensors_arrays_and_lists(case: Case, generator: torch.Gener
 
 
 @contract("prior")
+def test_module_takes_the_same_forms_of_prior(case: Case, generator: torch.Generator) -> None:
+    logits, targets = batch(generator)
+    prior = torch.linspace(0.01, 0.9, LABELS, dtype=torch.float64)
+    for given in (prior, prior.float(), prior.numpy(), prior.tolist()):
+        module = case.module(prior=given)
+        assert [name for name, _ in module.named_buffers()] == ["prior"]
+        same(module(logits, targets), case.function(logits, targets, prior=given))
+
+
+@contract("prior")
 def test_a_prior_next_to_0_or_1_is_inside(case: Case) -> None:
     # logit(1 - 1e-9) = 20.7233; half of it moves either zero logit to its right side.
     prior = np.array([1 - 1e-9, 1e-9])

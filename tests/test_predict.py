@@ -209,7 +209,7 @@ def test_missing_labels_of_a_pandas_frame_are_no_labels(text_run):
 
 
 def test_numbers_in_every_form_give_the_same_logits(number_run, matrix_run, tmp_path):
-    X, targets = numbers_and_targets(25, seed=2)
+    X, _ = numbers_and_targets(25, seed=2)
     X = np.round(X, 3)
     names = [f"x{i}" for i in range(4)]
     _, run = number_run
@@ -348,8 +348,8 @@ def test_what_a_number_run_refuses(number_run, matrix_run):
     assert refused(run.predict, ["a text"]) == (
         "this run was trained on x0, x1, x2, x3; give a frame or an array with these columns."
     )
-    for wrong in (X[:, :3], sp.csr_array(X[:, :3]), np.hstack([X, X])):
-        assert f"expected 4 features, as in training; got {wrong.shape[1]}." in refused(run.predict, wrong)
+    for wrong, width in ((X[:, :3], 3), (sp.csr_array(X[:, :3]), 3), (np.hstack([X, X]), 8)):
+        assert f"expected 4 features, as in training; got {width}." in refused(run.predict, wrong)
     assert refused(run.predict, X[0]) == "expected rows x features; got an array of shape (4,)."
     for value in (np.nan, np.inf, -np.inf):
         bad = X.copy()
@@ -361,7 +361,7 @@ def test_what_a_number_run_refuses(number_run, matrix_run):
             assert "row 3, column 'x1': expected a finite number" in refused(run.predict, frame)
     assert "without x3" in refused(run.predict, pl.DataFrame(X[:, :3], schema=["x0", "x1", "x2"]))
     assert refused(run.predict, "text").startswith("predict expects rows: a list of strings")
-    assert refused(run.evaluate, X[:0], targets[:0]).endswith("expected at least one row with labels to measure on; got none.")  # fmt: skip
+    assert "expected at least one row with labels to measure on" in refused(run.evaluate, X[:0], targets[:0])
     assert refused(matrix_run[1].predict, ["a"]).startswith("this run was trained on 4 numbers; give ")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -65,7 +66,7 @@ def heard_from(config, **options):
     return trained, said, warned
 
 
-def trained_on(config) -> Trained:
+def trained_on(config) -> Any:
     trained = train(config)
     assert trained is not None
     return trained
@@ -122,7 +123,7 @@ def test_every_form_of_the_same_texts_gives_the_same_weights(tmp_path, form, ref
     write(frame_of_texts(), tmp_path / name)
     (tmp_path / "test").mkdir()
     write(frame_of_texts(30, seed=1), tmp_path / "test" / name)
-    options = {key: str(tmp_path / value) for key, value in options.items()}
+    options: Any = {key: str(tmp_path / value) for key, value in options.items()}
     config = Config(
         data=str(tmp_path / name), test=str(tmp_path / "test" / name), C=2.0, out=str(tmp_path / "run"), **options
     )
@@ -163,7 +164,7 @@ def test_text_and_numbers_together(tmp_path):
     config = Config(data=str(tmp_path / "d.parquet"), text=("text",), features=("x",), C=2.0, out=str(tmp_path / "run"))
     run = trained_on(config).run
     assert "1 numbers, standardised" in run.features.describe()
-    loaded = load_run(tmp_path / "run")
+    loaded: Any = load_run(tmp_path / "run")
     np.testing.assert_array_equal(loaded.predict_logits(frame), run.predict_logits(frame))
     assert loaded.evaluate(frame)["micro_f1"] > 0.95
     with pytest.raises(InputError, match="this run was trained on text, x; give a frame or an array with these"):
@@ -329,7 +330,7 @@ def test_rows_without_labels_are_negatives_or_dropped_everywhere(tmp_path):
     with_unlabelled(50, 0, 7).write_ndjson(tmp_path / "d.jsonl")
     with_unlabelled(20, 1, 5).write_ndjson(tmp_path / "t.jsonl")
     with_unlabelled(20, 2, 3).write_ndjson(tmp_path / "v.jsonl")
-    files = {name: str(tmp_path / f"{name[0]}.jsonl") for name in ("data", "test", "valid")}
+    files: Any = {name: str(tmp_path / f"{name[0]}.jsonl") for name in ("data", "test", "valid")}
     kept, said, warned = heard_from(Config(**files, C=2.0, out=str(tmp_path / "kept")))
     assert kept is not None
     assert any("57 rows, 4 labels" in line and "(0 to 3), 7 rows without labels, " in line for line in said)
@@ -437,7 +438,8 @@ def test_labels_that_are_never_positive(tmp_path):
     assert trained.run.train_counts[1] == 0
     assert np.isfinite(trained.run.predict_logits(numbers_and_targets()[0])).all()
     assert all("never" not in row for row in trained.run.predict(numbers_and_targets()[0]))
-    assert trained.run.evaluate(frame)["macro_f1"] < 0.76
+    metrics: Any = trained.run.evaluate(frame)
+    assert 0.5 < metrics["macro_f1"] <= 3 / 4
 
 
 def test_constant_features_and_labels_that_are_always_positive(tmp_path):

@@ -83,6 +83,8 @@ def cardinality_range(targets: Any, share: float = 0.995) -> CardinalityRange:
         >>> manyhot.cardinality_range(torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0]]))
         CardinalityRange(min_labels=1, max_labels=2)
     """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in [0, 1]; got {share}.")
     sizes = np.sort(np.rint(_known_sums(targets, axis=1)[0]).astype(np.int64))
     if sizes.size == 0:
         raise ValueError("cardinality_range needs at least one row of targets; got none.")

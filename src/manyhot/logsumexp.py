@@ -11,7 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from manyhot.targets import check_broadcast, check_dense, check_values, first_cell, known_cells
+from manyhot.targets import (
+    check_batch,
+    check_broadcast,
+    check_dense,
+    check_values,
+    first_cell,
+    known_cells,
+    values_readable,
+)
 
 Impl = Literal["auto", "eager"]
 
@@ -77,7 +85,7 @@ def signed_logsumexp(
     References:
         Su, kexue.fm/archives/7359 and 9064; ZLPR, arXiv 2208.02955; Circle loss, arXiv 2002.10857, equation (1).
     """
-    check_dense(targets, logits, mask)
+    check_batch(logits, targets, mask)
     if not scale > 0:
         raise ValueError(f"scale must be positive; got {scale}.")
     if not margin >= 0:
@@ -91,10 +99,10 @@ def signed_logsumexp(
     if label_weight is not None:
         check_broadcast("label_weight", label_weight, logits)
         label_weight = label_weight.to(dtype)
-    if values_readable(logits) and values_readable(targets):
-        check_values(targets, mask)
-        if label_weight is not None and bool((label_weight < 0).any()):
-            raise ValueError(f"label_weight must be 0 or more; got {label_weight.min().item():g}.")
+        if values_readable(label_weight) and not bool((label_weight >= 0).all()):
+            wrong = label_weight[~(label_weight >= 0)][0].item()
+            raise ValueError(f"label_weight must be 0 or more; got {wrong:g}.")
+    if values_readable(logits):
         _warn_of_probabilities(logits)
     return _eager(logits.to(dtype), targets, threshold, scale, margin, known_cells(targets, mask), label_weight)
 
@@ -177,15 +185,6 @@ def validate(logits: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> 
             f"logits must not be NaN where a label is known; got NaN at {first_cell(nan)}. "
             "Look for a division by zero or a learning rate that is too high."
         )
-
-
-def values_readable(tensor: Tensor) -> bool:
-    """Say whether looking at values costs no device sync and breaks no trace (torch.compile, torch.func)."""
-    return (
-        tensor.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
 
 
 def _warn_of_probabilities(logits: Tensor) -> None:

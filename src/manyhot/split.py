@@ -41,7 +41,7 @@ def stratified_split(targets: Any, shares: Sequence[float], *, seed: int = 0) ->
         instead of single rows is ours, for speed.
     """
     share = np.asarray(shares, dtype=np.float64)
-    if share.ndim != 1 or share.size < 2 or not (share > 0).all():
+    if share.ndim != 1 or share.size < 2 or not (np.isfinite(share) & (share > 0)).all():
         raise ValueError(f"shares must be two or more positive numbers, such as (0.8, 0.2); got {shares!r}.")
     share = share / share.sum()
     num_rows, num_labels, row, label = _positives(targets)
@@ -100,14 +100,15 @@ def _fill_gaps(part: np.ndarray, have: np.ndarray, labels_of: list[np.ndarray], 
 def _positives(targets: Any) -> tuple[int, int, np.ndarray, np.ndarray]:
     """List the positive cells in row order: (rows, labels, row of each cell, label of each cell)."""
     if isinstance(targets, Tensor):
-        targets = targets.detach().cpu().numpy()
+        targets = (targets > 0).cpu().numpy()  # NumPy has no bfloat16
+    if not hasattr(targets, "tocsr"):
+        targets = np.asarray(targets)
+    if len(targets.shape) != 2:
+        raise ValueError(f"targets must have shape (rows, labels); got {tuple(targets.shape)}.")
     if hasattr(targets, "tocsr"):
         cells = targets.tocsr().nonzero()
         order = np.argsort(cells[0], kind="stable")
         row, label = cells[0][order], cells[1][order]
     else:
-        targets = np.asarray(targets)
         row, label = np.nonzero(targets > 0)  # NaN, -1 and -100 are unknown, and no positives
-    if len(targets.shape) != 2:
-        raise ValueError(f"targets must have shape (rows, labels); got {targets.shape}.")
     return *targets.shape, row.astype(np.int64), label.astype(np.int64)

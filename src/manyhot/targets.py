@@ -33,6 +33,23 @@ def known_rows(targets: Tensor, mask: Tensor | None = None) -> Tensor | None:
     return None if known is None else known.any(-1)
 
 
+def values_readable(*tensors: Tensor | None) -> bool:
+    """Say whether looking at values costs no device sync and breaks no trace (torch.compile, torch.func)."""
+    return not torch.compiler.is_compiling() and not any(
+        # torch offers no public way to ask for vmap and grad of torch.func.
+        t.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(t)  # pyright: ignore
+        for t in tensors
+        if t is not None
+    )
+
+
+def check_batch(logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
+    """Check shapes and types always, and values where that is free of a device sync."""
+    check_dense(targets, logits, mask)
+    if values_readable(logits, targets, mask):
+        check_values(targets, mask)
+
+
 def check_dense(targets: Tensor, logits: Tensor, mask: Tensor | None = None) -> None:
     """Check that dense targets and their mask fit the logits, whatever their values.
 
@@ -86,7 +103,7 @@ def check_values(targets: Tensor, mask: Tensor | None = None) -> None:
     wrong = (targets < 0) | (targets > 1)
     known = known_cells(targets, mask)
     if known is not None:
-        wrong &= known
+        wrong = wrong & known
     if wrong.any():
         raise ValueError(
             f"targets must lie in [0, 1], or be -1, -100 or NaN where unknown; "
@@ -132,8 +149,7 @@ def smooth_labels(
         tensor([[0.8500, 0.0500, 0.0500, 0.0500],
                 [0.0000, 0.0000, 0.0000, 0.0000]])
     """
-    if not 0 <= epsilon <= 1:
-        raise ValueError(f"label smoothing must lie in [0, 1]; got {epsilon}.")
+    check_smoothing(epsilon, smoothing)
     t = targets if targets.dtype == torch.float64 else targets.float()
     known = known_cells(targets, mask)
     if known is None:
@@ -141,8 +157,14 @@ def smooth_labels(
     if smoothing == "mass":
         k = torch.where(known, t, 0).sum(-1, keepdim=True)
         guess = k / known.sum(-1, keepdim=True).clamp(min=1)
-    elif smoothing == "uniform":
-        guess = 0.5
     else:
-        raise ValueError(f'smoothing must be "mass" or "uniform"; got {smoothing!r}.')
+        guess = 0.5
     return torch.where(known, t * (1 - epsilon) + epsilon * guess, torch.nan)
+
+
+def check_smoothing(epsilon: float, smoothing: str) -> None:
+    """Check the options of :func:`smooth_labels`, also where they are not used."""
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"label smoothing must lie in [0, 1]; got {epsilon}.")
+    if smoothing not in ("mass", "uniform"):
+        raise ValueError(f'smoothing must be "mass" or "uniform"; got {smoothing!r}.')

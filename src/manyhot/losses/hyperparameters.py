@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -22,9 +21,3 @@ def keep(module: nn.Module, **options: Any) -> None:
 def kept(module: nn.Module) -> dict[str, Any]:
     """Return what :func:`keep` stored, as keyword arguments for the function."""
     return {name: getattr(module, name) for name in vars(module)["options"]}
-
-
-def as_tensor(value: Any, like: Tensor) -> Tensor:
-    """Turn a list, an array or a tensor into a float tensor on the device of the logits."""
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.as_tensor(value, dtype=dtype, device=like.device)

@@ -14,10 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyhot.logsumexp import Impl, logsumexp, signed_logsumexp, values_readable
-from manyhot.losses.hyperparameters import as_tensor, keep, kept
+from manyhot.logsumexp import Impl, logsumexp, signed_logsumexp
+from manyhot.losses.hyperparameters import keep, kept
 from manyhot.losses.reduction import Reduction, reduce
-from manyhot.targets import Smoothing, check_dense, known_rows, smooth_labels
+from manyhot.targets import (
+    Smoothing,
+    check_batch,
+    check_broadcast,
+    check_smoothing,
+    known_rows,
+    smooth_labels,
+    values_readable,
+)
 
 
 def zlpr_loss(
@@ -96,9 +104,11 @@ def zlpr_loss(
         Su, kexue.fm/archives/7359 equations (10) and (11), 9064 for soft targets; ZLPR, arXiv 2208.02955. The prior for
         one label is Menon et al., arXiv 2007.07314, and kexue.fm/archives/7615; for many labels it is ours.
     """
-    check_dense(targets, logits, mask)
+    # Checked again below; here, so that a message shows what was given and not what became of it.
+    check_batch(logits, targets, mask)
+    check_smoothing(label_smoothing, smoothing)
     if prior is not None:
-        threshold = threshold - tau / (2 * scale) * _logit(as_tensor(prior, logits))
+        threshold = threshold - tau * _prior_logits(prior, logits) / (2 * scale)
     if label_smoothing:
         targets = smooth_labels(targets, label_smoothing, smoothing=smoothing, mask=mask)
     neg, pos = signed_logsumexp(
@@ -145,7 +155,7 @@ class ZLPRLoss(nn.Module):
             threshold=threshold,
             scale=scale,
             margin=margin,
-            prior=None if prior is None else torch.as_tensor(prior),
+            prior=prior if prior is None or isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64),
             tau=tau,
             label_smoothing=label_smoothing,
             smoothing=smoothing,
@@ -218,8 +228,8 @@ def pairwise_loss(
         logits, targets, scale=scale, margin=margin, mask=mask, label_weight=label_weight, impl=impl
     )
     # An empty side stays empty, also beside an infinite one: -inf + inf would be NaN.
-    both = (neg > -math.inf) & (pos > -math.inf)
-    loss = _softplus(torch.where(both, neg + pos, -math.inf))
+    empty = ((neg == -math.inf) & ~pos.isnan()) | ((pos == -math.inf) & ~neg.isnan())
+    loss = _softplus(torch.where(empty, -math.inf, neg + pos))
     return reduce(loss, known_rows=known_rows(targets, mask), sample_weight=sample_weight, reduction=reduction)
 
 
@@ -362,11 +372,14 @@ def _softplus(x: Tensor) -> Tensor:
     return F.softplus(x, threshold=40)
 
 
-def _logit(prior: Tensor) -> Tensor:
+def _prior_logits(prior: Any, logits: Tensor) -> Tensor:
     """Take the log-odds of label frequencies, which must not be 0 or 1."""
+    # In float64: in float32 a frequency of 1 - 1e-9 would be 1.
+    prior = torch.as_tensor(prior, dtype=torch.float64, device=logits.device)
+    check_broadcast("prior", prior, logits)
     if values_readable(prior) and bool(((prior <= 0) | (prior >= 1)).any()):
         raise ValueError(
             "prior must lie strictly between 0 and 1; "
             "manyhot.label_prior(targets) counts and smooths, so that labels never or always seen stay finite."
         )
-    return torch.logit(prior)
+    return torch.logit(prior).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)

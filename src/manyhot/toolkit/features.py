@@ -112,8 +112,8 @@ class Features:
                     f"{examples.source}: expected {self.std.size:,} features, as in training; got {came:,}."
                 )
             if self.mean is not None:
-                numbers = numbers.toarray() if sp.issparse(numbers) else numbers
-                parts.append(((numbers - self.mean) / self.std).astype(np.float32))
+                dense = numbers if isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
+                parts.append(((dense - self.mean) / self.std).astype(np.float32))
             else:
                 scale = sp.diags_array((1 / self.std).astype(np.float32))
                 parts.append(sp.csr_array(sp.csr_array(numbers) @ scale))

@@ -158,6 +158,7 @@ class Run:
                 return self._examples(data, with_labels=True)
             raise InputError("evaluate expects a frame with label columns, or evaluate(data, targets).")
         examples = self._examples(data, with_labels=False)
+        matrix: Any
         if isinstance(targets, list) and all(isinstance(row, list | tuple | set) for row in targets):
             names = sorted({name for row in targets for name in row} | set(self.label_names))
             column = {name: i for i, name in enumerate(names)}
@@ -165,14 +166,15 @@ class Run:
             row, label = (np.array([c[i] for c in cells], dtype=np.int64) for i in (0, 1))
             matrix = sp.csr_array((np.ones(len(cells), bool), (row, label)), shape=(len(targets), len(names)))
         else:
-            matrix, names = sp.csr_array(targets if sp.issparse(targets) else np.asarray(targets)) > 0, self.label_names
+            matrix = sp.csr_array(targets if sp.issparse(targets) else np.asarray(targets)) > 0
+            names = self.label_names
         if matrix.shape != (examples.rows, len(names)):
             raise InputError(f"expected targets of shape ({examples.rows}, {len(names)}); got {matrix.shape}.")
         return replace(examples, targets=matrix, label_names=names)
 
 
 def load_run(path: str | Path) -> Run:
-    """Load a run folder, after checking that nothing in it changed since training. Nothing in it is executed.
+    r"""Load a run folder, after checking that nothing in it changed since training. Nothing in it is executed.
 
     Args:
         path: the folder that `manyhot train` wrote.
@@ -184,10 +186,16 @@ def load_run(path: str | Path) -> Run:
         InputError: no run, or one that was cut short or changed; names the file.
 
     Example:
-        ::
-
-            run = manyhot.load_run("runs/reviews-1")
-            run.predict(["a new text"])
+        >>> import os, tempfile, manyhot
+        >>> from manyhot.toolkit.train import Config, train
+        >>> folder = tempfile.mkdtemp()
+        >>> data = os.path.join(folder, "reviews.csv")
+        >>> with open(data, "w") as file:
+        ...     _ = file.write("text,labels\n" + "good film,praise|film\nbad film,film\ngood food,praise|food\n" * 5)
+        >>> _ = train(Config(data=data, out=os.path.join(folder, "run")))
+        >>> run = manyhot.load_run(os.path.join(folder, "run"))
+        >>> [sorted(labels) for labels in run.predict(["good food", "bad film"])]
+        [['food', 'praise'], ['film']]
     """
     path = Path(path)
     files = read_run(path)
