@@ -270,7 +270,7 @@ def test_paths_with_markup_survive(run, name):
     _, stderr = call(f"train '{name}.csv' {FAST} --out '{name}-run'")
     assert f"saved {name}-run, again: manyhot train --config {name}-run/config.toml" in stderr
     stdout, stderr = call(f"evaluate run '{name}.csv'")
-    assert stdout.splitlines()[0].strip() == f"{name}.csv"
+    assert stdout.splitlines()[0].strip() == f"{Path(name).name}.csv"
     assert stderr == f"measured run on {name}.csv\n"
     assert call(f"predict run '{name}.csv' -o '{name}.jsonl'")[1] == f"wrote {name}.jsonl: 30 rows\n"
 

@@ -135,7 +135,7 @@ def test_targets_must_have_two_axes(function: Any) -> None:
 
 
 def test_no_rows() -> None:
-    with pytest.raises(ValueError, match="at least one row of targets; got none"):
+    with pytest.raises(ValueError, match="at least one row with a known target; got none"):
         manyhot.cardinality_range(np.zeros((0, 3)))
     assert manyhot.label_counts(np.zeros((0, 3))).tolist() == [0, 0, 0]
     assert manyhot.label_prior(np.zeros((0, 3))).tolist() == [0.5, 0.5, 0.5]

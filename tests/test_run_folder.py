@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -387,17 +388,18 @@ def test_provenance_says_where_a_run_comes_from(trained):
     assert origin["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_rows_of_inputs_are_those_of_the_files_also_where_some_are_dropped(tmp_path):
+@pytest.mark.parametrize("part", ["test", "valid"])
+def test_rows_of_inputs_are_those_of_the_files_also_where_some_are_dropped(tmp_path, part):
     data = table(tmp_path / "train.csv")
-    test, valid = table(tmp_path / "test.csv", 12), table(tmp_path / "valid.csv", 15)
-    for file in (data, test, valid):
+    other = table(tmp_path / f"{part}.csv", 12)
+    for file in (data, other):
         with open(file, "a") as lines:
             lines.write("a fox without labels,\n")
-    config = Config(data=data, test=test, valid=valid, drop_unlabelled=True, C=1.0, out=str(tmp_path / "run"))
-    train(config)
+    config = Config(data=data, drop_unlabelled=True, C=1.0, out=str(tmp_path / "run"))
+    train(replace(config, **{part: other}))
     origin = json.loads((tmp_path / "run" / "provenance.json").read_bytes())
     rows = {Path(part["file"]).name: part["rows"] for part in origin["inputs"]}
-    assert rows == {"train.csv": 31, "valid.csv": 16, "test.csv": 13}
+    assert rows == {"train.csv": 31, f"{part}.csv": 13}
 
 
 def test_provenance_of_matrices_covers_features_and_targets(tmp_path):

@@ -45,9 +45,8 @@ def decide(logits: Array, *, threshold: float | Any = 0.0, min_labels: int = 0, 
             f"decide needs 0 <= min_labels <= max_labels; got min_labels={min_labels}, max_labels={max_labels}."
         )
     if isinstance(logits, Tensor):
-        above = logits.detach() - threshold
-        above = torch.where(above.isnan(), -torch.inf, above)
-        chosen = above > 0
+        logits = logits.detach() if logits.dtype == torch.float64 else logits.detach().float()
+        chosen = (logits > threshold) & (logits > -torch.inf)
         count = chosen.sum(-1)
         wrong = count < min_labels
         if max_labels is not None:
@@ -55,10 +54,13 @@ def decide(logits: Array, *, threshold: float | Any = 0.0, min_labels: int = 0, 
         # Sorting costs far more than comparing, and few rows need it.
         if wrong.any():
             size = count[wrong].clamp(min_labels, max_labels)
-            chosen[wrong] = _best(above[wrong], size.unsqueeze(-1))
+            # One threshold a row leaves the order of its logits alone, and subtracting it would round the order away.
+            per_label = isinstance(threshold, Tensor) and threshold.ndim and threshold.shape[-1] > 1
+            ranked = logits - threshold if per_label else logits
+            chosen[wrong] = _best(ranked[wrong], size.unsqueeze(-1))
         return chosen.long()
-    if isinstance(threshold, np.ndarray):
-        threshold = torch.from_numpy(threshold)
+    if not isinstance(threshold, int | float):
+        threshold = torch.as_tensor(threshold)
     return decide(_tensor(logits), threshold=threshold, min_labels=min_labels, max_labels=max_labels).numpy()
 
 
@@ -86,15 +88,17 @@ def top_k(logits: Array, k: int | Array) -> Array:
     """
     if isinstance(logits, Tensor):
         size = torch.as_tensor(k, device=logits.device)
+        if size.is_floating_point():
+            raise ValueError(f"k must be a whole number, or one per row; got {k}.")
         if bool((size < 0).any()) or bool((size > logits.shape[-1]).any()):
             raise ValueError(f"k must lie between 0 and the number of labels, {logits.shape[-1]}; got {k}.")
-        logits = torch.where(logits.detach().isnan(), -torch.inf, logits.detach())
-        return _best(logits, size.expand(logits.shape[:-1]).unsqueeze(-1)).long()
+        return _best(logits.detach(), size.expand(logits.shape[:-1]).unsqueeze(-1)).long()
     return top_k(_tensor(logits), torch.as_tensor(k)).numpy()
 
 
 def _best(values: Tensor, size: Tensor) -> Tensor:
-    """Mark the `size` largest values of each row; -inf is never marked."""
+    """Mark the `size` largest values of each row; NaN and -inf are never marked."""
+    values = torch.where(values.isnan(), -torch.inf, values)
     order = values.argsort(dim=-1, descending=True, stable=True)
     marked = torch.arange(values.shape[-1], device=values.device) < size
     return torch.zeros_like(marked).scatter(-1, order, marked) & (values > -torch.inf)

@@ -85,9 +85,10 @@ def cardinality_range(targets: Any, share: float = 0.995) -> CardinalityRange:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1]; got {share}.")
-    sizes = np.sort(np.rint(_known_sums(targets, axis=1)[0]).astype(np.int64))
+    sums, known = _known_sums(targets, axis=1)
+    sizes = np.sort(np.rint(sums[known > 0]).astype(np.int64))
     if sizes.size == 0:
-        raise ValueError("cardinality_range needs at least one row of targets; got none.")
+        raise ValueError("cardinality_range needs at least one row with a known target; got none.")
     # The row at this place and all behind it, a share of at least `share`, have sizes[place] labels or more.
     place = int(np.floor((1 - share) * sizes.size + 1e-9))
     return CardinalityRange(int(sizes[min(place, sizes.size - 1)]), int(sizes[-1]))

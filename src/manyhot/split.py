@@ -24,7 +24,7 @@ def stratified_split(targets: Any, shares: Sequence[float], *, seed: int = 0) ->
     Returns:
         (rows,) int64, the part of each row. A label with at least as many rows as there are parts is in each part,
         unless labels that share rows with it forbid it; a label with fewer rows goes to the larger parts first. Part
-        sizes may be off by a few rows, the price of the labels' shares.
+        sizes may be off by some rows, the price of the labels' shares.
 
     Raises:
         ValueError: fewer than two parts, or a share that is not positive.
@@ -77,8 +77,8 @@ def _deal(size: int, want: np.ndarray, *, missing: np.ndarray, room: np.ndarray)
     want = want * (size / want.sum())
     dealt = np.floor(want + 1e-9).astype(np.int64)
     over = want - dealt
-    # A part that has nothing of the label yet comes before one with a larger remainder.
-    for p in np.lexsort((-room, -over, ~(missing & (dealt == 0))))[: size - dealt.sum()]:
+    # A part that has nothing of the label yet comes first, a part that is full last, then the larger remainder.
+    for p in np.lexsort((-room, -over, room <= 0, ~(missing & (dealt == 0))))[: size - dealt.sum()]:
         dealt[p] += 1
     return dealt
 

@@ -374,12 +374,15 @@ def _softplus(x: Tensor) -> Tensor:
 
 def _prior_logits(prior: Any, logits: Tensor) -> Tensor:
     """Take the log-odds of label frequencies, which must not be 0 or 1."""
-    # In float64: in float32 a frequency of 1 - 1e-9 would be 1.
-    prior = torch.as_tensor(prior, dtype=torch.float64, device=logits.device)
+    # Before any rounding: in float32 a frequency of 1 - 1e-9 would be 1.
+    prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
     check_broadcast("prior", prior, logits)
     if values_readable(prior) and bool(((prior <= 0) | (prior >= 1)).any()):
         raise ValueError(
             "prior must lie strictly between 0 and 1; "
             "manyhot.label_prior(targets) counts and smooths, so that labels never or always seen stay finite."
         )
-    return torch.logit(prior).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    # Apple's GPUs have no float64.
+    exact = prior.float() if prior.device.type == "mps" else prior.double()
+    return torch.logit(exact).to(logits.device, dtype)
