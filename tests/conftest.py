@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Two workers share two cores: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

@@ -62,7 +62,9 @@ def multilabel_metrics(
     if np.isnan(scores).any():
         raise ValueError(f"scores must not be NaN; got NaN in row {int(np.isnan(scores).any(1).argmax())}.")
     # scikit-learn takes no infinities; the order is all that counts.
-    scores = np.nan_to_num(scores, posinf=np.finfo(np.float64).max, neginf=np.finfo(np.float64).min)
+    finite = scores[np.isfinite(scores)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    scores = np.nan_to_num(scores, posinf=np.nextafter(high, np.inf) + 1, neginf=np.nextafter(low, -np.inf) - 1)
     f1 = metrics.f1_score(targets, preds, average=None, zero_division=0)
     groups: dict[str, float | None] = dict.fromkeys(f"{name}_f1" for name in GROUPS)
     if train_counts is not None:

@@ -16,6 +16,7 @@ try:
     import typer
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 except ImportError as error:  # the losses alone were installed
     sys.exit(f"the command needs {error.name}: pip install 'manyhot[toolkit]'")
 
@@ -103,7 +104,7 @@ def train(
         with listening() as listener:
             trained = run_training(settings, listener, dry_run=dry_run)
         if trained is None:
-            stderr.print("dry run: nothing written")
+            say("dry run: nothing written")
             if as_json:
                 print_json({"dry_run": True})
             return
@@ -111,7 +112,7 @@ def train(
             print_json({"run": str(trained.path), **trained.run.info, **trained.metrics})
         else:
             print_result(trained)
-            stderr.print(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
+            say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -130,7 +131,7 @@ def evaluate(
             print_json(metrics)
         else:
             Console(soft_wrap=True).print(metrics_table({Path(data).name: metrics}))
-            stderr.print(f"measured {run} on {data}")
+            say(f"measured {run} on {data}")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -150,7 +151,7 @@ def predict(
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:
-            stderr.print(f"wrote {out}: {rows:,} rows")
+            say(f"wrote {out}: {rows:,} rows")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -171,7 +172,7 @@ def demo(
         for line in shown.examples:
             console.print(line, markup=False)
         console.print(metrics_table(shown.metrics))
-        stderr.print(f"saved {shown.path}, use it: manyhot.load_run({str(shown.path)!r}).predict(images)")
+        say(f"saved {shown.path}, use it: manyhot.load_run({str(shown.path)!r}).predict(images)")
 
 
 def main() -> None:
@@ -202,15 +203,20 @@ def failing_clearly() -> Iterator[None]:
         fail(f"{error.filename or 'writing'}: {error.strerror or error}; nothing was written", 1)
 
 
+def say(message: str) -> None:
+    """Print a sentence on stderr as it is: a path or a label may look like markup."""
+    stderr.print(message, markup=False)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong and leave."""
-    stderr.print(f"error: {message}", markup=False)
+    say(f"error: {message}")
     raise typer.Exit(code)
 
 
 def warn(message: str) -> None:
     """Say what a reader should know, without stopping."""
-    stderr.print(f"warning: {message}", markup=False)
+    say(f"warning: {message}")
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -230,18 +236,16 @@ def listening() -> "Iterator[Listener]":
         m = step.metrics
         if not header:
             true = f"labels a row (true {m['labels_per_row_true']:.2f})"
-            stderr.print(
-                f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}"
-            )
+            say(f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}")
             header = True
-        stderr.print(
+        say(
             f"{step.C:>8.3g} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
             f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
         )
 
     with stderr.status("reading") as status:
         yield Listener(
-            say=lambda text: stderr.print(text, markup=False),
+            say=say,
             warn=warn,
             on_step=on_step,
             progress=lambda what, step, value: status.update(f"{what}: evaluation {step}, loss {value:.4f}"),
@@ -276,7 +280,7 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for key, title in ROWS.items():
         cells = []
         for metrics in columns.values():
@@ -297,9 +301,7 @@ def print_result(trained: "Trained") -> None:
     titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
     info = trained.run.info
     low, high = trained.run.cardinality
-    stderr.print(
-        f"chosen: C {info['C']:.3g}, tau {info['tau']:.2f}, offset {info['offset']:+.2f}, {low} to {high} labels a row"
-    )
+    say(f"chosen: C {info['C']:.3g}, tau {info['tau']:.2f}, offset {info['offset']:+.2f}, {low} to {high} labels a row")
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))

@@ -17,7 +17,7 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True)
 class Config:
-    """The options of `manyhot train`; a run's config.toml holds the ones that differ from these defaults."""
+    """The options of `manyhot train`; a run's config.toml holds all of them but `out`."""
 
     data: str = ""
     test: str | None = None

@@ -187,7 +187,8 @@ def right_offset(logits: np.ndarray, labels: int, cardinality: CardinalityRange)
     """Find the offset at which `labels` labels are predicted in all rows together.
 
     A row predicts at least a and at most b labels whatever the offset is. So only its (a+1)-th to b-th best logits
-    count, and the offset lifts just the right number of these above 0: no search, one order statistic.
+    count, and the offset lifts just the right number of these above 0: no search, one order statistic. 0 where none or
+    all of them are wanted, which leaves the range to decide.
     """
     low, high = cardinality
     ranked = -np.partition(-logits, range(low, high), axis=1)[:, low:high] if high > low else logits[:, :0]

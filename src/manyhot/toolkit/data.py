@@ -88,6 +88,14 @@ def read_file(path: str | Path) -> pl.DataFrame | Matrix:
     return frame
 
 
+def files_of(path: str | Path) -> list[Path]:
+    """List the files that :func:`read_file` reads for a path: one, or those of a matrix."""
+    stem = _matrix_stem(Path(path))
+    if stem is None:
+        return [Path(path)]
+    return [file for file in (Path(f"{stem}.X.npz"), Path(f"{stem}.Y.npz"), _names_path(stem)) if file.exists()]
+
+
 def read_label_names(path: str | Path) -> list[str]:
     """Read a list of label names, one a line, in the order of the file.
 
@@ -363,6 +371,11 @@ def _matrix_stem(path: Path) -> str | None:
     return text if not path.is_file() and Path(f"{text}.X.npz").is_file() else None
 
 
+def _names_path(stem: str) -> Path:
+    own = Path(f"{stem}.labels.txt")
+    return own if own.exists() else own.with_name("labels.txt")
+
+
 def _read_matrix(stem: str) -> Matrix:
     features_path, targets_path = Path(f"{stem}.X.npz"), Path(f"{stem}.Y.npz")
     with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite and is reported as such
@@ -378,8 +391,7 @@ def _read_matrix(stem: str) -> Matrix:
             f"{targets_path}: expected {features.shape[0]} rows as in {features_path.name}, got {targets.shape[0]}; "
             "write both from the same rows"
         )
-    own_names = Path(f"{stem}.labels.txt")
-    names_path = own_names if own_names.exists() else own_names.with_name("labels.txt")
+    names_path = _names_path(stem)
     names = read_label_names(names_path)
     if len(names) != targets.shape[1]:
         raise InputError(

@@ -52,7 +52,7 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
     features = Features.fit(train)
     targets = train.targets.toarray()
     memory = plan(train.rows, features.size, targets.shape[1])
-    training = Training(train, None, test, Columns(label_format="matrix"), 0, [])
+    training = Training(train, None, test, Columns(label_format="matrix"), {}, [])
     runs: dict[str, Run] = {}
     metrics: dict[str, dict[str, Any]] = {}
     for name, config in RIVALS.items():

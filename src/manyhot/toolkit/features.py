@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.examples import Examples
@@ -84,17 +85,13 @@ class Features:
                     f"{examples.source}: expected texts with words, but no word or character is in two rows or more; "
                     "name the text columns with --text."
                 )
-        numbers = examples.numbers
-        if numbers is not None and sp.issparse(numbers) and numbers.nnz < DENSE * numbers.shape[0] * numbers.shape[1]:
+        numbers: Any = examples.numbers
+        if numbers is not None:
             # Sparse numbers are scaled and not centred: centring would fill the matrix.
-            mean_square = np.asarray(numbers.multiply(numbers).mean(axis=0, dtype=np.float64)).ravel()
-            std = np.sqrt(np.maximum(mean_square - np.asarray(numbers.mean(axis=0, dtype=np.float64)).ravel() ** 2, 0))
-        elif numbers is not None:
-            numbers = numbers.toarray() if sp.issparse(numbers) else numbers
-            mean = numbers.mean(axis=0, dtype=np.float64)
-            std = numbers.std(axis=0, dtype=np.float64)
-        if std is not None:
-            std = np.where(std > 1e-12, std, 1.0)
+            sparse = sp.issparse(numbers) and numbers.nnz < DENSE * numbers.shape[0] * numbers.shape[1]
+            dense = numbers if sparse or isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
+            scaler: Any = StandardScaler(with_mean=not sparse).fit(dense)
+            mean, std = (None if sparse else scaler.mean_), scaler.scale_
         return cls(blocks, mean, std)
 
     def transform(self, examples: Examples) -> DesignMatrix:

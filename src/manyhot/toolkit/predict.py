@@ -111,6 +111,8 @@ class Run:
 
     def logits(self, examples: Examples) -> np.ndarray:
         """Return the logits of examples as read."""
+        if not examples.rows:
+            return np.zeros((0, len(self.label_names)), dtype=np.float32)
         return self.model.logits(self.features.transform(examples))
 
     def label_sets(self, logits: np.ndarray) -> list[list[tuple[str, float]]]:
@@ -159,7 +161,11 @@ class Run:
             raise InputError("evaluate expects a frame with label columns, or evaluate(data, targets).")
         examples = self._examples(data, with_labels=False)
         matrix: Any
-        if isinstance(targets, list) and all(isinstance(row, list | tuple | set) for row in targets):
+        if (
+            isinstance(targets, list)
+            and all(isinstance(row, list | tuple | set) for row in targets)
+            and all(isinstance(name, str) for row in targets for name in row)
+        ):
             names = sorted({name for row in targets for name in row} | set(self.label_names))
             column = {name: i for i, name in enumerate(names)}
             cells = [(r, column[name]) for r, row in enumerate(targets) for name in set(row)]
@@ -215,7 +221,10 @@ def load_run(path: str | Path) -> Run:
             drop_unlabelled=state["drop_unlabelled"],
             info=state["chosen"],
         )
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
+        for block in run.features.blocks:
+            block.transform([""])
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"{path}: expected a run of this manyhot, but its parts do not fit: {error}.") from None
     shape = (run.features.size, len(run.label_names))
     if tuple(run.model.weight.shape) != shape or tuple(run.model.bias.shape) != shape[1:]:
@@ -283,4 +292,7 @@ def check_output(path: Path) -> None:
 
 def _from_pandas(frame: Any) -> pl.DataFrame:
     # polars' own conversion needs pyarrow.
-    return pl.DataFrame({str(name): frame[name].tolist() for name in frame.columns}, strict=False)
+    def cells(column: Any) -> list[Any]:
+        return [None if missing else cell for cell, missing in zip(column.tolist(), column.isna(), strict=True)]
+
+    return pl.DataFrame({str(name): cells(frame[name]) for name in frame.columns}, strict=False)

@@ -35,10 +35,9 @@ def check_free(path: Path) -> None:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: expected a folder that does not exist yet; choose another --out or remove it.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot make this folder, {error.strerror}; choose another --out.") from None
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"{path}: expected a place to write in, but {existing} is none; choose another --out.")
 
 
 def write_run(path: Path, files: dict[str, bytes]) -> None:
@@ -51,6 +50,7 @@ def write_run(path: Path, files: dict[str, bytes]) -> None:
     """
     if set(files) != set(FILES):
         raise ValueError(f"a run holds {FILES}; got {sorted(files)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         building.chmod(0o755)
@@ -109,7 +109,7 @@ def read_run(path: Path) -> dict[str, bytes]:
     return files
 
 
-def provenance(inputs: list[tuple[str, int]], *, seed: int, seconds: float) -> dict[str, Any]:
+def provenance(inputs: list[tuple[Path, int]], *, seed: int, seconds: float) -> dict[str, Any]:
     """Say where a run comes from: command line, versions, threads, seed, and each input with its sha256 and rows."""
     import torch
 
@@ -122,7 +122,7 @@ def provenance(inputs: list[tuple[str, int]], *, seed: int, seconds: float) -> d
         "threads": torch.get_num_threads(),
         "seed": seed,
         "seconds": round(seconds, 2),
-        "inputs": [{"file": file, "rows": rows, "sha256": _file_sha256(Path(file))} for file, rows in inputs],
+        "inputs": [{"file": str(file), "rows": rows, "sha256": _file_sha256(file)} for file, rows in inputs],
     }
 
 

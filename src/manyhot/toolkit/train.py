@@ -18,7 +18,7 @@ from manyhot.losses.zlpr import zlpr_loss
 from manyhot.toolkit.columns import Columns, find_columns
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.cross_fit import Choice, Fold, Step, choose, make_folds, prior_logits
-from manyhot.toolkit.data import Matrix, read_file, read_label_names
+from manyhot.toolkit.data import InputError, Matrix, files_of, read_file, read_label_names
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.examples import Examples, check_trainable, drop_unlabelled, examples_from_matrix, read_examples
 from manyhot.toolkit.features import Features
@@ -47,7 +47,7 @@ class Training:
     valid: Examples | None
     test: Examples | None
     columns: Columns
-    dropped: int
+    rows: dict[str, int]  # of each file, before any is dropped
     said: list[str]
 
 
@@ -97,10 +97,9 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
         metrics["test"], notes = run.evaluate_examples(training.test)
         for note in notes:
             listener.warn(note)
-    inputs = [(config.data, training.train.rows + training.dropped)]
-    for file, part in ((config.valid, training.valid), (config.test, training.test)):
-        if file and part:
-            inputs.append((file, part.rows))
+    inputs = [(part, rows) for file, rows in training.rows.items() for part in files_of(file)]
+    if config.label_names:
+        inputs.append((Path(config.label_names), len(run.label_names)))
     origin = provenance(inputs, seed=config.seed, seconds=time.monotonic() - started)
     if not config.out and path.exists():  # another run took the name meanwhile
         path = free_path(config.data)
@@ -131,14 +130,20 @@ def read(config: Config) -> Training:
         for part, file in (("valid", config.valid), ("test", config.test))
         if file is not None
     }
+    rows = {config.data: examples.rows}
+    rows |= {file: parts[part].rows for part, file in (("valid", config.valid), ("test", config.test)) if file}
     dropped = 0
     if config.drop_unlabelled:
         examples, dropped = drop_unlabelled(examples)
-        if "valid" in parts:
-            parts["valid"], _ = drop_unlabelled(parts["valid"])
+        for part, given in parts.items():
+            labelled, _ = drop_unlabelled(given)
+            if not labelled.rows:
+                raise InputError(f"{given.source}: expected at least one row with labels, got none; name another --{part} file.")
+            # The test file is cut, and the count said, where it is measured.
+            parts[part] = labelled if part == "valid" else given
     check_trainable(examples)
     said.append(describe(examples, dropped))
-    return Training(examples, parts.get("valid"), parts.get("test"), columns, dropped, said)
+    return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
 
 
 def describe(examples: Examples, dropped: int) -> str:
