@@ -38,8 +38,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 ROOT = Path(os.environ.get("MANYHOT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent / "results" / "defaults.json"
 
-# The text grid. A pair weight of 0 is words alone.
-PAIRS = ((0.0, 5), (0.5, 3), (0.5, 5), (1.0, 5))
+# Weight of the word-pair block beside the words; 0 is words alone.
+PAIR_WEIGHTS = (0.0, 0.5, 1.0)
 
 
 def no_prior(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
@@ -160,23 +160,23 @@ def main() -> None:
     quick = parser.parse_args().quick
     print(f"about {2 if quick else 15} minutes on 2 idle cores; training files of {ROOT} alone", flush=True)
     began = time.monotonic()
-    default_pairs = (features.PAIR_WEIGHT, features.PAIR_MIN_DF)
+    default_weight = features.PAIR_WEIGHT
     rules: dict[str, dict[str, float]] = {}
     pairs: dict[str, dict[str, float]] = {}
     for name, load in training_sets(quick).items():
         examples = load()
-        for weight, min_df in PAIRS if examples.texts is not None else (default_pairs,):
-            features.PAIR_WEIGHT, features.PAIR_MIN_DF = weight, min_df
+        for weight in PAIR_WEIGHTS if examples.texts is not None else (default_weight,):
+            features.PAIR_WEIGHT = weight
             scores = judge(examples)
-            if (weight, min_df) == default_pairs:
+            if weight == default_weight:
                 rules[name] = scores
             if examples.texts is not None:
-                pairs.setdefault(name, {})[f"{weight}, {min_df}"] = scores["offset by cardinality, tau by F1; C by F1"]
+                pairs.setdefault(name, {})[str(weight)] = scores["offset by cardinality, tau by F1; C by F1"]
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     result = {
         "judge": "mean of micro- and macro-F1 on a quarter of the training rows that nothing else saw",
         "rule": table_of("rule", rules),
-        "pair weight, pair min_df": table_of("pair weight, smallest document count of a pair", pairs),
+        "pair weight": table_of("weight of word pairs", pairs),
     }
     if not quick:
         RESULTS.parent.mkdir(exist_ok=True)

@@ -37,7 +37,7 @@ def check_free(path: Path) -> None:
         raise InputError(f"{path}: expected a folder that does not exist yet; choose another --out or remove it.")
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"{path}: expected a place to write in, but {existing} is none; choose another --out.")
+        raise InputError(f"{path}: cannot make this folder, {existing} is no folder to write in; choose another --out.")
 
 
 def write_run(path: Path, files: dict[str, bytes]) -> None:

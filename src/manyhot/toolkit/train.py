@@ -138,7 +138,9 @@ def read(config: Config) -> Training:
         for part, given in parts.items():
             labelled, _ = drop_unlabelled(given)
             if not labelled.rows:
-                raise InputError(f"{given.source}: expected at least one row with labels, got none; name another --{part} file.")
+                raise InputError(
+                    f"{given.source}: expected at least one row with labels, got none; name another --{part} file."
+                )
             # The test file is cut, and the count said, where it is measured.
             parts[part] = labelled if part == "valid" else given
     check_trainable(examples)
