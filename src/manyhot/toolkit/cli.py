@@ -177,8 +177,8 @@ def demo(
 
 def main() -> None:
     """Run the command."""
-    # OpenMP threads that spin at barriers wait for cores that another process holds: beside one busy process a fit on
-    # 2 cores took 24 s spinning and 3 s sleeping. It must be said before torch is imported.
+    # OpenMP threads that spin at a barrier burn the core that the thread they wait for needs: on 2 cores, beside one
+    # busy process, fits took many times longer than with threads that sleep. It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A closed pipe, as in `manyhot evaluate ... | head`, is no error.
     if hasattr(signal, "SIGPIPE"):

@@ -17,8 +17,8 @@ from manyhot.toolkit.examples import Examples
 DesignMatrix = Any
 
 # Words, and beside them pairs of words at half weight, each block with rows of length 1. benchmarks/defaults.py chose
-# the weight on training rows; in one joint block the many pairs of a long text would push its words down. A pair must be
-# in 5 texts: from 3 on there are twice as many, and fitting takes as much longer.
+# the weight on training rows; in one joint block the many pairs of a long text would push its words down. A pair must
+# be in 5 texts: with 3, Reuters has twice as many, and fitting takes as much longer.
 WORDS = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b", "sublinear_tf": True}
 PAIR_WEIGHT = 0.5
 MIN_DF = 2
