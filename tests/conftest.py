@@ -3,9 +3,6 @@
 import os
 from pathlib import Path
 
-# Two workers share two cores: more threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import pytest
 import torch
 
@@ -14,6 +11,9 @@ from manyhot import logsumexp
 # The warning about probabilities looks at the first call of a process: whichever test that is, it is not about it.
 # test_logsumexp.py and test_conformance.py turn it on where it is the subject.
 logsumexp._first_call = False
+
+# Two workers share two cores, and on tensors this small more threads would only wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

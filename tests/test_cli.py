@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
-import torch
 from typer.testing import CliRunner
 
 import manyhot
@@ -29,15 +28,6 @@ KEYS = [
 KINDS = {"animal": "fox bird cat", "plant": "tree rose moss", "stone": "flint slate chalk"}
 COMMAND = [sys.executable, "-c", "from manyhot.toolkit.cli import main; main()"]
 FAST = "--set C=2 --tau 0"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch's threads off each other's cores: on tensors this small they only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

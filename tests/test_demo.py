@@ -5,21 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
 from manyhot import load_run
 from manyhot.toolkit import demo as module
 from manyhot.toolkit.train import Listener
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch's threads off each other's cores: on tensors this small they only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

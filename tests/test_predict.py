@@ -20,25 +20,7 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError, Matrix
 from manyhot.toolkit.predict import check_output, read_for, write_predictions
 from manyhot.toolkit.train import train
-
-KINDS = {"animal": "fox bird cat", "plant": "tree rose moss", "stone": "flint slate chalk", "rare": "comet nova"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch's threads off each other's cores: on tensors this small they only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def texts_and_sets(rows, seed=0):
-    rng = np.random.default_rng(seed)
-    sets = [sorted(rng.choice(list(KINDS), rng.integers(1, 4), replace=False, p=[0.4, 0.3, 0.2, 0.1])) for _ in
-            range(rows)]  # fmt: skip
-    texts = [" and ".join(rng.choice(KINDS[label].split()) for label in labels for _ in range(2)) for labels in sets]
-    return texts, [[str(label) for label in labels] for labels in sets]
+from tiny_texts import texts_and_sets
 
 
 def numbers_and_targets(rows, seed=0, features=4):

@@ -28,15 +28,6 @@ CONTENT = {name: f"content of {name}\n".encode() for name in FILES}
 COMMAND = [sys.executable, "-c", "from manyhot.toolkit.cli import main; main()"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch's threads off each other's cores: on tensors this small they only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def table(path, rows=30):
     rng = np.random.default_rng(0)
     kinds = {"animal": "fox bird cat", "plant": "tree rose moss", "stone": "flint slate chalk"}

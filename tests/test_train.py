@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
-import torch
 from safetensors.numpy import load_file
 
 from manyhot import load_run, multilabel_metrics
@@ -18,28 +17,9 @@ from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.cross_fit import FOLDS
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.train import Listener, Trained, train
+from tiny_texts import KINDS, texts_and_sets
 
-KINDS = {"animal": "fox bird cat", "plant": "tree rose moss", "stone": "flint slate chalk", "rare": "comet nova"}
 METRICS = set(multilabel_metrics(np.eye(2), np.eye(2), np.eye(2)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep torch's threads off each other's cores: on tensors this small they only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def texts_and_sets(rows, seed=0):
-    rng = np.random.default_rng(seed)
-    sets = []
-    for _ in range(rows):
-        sets.append(
-            [str(x) for x in rng.choice(list(KINDS), rng.integers(1, 4), replace=False, p=[0.4, 0.3, 0.2, 0.1])]
-        )
-    return [" and ".join(rng.choice(KINDS[name].split()) for name in labels) for labels in sets], sets
 
 
 def frame_of_texts(rows=50, seed=0):
