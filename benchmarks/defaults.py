@@ -88,7 +88,7 @@ def judge(examples: Examples) -> dict[str, float]:
     for strength in cross_fit.STRENGTHS:
         C = penalty(strength, folds)
         held = fit_folds(folds, models, loss=loss, C=C, solver="lbfgs", seed=0)
-        start = cross_fit._mean([model for model in models if model is not None])
+        start = cross_fit.mean_model([model for model in models if model is not None])
         model = fit_linear(X, torch.from_numpy(targets), loss=loss, C=C, start=start, max_iter=Config.max_iter)
         tried.append((held, model.logits(X_outer)))
     scores = {}

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,8 +38,8 @@ def fitted(examples):
     return found, found.transform(examples)
 
 
-def dense(X):
-    return X.toarray() if sp.issparse(X) else X
+def dense(X: Any) -> np.ndarray:
+    return X if isinstance(X, np.ndarray) else sp.csr_array(X).toarray()
 
 
 def directly(train, new, **parameters):

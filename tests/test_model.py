@@ -188,7 +188,7 @@ def test_default_tolerance_stops_near_the_optimum(monkeypatch, loss):
 def test_bias_is_not_penalised(tight, monkeypatch, solver):
     # With a penalty that leaves no weight, the bias alone fits the frequency of each label.
     monkeypatch.setattr(module, "BATCH_ROWS", 20)
-    monkeypatch.setattr(module, "EPOCHS", 50)
+    monkeypatch.setattr(module, "STEPS", 2000)
     X, targets = example()
     model = fit_linear(X, targets, loss=bce, C=1e-6, solver=solver, max_iter=2000)
     # AdamW's steps have about the size of the learning rate, also where the weights should be 0.

@@ -22,7 +22,7 @@ from manyhot.metrics import multilabel_metrics
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import Linear, Loss, Solver, fit_linear
+from manyhot.toolkit.model import Linear, Loss, Solver, fit_linear, mean_squared_length
 
 FOLDS = 3
 # C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised
@@ -127,7 +127,7 @@ def choose(
         metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
         step = Step(C, best_tau, offset, held.mean_loss(loss), metrics)
         on_step(step)
-        return Choice(step, _mean([model for model in models if model is not None]))
+        return Choice(step, mean_model([model for model in models if model is not None]))
 
     if C != "auto":
         return tried(C)
@@ -179,7 +179,7 @@ def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]
 
 def penalty(strength: float, folds: list[Fold]) -> float:
     """Return the C of a strength, to two digits."""
-    size = float(np.mean([_mean_squared_length(fold.X) for fold in folds]))
+    size = float(np.mean([mean_squared_length(fold.X) for fold in folds]))
     return float(f"{strength / size:.2g}")
 
 
@@ -227,13 +227,9 @@ def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
     return float(2 * hits.sum() / max(sizes.sum(), 1) + np.mean(2 * hits / np.maximum(sizes, 1))) / 2
 
 
-def _mean(models: list[Linear]) -> Linear | None:
+def mean_model(models: list[Linear]) -> Linear | None:
+    """Return the mean of linear models; None of none."""
     if not models:
         return None
     weight, bias = (torch.stack([getattr(m, name) for m in models]).mean(0) for name in ("weight", "bias"))
     return Linear(weight, bias)
-
-
-def _mean_squared_length(X: DesignMatrix) -> float:
-    values: np.ndarray = X if isinstance(X, np.ndarray) else X.data
-    return max(float(np.square(values, dtype=np.float64).sum()) / X.shape[0], 1e-12)
