@@ -152,3 +152,13 @@ def test_the_check_of_heavy_imports_can_fail() -> None:
 
 def test_py_typed_is_shipped() -> None:
     assert SOURCE.with_name("py.typed").is_file()
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    monkeypatch.delitem(sys.modules, "manyhot.toolkit.predict", raising=False)
+    for name in [name for name in sys.modules if name.startswith("manyhot.toolkit.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(vars(manyhot), "load_run", raising=False)
+    with pytest.raises(ImportError, match=r"manyhot\.load_run needs polars: pip install 'manyhot\[toolkit\]'"):
+        _ = manyhot.load_run

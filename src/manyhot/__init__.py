@@ -63,7 +63,13 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _MODULE:
         raise AttributeError(f"module 'manyhot' has no attribute {name!r}")
-    value = getattr(import_module(f"manyhot.{_MODULE[name]}"), name)
+    try:
+        module = import_module(f"manyhot.{_MODULE[name]}")
+    except ModuleNotFoundError as error:
+        if _MODULE[name].startswith("toolkit"):
+            raise ImportError(f"manyhot.{name} needs {error.name}: pip install 'manyhot[toolkit]'") from error
+        raise
+    value = getattr(module, name)
     globals()[name] = value
     return value
 
