@@ -34,7 +34,7 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n 0 tests/test_imports.py
 
-# Chooses the defaults of `manyhot train` on training files alone; about half an hour.
+# Chooses the defaults of `manyhot train` on training files alone; about a quarter of an hour.
 defaults: $(STAMP)
 	$(BIN)/python benchmarks/defaults.py
 
