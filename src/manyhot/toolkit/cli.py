@@ -239,7 +239,7 @@ def listening() -> "Iterator[Listener]":
             say(f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}")
             header = True
         say(
-            f"{step.C:>8.3g} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
+            f"{step.C:>8g} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
             f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
         )
 
@@ -301,7 +301,7 @@ def print_result(trained: "Trained") -> None:
     titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
     info = trained.run.info
     low, high = trained.run.cardinality
-    say(f"chosen: C {info['C']:.3g}, tau {info['tau']:.2f}, offset {info['offset']:+.2f}, {low} to {high} labels a row")
+    say(f"chosen: C {info['C']:g}, tau {info['tau']:.2f}, offset {info['offset']:+.2f}, {low} to {high} labels a row")
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))

@@ -156,7 +156,7 @@ def fit_folds(
             start=models[i],
             max_iter=MAX_ITER,
             seed=seed,
-            progress=lambda step, value, i=i: progress(f"C {C:.3g}, fold {i + 1} of {len(folds)}", step, value),
+            progress=lambda step, value, i=i: progress(f"C {C:g}, fold {i + 1} of {len(folds)}", step, value),
         )
         logits.append(fitted.logits(fold.X_held))
         # Mini-batches are for models too large to keep one a fold.

@@ -221,7 +221,7 @@ def fit(
         start=choice.start if choice else None,
         max_iter=config.max_iter,
         seed=config.seed,
-        progress=lambda n, value: listener.progress(f"C {C:.3g}, all rows", n, value),
+        progress=lambda n, value: listener.progress(f"C {C:g}, all rows", n, value),
     )
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
     run.model = Linear(model.weight, model.bias - tau * torch.from_numpy(prior_logits(targets)) + offset)
