@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,6 @@ class Run:
         Returns:
             Numbers. Labels that training did not know count as missed, and a warning names them.
         """
-        import warnings
-
         metrics, notes = self.evaluate_examples(self._labelled(data, targets))
         for note in notes:
             warnings.warn(note, stacklevel=2)

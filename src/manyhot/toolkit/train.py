@@ -20,8 +20,15 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.cross_fit import Choice, Fold, Step, choose, make_folds, prior_logits
 from manyhot.toolkit.data import InputError, Matrix, files_of, read_file, read_label_names
 from manyhot.toolkit.evaluate import align
-from manyhot.toolkit.examples import Examples, check_trainable, drop_unlabelled, examples_from_matrix, read_examples
-from manyhot.toolkit.features import Features
+from manyhot.toolkit.examples import (
+    Examples,
+    check_trainable,
+    drop_unlabelled,
+    examples_from_frame,
+    examples_from_matrix,
+    read_examples,
+)
+from manyhot.toolkit.features import DesignMatrix, Features
 from manyhot.toolkit.model import Linear, Loss, Plan, fit_linear, plan
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import check_free, free_path, provenance, to_json, write_run
@@ -124,7 +131,7 @@ def read(config: Config) -> Training:
             label_sep=config.label_sep,
             label_names=names,
         )
-        examples = read_examples(config.data, columns, label_names=names)
+        examples = examples_from_frame(raw, columns, source, label_names=names)
     parts = {
         part: read_examples(file, columns, label_names=examples.label_names if columns.label_format == "ids" else None)
         for part, file in (("valid", config.valid), ("test", config.test))
@@ -182,24 +189,16 @@ def fit(
         drop_unlabelled=config.drop_unlabelled,
         info={},
     )
-    if training.valid is not None:
-        held = align(training.valid.targets, training.valid.label_names, run.label_names)
-        if warning := held.warning():
-            listener.warn(warning)
-        folds = [Fold(X, targets, features.transform(training.valid), held.known)]
-    else:
-        folds = make_folds(X, targets, config.seed)
     steps: list[Step] = []
 
     def on_step(step: Step) -> None:
         steps.append(step)
         listener.on_step(step)
 
-    fixed = config.C != "auto" and config.tau != "auto" and training.valid is None
     choice: Choice | None = None
-    if not fixed:
+    if "auto" in (config.C, config.tau) or training.valid is not None:
         choice = choose(
-            folds,
+            folds_of(training, X, targets, features, config.seed, listener),
             loss=loss,
             C=config.C,
             tau=config.tau,
@@ -227,6 +226,18 @@ def fit(
     run.model = Linear(model.weight, model.bias - tau * torch.from_numpy(prior_logits(targets)) + offset)
     run.info = {"loss": config.loss, "C": C, "tau": tau, "offset": offset, "solver": memory.solver}
     return run, step, steps
+
+
+def folds_of(
+    training: Training, X: DesignMatrix, targets: np.ndarray, features: Features, seed: int, listener: Listener
+) -> list[Fold]:
+    """Hold out the rows of --valid, or else each third of the training rows once."""
+    if training.valid is None:
+        return make_folds(X, targets, seed)
+    held = align(training.valid.targets, training.valid.label_names, training.train.label_names)
+    if warning := held.warning():
+        listener.warn(warning)
+    return [Fold(X, targets, features.transform(training.valid), held.known)]
 
 
 def run_files(
