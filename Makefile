@@ -16,7 +16,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "manyhot needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	@echo "Setting up .venv with the $$(grep -c == constraints.txt) packages of constraints.txt, PyTorch among them."
-	@command -v nvidia-smi >/dev/null || test -n "$(TORCH_INDEX)" || echo "No NVIDIA driver here: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch's CPU wheel, 0.2 GB in place of 3 GB."
+	@command -v nvidia-smi >/dev/null || test -n "$(TORCH_INDEX)" || echo "No NVIDIA driver here: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch's CPU wheel and leaves out several GB of CUDA packages."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --quiet -c constraints.txt scikit-build-core
 	$(PIP) --quiet -c constraints.txt --no-build-isolation -e ".[dev]"

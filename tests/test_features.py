@@ -39,7 +39,7 @@ def fitted(examples):
 
 
 def dense(X: Any) -> np.ndarray:
-    return X if isinstance(X, np.ndarray) else sp.csr_array(X).toarray()
+    return X if isinstance(X, np.ndarray) else X.toarray()
 
 
 def directly(train, new, **parameters):
