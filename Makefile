@@ -2,6 +2,12 @@
 # make test   the whole test suite
 # make check  lint, types, import directions
 # Each sets up .venv first when it has to.
+#
+# make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
+# make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
+# make pure       an install where no compiler is: it works, and says once that it is slower
+# make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
+# make fuzz       the same for 10 minutes, or FUZZ_SECONDS
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,16 +15,19 @@ STAMP := .venv/set-up
 # TORCH_INDEX=URL takes PyTorch from that index, e.g. its CPU wheels, instead of the registry's CUDA build.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo test check defaults clean
+# Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
+export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
+
+.PHONY: setup demo test check defaults bench-cpu wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/manyhot/kernels/*.h src/manyhot/kernels/*.cpp)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "manyhot needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	@echo "Setting up .venv with the $$(grep -c == constraints.txt) packages of constraints.txt, PyTorch among them."
 	@command -v nvidia-smi >/dev/null || test -n "$(TORCH_INDEX)" || echo "No NVIDIA driver here: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch's CPU wheel and leaves out several GB of CUDA packages."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) --quiet -c constraints.txt scikit-build-core
+	$(PIP) --quiet -c constraints.txt scikit-build-core nanobind cmake ninja build
 	$(PIP) --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
 
@@ -37,6 +46,50 @@ check: $(STAMP)
 # Chooses the defaults of `manyhot train` on training files alone; about a quarter of an hour.
 defaults: $(STAMP)
 	$(BIN)/python benchmarks/defaults.py
+
+bench-cpu: $(STAMP)
+	$(BIN)/python benchmarks/cpu.py $(if $(QUICK),--quick)
+
+# A venv of its own that sees the packages of .venv behind its own, so that torch is not installed again.
+VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
+  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+  > $$(build/$(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth && \
+  build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index
+KERNEL_TESTS := test_native test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
+
+wheel: $(STAMP)
+	rm -rf dist && $(BIN)/python -m build --no-isolation --outdir dist .
+	$(call VENV_OF,wheel) dist/manyhot-*.whl
+	elsewhere=$$(mktemp -d) && cp -r tests pyproject.toml $$elsewhere && cd $$elsewhere && \
+	  $(CURDIR)/build/wheel/bin/python -m pytest $(if $(KERNEL),$(KERNEL_TESTS:%=tests/%*.py),tests) && rm -r $$elsewhere
+
+pure: $(STAMP)
+	rm -rf build/pure-wheel && MANYHOT_NATIVE= CXX=/nowhere/c++ $(BIN)/python -m pip --disable-pip-version-check wheel \
+	  --quiet --no-deps --no-build-isolation -w build/pure-wheel .
+	$(call VENV_OF,pure) build/pure-wheel/manyhot-*-none-any.whl
+	cd build && pure/bin/python ../tests/pure_install.py
+
+# The driver and the kernel of each instruction set, with the flags of CMakeLists.txt but for -O3.
+KERNELS := src/manyhot/kernels
+NATIVE := build/native
+FUZZ_SECONDS ?= 600
+X86 := $(filter x86_64 amd64,$(shell uname -m))
+ISAS := baseline $(if $(X86),v3 v4)
+CHECKED := -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fopenmp -Wall -Wextra -Wno-psabi \
+  -Wno-maybe-uninitialized -fno-math-errno -fno-trapping-math $(if $(X86),-DMANYHOT_X86)
+
+$(NATIVE)/%.o: $(KERNELS)/instruction_set.cpp $(wildcard $(KERNELS)/*.h)
+	@mkdir -p $(@D)
+	$(CXX) $(CHECKED) -DMANYHOT_ISA=$* $(if $(filter-out baseline,$*),-march=x86-64-$*) -c $< -o $@
+
+$(NATIVE)/driver: tests/native/driver.cpp $(ISAS:%=$(NATIVE)/%.o) $(wildcard $(KERNELS)/*.h)
+	$(CXX) $(CHECKED) -I$(KERNELS) $< $(ISAS:%=$(NATIVE)/%.o) -o $@
+
+sanitize: $(NATIVE)/driver
+	$< 30
+
+fuzz: $(NATIVE)/driver
+	$< $(FUZZ_SECONDS) $(SEED)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache

@@ -348,9 +348,9 @@ def test_mask_errors(function: Any) -> None:
             function(LOGITS, TARGETS, mask=torch.ones(shape, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("impl", ["native", "triton", "blocked", "Eager", "", None])
+@pytest.mark.parametrize("impl", ["triton", "Eager", "", None])
 def test_the_seam_for_implementations_refuses_what_is_not_there(impl: Any) -> None:
-    with pytest.raises(ValueError, match=rf'impl must be "auto" or "eager"; got {impl!r}'):
+    with pytest.raises(ValueError, match=rf'impl must be "auto", "eager", "blocked" or "native"; got {impl!r}'):
         manyhot.signed_logsumexp(LOGITS, TARGETS, impl=impl)
 
 

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from manyhot.decisions import decide, top_k
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
     from manyhot.logsumexp import signed_logsumexp, validate
+    from manyhot.losses.divergence import zlpr_divergence
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.metrics import multilabel_metrics
     from manyhot.split import stratified_split
-    from manyhot.targets import smooth_labels
+    from manyhot.targets import IndexTargets, smooth_labels
     from manyhot.toolkit.predict import Run, load_run
 
 __all__ = [
     "CardinalityRange",
+    "IndexTargets",
     "PairwiseLoss",
     "Run",
     "SingleLogLoss",
@@ -41,6 +43,7 @@ __all__ = [
     "stratified_split",
     "top_k",
     "validate",
+    "zlpr_divergence",
     "zlpr_loss",
 ]
 
@@ -51,10 +54,11 @@ _HOME = {
     "decisions": ("decide", "top_k"),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp", "validate"),
+    "losses.divergence": ("zlpr_divergence",),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "metrics": ("multilabel_metrics",),
     "split": ("stratified_split",),
-    "targets": ("smooth_labels",),
+    "targets": ("IndexTargets", "smooth_labels"),
     "toolkit.predict": ("Run", "load_run"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

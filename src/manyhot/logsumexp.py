@@ -5,30 +5,36 @@ are dealt with here and nowhere else.
 """
 
 import math
+import sys
 import warnings
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from manyhot.kernels import blocked, native
 from manyhot.targets import (
-    check_batch,
+    IndexTargets,
+    Targets,
     check_broadcast,
-    check_dense,
+    check_forms,
+    check_listed,
     check_values,
     first_cell,
     known_cells,
+    targets_of,
+    traced,
     values_readable,
 )
 
-Impl = Literal["auto", "eager"]
+Impl = Literal["auto", "eager", "blocked", "native"]
 
 _first_call = True
 
 
 def signed_logsumexp(
     logits: Tensor,
-    targets: Tensor,
+    targets: Any,
     *,
     threshold: float | Tensor = 0.0,
     scale: float = 1.0,
@@ -50,14 +56,17 @@ def signed_logsumexp(
     Args:
         logits: (..., labels), any floating dtype. -inf and +inf are allowed.
         targets: same shape, any dtype: 0/1 or soft values in [0, 1]. -1, -100 and NaN mean unknown: such a cell has no
-            effect and no gradient, whatever its logit.
+            effect and no gradient, whatever its logit. Or the positives alone: :class:`manyhot.IndexTargets`, a
+            torch.sparse_csr tensor or a scipy.sparse matrix.
         threshold: the logit above which a label is predicted; a number or a tensor that broadcasts to the logits:
             one per label (labels,), one per row (..., 1). May require a gradient.
         scale: > 0, sharpness of both sums.
         margin: >= 0, how far beyond the threshold a logit is pushed, on either side.
         mask: boolean, broadcastable to logits, True where the label is known.
         label_weight: >= 0, broadcastable to logits, usually (labels,), a factor inside the log; 0 removes a label.
-        impl: `"eager"` is the formula in plain PyTorch; `"auto"` takes the fastest implementation that fits.
+        impl: `"eager"` is the formula in plain PyTorch, with derivatives of any order; `"native"` the C++ kernel for
+            the CPU; `"blocked"` PyTorch in blocks of rows that fit the cache; `"auto"` takes the fastest that fits.
+            What is asked for by name never falls back: where it does not fit, the error says why.
 
     Returns:
         (neg, pos), each of the leading shape of logits, float32 (float64 for float64 logits). -inf where a side is
@@ -65,8 +74,9 @@ def signed_logsumexp(
 
     Raises:
         TypeError: logits that are not floating-point, a mask that is not boolean.
-        ValueError: shapes that do not fit, options out of range and, on the CPU outside of torch.compile, targets out
-            of range or negative weights. :func:`manyhot.validate` checks values anywhere.
+        ValueError: shapes that do not fit, options out of range, an `impl` that does not fit and, on the CPU outside
+            of torch.compile, targets out of range or negative weights. :func:`manyhot.validate` checks values anywhere.
+        RuntimeError: second derivatives through a kernel; `impl="eager"` has them.
 
     Reduces to:
         ``torch.logsumexp`` of the logits where all targets are 0, and of the negated logits where all are 1.
@@ -85,13 +95,39 @@ def signed_logsumexp(
     References:
         Su, kexue.fm/archives/7359 and 9064; ZLPR, arXiv 2208.02955; Circle loss, arXiv 2002.10857, equation (1).
     """
-    check_batch(logits, targets, mask)
+    batch = checked(logits, targets, threshold, scale, margin, mask, label_weight)
+    return sums(batch, implementation(batch, impl))
+
+
+class Batch(NamedTuple):
+    """What goes into the two sums, checked: targets dense or listed, numbers of the type that is computed in."""
+
+    logits: Tensor
+    targets: Targets
+    threshold: float | Tensor
+    scale: float
+    margin: float
+    mask: Tensor | None
+    label_weight: Tensor | None
+    dtype: torch.dtype
+
+
+def checked(
+    logits: Tensor,
+    targets: Any,
+    threshold: float | Tensor,
+    scale: float,
+    margin: float,
+    mask: Tensor | None,
+    label_weight: Tensor | None,
+) -> Batch:
+    """Check forms and options, and what values cost little. An implementation checks the targets as it reads them."""
+    targets = targets_of(targets, logits)
+    check_forms(targets, logits, mask)
     if not scale > 0:
         raise ValueError(f"scale must be positive; got {scale}.")
     if not margin >= 0:
         raise ValueError(f"margin must be 0 or more: it pushes both sides away from the threshold; got {margin}.")
-    if impl not in ("auto", "eager"):
-        raise ValueError(f'impl must be "auto" or "eager"; got {impl!r}.')
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if isinstance(threshold, Tensor):
         check_broadcast("threshold", threshold, logits)
@@ -102,23 +138,93 @@ def signed_logsumexp(
         if values_readable(label_weight) and not bool((label_weight >= 0).all()):
             wrong = label_weight[~(label_weight >= 0)][0].item()
             raise ValueError(f"label_weight must be 0 or more; got {wrong:g}.")
-    if values_readable(logits):
+    if _first_call and values_readable(logits):
         _warn_of_probabilities(logits)
-    return _eager(logits.to(dtype), targets, threshold, scale, margin, known_cells(targets, mask), label_weight)
+    return Batch(logits, targets, threshold, scale, margin, mask, label_weight, dtype)
 
 
-def _eager(
-    s: Tensor,
-    targets: Tensor,
-    threshold: float | Tensor,
-    scale: float,
-    margin: float,
-    known: Tensor | None,
-    label_weight: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def implementation(batch: Batch, impl: Impl) -> Impl:
+    """Choose what computes a batch: what is asked for if it fits, for "auto" the fastest that fits.
+
+    Raises:
+        ValueError: no such implementation, or one that does not fit, with all reasons.
+    """
+    if impl == "eager":
+        return impl
+    if impl not in ("auto", "blocked", "native"):
+        raise ValueError(f'impl must be "auto", "eager", "blocked" or "native"; got {impl!r}.')
+    against = _against_kernels(batch)
+    if impl == "auto":
+        if against:
+            return "eager"
+        if native.MISSING is None:
+            return "native"
+        native.warn_missing(_level_of_the_caller())
+        return "blocked"
+    if impl == "native" and native.MISSING is not None:
+        against.append(native.MISSING)
+    if against:
+        raise ValueError(f'impl="{impl}" cannot compute this: {"; ".join(against)}. Use impl="auto".')
+    return impl
+
+
+def _against_kernels(batch: Batch) -> list[str]:
+    """List why no kernel of the CPU fits: they see numbers and give first derivatives by logits and threshold alone."""
+    if traced() or torch._C._len_torch_dispatch_stack():  # pyright: ignore
+        return ["torch.compile, torch.func or a dispatch mode traces the call"]
+    if isinstance(batch.targets, IndexTargets):
+        targets, ids = batch.targets.soft, batch.targets.labels
+    else:
+        targets, ids = batch.targets, None
+    for x in (batch.logits, targets, ids, batch.threshold, batch.mask, batch.label_weight):
+        if x is None or isinstance(x, float | int):
+            continue
+        if not x.is_cpu:
+            return [f"it runs on the CPU, and a tensor is on {x.device}"]
+        if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+            return [f"it takes plain tensors, not {type(x).__name__}"]
+    reasons = []
+    for name, x in (("targets", targets), ("label_weight", batch.label_weight)):
+        if x is not None and x.requires_grad and torch.is_grad_enabled():
+            reasons.append(f"it has no gradient with respect to {name}")
+    if torch.autograd.forward_ad._current_level >= 0:
+        reasons.append("it has no forward-mode derivatives")
+    return reasons
+
+
+def sums(batch: Batch, impl: Impl) -> tuple[Tensor, Tensor]:
+    """Compute neg and pos by a chosen implementation."""
+    if impl == "native":
+        return native.sums(batch)
+    if impl == "eager":
+        batch = dense(batch)
+    elif isinstance(batch.targets, IndexTargets):
+        check_listed(batch.targets, batch.logits.shape[-1])
+    if isinstance(batch.targets, Tensor) and values_readable(batch.logits, batch.targets, batch.mask):
+        check_values(batch.targets, batch.mask)
+    return eager(batch) if impl == "eager" else blocked.sums(batch, lambda block: exponents(dense(block)))
+
+
+def dense(batch: Batch) -> Batch:
+    """Write listed targets out."""
+    if isinstance(batch.targets, IndexTargets):
+        batch = batch._replace(targets=batch.targets.dense(batch.logits.shape[-1]))
+    return batch
+
+
+def eager(batch: Batch) -> tuple[Tensor, Tensor]:
     """Compute the formula as it is written: the specification of every other implementation."""
-    t = targets.to(s.dtype)
+    neg, pos = exponents(batch)
+    return logsumexp(neg), logsumexp(pos)
+
+
+def exponents(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Write out what each label has in either sum, -inf where it has nothing; targets must be dense."""
+    logits, targets, threshold, scale, margin, mask, label_weight, dtype = batch
+    assert isinstance(targets, Tensor)
+    s, t = logits.to(dtype), targets.to(dtype)
     negative, positive = t < 1, t > 0
+    known = known_cells(targets, mask)
     if known is not None:
         negative, positive, s = negative & known, positive & known, torch.where(known, s, 0)
     log_weight = 0.0
@@ -131,14 +237,11 @@ def _eager(
     log_1_t = torch.log1p(-torch.where(negative, t, 0))
     neg = scale * (s - threshold + margin) + log_1_t + log_weight
     pos = -scale * (s - threshold - margin) + log_t + log_weight
-    return (
-        logsumexp(torch.where(negative, neg, -math.inf)),
-        logsumexp(torch.where(positive, pos, -math.inf)),
-    )
+    return torch.where(negative, neg, -math.inf), torch.where(positive, pos, -math.inf)
 
 
 def logsumexp(terms: Tensor) -> Tensor:
-    """Reduce the last axis: -inf for a row of -inf, +inf for one with +inf, both with gradient 0.
+    """Reduce the last axis: -inf for a row of -inf, +inf for one with +inf, both with gradient 0; NaN where one is.
 
     torch.logsumexp has the same values, but its gradient is NaN in these two cases.
     """
@@ -150,17 +253,17 @@ def logsumexp(terms: Tensor) -> Tensor:
     empty = total == 0
     value = torch.where(empty, 1, total).log() + peak.squeeze(-1)
     value = torch.where(empty, -math.inf, value)
-    return torch.where(infinite.any(-1), math.inf, value)
+    return torch.where(infinite.any(-1) & ~value.isnan(), math.inf, value)
 
 
-def validate(logits: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> None:
+def validate(logits: Tensor, targets: Any, *, mask: Tensor | None = None) -> None:
     """Check a batch, values included: what the losses check by themselves only on the CPU and outside of torch.compile.
 
     Call it on the first batches of a run on a GPU; it waits for the device.
 
     Args:
         logits: (..., labels), floating dtype.
-        targets: same shape, 0/1 or soft, -1, -100 or NaN where unknown.
+        targets: same shape, 0/1 or soft, -1, -100 or NaN where unknown; or listed or sparse.
         mask: boolean, broadcastable to logits, True where the label is known.
 
     Raises:
@@ -174,7 +277,10 @@ def validate(logits: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> 
         ...
         ValueError: targets must lie in [0, 1], or be -1, -100 or NaN where unknown; got 2 at row 1, label 1.
     """
-    check_dense(targets, logits, mask)
+    targets = targets_of(targets, logits)
+    check_forms(targets, logits, mask)
+    if isinstance(targets, IndexTargets):
+        targets = targets.dense(logits.shape[-1])
     check_values(targets, mask)
     nan = logits.isnan()
     known = known_cells(targets, mask)
@@ -190,7 +296,7 @@ def validate(logits: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> 
 def _warn_of_probabilities(logits: Tensor) -> None:
     """Warn, at the first call of a process only, when the logits look like probabilities."""
     global _first_call
-    if not _first_call or logits.numel() == 0:
+    if logits.numel() == 0:
         return
     _first_call = False
     low, high = (float(x) for x in logits.detach().aminmax())
@@ -199,5 +305,13 @@ def _warn_of_probabilities(logits: Tensor) -> None:
         warnings.warn(
             "all logits lie in [0, 1]. manyhot takes raw scores: remove the sigmoid or softmax before the loss, "
             "and predict a label where its logit is above 0 (manyhot.decide).",
-            stacklevel=4,
+            stacklevel=_level_of_the_caller(),
         )
+
+
+def _level_of_the_caller() -> int:
+    """Count the frames up to the line outside of manyhot that called: where a warning belongs."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "manyhot":
+        frame, level = frame.f_back, level + 1
+    return level

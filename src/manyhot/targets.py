@@ -1,7 +1,9 @@
-"""The formats a target can have: dense 0/1 or soft values of any dtype, with cells that are unknown."""
+"""The formats a target can have: dense 0/1 or soft values of any dtype with unknown cells, and lists of positives."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +11,190 @@ Smoothing = Literal["mass", "uniform"]
 
 # Both are in use for "not annotated": -1 in medical and missing-label data, -100 from torch's ignore_index.
 UNKNOWN = (-1, -100)
+
+
+class IndexTargets:
+    """Targets as the list of positive labels of each row: what millions of labels need, and what files hold.
+
+    Equal to dense targets with 1 at the listed labels and 0 elsewhere, in loss and gradient; nothing of size
+    rows x labels is made. A label listed twice counts once.
+
+    Three forms, of which the first and the last are kept as they come:
+
+    - a padded tensor of label ids, (..., width), where -1 is padding, anywhere in the row;
+    - a list of lists of label ids, one list a row, of any length;
+    - the ids of all rows one after the other, (ids,), with `offsets`, (rows + 1,): row r has the ids from offsets[r]
+      up to offsets[r + 1], as in the `indices` and `indptr` of a CSR matrix.
+
+    -1 is padding here, while in dense targets it marks an unknown label: unknown labels of listed targets go into
+    `mask`. The losses also take torch's sparse CSR tensors and scipy.sparse matrices as they are.
+
+    Args:
+        labels: int32 or int64 ids in one of the three forms.
+        offsets: int32 or int64, for the third form alone.
+        soft: targets in [0, 1] of the listed labels, shape of `labels`, where they are not 1. Of a label listed twice
+            the larger counts.
+
+    Raises:
+        TypeError: ids that are not integers.
+        ValueError: offsets that do not cut `labels` into rows, `soft` of another shape. Ids that are no label are
+            found by the loss, which names row and id.
+
+    Example:
+        >>> import torch, manyhot
+        >>> logits = torch.tensor([[2.0, -1.0, 3.0], [0.5, -0.5, -2.0]])
+        >>> manyhot.zlpr_loss(logits, torch.tensor([[1, 0, 1], [0, 1, 0]]))
+        tensor(1.2405)
+        >>> manyhot.zlpr_loss(logits, manyhot.IndexTargets([[0, 2], [1]]))
+        tensor(1.2405)
+        >>> manyhot.zlpr_loss(logits, manyhot.IndexTargets(torch.tensor([[2, 0], [-1, 1]])))
+        tensor(1.2405)
+        >>> manyhot.zlpr_loss(logits, manyhot.IndexTargets(torch.tensor([0, 2, 1]), torch.tensor([0, 2, 3])))
+        tensor(1.2405)
+    """
+
+    __slots__ = ("labels", "offsets", "soft")
+
+    def __init__(
+        self, labels: Tensor | Sequence[Sequence[int]], offsets: Tensor | None = None, *, soft: Tensor | None = None
+    ) -> None:
+        if not isinstance(labels, Tensor):
+            if offsets is not None or soft is not None:
+                raise TypeError("offsets and soft go with a tensor of labels; a list of lists has its rows already.")
+            labels, offsets = _joined(labels)
+        self.labels = _ids("labels", labels)
+        self.offsets = None if offsets is None else _ids("offsets", offsets)
+        if self.offsets is None:
+            if labels.ndim == 0:
+                raise ValueError("labels must be padded ids of shape (..., width); got a single number.")
+        elif labels.ndim != 1 or self.offsets.ndim != 1 or len(self.offsets) == 0:
+            raise ValueError(
+                "with offsets, labels must have shape (ids,) and offsets (rows + 1,); "
+                f"got {tuple(labels.shape)} and {tuple(self.offsets.shape)}."
+            )
+        elif values_readable(self.offsets):
+            ends = self.offsets
+            if ends[0] != 0 or ends[-1] != len(labels) or bool((ends.diff() < 0).any()):
+                raise ValueError(
+                    f"offsets must rise from 0 to the number of ids, {len(labels)}; "
+                    f"got {ends[0].item()} to {ends[-1].item()}{', with a step down' * bool((ends.diff() < 0).any())}. "
+                    "torch.nn.EmbeddingBag leaves out the last one: append it."
+                )
+        if soft is not None and (not soft.is_floating_point() or soft.shape != labels.shape):
+            raise ValueError(
+                f"soft must be floating-point and have the shape of labels, {tuple(labels.shape)}; "
+                f"got {soft.dtype} of shape {tuple(soft.shape)}."
+            )
+        self.soft = soft
+
+    @property
+    def shape(self) -> torch.Size:
+        """The leading shape: that of the logits without the label axis."""
+        return self.labels.shape[:-1] if self.offsets is None else torch.Size([len(self.offsets) - 1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the ids are."""
+        return self.labels.device
+
+    def to(self, device: torch.device | str) -> "IndexTargets":
+        """Move to a device."""
+        offsets, soft = (None if x is None else x.to(device) for x in (self.offsets, self.soft))
+        return IndexTargets(self.labels.to(device), offsets, soft=soft)
+
+    def dense(self, num_labels: int) -> Tensor:
+        """Write the same targets out, (..., num_labels): boolean, or of the type of `soft`.
+
+        Raises:
+            ValueError: an id that is no label, a target outside [0, 1]; names the row.
+        """
+        if values_readable(self.labels):
+            check_listed(self, num_labels)
+        ids, rows = self.labels, self.shape.numel()
+        if self.offsets is None:
+            ids = ids.reshape(rows, ids.shape[-1])
+            row = torch.arange(rows, device=self.device).unsqueeze(-1)
+        else:
+            row = torch.repeat_interleave(self.offsets.diff(), output_size=len(ids))
+        # Padding goes to a column of its own, which is cut off.
+        cell = (row * (num_labels + 1) + torch.where(ids < 0, num_labels, ids)).reshape(-1)
+        size = rows * (num_labels + 1)
+        if self.soft is None:
+            written = torch.zeros(size, dtype=torch.bool, device=self.device).scatter_(0, cell, True)
+        else:
+            written = torch.zeros(size, dtype=self.soft.dtype, device=self.device)
+            written = written.scatter_reduce(0, cell, self.soft.reshape(-1), "amax")
+        return written.view(*self.shape, num_labels + 1)[..., :-1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        parts = [repr(self.labels), *(f"{n}={v!r}" for n in ("offsets", "soft") if (v := getattr(self, n)) is not None)]
+        return f"IndexTargets({', '.join(parts)})"
+
+
+Targets = Tensor | IndexTargets
+
+
+def _joined(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Turn a list of lists into ids and offsets."""
+    try:
+        counts = [len(row) for row in rows]
+        ids = torch.tensor([label for row in rows for label in row] or [], dtype=None if any(counts) else torch.int64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            "labels must be a tensor or a list of lists of label ids, one list a row: [[0, 2], [], [1]]."
+        ) from None
+    return ids, torch.from_numpy(np.cumsum([0, *counts], dtype=np.int64))
+
+
+def _ids(name: str, ids: Tensor) -> Tensor:
+    if ids.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+        raise TypeError(f"{name} must be integers, int64 or int32; got {ids.dtype}.")
+    return ids.long()
+
+
+def targets_of(targets: Any, logits: Tensor) -> Targets:
+    """Take the targets of a batch in any format, and return a dense tensor or IndexTargets.
+
+    Raises:
+        TypeError: what is no format of targets.
+        ValueError: a sparse matrix that has not the shape of the logits.
+    """
+    if isinstance(targets, IndexTargets):
+        return targets
+    if isinstance(targets, Tensor):
+        if targets.layout == torch.strided:
+            return targets
+        if targets.layout != torch.sparse_csr or targets.ndim != 2:
+            raise TypeError(
+                f"sparse targets must be a two-dimensional torch.sparse_csr tensor; got {targets.layout} of shape "
+                f"{tuple(targets.shape)}. Use targets.to_sparse_csr()."
+            )
+        arrays = (targets.col_indices(), targets.crow_indices(), targets.values())
+    elif hasattr(targets, "tocsr"):
+        matrix = targets.tocsr()
+        if not matrix.has_canonical_format and (matrix.data != 1).any():
+            # Entries that a matrix holds twice are added, as its own toarray does; ones count once.
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+        arrays = (torch.from_numpy(np.asarray(x)) for x in (matrix.indices, matrix.indptr, matrix.data))
+    else:
+        listed = " Lists of label ids go into manyhot.IndexTargets." if isinstance(targets, list | tuple) else ""
+        raise TypeError(
+            "targets must be a tensor of 0/1 or of values in [0, 1], shaped like the logits, manyhot.IndexTargets, "
+            f"a torch.sparse_csr tensor or a scipy.sparse matrix; got {type(targets).__name__}.{listed}"
+        )
+    if isinstance(logits, Tensor) and tuple(targets.shape) != tuple(logits.shape):
+        raise ValueError(
+            f"targets must have the shape of logits, {tuple(logits.shape)}; got a sparse matrix of {targets.shape}."
+        )
+    labels, offsets, values = arrays
+    values = values.to(labels.device)
+    hard = values.dtype == torch.bool or (values_readable(values) and bool((values == 1).all()))
+    soft = None if hard else values if values.is_floating_point() else values.float()
+    return IndexTargets(labels, offsets, soft=soft)
 
 
 def known_cells(targets: Tensor, mask: Tensor | None = None) -> Tensor | None:
@@ -27,34 +213,30 @@ def known_cells(targets: Tensor, mask: Tensor | None = None) -> Tensor | None:
     return mask if known is None else known & mask
 
 
-def known_rows(targets: Tensor, mask: Tensor | None = None) -> Tensor | None:
+def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:
     """Say which rows have a known label: True per row, or None when all have."""
+    if isinstance(targets, IndexTargets):
+        return None if mask is None or mask.ndim == 0 else mask.any(-1).expand(targets.shape)
     known = known_cells(targets, mask)
     return None if known is None else known.any(-1)
 
 
+def traced() -> bool:
+    """Say whether torch.compile or torch.func is at work, so that a tensor's values cannot be looked at."""
+    # torch offers no public way to ask for the transforms of torch.func.
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+
+
 def values_readable(*tensors: Tensor | None) -> bool:
-    """Say whether looking at values costs no device sync and breaks no trace (torch.compile, torch.func)."""
-    return not torch.compiler.is_compiling() and not any(
-        # torch offers no public way to ask for vmap and grad of torch.func.
-        t.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(t)  # pyright: ignore
-        for t in tensors
-        if t is not None
-    )
+    """Say whether looking at values costs no device sync and breaks no trace."""
+    return not traced() and all(t is None or t.device.type == "cpu" for t in tensors)
 
 
-def check_batch(logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
-    """Check shapes and types always, and values where that is free of a device sync."""
-    check_dense(targets, logits, mask)
-    if values_readable(logits, targets, mask):
-        check_values(targets, mask)
-
-
-def check_dense(targets: Tensor, logits: Tensor, mask: Tensor | None = None) -> None:
-    """Check that dense targets and their mask fit the logits, whatever their values.
+def check_forms(targets: Targets, logits: Tensor, mask: Tensor | None = None) -> None:
+    """Check that targets and their mask fit the logits, whatever their values.
 
     Raises:
-        TypeError: logits that are not floating-point, targets that are no real tensor, a mask that is not boolean.
+        TypeError: logits that are not floating-point, targets that are complex, a mask that is not boolean.
         ValueError: logits without a label axis, or shapes that differ.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
@@ -63,15 +245,24 @@ def check_dense(targets: Tensor, logits: Tensor, mask: Tensor | None = None) -> 
             f"logits must be a floating-point tensor, the raw scores of a model; got {came}. "
             "The order is loss(logits, targets): are the two swapped?"
         )
-    if not isinstance(targets, Tensor) or targets.is_complex():
-        came = f"a tensor of {targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__
-        raise TypeError(f"targets must be a tensor of 0/1 or of values in [0, 1], shaped like the logits; got {came}.")
-    if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise ValueError(f"logits must have shape (..., labels) with at least one label; got {tuple(logits.shape)}.")
-    if targets.shape != logits.shape:
+    shape = logits.shape
+    if len(shape) == 0 or shape[-1] == 0:
+        raise ValueError(f"logits must have shape (..., labels) with at least one label; got {tuple(shape)}.")
+    if isinstance(targets, IndexTargets):
+        if targets.shape != shape[:-1]:
+            raise ValueError(
+                f"targets must list the labels of {tuple(shape[:-1])} rows, the leading shape of logits; "
+                f"got {tuple(targets.shape)}."
+            )
+    elif targets.is_complex():
+        raise TypeError(
+            f"targets must be 0/1 or values in [0, 1], shaped like the logits; got a tensor of {targets.dtype}."
+        )
+    elif targets.shape != shape:
         raise ValueError(
-            f"targets must have the shape of logits, {tuple(logits.shape)}; got {tuple(targets.shape)}. "
-            "Targets are many-hot, one 0/1 per label: class ids become that with torch.nn.functional.one_hot."
+            f"targets must have the shape of logits, {tuple(shape)}; got {tuple(targets.shape)}. "
+            "Targets are many-hot, one 0/1 per label: class ids become that with torch.nn.functional.one_hot, "
+            "lists of label ids go into manyhot.IndexTargets."
         )
     if mask is not None:
         if mask.dtype != torch.bool:
@@ -106,15 +297,51 @@ def check_values(targets: Tensor, mask: Tensor | None = None) -> None:
         wrong = wrong & known
     if wrong.any():
         raise ValueError(
-            f"targets must lie in [0, 1], or be -1, -100 or NaN where unknown; "
+            "targets must lie in [0, 1], or be -1, -100 or NaN where unknown; "
             f"got {targets[wrong][0].item():g} at {first_cell(wrong)}."
         )
+
+
+def check_listed(targets: IndexTargets, num_labels: int) -> None:
+    """Check that every listed id is a label, and that soft targets lie in [0, 1].
+
+    Raises:
+        ValueError: names the first row and id that is none, or the target that does not.
+    """
+    labels, soft = targets.labels, targets.soft
+
+    def row_of(place: list[int]) -> str:
+        if targets.offsets is not None:
+            place = [int((targets.offsets <= place[0]).sum()) - 1, 0]
+        row = place[:-1]
+        return f" in {name_row(row)}" if row else ""
+
+    wrong = ((labels < -1) | (labels >= num_labels)).nonzero()
+    if len(wrong):
+        place = wrong[0].tolist()
+        raise ValueError(
+            f"label ids must lie in 0 to {num_labels - 1}, the last axis of the logits, or be -1 for padding; "
+            f"got {labels[tuple(place)].item()}{row_of(place)}."
+        )
+    if soft is not None:
+        wrong = (~((soft >= 0) & (soft <= 1)) & (labels >= 0)).nonzero()
+        if len(wrong):
+            place = wrong[0].tolist()
+            raise ValueError(
+                f"listed targets must lie in [0, 1]; got {soft[tuple(place)].item():g}{row_of(place)}, "
+                f"label {labels[tuple(place)].item()}. Unknown labels go into mask."
+            )
+
+
+def name_row(row: list[int]) -> str:
+    """Name a row for a message: `row 3`, or `row (0, 3)` where rows have several axes."""
+    return f"row {row[0] if len(row) == 1 else tuple(row)}"
 
 
 def first_cell(where: Tensor) -> str:
     """Name the first True cell for a message: `row 3, label 7`."""
     *row, label = where.nonzero()[0].tolist()
-    return ", ".join([f"row {row[0] if len(row) == 1 else tuple(row)}"] * bool(row) + [f"label {label}"])
+    return ", ".join([name_row(row)] * bool(row) + [f"label {label}"])
 
 
 def smooth_labels(

@@ -26,6 +26,17 @@ def reduce(
         sample_weight: >= 0, broadcastable to loss.
         reduction: `"mean"` (0 where no row counts), `"sum"`, or `"none"`: the weighted losses, leading axes kept.
     """
+    return apply(row_weights(loss, known_rows, sample_weight, reduction), loss, reduction)
+
+
+def row_weights(
+    loss: Tensor, known_rows: Tensor | None, sample_weight: Tensor | None, reduction: Reduction
+) -> Tensor | float:
+    """Return what the loss of a row is multiplied with: one number, or a tensor of the shape of loss."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none"; got {reduction!r}.')
+    if known_rows is None and sample_weight is None:
+        return 1 / max(loss.numel(), 1) if reduction == "mean" else 1.0
     weight = torch.ones_like(loss) if sample_weight is None else sample_weight
     try:
         weight = weight.to(loss.dtype).expand(loss.shape)
@@ -36,13 +47,17 @@ def reduce(
         ) from None
     if known_rows is not None:
         weight = torch.where(known_rows, weight, 0)
-    # `where` and not a product alone: a row of weight 0 stays out of the sum even if its loss is infinite.
-    weighted = torch.where(weight == 0, 0, loss) * weight
-    if reduction == "none":
-        return weighted
-    if reduction == "sum":
-        return weighted.sum()
     if reduction == "mean":
         total = weight.sum()
-        return weighted.sum() / torch.where(total == 0, 1, total)
-    raise ValueError(f'reduction must be "mean", "sum" or "none"; got {reduction!r}.')
+        weight = weight / torch.where(total == 0, 1, total)
+    return weight
+
+
+def apply(weights: Tensor | float, loss: Tensor, reduction: Reduction) -> Tensor:
+    """Multiply the losses of rows with their weights, and add up."""
+    if isinstance(weights, Tensor):
+        # `where` and not a product alone: a row of weight 0 stays out of the sum even if its loss is infinite.
+        loss = torch.where(weights == 0, 0, loss) * weights
+    elif weights != 1:
+        return loss.sum() * weights
+    return loss if reduction == "none" else loss.sum()

@@ -5,6 +5,8 @@ neg, pos = signed_logsumexp(logits, targets)
 ZLPR         softplus(neg) + softplus(pos)       predict s > 0
 pairwise     softplus(neg + pos)                 predict the top k, k known
 single log   softplus(logaddexp(neg, pos))       predict s > 0
+
+The three lines stand first; each function below adds its options and what there is to say.
 """
 
 import math
@@ -14,23 +16,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyhot.logsumexp import Impl, logsumexp, signed_logsumexp
+from manyhot.logsumexp import Impl, logsumexp
 from manyhot.losses.hyperparameters import keep, kept
-from manyhot.losses.reduction import Reduction, reduce
+from manyhot.losses.reduction import Reduction
+from manyhot.losses.row_wise import Link, row_loss
 from manyhot.targets import (
+    IndexTargets,
     Smoothing,
-    check_batch,
     check_broadcast,
+    check_forms,
     check_smoothing,
-    known_rows,
+    check_values,
     smooth_labels,
+    targets_of,
     values_readable,
 )
 
 
+def _zlpr(neg: Tensor, pos: Tensor) -> Tensor:
+    return _softplus(neg) + _softplus(pos)
+
+
+def _pairwise(neg: Tensor, pos: Tensor) -> Tensor:
+    # An empty side stays empty, also beside an infinite one: -inf + inf would be NaN.
+    empty = ((neg == -math.inf) & ~pos.isnan()) | ((pos == -math.inf) & ~neg.isnan())
+    return _softplus(torch.where(empty, -math.inf, neg + pos))
+
+
+def _single_log(neg: Tensor, pos: Tensor) -> Tensor:
+    return _softplus(logsumexp(torch.stack((neg, pos), -1)))
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # torch's default threshold, 20, drops log1p(e^-x) where float64 still has seven digits of it.
+    return F.softplus(x, threshold=40)
+
+
+ZLPR = Link("zlpr", _zlpr)
+PAIRWISE = Link("pairwise", _pairwise)
+SINGLE_LOG = Link("single_log", _single_log)
+
+
 def zlpr_loss(
     logits: Tensor,
-    targets: Tensor,
+    targets: Any,
     *,
     threshold: float | Tensor = 0.0,
     scale: float = 1.0,
@@ -59,7 +88,8 @@ def zlpr_loss(
 
     Args:
         logits: (..., labels), any floating dtype, raw scores: no sigmoid before.
-        targets: same shape, any dtype: 0/1, or soft values in [0, 1]. -1, -100 and NaN mean unknown.
+        targets: same shape, any dtype: 0/1, or soft values in [0, 1]; -1, -100 and NaN mean unknown. Or listed:
+            :class:`manyhot.IndexTargets`, torch.sparse_csr, scipy.sparse.
         threshold: the logit above which a label is predicted; a number or a tensor that broadcasts to logits. As an
             ``nn.Parameter`` it is learned; pass it to `decide` then.
         scale: > 0, sharpness. The gradient of a row is at most 2 scale in sum of absolute values.
@@ -73,7 +103,7 @@ def zlpr_loss(
         label_weight: >= 0, broadcastable to logits, enters the sums inside the logs; 0 removes a label.
         sample_weight: >= 0, one a row.
         reduction: `"mean"` over rows with a known label, `"sum"`, or `"none"` for one loss a row.
-        impl: `"auto"` or `"eager"`, see :func:`manyhot.signed_logsumexp`.
+        impl: `"auto"`, `"eager"`, `"blocked"` or `"native"`, see :func:`manyhot.signed_logsumexp`.
 
     Returns:
         float32 (float64 for float64 logits): a scalar, or the leading shape of logits for `reduction="none"`.
@@ -104,14 +134,13 @@ def zlpr_loss(
         Su, kexue.fm/archives/7359 equations (10) and (11), 9064 for soft targets; ZLPR, arXiv 2208.02955. The prior for
         one label is Menon et al., arXiv 2007.07314, and kexue.fm/archives/7615; for many labels it is ours.
     """
-    # Checked again below; here, so that a message shows what was given and not what became of it.
-    check_batch(logits, targets, mask)
     check_smoothing(label_smoothing, smoothing)
     if prior is not None:
         threshold = threshold - tau * _prior_logits(prior, logits) / (2 * scale)
     if label_smoothing:
-        targets = smooth_labels(targets, label_smoothing, smoothing=smoothing, mask=mask)
-    neg, pos = signed_logsumexp(
+        targets = _smoothed(logits, targets, label_smoothing, smoothing, mask)
+    return row_loss(
+        ZLPR,
         logits,
         targets,
         threshold=threshold,
@@ -119,10 +148,10 @@ def zlpr_loss(
         margin=margin,
         mask=mask,
         label_weight=label_weight,
+        sample_weight=sample_weight,
+        reduction=reduction,
         impl=impl,
     )
-    loss = _softplus(neg) + _softplus(pos)
-    return reduce(loss, known_rows=known_rows(targets, mask), sample_weight=sample_weight, reduction=reduction)
 
 
 class ZLPRLoss(nn.Module):
@@ -165,7 +194,7 @@ class ZLPRLoss(nn.Module):
         )
 
     def forward(
-        self, logits: Tensor, targets: Tensor, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
+        self, logits: Tensor, targets: Any, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
     ) -> Tensor:
         """Compute the loss of a batch."""
         return zlpr_loss(logits, targets, mask=mask, sample_weight=sample_weight, **kept(self))
@@ -173,7 +202,7 @@ class ZLPRLoss(nn.Module):
 
 def pairwise_loss(
     logits: Tensor,
-    targets: Tensor,
+    targets: Any,
     *,
     scale: float = 1.0,
     margin: float = 0.0,
@@ -194,14 +223,15 @@ def pairwise_loss(
 
     Args:
         logits: (..., labels), any floating dtype, raw scores.
-        targets: same shape, any dtype: 0/1, or soft values in [0, 1]. -1, -100 and NaN mean unknown.
+        targets: same shape, any dtype: 0/1, or soft values in [0, 1]; -1, -100 and NaN mean unknown. Or listed:
+            :class:`manyhot.IndexTargets`, torch.sparse_csr, scipy.sparse.
         scale: > 0, gamma of Circle loss.
         margin: >= 0 on each side; the margin of Circle loss is twice this.
         mask: boolean, broadcastable to logits, True where the label is known.
         label_weight: >= 0, broadcastable to logits, enters the sums inside the log; 0 removes a label.
         sample_weight: >= 0, one a row.
         reduction: `"mean"` over rows with a known label, `"sum"`, or `"none"` for one loss a row.
-        impl: `"auto"` or `"eager"`, see :func:`manyhot.signed_logsumexp`.
+        impl: `"auto"`, `"eager"`, `"blocked"` or `"native"`, see :func:`manyhot.signed_logsumexp`.
 
     Returns:
         float32 (float64 for float64 logits): a scalar, or the leading shape of logits for `reduction="none"`.
@@ -224,13 +254,18 @@ def pairwise_loss(
     References:
         Su, kexue.fm/archives/7359 equations (8) and (9); Circle loss, arXiv 2002.10857, equation (1).
     """
-    neg, pos = signed_logsumexp(
-        logits, targets, scale=scale, margin=margin, mask=mask, label_weight=label_weight, impl=impl
+    return row_loss(
+        PAIRWISE,
+        logits,
+        targets,
+        scale=scale,
+        margin=margin,
+        mask=mask,
+        label_weight=label_weight,
+        sample_weight=sample_weight,
+        reduction=reduction,
+        impl=impl,
     )
-    # An empty side stays empty, also beside an infinite one: -inf + inf would be NaN.
-    empty = ((neg == -math.inf) & ~pos.isnan()) | ((pos == -math.inf) & ~neg.isnan())
-    loss = _softplus(torch.where(empty, -math.inf, neg + pos))
-    return reduce(loss, known_rows=known_rows(targets, mask), sample_weight=sample_weight, reduction=reduction)
 
 
 class PairwiseLoss(nn.Module):
@@ -255,7 +290,7 @@ class PairwiseLoss(nn.Module):
         keep(self, scale=scale, margin=margin, label_weight=label_weight, reduction=reduction, impl=impl)
 
     def forward(
-        self, logits: Tensor, targets: Tensor, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
+        self, logits: Tensor, targets: Any, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
     ) -> Tensor:
         """Compute the loss of a batch."""
         return pairwise_loss(logits, targets, mask=mask, sample_weight=sample_weight, **kept(self))
@@ -263,7 +298,7 @@ class PairwiseLoss(nn.Module):
 
 def single_log_loss(
     logits: Tensor,
-    targets: Tensor,
+    targets: Any,
     *,
     threshold: float | Tensor = 0.0,
     scale: float = 1.0,
@@ -285,7 +320,8 @@ def single_log_loss(
 
     Args:
         logits: (..., labels), any floating dtype, raw scores.
-        targets: same shape, any dtype: 0/1, or soft values in [0, 1]. -1, -100 and NaN mean unknown.
+        targets: same shape, any dtype: 0/1, or soft values in [0, 1]; -1, -100 and NaN mean unknown. Or listed:
+            :class:`manyhot.IndexTargets`, torch.sparse_csr, scipy.sparse.
         threshold: the logit above which a label is predicted; a number or a tensor that broadcasts to logits.
         scale: > 0, sharpness. The gradient of a row is at most scale in sum of absolute values.
         margin: >= 0, added on both sides.
@@ -293,7 +329,7 @@ def single_log_loss(
         label_weight: >= 0, broadcastable to logits, enters the sum inside the log; 0 removes a label.
         sample_weight: >= 0, one a row.
         reduction: `"mean"` over rows with a known label, `"sum"`, or `"none"` for one loss a row.
-        impl: `"auto"` or `"eager"`, see :func:`manyhot.signed_logsumexp`.
+        impl: `"auto"`, `"eager"`, `"blocked"` or `"native"`, see :func:`manyhot.signed_logsumexp`.
 
     Returns:
         float32 (float64 for float64 logits): a scalar, or the leading shape of logits for `reduction="none"`.
@@ -316,7 +352,8 @@ def single_log_loss(
     References:
         A reader's comment under Su, kexue.fm/archives/7359.
     """
-    neg, pos = signed_logsumexp(
+    return row_loss(
+        SINGLE_LOG,
         logits,
         targets,
         threshold=threshold,
@@ -324,10 +361,10 @@ def single_log_loss(
         margin=margin,
         mask=mask,
         label_weight=label_weight,
+        sample_weight=sample_weight,
+        reduction=reduction,
         impl=impl,
     )
-    loss = _softplus(logsumexp(torch.stack((neg, pos), -1)))
-    return reduce(loss, known_rows=known_rows(targets, mask), sample_weight=sample_weight, reduction=reduction)
 
 
 class SingleLogLoss(nn.Module):
@@ -361,15 +398,22 @@ class SingleLogLoss(nn.Module):
         )
 
     def forward(
-        self, logits: Tensor, targets: Tensor, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
+        self, logits: Tensor, targets: Any, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
     ) -> Tensor:
         """Compute the loss of a batch."""
         return single_log_loss(logits, targets, mask=mask, sample_weight=sample_weight, **kept(self))
 
 
-def _softplus(x: Tensor) -> Tensor:
-    # torch's default threshold, 20, drops log1p(e^-x) where float64 still has seven digits of it.
-    return F.softplus(x, threshold=40)
+def _smoothed(logits: Tensor, targets: Any, epsilon: float, smoothing: Smoothing, mask: Tensor | None) -> Tensor:
+    """Smooth targets of any format; no target stays 0, so listed ones are written out."""
+    targets = targets_of(targets, logits)
+    # Checked here, so that a message shows what was given and not what became of it.
+    check_forms(targets, logits, mask)
+    if isinstance(targets, IndexTargets):
+        targets = targets.dense(logits.shape[-1])
+    if values_readable(logits, targets, mask):
+        check_values(targets, mask)
+    return smooth_labels(targets, epsilon, smoothing=smoothing, mask=mask)
 
 
 def _prior_logits(prior: Any, logits: Tensor) -> Tensor:

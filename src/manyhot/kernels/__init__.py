@@ -1,0 +1,1 @@
+"""Faster ways to compute what the eager formulas say. No choice between them is made here."""

@@ -1,0 +1,95 @@
+// The kernels for Python: addresses and strides in, nothing of torch or NumPy. Whoever calls checks shapes and types; a
+// DLPack argument would cost more than the kernel does on a small batch.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "threads.h"
+
+namespace nb = nanobind;
+using namespace manyhot;
+
+namespace {
+
+const InstructionSet* chosen = nullptr;
+
+std::vector<std::string> available() {
+  std::vector<std::string> names;
+  for (const InstructionSet& set : instruction_sets())
+    if (set.here) names.emplace_back(set.name);
+  return names;
+}
+
+void choose(const std::string& name) {
+  for (const InstructionSet& set : instruction_sets())
+    if (set.here && name == set.name) {
+      chosen = &set;
+      return;
+    }
+  throw std::invalid_argument("this machine has no instruction set " + name);
+}
+
+using Address = uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+const Blocks& blocks_of(const Batch& batch) {
+  return batch.logits_type == Type::float64 ? chosen->float64 : chosen->float32;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  chosen = nullptr;
+  choose(available().front());
+  m.attr("types") = nb::make_tuple("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
+                                   "float64");
+  m.attr("saved_numbers") = sizeof(Saved) / sizeof(double);
+  m.attr("links") = nb::make_tuple("none", "zlpr", "pairwise", "single_log");
+  m.def("instruction_sets", available, "Those of this machine, the best first.");
+  m.def("use_instruction_set", choose, "For tests and measurements, and for the whole process.");
+
+  nb::class_<Batch>(m, "Batch")
+      .def("__init__", [](Batch* self, int64_t rows, int64_t labels, Address logits, int logits_type, int64_t logits_row,
+                          double scale, double margin) {
+        new (self) Batch{};
+        self->rows = rows, self->labels = labels;
+        self->logits = at<void>(logits), self->logits_type = Type(logits_type), self->logits_row = logits_row;
+        self->scale = scale, self->margin = margin;
+      })
+      .def("dense", [](Batch& self, Address targets, int type, int64_t row) {
+        self.targets = at<void>(targets), self.targets_type = Type(type), self.targets_row = row;
+      })
+      .def("listed", [](Batch& self, Address ids, Address offsets, int64_t width, Address soft) {
+        self.ids = at<int64_t>(ids), self.offsets = at<int64_t>(offsets), self.width = width, self.soft = at<void>(soft);
+      })
+      .def("mask", [](Batch& self, Address data, int64_t row, int64_t label) { self.mask = {at<void>(data), row, label}; })
+      .def("threshold",
+           [](Batch& self, Address data, int64_t row, int64_t label) { self.threshold = {at<void>(data), row, label}; })
+      .def("log_weight",
+           [](Batch& self, Address data, int64_t row, int64_t label) { self.log_weight = {at<void>(data), row, label}; })
+      .def("forward",
+           [](const Batch& self, int threads, int link, Address saved, Address loss, Address neg, Address pos,
+              Address known, Address total, double factor) -> int64_t {
+             Forward out{at<Saved>(saved), at<void>(loss),  at<void>(neg), at<void>(pos),
+                         at<uint8_t>(known), at<void>(total), factor};
+             nb::gil_scoped_release release;
+             manyhot::forward(blocks_of(self), self, Link(link), threads, out);
+             return out.is_wrong ? -1 : out.unknown_rows;
+           },
+           "Write what is asked for of each row; return how many rows have no known label, -1 where a target is wrong.")
+      .def("backward",
+           [](const Batch& self, int threads, int link, Address saved, Address loss, Address neg, Address pos,
+              int64_t stride, double factor, Address gradient, int type) {
+             const Backward given{at<Saved>(saved), at<void>(loss), at<void>(neg), at<void>(pos), stride,
+                                  factor,            at<void>(gradient), Type(type)};
+             nb::gil_scoped_release release;
+             manyhot::backward(blocks_of(self), self, Link(link), threads, given);
+           },
+           "Write the gradient with respect to the logits.");
+}

@@ -1,0 +1,198 @@
+"""The C++ kernel of the signed log-sum-exp as a function that torch can differentiate.
+
+Forward keeps four numbers a row; backward reads logits and targets again and writes the gradient once. A small batch
+takes 10 microseconds in all, so what is done in Python here is counted in tenths of one.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manyhot.kernels.layout import Layout, differentiated, layout, refuse_second_derivatives
+from manyhot.targets import IndexTargets, check_listed, check_values
+
+_native: Any = None
+_TYPES, _LINKS = {}, {}
+MISSING: str | None = None
+try:
+    _native = import_module("manyhot.kernels._native")
+except ModuleNotFoundError:
+    MISSING = "manyhot's C++ kernel is not there: no C++ compiler was found when it was installed"
+except ImportError as error:
+    MISSING = f"manyhot's C++ kernel does not load: {error}"
+else:
+    _TYPES = {getattr(torch, name): code for code, name in enumerate(_native.types)}
+    _LINKS = {name: code for code, name in enumerate(_native.links)}
+
+# What is done with the losses of rows: their weights by (loss, known rows), and the result by (weights, loss).
+Weigh = Callable[[Tensor, Tensor | None], Tensor | float]
+Reduce = Callable[[Tensor | float, Tensor], Tensor]
+
+_warned = False
+
+
+def warn_missing(stacklevel: int) -> None:
+    """Say once that a slower implementation runs, and how to change that."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"{MISSING}. Losses on the CPU are slower without it. With a C++ compiler at hand it is built by: "
+            "pip install --force-reinstall --no-deps --no-binary manyhot manyhot",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def sums(batch: Any) -> tuple[Tensor, Tensor]:
+    """Compute neg and pos; a manyhot.logsumexp.Batch goes in."""
+    if differentiated(batch):
+        return _Sums.apply(batch.logits, batch.threshold, batch)  # pyright: ignore
+    return _forward_sums(batch, _layout(batch), None)
+
+
+def loss(batch: Any, link: str, weigh: Weigh, reduce: Reduce, is_scalar: bool) -> Tensor:
+    """Compute a loss of each row, weigh and reduce it; `is_scalar` says whether to one number."""
+    if differentiated(batch):
+        # One argument for all that has no gradient: torch looks at each.
+        return _Loss.apply(batch.logits, batch.threshold, (batch, _LINKS[link], weigh, reduce, is_scalar))  # pyright: ignore
+    return _forward_loss(batch, _layout(batch), _LINKS[link], weigh, reduce, is_scalar)[0]
+
+
+# --- a batch as the kernel takes it: addresses and strides ------------------------------------------------------------
+
+
+def _layout(batch: Any) -> Layout:
+    """Lay a batch out, with the logarithm of the label weights."""
+    return layout(batch if batch.label_weight is None else batch._replace(label_weight=batch.label_weight.log()))
+
+
+def _call(rows: Sequence[Any], scale: float, margin: float) -> Any:
+    """Tell the kernel where the tensors of a layout are, in forward fresh and in backward as torch has kept them."""
+    logits, targets, ids, offsets, soft, mask, threshold, log_weight = rows
+    call = _native.Batch(*logits.shape, logits.data_ptr(), _TYPES[logits.dtype], logits.stride(0), scale, margin)
+    if targets is not None:
+        call.dense(targets.data_ptr(), _TYPES[targets.dtype], targets.stride(0))
+    else:
+        call.listed(ids.data_ptr(), _address(offsets), ids.shape[-1], _address(soft))
+    for tell, grid in ((call.mask, mask), (call.threshold, threshold), (call.log_weight, log_weight)):
+        if grid is not None:
+            tell(grid.data_ptr(), grid.stride(0), grid.stride(1))
+    return call
+
+
+def _saved(lead: torch.Size) -> Tensor:
+    """Make room for what backward needs of each row."""
+    return torch.empty(_native.saved_numbers * lead.numel(), dtype=torch.float64)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+# --- forward ---------------------------------------------------------------------------------------------------------
+
+
+def _forward(batch: Any, rows: Sequence[Any], *out: Any) -> int:
+    """Run the kernel; return how many rows have no known label."""
+    unknown = _call(rows, batch.scale, batch.margin).forward(torch.get_num_threads(), *out)
+    if unknown < 0:
+        # The kernel has seen a wrong value in passing; what and where is said by those who look at nothing else.
+        if isinstance(batch.targets, IndexTargets):
+            check_listed(batch.targets, batch.logits.shape[-1])
+        else:
+            check_values(batch.targets, batch.mask)
+        raise ValueError("targets must lie in [0, 1].")
+    return unknown
+
+
+def _forward_sums(batch: Any, rows: Sequence[Any], saved: Tensor | None) -> tuple[Tensor, Tensor]:
+    lead = batch.logits.shape[:-1]
+    neg, pos = torch.empty(lead, dtype=batch.dtype), torch.empty(lead, dtype=batch.dtype)
+    _forward(batch, rows, 0, _address(saved), 0, neg.data_ptr(), pos.data_ptr(), 0, 0, 1.0)
+    return neg, pos
+
+
+def _forward_loss(
+    batch: Any, rows: Sequence[Any], link: int, weigh: Weigh, reduce: Reduce, is_scalar: bool
+) -> tuple[Tensor, Tensor | float, Tensor]:
+    """Return the result, the weights of rows, and what backward needs."""
+    targets, dtype = batch.targets, batch.dtype
+    lead = batch.logits.shape[:-1]
+    loss, saved = torch.empty(lead, dtype=dtype), _saved(lead)
+    weights = weigh(loss, None)
+    is_one = isinstance(weights, float)
+    # One weight for all rows: the kernel adds up. That is done again in the rare case that rows turn out to be unknown.
+    total = torch.empty((), dtype=dtype) if is_scalar and is_one else None
+    all_known = batch.mask is None and (
+        rows[1] is None or targets.dtype is torch.bool or not (targets.dtype.is_signed or targets.is_floating_point())
+    )
+    known = None if all_known else torch.empty(lead, dtype=torch.bool)
+    ends = (_address(known), _address(total), weights if is_one else 1.0)
+    if _forward(batch, rows, link, saved.data_ptr(), loss.data_ptr(), 0, 0, *ends):
+        weights, total = weigh(loss, known), None
+    return reduce(weights, loss) if total is None else total, weights, saved
+
+
+# --- backward --------------------------------------------------------------------------------------------------------
+
+
+def _gradients(ctx: Any, rows: Sequence[Any], link: int, *given: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients by the logits and, where asked for, by the threshold."""
+    by_threshold = ctx.needs_input_grad[1]
+    # Half types are rounded after the threshold's sum over rows.
+    gradient = torch.empty(ctx.shape, dtype=ctx.dtype if by_threshold else ctx.logits_dtype)
+    call = _call(rows, ctx.scale, ctx.margin)
+    call.backward(torch.get_num_threads(), link, *given, gradient.data_ptr(), _TYPES[gradient.dtype])
+    if not by_threshold:
+        return gradient, None
+    return gradient.to(ctx.logits_dtype), -gradient.sum_to_size(ctx.threshold_shape)
+
+
+def _keep(ctx: Any, batch: Any, *rows: Tensor | None) -> None:
+    ctx.save_for_backward(*rows)
+    ctx.shape, ctx.logits_dtype, ctx.dtype = batch.logits.shape, batch.logits.dtype, batch.dtype
+    ctx.scale, ctx.margin = batch.scale, batch.margin
+    if isinstance(batch.threshold, Tensor):
+        ctx.threshold_shape = batch.threshold.shape
+
+
+class _Sums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, threshold: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        rows = _layout(batch)
+        saved = _saved(logits.shape[:-1])
+        _keep(ctx, batch, saved, *rows)
+        ctx.set_materialize_grads(False)
+        return _forward_sums(batch, rows, saved)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor | None) -> tuple[Any, ...]:
+        refuse_second_derivatives()
+        saved, *rows = ctx.saved_tensors
+        neg, pos = (None if x is None else x.contiguous() for x in outer)
+        return *_gradients(ctx, rows, 0, saved.data_ptr(), 0, _address(neg), _address(pos), 0, 1.0), None
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, threshold: Any, job: tuple[Any, int, Weigh, Reduce, bool]) -> Tensor:
+        batch, ctx.link, weigh, reduce, is_scalar = job
+        rows = _layout(batch)
+        result, weights, saved = _forward_loss(batch, rows, ctx.link, weigh, reduce, is_scalar)
+        several = isinstance(weights, Tensor)
+        _keep(ctx, batch, saved, weights if several else None, *rows)
+        ctx.factor = 1.0 if several else weights
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:  # pyright: ignore
+        refuse_second_derivatives()
+        saved, weights, *rows = ctx.saved_tensors
+        outer = outer.contiguous() if weights is None else (outer * weights).contiguous()
+        stride = 0 if outer.ndim == 0 and weights is None else 1
+        given = (saved.data_ptr(), outer.data_ptr(), 0, 0, stride, ctx.factor)
+        return *_gradients(ctx, rows, ctx.link, *given), None

@@ -1,0 +1,131 @@
+// Which kernel a call gets, and how its rows are dealt to threads.
+#pragma once
+
+#include <vector>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "signed_logsumexp.h"
+
+namespace manyhot {
+
+// Below this many labels a thread, waking the others takes longer than the work. torch has the same grain.
+constexpr int64_t labels_a_thread = 32768;
+// What a row costs beside its labels, in labels: 50 ns where a label takes 0.4.
+constexpr int64_t row_cost = 128;
+
+#define MANYHOT_DECLARE(isa)  \
+  namespace isa {             \
+  template <class T>          \
+  Blocks blocks();            \
+  }
+#if defined(MANYHOT_X86)
+MANYHOT_DECLARE(v4)
+MANYHOT_DECLARE(v3)
+#endif
+MANYHOT_DECLARE(baseline)
+
+struct InstructionSet {
+  const char* name;
+  bool here;
+  Blocks float32, float64;
+};
+
+// The best first.
+inline const std::vector<InstructionSet>& instruction_sets() {
+  static const std::vector<InstructionSet> sets = {
+#if defined(MANYHOT_X86)
+      {"v4",
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
+       v4::blocks<float>(), v4::blocks<double>()},
+      {"v3",
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2"),
+       v3::blocks<float>(), v3::blocks<double>()},
+#endif
+      {"baseline", true, baseline::blocks<float>(), baseline::blocks<double>()},
+  };
+  return sets;
+}
+
+// Deal the units 0 to `units` out in one contiguous share a thread, so that backward finds in a core's cache what forward
+// read there.
+template <class Work>
+void share(const Batch& batch, int64_t units, int threads, const Work& work) {
+#if defined(_OPENMP)
+  const int64_t useful = batch.rows * (batch.labels + row_cost) / labels_a_thread;
+  const int64_t most = useful < units ? useful : units;
+  if (most < threads) threads = static_cast<int>(most);
+  if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+    {
+      const int64_t count = omp_get_num_threads(), mine = omp_get_thread_num();
+      work(units * mine / count, units * (mine + 1) / count);
+    }
+    return;
+  }
+#endif
+  work(0, units);
+}
+
+inline int64_t segments_of(const Batch& batch) { return (batch.labels + segment_labels - 1) / segment_labels; }
+
+// Cut a share of (row, segment) units into blocks: of many rows where a row has one segment, else of one.
+template <class Visit>
+void each_block(int64_t segments, int64_t begin, int64_t end, const Visit& visit) {
+  if (segments > 1) {
+    for (int64_t unit = begin; unit < end; ++unit) visit(unit / segments, 1, unit % segments);
+    return;
+  }
+  for (int64_t row = begin; row < end; row += block_rows)
+    visit(row, static_cast<int>(end - row < block_rows ? end - row : block_rows), int64_t(0));
+}
+
+inline void forward(const Blocks& blocks, const Batch& batch, Link link, int threads, Forward& out) {
+  const int64_t segments = segments_of(batch);
+  std::vector<Sums> parts(segments > 1 ? batch.rows * segments : 0);
+  share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
+    Forward mine = out;
+    each_block(segments, begin, end, [&](int64_t row, int count, int64_t segment) {
+      if (segments > 1) {
+        blocks.add(batch, row, count, segment, mine.is_wrong, &parts[row * segments + segment]);
+        return;
+      }
+      Sums sums[block_rows];
+      blocks.add(batch, row, count, segment, mine.is_wrong, sums);
+      blocks.finish(batch, link, sums, row, count, mine);
+    });
+#if defined(_OPENMP)
+#pragma omp critical(manyhot_forward)
+#endif
+    {
+      out.unknown_rows += mine.unknown_rows;
+      out.is_wrong |= mine.is_wrong;
+    }
+  });
+  if (segments > 1) {
+    for (int64_t row = 0; row < batch.rows; ++row) {
+      Sums sums;
+      for (int64_t segment = 0; segment < segments; ++segment) {
+        const Sums& part = parts[row * segments + segment];
+        sums.neg.add(part.neg), sums.pos.add(part.pos), sums.known |= part.known;
+      }
+      blocks.finish(batch, link, &sums, row, 1, out);
+    }
+  }
+  if (out.total) blocks.add_rows(batch, out);
+}
+
+inline void backward(const Blocks& blocks, const Batch& batch, Link link, int threads, const Backward& given) {
+  const int64_t segments = segments_of(batch);
+  share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
+    each_block(segments, begin, end, [&](int64_t row, int count, int64_t segment) {
+      blocks.write(batch, link, given, row, count, segment);
+    });
+  });
+}
+
+}  // namespace manyhot
