@@ -67,7 +67,7 @@ pure: $(STAMP)
 	rm -rf build/pure-wheel && MANYHOT_NATIVE= CXX=/nowhere/c++ $(BIN)/python -m pip --disable-pip-version-check wheel \
 	  --quiet --no-deps --no-build-isolation -w build/pure-wheel .
 	$(call VENV_OF,pure) build/pure-wheel/manyhot-*-none-any.whl
-	cd build && pure/bin/python ../tests/pure_install.py
+	cd build && pure/bin/python ../.ci/pure_install.py
 
 # The driver and the kernel of each instruction set, with the flags of CMakeLists.txt but for -O3.
 KERNELS := src/manyhot/kernels

@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import manyhot
+from manyhot.kernels import native
 
 SOURCE = Path(manyhot.__file__)
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "polars", "typer")
@@ -162,3 +164,10 @@ def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.
     monkeypatch.delitem(vars(manyhot), "load_run", raising=False)
     with pytest.raises(ImportError, match=r"manyhot\.load_run needs polars: pip install 'manyhot\[toolkit\]'"):
         _ = manyhot.load_run
+
+
+def test_the_kernel_is_there_where_a_compiler_is() -> None:
+    # `make` and CI say "require" where there is a compiler; an install that fell back in silence would fail here.
+    if os.environ.get("MANYHOT_NATIVE") != "require":
+        pytest.skip("MANYHOT_NATIVE=require is not set: no compiler, or not run by make")
+    assert native.MISSING is None

@@ -154,3 +154,17 @@ def test_targets_are_not_modified() -> None:
     manyhot.label_prior(targets)
     manyhot.cardinality_range(targets)
     np.testing.assert_array_equal(targets, before)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")  # torch on making one
+def test_a_sparse_tensor_counts_like_the_dense_one() -> None:
+    dense = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0.5, 0]])
+    sparse = dense.to_sparse_csr()
+    assert manyhot.label_counts(sparse).tolist() == manyhot.label_counts(dense).tolist() == [2, 0, 1.5, 0]
+    assert manyhot.label_prior(sparse).tolist() == manyhot.label_prior(dense).tolist()
+    assert manyhot.cardinality_range(sparse) == manyhot.cardinality_range(dense) == (0, 2)
+
+
+def test_listed_targets_do_not_know_the_number_of_labels() -> None:
+    with pytest.raises(TypeError, match=r"IndexTargets do not say how many labels.*dense\(num_labels\)"):
+        manyhot.label_prior(manyhot.IndexTargets([[0, 2]]))

@@ -1,7 +1,7 @@
 """What the training targets tell before training: counts, priors, groups, how many labels a row has.
 
-Targets are (rows, labels): a torch tensor, a NumPy array or a scipy.sparse matrix of 0/1 or soft values. In dense
-targets -1, -100 and NaN mean unknown.
+Targets are (rows, labels): a torch tensor, dense or sparse CSR, a NumPy array or a scipy.sparse matrix of 0/1 or soft
+values. In dense targets -1, -100 and NaN mean unknown.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhot.targets import UNKNOWN
+from manyhot.targets import UNKNOWN, IndexTargets
 
 # Training counts that bound the groups of Huang et al. (EMNLP 2021, arXiv 2109.04712): tail <= 8, medium, head >= 35.
 GROUPS = {"rare": (1, 8), "medium": (9, 34), "head": (35, None)}
@@ -99,6 +99,20 @@ def _known_sums(targets: Any, axis: int) -> tuple[np.ndarray, np.ndarray]:
     if hasattr(targets, "tocsr"):
         shape = targets.shape
         return np.asarray(targets.sum(axis=axis), dtype=np.float64).ravel(), np.full(shape[1 - axis], shape[axis])
+    if isinstance(targets, IndexTargets):
+        raise TypeError(
+            "IndexTargets do not say how many labels there are; pass the targets as a scipy.sparse matrix or "
+            "torch.sparse_csr tensor, or targets.dense(num_labels)."
+        )
+    if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
+        targets = targets.detach().cpu()
+        rows, labels = targets.shape
+        place = targets.col_indices()
+        if axis == 1:
+            place = torch.repeat_interleave(targets.crow_indices().diff(), output_size=len(place))
+        sums = torch.zeros(labels if axis == 0 else rows, dtype=torch.float64)
+        sums.index_add_(0, place, targets.values().double())
+        return sums.numpy(), np.full(len(sums), targets.shape[axis])
     values = targets.detach().cpu().double().numpy() if isinstance(targets, Tensor) else np.asarray(targets, np.float64)
     if values.ndim != 2:
         raise ValueError(f"targets must have shape (rows, labels); got {values.shape}.")

@@ -16,7 +16,7 @@ from manyhot.kernels.layout import Layout, differentiated, layout, refuse_second
 from manyhot.targets import IndexTargets, check_listed, check_values
 
 _native: Any = None
-_TYPES, _LINKS = {}, {}
+_TYPES, _LINKS, _SAVED = {}, {}, 0
 MISSING: str | None = None
 try:
     _native = import_module("manyhot.kernels._native")
@@ -27,10 +27,13 @@ except ImportError as error:
 else:
     _TYPES = {getattr(torch, name): code for code, name in enumerate(_native.types)}
     _LINKS = {name: code for code, name in enumerate(_native.links)}
+    _SAVED = _native.saved_numbers
 
 # What is done with the losses of rows: their weights by (loss, known rows), and the result by (weights, loss).
 Weigh = Callable[[Tensor, Tensor | None], Tensor | float]
 Reduce = Callable[[Tensor | float, Tensor], Tensor]
+# A batch, the link, the weight of rows that all count alike, and these two.
+Job = tuple[Any, int, float | None, Weigh, Reduce]
 
 _warned = False
 
@@ -54,12 +57,13 @@ def sums(batch: Any) -> tuple[Tensor, Tensor]:
     return _forward_sums(batch, _layout(batch), None)
 
 
-def loss(batch: Any, link: str, weigh: Weigh, reduce: Reduce, is_scalar: bool) -> Tensor:
-    """Compute a loss of each row, weigh and reduce it; `is_scalar` says whether to one number."""
+def loss(batch: Any, link: str, equal: float | None, weigh: Weigh, reduce: Reduce) -> Tensor:
+    """Compute a loss of each row, and reduce: `equal` is the weight of rows that all count alike."""
+    # One argument for all that has no gradient: torch looks at each.
+    job = (batch, _LINKS[link], equal, weigh, reduce)
     if differentiated(batch):
-        # One argument for all that has no gradient: torch looks at each.
-        return _Loss.apply(batch.logits, batch.threshold, (batch, _LINKS[link], weigh, reduce, is_scalar))  # pyright: ignore
-    return _forward_loss(batch, _layout(batch), _LINKS[link], weigh, reduce, is_scalar)[0]
+        return _Loss.apply(batch.logits, batch.threshold, job)  # pyright: ignore
+    return _forward_loss(_layout(batch), job)[0]
 
 
 # --- a batch as the kernel takes it: addresses and strides ------------------------------------------------------------
@@ -82,11 +86,6 @@ def _call(rows: Sequence[Any], scale: float, margin: float) -> Any:
         if grid is not None:
             tell(grid.data_ptr(), grid.stride(0), grid.stride(1))
     return call
-
-
-def _saved(lead: torch.Size) -> Tensor:
-    """Make room for what backward needs of each row."""
-    return torch.empty(_native.saved_numbers * lead.numel(), dtype=torch.float64)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -116,25 +115,33 @@ def _forward_sums(batch: Any, rows: Sequence[Any], saved: Tensor | None) -> tupl
     return neg, pos
 
 
-def _forward_loss(
-    batch: Any, rows: Sequence[Any], link: int, weigh: Weigh, reduce: Reduce, is_scalar: bool
-) -> tuple[Tensor, Tensor | float, Tensor]:
+def _forward_loss(rows: Layout, job: Job) -> tuple[Tensor, Tensor | float, Tensor]:
     """Return the result, the weights of rows, and what backward needs."""
-    targets, dtype = batch.targets, batch.dtype
+    batch, link, equal, weigh, reduce = job
     lead = batch.logits.shape[:-1]
-    loss, saved = torch.empty(lead, dtype=dtype), _saved(lead)
-    weights = weigh(loss, None)
-    is_one = isinstance(weights, float)
-    # One weight for all rows: the kernel adds up. That is done again in the rare case that rows turn out to be unknown.
-    total = torch.empty((), dtype=dtype) if is_scalar and is_one else None
-    all_known = batch.mask is None and (
-        rows[1] is None or targets.dtype is torch.bool or not (targets.dtype.is_signed or targets.is_floating_point())
+    count = lead.numel()
+    # In one piece, since on a small batch an allocation takes as long as a hundred labels: what backward needs of each
+    # row, and its loss.
+    saved = torch.empty((_SAVED + 1) * count, dtype=torch.float64)
+    address = saved.data_ptr()
+    known = None if _all_known(batch) else torch.empty(lead, dtype=torch.bool)
+    # The kernel adds the losses up; that counts where all rows have one weight, and turn out to have a known label.
+    total = torch.empty((), dtype=batch.dtype)
+    out = (link, address, address + 8 * _SAVED * count, 0, 0, _address(known), total.data_ptr(), equal or 1.0)
+    unknown = _forward(batch, rows, *out)
+    if equal is not None and not unknown:
+        return total, equal, saved
+    loss = saved[_SAVED * count :].view(batch.dtype)[:count].clone().view(lead)
+    weights = weigh(loss, known if unknown else None)
+    return reduce(weights, loss), weights, saved
+
+
+def _all_known(batch: Any) -> bool:
+    """Say whether no cell can be unknown, so that nobody needs to look which rows are."""
+    targets = batch.targets
+    return batch.mask is None and (
+        isinstance(targets, IndexTargets) or not (targets.dtype.is_signed or targets.is_floating_point())
     )
-    known = None if all_known else torch.empty(lead, dtype=torch.bool)
-    ends = (_address(known), _address(total), weights if is_one else 1.0)
-    if _forward(batch, rows, link, saved.data_ptr(), loss.data_ptr(), 0, 0, *ends):
-        weights, total = weigh(loss, known), None
-    return reduce(weights, loss) if total is None else total, weights, saved
 
 
 # --- backward --------------------------------------------------------------------------------------------------------
@@ -164,7 +171,7 @@ class _Sums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, threshold: Any, batch: Any) -> tuple[Tensor, Tensor]:
         rows = _layout(batch)
-        saved = _saved(logits.shape[:-1])
+        saved = torch.empty(_SAVED * logits.shape[:-1].numel(), dtype=torch.float64)
         _keep(ctx, batch, saved, *rows)
         ctx.set_materialize_grads(False)
         return _forward_sums(batch, rows, saved)
@@ -179,10 +186,10 @@ class _Sums(torch.autograd.Function):
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, threshold: Any, job: tuple[Any, int, Weigh, Reduce, bool]) -> Tensor:
-        batch, ctx.link, weigh, reduce, is_scalar = job
+    def forward(ctx: Any, logits: Tensor, threshold: Any, job: Job) -> Tensor:
+        batch, ctx.link, *_ = job
         rows = _layout(batch)
-        result, weights, saved = _forward_loss(batch, rows, ctx.link, weigh, reduce, is_scalar)
+        result, weights, saved = _forward_loss(rows, job)
         several = isinstance(weights, Tensor)
         _keep(ctx, batch, saved, weights if several else None, *rows)
         ctx.factor = 1.0 if several else weights

@@ -11,6 +11,7 @@
 // Plain C++17, no Python and no torch: pointers, and strides in elements.
 #pragma once
 
+#include "link.h"
 #include "tile.h"
 
 namespace manyhot {
@@ -21,9 +22,6 @@ constexpr int64_t segment_labels = 65536;
 
 // Rows that are finished together; their sums stay on the stack.
 constexpr int block_rows = 64;
-
-// The line in (neg, pos) that makes a loss of a row; `none` leaves the two as they are.
-enum class Link : int { none, zlpr, pairwise, single_log };
 
 // The terms of one side of a row, or of a part of it: their sum is total e^largest.
 struct Sum {
@@ -195,9 +193,8 @@ inline void add_far_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T>& scr
 
 // Add up the labels of a row from `begin` to `end`, which lie in one segment.
 template <class T>
-MANYHOT_INLINE void add_segment(const Batch& batch, int64_t row, int64_t begin, int64_t end, Scratch<T>& scratch,
-                                bool& is_wrong, Sums& sums) {
-  Row<T> of_row(batch, row, scratch);
+MANYHOT_INLINE void add_segment(Row<T>& of_row, int64_t begin, int64_t end, Scratch<T>& scratch, bool& is_wrong,
+                                Sums& sums) {
   const Listed listed = of_row.list(begin, end, is_wrong);
   int place = 0;
   for (int64_t at = begin; at < end; at += tile_labels, ++place) {
@@ -208,56 +205,6 @@ MANYHOT_INLINE void add_segment(const Batch& batch, int64_t row, int64_t begin, 
 }
 
 // --- rows: from sums to losses, and from the derivative by a loss to the factors of a gradient ------------------------
-
-using Doubles = Vector<double>;
-constexpr int row_lanes = VectorOf<double>::lanes;
-
-MANYHOT_INLINE Doubles softplus(Doubles x) { return (x < 0.0 ? Doubles{} : x) + log1p(exp<double>(-magnitude<double>(x))); }
-
-MANYHOT_INLINE Doubles sigmoid(Doubles x) {
-  const Doubles e = exp<double>(-magnitude<double>(x));
-  return x != x ? x : (x < 0.0 ? e : splat(1.0)) / (1 + e);
-}
-
-// An empty side stays empty, also beside an infinite one: -inf + inf is no number.
-MANYHOT_INLINE Doubles both(Doubles neg, Doubles pos) {
-  const Doubles nothing = splat<double>(-INFINITY);
-  const auto empty = ((neg == nothing) & (pos == pos)) | ((pos == nothing) & (neg == neg));
-  return empty ? nothing : neg + pos;
-}
-
-MANYHOT_INLINE Doubles either(Doubles neg, Doubles pos) {
-  const Doubles most = neg > pos ? neg : pos, gap = magnitude<double>(neg - pos);
-  // Two infinite sides have no gap.
-  return gap != gap ? neg + pos : most + log1p(exp<double>(-gap));
-}
-
-MANYHOT_INLINE Doubles loss_of(Link link, Doubles neg, Doubles pos) {
-  switch (link) {
-    case Link::zlpr:
-      return softplus(neg) + softplus(pos);
-    case Link::pairwise:
-      return softplus(both(neg, pos));
-    case Link::single_log:
-      return softplus(either(neg, pos));
-    case Link::none:
-      break;
-  }
-  return Doubles{};
-}
-
-// The derivatives of a row's loss by neg and by pos.
-MANYHOT_INLINE void derivatives(Link link, Doubles neg, Doubles pos, Doubles& by_neg, Doubles& by_pos) {
-  if (link == Link::zlpr) {
-    by_neg = sigmoid(neg), by_pos = sigmoid(pos);
-  } else if (link == Link::pairwise) {
-    by_neg = by_pos = sigmoid(both(neg, pos));
-  } else if (link == Link::single_log) {
-    // The shares of the two from their difference: of their sum at 1e30 nothing is left of it.
-    const Doubles all = sigmoid(either(neg, pos));
-    by_neg = all * sigmoid(neg - pos), by_pos = all * sigmoid(pos - neg);
-  }
-}
 
 // log(total) + largest; the sums of infinite, empty and NaN sides stand in `largest` alone.
 MANYHOT_INLINE void set_side(const Sum& sum, double& largest, double& total) {
@@ -406,9 +353,8 @@ MANYHOT_INLINE void write_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T
 }
 
 template <class T>
-MANYHOT_INLINE void write_segment(const Batch& batch, const Backward& given, int64_t row, int64_t begin, int64_t end,
+MANYHOT_INLINE void write_segment(const Batch& batch, Row<T>& of_row, const Backward& given, int64_t row, int64_t begin, int64_t end,
                                   const Side<T>& neg, const Side<T>& pos, Scratch<T>& scratch, int64_t last_row) {
-  Row<T> of_row(batch, row, scratch);
   bool ignored = false;  // forward has looked
   const Listed listed = of_row.list(begin, end, ignored);
   const bool direct = given.type >= Type::float32;
@@ -436,7 +382,11 @@ inline void add_block(const Batch& batch, int64_t begin, int count, int64_t segm
   Scratch<T> scratch;
   const int64_t from = segment * segment_labels;
   const int64_t to = batch.labels - from < segment_labels ? batch.labels : from + segment_labels;
-  for (int i = 0; i < count; ++i) add_segment(batch, begin + i, from, to, scratch, is_wrong, sums[i]);
+  Row<T> row(batch, scratch);
+  for (int i = 0; i < count; ++i) {
+    row.move_to(begin + i);
+    add_segment(row, from, to, scratch, is_wrong, sums[i]);
+  }
 }
 
 template <class T>
@@ -447,8 +397,11 @@ inline void write_block(const Batch& batch, Link link, const Backward& given, in
   const int64_t to = batch.labels - from < segment_labels ? batch.labels : from + segment_labels;
   Side<T> neg[block_rows], pos[block_rows];
   sides(batch, link, given, begin, count, neg, pos);
-  for (int i = 0; i < count; ++i)
-    write_segment(batch, given, begin + i, from, to, neg[i], pos[i], scratch, begin + count - 1);
+  Row<T> row(batch, scratch);
+  for (int i = 0; i < count; ++i) {
+    row.move_to(begin + i);
+    write_segment(batch, row, given, begin + i, from, to, neg[i], pos[i], scratch, begin + count - 1);
+  }
 }
 
 }  // namespace MANYHOT_ISA

@@ -117,7 +117,13 @@ MANYHOT_INLINE void each_hard_vector(const Tile<T>& tile, const Visit& visit) {
 template <class T>
 class Row {
  public:
-  Row(const Batch& batch, int64_t row, Scratch<T>& scratch) : batch_(batch), row_(row), scratch_(scratch) {}
+  Row(const Batch& batch, Scratch<T>& scratch)
+      : batch_(batch),
+        scratch_(scratch),
+        plain_(batch.targets && batch.targets_type == Type::boolean && batch.logits_type == own_type &&
+               batch.scale == 1 && !batch.threshold.data && !batch.mask.data && !batch.log_weight.data) {}
+
+  void move_to(int64_t row) { row_ = row; }
 
   // Find the ids of a segment of labels. An id that is no label sets `is_wrong`.
   Listed list(int64_t begin, int64_t end, bool& is_wrong) const {
@@ -141,6 +147,15 @@ class Row {
   // Make `size` labels from `begin` ready. `known` is set where a label is known, `is_wrong` by a target outside [0, 1].
   MANYHOT_INLINE Tile<T> tile(int64_t begin, int size, const Listed& listed, int place, bool& known, bool& is_wrong) {
     Tile<T> tile{begin, size, nullptr, nullptr, nullptr, nullptr, batch_.log_weight.label, false, true};
+    // Of a short row all that can be left out counts: here also the search for tiles without a positive.
+    if (plain_ && size <= short_row) {
+      const int64_t from = row_ * batch_.logits_row + begin, targets_from = row_ * batch_.targets_row + begin;
+      tile.z = static_cast<const T*>(batch_.logits) + from;
+      tile.code = static_cast<const uint8_t*>(batch_.targets) + targets_from;
+      tile.readable = readable(from, size, batch_.logits_row) && readable(targets_from, size, batch_.targets_row);
+      known = true;
+      return tile;
+    }
     read_logits(tile);
     bool any_known = true;
     if (batch_.targets && batch_.targets_type <= Type::uint8 && !batch_.mask.data) {
@@ -193,9 +208,13 @@ class Row {
   }
 
  private:
+  static constexpr Type own_type = sizeof(T) == 8 ? Type::float64 : Type::float32;
+  static constexpr int short_row = 256;
+
   const Batch& batch_;
-  const int64_t row_;
   Scratch<T>& scratch_;
+  const bool plain_;
+  int64_t row_ = 0;
 
   template <class V>
   const V* at(const Grid& grid, int64_t label) const {
@@ -210,7 +229,7 @@ class Row {
   MANYHOT_INLINE void read_logits(Tile<T>& tile) {
     const int64_t offset = row_ * batch_.logits_row + tile.begin;
     T* to = scratch_.z;
-    if (batch_.logits_type == (sizeof(T) == 8 ? Type::float64 : Type::float32)) {
+    if (batch_.logits_type == own_type) {
       tile.z = static_cast<const T*>(batch_.logits) + offset;
       tile.readable = readable(offset, tile.size, batch_.logits_row);
     } else {
@@ -239,7 +258,6 @@ class Row {
   void read_targets(Tile<T>& tile, bool& is_wrong, bool& any_known) {
     const int64_t offset = row_ * batch_.targets_row + tile.begin;
     const void* targets = batch_.targets;
-    constexpr Type same = sizeof(T) == 8 ? Type::float64 : Type::float32;
     switch (batch_.targets_type) {
       case Type::boolean:
       case Type::uint8:
@@ -268,7 +286,7 @@ class Row {
         tile.t = scratch_.t;
         break;
       default:
-        if (batch_.targets_type == same) {
+        if (batch_.targets_type == own_type) {
           tile.t = static_cast<const T*>(targets) + offset;
           tile.readable &= readable(offset, tile.size, batch_.targets_row);
         } else {

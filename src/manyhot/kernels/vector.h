@@ -219,16 +219,21 @@ MANYHOT_INLINE Vector<T> exp(Vector<T> x) {
   return x >= E::lowest ? y : Vector<T>{};
 }
 
-// 2 atanh(q) = log((1+q)/(1-q)) for |q| <= 1/3, double only: what rows need is little beside what labels need.
+// 2 atanh(q) = log((1+q)/(1-q)) by its series up to q^last; double only, since what rows need is little beside what labels
+// need. Two chains of every other term, so that one does not wait for the other.
+template <int last>
 MANYHOT_INLINE Vector<double> twice_atanh(Vector<double> q) {
-  const Vector<double> square = q * q;
-  Vector<double> p = splat<double>(1.0 / 35);
-  for (int k = 33; k >= 1; k -= 2) p = p * square + 1.0 / k;
-  return 2 * q * p;
+  const Vector<double> square = q * q, fourth = square * square;
+  Vector<double> even = splat<double>(1.0 / last), odd = splat<double>(1.0 / (last - 2));
+  for (int k = last - 4; k > 2; k -= 4) {
+    even = even * fourth + 1.0 / k;
+    odd = odd * fourth + 1.0 / (k - 2);
+  }
+  return 2 * q * (even * square + odd);
 }
 
-// For y in [0, 1].
-MANYHOT_INLINE Vector<double> log1p(Vector<double> y) { return twice_atanh(y / (2 + y)); }
+// For y in [0, 1]: q up to 1/3.
+MANYHOT_INLINE Vector<double> log1p(Vector<double> y) { return twice_atanh<35>(y / (2 + y)); }
 
 // An unsigned integer below 2^mantissa as a number; AVX2 has no instruction for 64 bits.
 template <class T>
@@ -237,13 +242,13 @@ MANYHOT_INLINE Vector<T> number(Words<T> w) {
   return from_bits<T>(w | bits<T>(splat<T>(one_unit))) - one_unit;
 }
 
-// x = m 2^n with m in [sqrt(1/2), sqrt(2)), and log(x) = n log(2) + log(m). For normal x > 0.
+// x = m 2^n with m in [sqrt(1/2), sqrt(2)), so that q is below 0.172, and log(x) = n log(2) + log(m). For normal x > 0.
 MANYHOT_INLINE Vector<double> log(Vector<double> x) {
   constexpr uint64_t half_root = 0x3FE6A09E667F3BCDULL;  // the bits of sqrt(1/2)
   const Words<double> above = (bits<double>(x) - half_root + (uint64_t(1) << 62)) >> 52;  // n + 1024
   const Vector<double> m = from_bits<double>(bits<double>(x) - ((above - 1024) << 52));
   const Vector<double> n = number<double>(above) - 1024;
-  return n * Exp<double>::ln2_high + (twice_atanh((m - 1) / (m + 1)) + n * Exp<double>::ln2_low);
+  return n * Exp<double>::ln2_high + (twice_atanh<23>((m - 1) / (m + 1)) + n * Exp<double>::ln2_low);
 }
 
 }  // namespace manyhot::MANYHOT_ISA

@@ -33,10 +33,8 @@ def row_weights(
     loss: Tensor, known_rows: Tensor | None, sample_weight: Tensor | None, reduction: Reduction
 ) -> Tensor | float:
     """Return what the loss of a row is multiplied with: one number, or a tensor of the shape of loss."""
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction must be "mean", "sum" or "none"; got {reduction!r}.')
     if known_rows is None and sample_weight is None:
-        return 1 / max(loss.numel(), 1) if reduction == "mean" else 1.0
+        return equal_weight(loss.numel(), reduction)
     weight = torch.ones_like(loss) if sample_weight is None else sample_weight
     try:
         weight = weight.to(loss.dtype).expand(loss.shape)
@@ -49,8 +47,17 @@ def row_weights(
         weight = torch.where(known_rows, weight, 0)
     if reduction == "mean":
         total = weight.sum()
-        weight = weight / torch.where(total == 0, 1, total)
-    return weight
+        return weight / torch.where(total == 0, 1, total)
+    return weight * equal_weight(1, reduction)
+
+
+def equal_weight(rows: int, reduction: Reduction) -> float:
+    """Return the weight of every row where all count alike."""
+    if reduction == "mean":
+        return 1 / max(rows, 1)
+    if reduction not in ("sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none"; got {reduction!r}.')
+    return 1.0
 
 
 def apply(weights: Tensor | float, loss: Tensor, reduction: Reduction) -> Tensor:

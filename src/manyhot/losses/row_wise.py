@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manyhot.kernels import native
 from manyhot.logsumexp import Impl, checked, dense, implementation, sums
-from manyhot.losses.reduction import Reduction, apply, reduce, row_weights
+from manyhot.losses.reduction import Reduction, apply, equal_weight, reduce, row_weights
 from manyhot.targets import known_rows
 
 
@@ -36,13 +36,14 @@ def row_loss(
     batch = checked(logits, targets, threshold, scale, margin, mask, label_weight)
     impl = implementation(batch, impl)
     if impl == "native" and (sample_weight is None or not sample_weight.requires_grad):
-        return native.loss(
-            batch,
-            link.name,
-            lambda loss, known: row_weights(loss, known, sample_weight, reduction),
-            lambda weights, loss: apply(weights, loss, reduction),
-            reduction != "none",
-        )
+        # Where all rows count alike and one number comes out, the kernel adds up as well.
+        alike = sample_weight is None and reduction != "none"
+        equal = equal_weight(logits.shape[:-1].numel(), reduction) if alike else None
+
+        def weigh(loss: Tensor, known: Tensor | None) -> Tensor | float:
+            return row_weights(loss, known, sample_weight, reduction)
+
+        return native.loss(batch, link.name, equal, weigh, lambda weights, loss: apply(weights, loss, reduction))
     if impl == "eager":
         batch = dense(batch)
     loss = link.formula(*sums(batch, impl))
