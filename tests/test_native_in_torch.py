@@ -20,6 +20,7 @@ if native.MISSING is not None:
     pytest.skip(native.MISSING, allow_module_level=True)
 _native: Any = native._native
 
+ROWS_OF_A_LARGE_BATCH = native.SMALL // 7 + 1
 LOSSES = pytest.mark.parametrize("loss", [manyhot.zlpr_loss, manyhot.pairwise_loss, manyhot.single_log_loss])
 # One exponential of float32 is known to 1e-7; what PyTorch and the kernel add up differs by a few of these.
 CLOSE: dict[str, Any] = {"rtol": 2e-6, "atol": 2e-6}
@@ -116,7 +117,7 @@ types, links = _native.types.index, _native.links.index
 batch = _native.Batch(9, 21, s.ctypes.data, types("float32"), 21, 1.0, 0.0)
 batch.dense(t.ctypes.data, types("bool"), 21)
 saved, loss, one = np.empty((9, _native.saved_numbers)), np.empty(9, np.float32), np.ones(1, np.float32)
-assert batch.forward(1, links("zlpr"), saved.ctypes.data, loss.ctypes.data, 0, 0, 0, 0, 1.0) == 0
+assert batch.forward(1, links("zlpr"), saved.ctypes.data, loss.ctypes.data, 0, 0, 0, 0, 1.0, 0, 0) == 0
 gradient = np.empty_like(s)
 batch.backward(1, links("zlpr"), saved.ctypes.data, one.ctypes.data, 0, 0, 0, 1.0,
                gradient.ctypes.data, types("float32"))
@@ -163,8 +164,9 @@ def test_second_derivatives_are_refused(loss: Callable[..., Tensor], logits: Ten
 
 @LOSSES
 def test_logits_that_change_before_backward_are_noticed(loss: Callable[..., Tensor], targets: Tensor) -> None:
-    leaf = torch.zeros(5, 7, requires_grad=True)
-    logits = leaf * 1
+    # Of a larger batch: that of a small one is written in forward, and nothing can change it any more.
+    leaf = torch.zeros(ROWS_OF_A_LARGE_BATCH, 7, requires_grad=True)
+    logits, targets = leaf * 1, targets[:1].expand(ROWS_OF_A_LARGE_BATCH, 7)
     value = loss(logits, targets, impl="native")
     logits.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -173,7 +175,8 @@ def test_logits_that_change_before_backward_are_noticed(loss: Callable[..., Tens
 
 @LOSSES
 def test_targets_that_change_before_backward_are_noticed(loss: Callable[..., Tensor], logits: Tensor) -> None:
-    targets = torch.zeros(5, 7)
+    logits = logits.detach()[:1].repeat(ROWS_OF_A_LARGE_BATCH, 1).requires_grad_()
+    targets = torch.zeros(ROWS_OF_A_LARGE_BATCH, 7)
     value = loss(logits, targets, impl="native")
     targets.fill_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

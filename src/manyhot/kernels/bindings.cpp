@@ -75,9 +75,9 @@ NB_MODULE(_native, m) {
            [](Batch& self, Address data, int64_t row, int64_t label) { self.log_weight = {at<void>(data), row, label}; })
       .def("forward",
            [](const Batch& self, int threads, int link, Address saved, Address loss, Address neg, Address pos,
-              Address known, Address total, double factor) -> int64_t {
-             Forward out{at<Saved>(saved), at<void>(loss),  at<void>(neg), at<void>(pos),
-                         at<uint8_t>(known), at<void>(total), factor};
+              Address known, Address total, double factor, Address gradient, int type) -> int64_t {
+             Forward out{at<Saved>(saved),   at<void>(loss),  at<void>(neg), at<void>(pos),      at<uint8_t>(known),
+                         at<void>(total), factor, at<void>(gradient), Type(type)};
              nb::gil_scoped_release release;
              manyhot::forward(blocks_of(self), self, Link(link), threads, out);
              return out.is_wrong ? -1 : out.unknown_rows;

@@ -35,6 +35,25 @@ MANYHOT_INLINE Doubles either(Doubles neg, Doubles pos) {
   return gap != gap ? neg + pos : most + log1p(exp<double>(-gap));
 }
 
+// The same lines in n = e^neg and p = e^pos, for rows whose sums need no logarithm to be kept: half of the work.
+MANYHOT_INLINE Doubles loss_of_sums(Link link, Doubles n, Doubles p) {
+  if (link == Link::pairwise) return log_of_one_plus(n * p);
+  if (link == Link::single_log) return log_of_one_plus(n + p);
+  return log_of_one_plus(n) + log_of_one_plus(p);
+}
+
+// The derivatives of a row's loss by n and by p.
+MANYHOT_INLINE void derivatives_by_sums(Link link, Doubles n, Doubles p, Doubles& by_n, Doubles& by_p) {
+  if (link == Link::pairwise) {
+    const Doubles all = 1 / (1 + n * p);
+    by_n = p * all, by_p = n * all;
+  } else if (link == Link::single_log) {
+    by_n = by_p = 1 / (1 + n + p);
+  } else {
+    by_n = 1 / (1 + n), by_p = 1 / (1 + p);
+  }
+}
+
 MANYHOT_INLINE Doubles loss_of(Link link, Doubles neg, Doubles pos) {
   switch (link) {
     case Link::zlpr:

@@ -29,6 +29,10 @@ else:
     _LINKS = {name: code for code, name in enumerate(_native.links)}
     _SAVED = _native.saved_numbers
 
+# Labels of a batch whose gradient is written in forward, while the rows are in the first-level cache: what backward costs
+# beside its exponentials is half of the time of such a batch.
+SMALL = 2**16
+
 # What is done with the losses of rows: their weights by (loss, known rows), and the result by (weights, loss).
 Weigh = Callable[[Tensor, Tensor | None], Tensor | float]
 Reduce = Callable[[Tensor | float, Tensor], Tensor]
@@ -111,12 +115,14 @@ def _forward(batch: Any, rows: Sequence[Any], *out: Any) -> int:
 def _forward_sums(batch: Any, rows: Sequence[Any], saved: Tensor | None) -> tuple[Tensor, Tensor]:
     lead = batch.logits.shape[:-1]
     neg, pos = torch.empty(lead, dtype=batch.dtype), torch.empty(lead, dtype=batch.dtype)
-    _forward(batch, rows, 0, _address(saved), 0, neg.data_ptr(), pos.data_ptr(), 0, 0, 1.0)
+    _forward(batch, rows, 0, _address(saved), 0, neg.data_ptr(), pos.data_ptr(), 0, 0, 1.0, 0, 0)
     return neg, pos
 
 
-def _forward_loss(rows: Layout, job: Job) -> tuple[Tensor, Tensor | float, Tensor]:
-    """Return the result, the weights of rows, and what backward needs."""
+def _forward_loss(
+    rows: Layout, job: Job, gradient: Tensor | None = None
+) -> tuple[Tensor, Tensor | float, Tensor | None]:
+    """Return the result, the weights of rows, and what backward needs: None where the gradient has been written."""
     batch, link, equal, weigh, reduce = job
     lead = batch.logits.shape[:-1]
     count = lead.numel()
@@ -127,10 +133,11 @@ def _forward_loss(rows: Layout, job: Job) -> tuple[Tensor, Tensor | float, Tenso
     known = None if _all_known(batch) else torch.empty(lead, dtype=torch.bool)
     # The kernel adds the losses up; that counts where all rows have one weight, and turn out to have a known label.
     total = torch.empty((), dtype=batch.dtype)
-    out = (link, address, address + 8 * _SAVED * count, 0, 0, _address(known), total.data_ptr(), equal or 1.0)
+    ends = (total.data_ptr(), equal or 1.0, _address(gradient), 0 if gradient is None else _TYPES[gradient.dtype])
+    out = (link, address, address + 8 * _SAVED * count, 0, 0, _address(known), *ends)
     unknown = _forward(batch, rows, *out)
     if equal is not None and not unknown:
-        return total, equal, saved
+        return total, equal, saved if gradient is None else None
     loss = saved[_SAVED * count :].view(batch.dtype)[:count].clone().view(lead)
     weights = weigh(loss, known if unknown else None)
     return reduce(weights, loss), weights, saved
@@ -187,9 +194,17 @@ class _Sums(torch.autograd.Function):
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, threshold: Any, job: Job) -> Tensor:
-        batch, ctx.link, *_ = job
+        batch, ctx.link, equal, *_ = job
         rows = _layout(batch)
-        result, weights, saved = _forward_loss(rows, job)
+        gradient = None
+        # Not of half types: scaled by what comes from outside before it is rounded, their gradient keeps its digits.
+        exact = logits.dtype == batch.dtype and not ctx.needs_input_grad[1]
+        if equal is not None and exact and logits.numel() <= SMALL:
+            gradient = torch.empty(logits.shape, dtype=logits.dtype)
+        result, weights, saved = _forward_loss(rows, job, gradient)
+        if saved is None:
+            ctx.save_for_backward(gradient)
+            return result
         several = isinstance(weights, Tensor)
         _keep(ctx, batch, saved, weights if several else None, *rows)
         ctx.factor = 1.0 if several else weights
@@ -198,7 +213,10 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:  # pyright: ignore
         refuse_second_derivatives()
-        saved, weights, *rows = ctx.saved_tensors
+        saved, *more = ctx.saved_tensors
+        if not more:
+            return (saved if outer.item() == 1 else saved * outer), None, None
+        weights, *rows = more
         outer = outer.contiguous() if weights is None else (outer * weights).contiguous()
         stride = 0 if outer.ndim == 0 and weights is None else 1
         given = (saved.data_ptr(), outer.data_ptr(), 0, 0, stride, ctx.factor)

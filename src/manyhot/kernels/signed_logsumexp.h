@@ -57,8 +57,10 @@ struct Forward {
   void* loss;     // of the type that is computed in
   void *neg, *pos;
   uint8_t* known;
-  void* total;    // one number: factor times the sum of the losses
+  void* total;     // one number: factor times the sum of the losses
   double factor;
+  void* gradient;  // that of `total`, while the rows are in the cache
+  Type gradient_type;
   int64_t unknown_rows = 0;  // without any known label
   bool is_wrong = false;     // a target outside [0, 1] or an id that is no label
 };
@@ -130,15 +132,15 @@ MANYHOT_INLINE bool add_near_tile(const Tile<T>& tile, Sums& sums) {
   Words<T> far{};
   if (tile.log_weight) return false;
   if (tile.soft) {
-    each_vector(tile, [&](int, const T* z, const uint8_t*, const T* from, Words<T> kept) MANYHOT_INLINED {
-      const V x = kept ? load<V>(z) : V{}, t = kept ? load<V>(from) : V{};
+    each_vector(tile, [&](int, const T* z, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
+      const V x = behind ? V{} : load<V>(z), t = behind ? V{} : load<V>(from);
       far |= far_soft_lanes<T>(x, t);
       const V e = exp<T>(x);
-      neg += kept ? (1 - t) * e : V{};
+      neg += behind ? V{} : (1 - t) * e;
       pos += t / e;
     });
   } else {
-    each_hard_vector(tile, [&](int, V z, Words<T> is_neg, Words<T> is_pos, Words<T>) MANYHOT_INLINED {
+    each_hard_vector(tile, [&](int, V z, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
       // Whatever is in an absent slot has no effect, not on the last bit.
       const V x = (is_neg | is_pos) ? z : V{};
       far |= far_lanes<T>(x, Near<T>::hard);
@@ -168,7 +170,7 @@ inline void add_far_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T>& scr
     });
   } else {
     const V nothing = splat<T>(-INFINITY);
-    each_hard_vector(tile, [&](int, V x, Words<T> is_neg, Words<T> is_pos, Words<T>) MANYHOT_INLINED {
+    each_hard_vector(tile, [&](int, V x, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
       most.see_neg(is_neg ? x : nothing), most.see_pos(is_pos ? -x : nothing);
     });
   }
@@ -181,7 +183,7 @@ inline void add_far_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T>& scr
       pos += load<V>(scratch.pos_factor + i) * exp<T>(load<V>(scratch.pos_exponent + i) - pos_from);
     });
   } else {
-    each_hard_vector(tile, [&](int, V x, Words<T> is_neg, Words<T> is_pos, Words<T>) MANYHOT_INLINED {
+    each_hard_vector(tile, [&](int, V x, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
       const V e = exp<T>(is_pos ? -pos_from - x : x - neg_from);
       neg += is_neg ? e : V{};
       pos += is_pos ? e : V{};
@@ -212,10 +214,19 @@ MANYHOT_INLINE void set_side(const Sum& sum, double& largest, double& total) {
   total = std::isfinite(sum.largest) && sum.total > 0 ? sum.total : 1;
 }
 
+// Rows whose sides are empty or measured from 0, and small enough for a product of the two. Each is computed its own way,
+// whatever stands beside it, so that no bit of a row depends on the others.
+MANYHOT_INLINE Words<double> near_rows(Doubles neg_from, Doubles neg_sum, Doubles pos_from, Doubles pos_sum) {
+  const auto near = ((neg_from == 0.0) | (neg_from == -INFINITY)) & ((pos_from == 0.0) | (pos_from == -INFINITY));
+  return (Words<double>)(near & (neg_sum <= 1e150) & (pos_sum <= 1e150));
+}
+
+MANYHOT_INLINE Doubles near_sum(Doubles from, Doubles total) { return from == 0.0 ? total : Doubles{}; }
+
 template <class T>
 inline void finish_rows(const Batch& batch, Link link, const Sums* sums, int64_t begin, int count,
                                 Forward& out) {
-  const double shift = batch.scale * batch.margin;
+  const double shift = batch.scale * batch.margin, unit = std::exp(shift);
   for (int first = 0; first < count; first += row_lanes) {
     const int here = count - first < row_lanes ? count - first : row_lanes;
     alignas(64) double neg_largest[row_lanes] = {}, pos_largest[row_lanes] = {};
@@ -225,9 +236,17 @@ inline void finish_rows(const Batch& batch, Link link, const Sums* sums, int64_t
       set_side(sums[first + k].neg, neg_largest[k], neg_total[k]);
       set_side(sums[first + k].pos, pos_largest[k], pos_total[k]);
     }
-    const Doubles neg = load<Doubles>(neg_largest) + log(load<Doubles>(neg_total)) + shift;
-    const Doubles pos = load<Doubles>(pos_largest) + log(load<Doubles>(pos_total)) + shift;
-    const Doubles loss = loss_of(link, neg, pos);
+    const Doubles neg_from = load<Doubles>(neg_largest), neg_sum = load<Doubles>(neg_total);
+    const Doubles pos_from = load<Doubles>(pos_largest), pos_sum = load<Doubles>(pos_total);
+    const Words<double> near = near_rows(neg_from, neg_sum * unit, pos_from, pos_sum * unit);
+    Doubles neg{}, pos{}, loss{};
+    if (any<double>(near))
+      loss = loss_of_sums(link, near_sum(neg_from, neg_sum * unit), near_sum(pos_from, pos_sum * unit));
+    if (link == Link::none || any<double>(~near)) {
+      neg = neg_from + log(neg_sum) + shift;
+      pos = pos_from + log(pos_sum) + shift;
+      loss = near ? loss : loss_of(link, neg, pos);
+    }
     for (int k = 0; k < here; ++k) {
       const int64_t row = begin + first + k;
       if (out.saved) out.saved[row] = {neg_largest[k], neg_total[k], pos_largest[k], pos_total[k]};
@@ -262,10 +281,10 @@ struct Side {
 
 // An empty or infinite side has no gradient: from +inf every exponential is 0. One with a NaN has NaN factors.
 template <class T>
-MANYHOT_INLINE void set_sides(Doubles largest, Doubles total, Doubles derivative, int count, Side<T>* sides) {
-  const auto none = (magnitude<double>(largest) == INFINITY) | (derivative == 0.0);
+MANYHOT_INLINE void set_sides(Doubles largest, Doubles by_term, int count, Side<T>* sides) {
+  const auto none = (magnitude<double>(largest) == INFINITY) | (by_term == 0.0);
   // exp makes 0 of a NaN.
-  const Doubles factor = derivative / total + (largest - largest);
+  const Doubles factor = by_term + (largest - largest);
   const Doubles lowest = splat<double>(-2.0 * Near<T>::hard);
   const Doubles near = factor * exp<double>(largest < lowest ? -lowest : -largest);
   for (int k = 0; k < count; ++k) {
@@ -283,7 +302,7 @@ MANYHOT_INLINE T at_or_zero(const void* values, int64_t at) {
 template <class T>
 MANYHOT_INLINE void sides(const Batch& batch, Link link, const Backward& given, int64_t begin, int count, Side<T>* neg,
                           Side<T>* pos) {
-  const double shift = batch.scale * batch.margin;
+  const double shift = batch.scale * batch.margin, unit = std::exp(shift);
   for (int first = 0; first < count; first += row_lanes) {
     const int here = count - first < row_lanes ? count - first : row_lanes;
     alignas(64) double neg_largest[row_lanes] = {}, pos_largest[row_lanes] = {};
@@ -302,14 +321,25 @@ MANYHOT_INLINE void sides(const Batch& batch, Link link, const Backward& given, 
     }
     const Doubles neg_from = load<Doubles>(neg_largest), neg_sum = load<Doubles>(neg_total);
     const Doubles pos_from = load<Doubles>(pos_largest), pos_sum = load<Doubles>(pos_total);
-    Doubles by_neg = splat(1.0), by_pos = splat(1.0);
-    derivatives(link, neg_from + log(neg_sum) + shift, pos_from + log(pos_sum) + shift, by_neg, by_pos);
+    // By neg and pos over the totals, or by the sums themselves: the factor of a term is the same.
+    const Words<double> near = near_rows(neg_from, neg_sum * unit, pos_from, pos_sum * unit);
+    Doubles by_neg{}, by_pos{};
+    if (link != Link::none && any<double>(near)) {
+      derivatives_by_sums(link, near_sum(neg_from, neg_sum * unit), near_sum(pos_from, pos_sum * unit), by_neg, by_pos);
+      by_neg *= unit, by_pos *= unit;
+    }
+    if (link == Link::none || any<double>(~near)) {
+      Doubles far_neg = splat(1.0), far_pos = splat(1.0);
+      if (link != Link::none)
+        derivatives(link, neg_from + log(neg_sum) + shift, pos_from + log(pos_sum) + shift, far_neg, far_pos);
+      const Words<double> far = link == Link::none ? ~Words<double>{} : ~near;
+      by_neg = far ? far_neg / neg_sum : by_neg;
+      by_pos = far ? far_pos / pos_sum : by_pos;
+    }
     const Doubles outer_neg = load<Doubles>(to_neg), outer_pos = load<Doubles>(to_pos);
     // A row that does not count has no gradient, whatever its loss is.
-    by_neg = outer_neg == 0.0 ? Doubles{} : outer_neg * by_neg * batch.scale;
-    by_pos = outer_pos == 0.0 ? Doubles{} : -outer_pos * by_pos * batch.scale;
-    set_sides(neg_from, neg_sum, by_neg, here, neg + first);
-    set_sides(pos_from, pos_sum, by_pos, here, pos + first);
+    set_sides(neg_from, outer_neg == 0.0 ? Doubles{} : outer_neg * by_neg * batch.scale, here, neg + first);
+    set_sides(pos_from, outer_pos == 0.0 ? Doubles{} : -outer_pos * by_pos * batch.scale, here, pos + first);
   }
 }
 
@@ -326,7 +356,7 @@ MANYHOT_INLINE void write_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T
     else std::memcpy(to + i, &g, (tile.size - i) * sizeof(T));
   };
   if (!tile.soft && !tile.log_weight) {
-    each_hard_vector(tile, [&](int i, V x, Words<T> is_neg, Words<T> is_pos, Words<T>) MANYHOT_INLINED {
+    each_hard_vector(tile, [&](int i, V x, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
       const V e = exp<T>(is_pos ? -pos.from - x : x - neg.from) * (is_pos ? splat<T>(pos.factor) : splat<T>(neg.factor));
       put(i, (is_neg | is_pos) ? e : V{});
     });
@@ -334,8 +364,8 @@ MANYHOT_INLINE void write_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T
   }
   if (!tile.log_weight) {
     Words<T> far{};
-    each_vector(tile, [&](int i, const T* z, const uint8_t*, const T* from, Words<T> kept) MANYHOT_INLINED {
-      const V x = kept ? load<V>(z) : V{}, t = kept ? load<V>(from) : V{};
+    each_vector(tile, [&](int i, const T* z, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
+      const V x = behind ? V{} : load<V>(z), t = behind ? V{} : load<V>(from);
       far |= far_soft_lanes<T>(x, t);
       const V e = exp<T>(x);
       put(i, neg.near * (1 - t) * e + pos.near * t / e);

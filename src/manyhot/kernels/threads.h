@@ -84,8 +84,22 @@ void each_block(int64_t segments, int64_t begin, int64_t end, const Visit& visit
     visit(row, static_cast<int>(end - row < block_rows ? end - row : block_rows), int64_t(0));
 }
 
+inline void backward(const Blocks& blocks, const Batch& batch, Link link, int threads, const Backward& given) {
+  const int64_t segments = segments_of(batch);
+  share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
+    each_block(segments, begin, end, [&](int64_t row, int count, int64_t segment) {
+      blocks.write(batch, link, given, row, count, segment);
+    });
+  });
+}
+
 inline void forward(const Blocks& blocks, const Batch& batch, Link link, int threads, Forward& out) {
   const int64_t segments = segments_of(batch);
+  const float one = 1;
+  const double double_one = 1;
+  const bool is_double = batch.logits_type == Type::float64;
+  const Backward given{out.saved, is_double ? static_cast<const void*>(&double_one) : &one, nullptr, nullptr, 0,
+                       out.factor, out.gradient, out.gradient_type};
   std::vector<Sums> parts(segments > 1 ? batch.rows * segments : 0);
   share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
     Forward mine = out;
@@ -97,6 +111,7 @@ inline void forward(const Blocks& blocks, const Batch& batch, Link link, int thr
       Sums sums[block_rows];
       blocks.add(batch, row, count, segment, mine.is_wrong, sums);
       blocks.finish(batch, link, sums, row, count, mine);
+      if (out.gradient) blocks.write(batch, link, given, row, count, segment);
     });
 #if defined(_OPENMP)
 #pragma omp critical(manyhot_forward)
@@ -116,16 +131,8 @@ inline void forward(const Blocks& blocks, const Batch& batch, Link link, int thr
       blocks.finish(batch, link, &sums, row, 1, out);
     }
   }
+  if (segments > 1 && out.gradient) backward(blocks, batch, link, threads, given);
   if (out.total) blocks.add_rows(batch, out);
-}
-
-inline void backward(const Blocks& blocks, const Batch& batch, Link link, int threads, const Backward& given) {
-  const int64_t segments = segments_of(batch);
-  share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
-    each_block(segments, begin, end, [&](int64_t row, int count, int64_t segment) {
-      blocks.write(batch, link, given, row, count, segment);
-    });
-  });
 }
 
 }  // namespace manyhot

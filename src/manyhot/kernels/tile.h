@@ -73,17 +73,31 @@ struct Listed {
   uint64_t tiles = 0;
 };
 
-// The labels of a tile, a vector at a time: visit(i, z, code, t, kept), where `kept` is all ones but for lanes behind the
-// last label.
+// Zeros, then ones throughout: read from `lanes - rest` on, it marks the lanes behind the `rest` last labels.
+template <class T>
+struct Ends {
+  static constexpr int lanes = VectorOf<T>::lanes;
+  typename Bits<T>::Type words[2 * lanes] = {};
+  constexpr Ends() {
+    for (int i = lanes; i < 2 * lanes; ++i) words[i] = ~typename Bits<T>::Type(0);
+  }
+};
+
+template <class T>
+MANYHOT_INLINE Words<T> behind(int rest) {
+  alignas(64) static constexpr Ends<T> ends;
+  return load<Words<T>>(ends.words + Ends<T>::lanes - rest);
+}
+
+// The labels of a tile, a vector at a time: visit(i, z, code, t, behind), the last one marking lanes behind the end.
 template <class T, class Visit>
 MANYHOT_INLINE void each_vector(const Tile<T>& tile, const Visit& visit) {
   constexpr int lanes = VectorOf<T>::lanes;
   const int whole = tile.size / lanes * lanes, rest = tile.size - whole;
-  for (int i = 0; i < whole; i += lanes) visit(i, tile.z + i, tile.code + i, tile.t + i, ~Words<T>{});
+  for (int i = 0; i < whole; i += lanes) visit(i, tile.z + i, tile.code + i, tile.t + i, Words<T>{});
   if (rest == 0) return;
-  const Words<T> kept = lane_numbers<T>() < static_cast<typename Bits<T>::Type>(rest);
   if (tile.readable) {
-    visit(whole, tile.z + whole, tile.code + whole, tile.t + whole, kept);
+    visit(whole, tile.z + whole, tile.code + whole, tile.t + whole, behind<T>(rest));
     return;
   }
   alignas(64) T z[lanes] = {}, t[lanes] = {};
@@ -91,25 +105,26 @@ MANYHOT_INLINE void each_vector(const Tile<T>& tile, const Visit& visit) {
   std::memcpy(z, tile.z + whole, rest * sizeof(T));
   if (tile.t) std::memcpy(t, tile.t + whole, rest * sizeof(T));
   if (tile.code) std::memcpy(code, tile.code + whole, rest);
-  visit(whole, z, code, t, kept);
+  visit(whole, z, code, t, behind<T>(rest));
 }
 
-// The same with 0/1 targets: visit(i, z, negative, positive, kept), masks of the lanes that are one or the other.
+// The same with 0/1 targets: visit(i, z, negative, positive), masks of the lanes that are one or the other. What lies
+// behind the end becomes neither: a code of all ones, or a NaN.
 template <class T, class Visit>
 MANYHOT_INLINE void each_hard_vector(const Tile<T>& tile, const Visit& visit) {
   if (tile.t) {
-    each_vector(tile, [&](int i, const T* z, const uint8_t*, const T* from, Words<T> kept) MANYHOT_INLINED {
-      const Vector<T> t = load<Vector<T>>(from);
-      visit(i, load<Vector<T>>(z), (t == 0) & kept, (t == 1) & kept, kept);
+    each_vector(tile, [&](int i, const T* z, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
+      const Vector<T> t = from_bits<T>(load<Words<T>>(from) | behind);
+      visit(i, load<Vector<T>>(z), t == 0, t == 1);
     });
   } else if (tile.code) {
-    each_vector(tile, [&](int i, const T* z, const uint8_t* from, const T*, Words<T> kept) MANYHOT_INLINED {
-      const Words<T> code = load_bytes<T>(from);
-      visit(i, load<Vector<T>>(z), (code == negative) & kept, (code == positive) & kept, kept);
+    each_vector(tile, [&](int i, const T* z, const uint8_t* from, const T*, Words<T> behind) MANYHOT_INLINED {
+      const Words<T> code = load_bytes<T>(from) | behind;
+      visit(i, load<Vector<T>>(z), code == negative, code == positive);
     });
   } else {
-    each_vector(tile, [&](int i, const T* z, const uint8_t*, const T*, Words<T> kept) MANYHOT_INLINED {
-      visit(i, load<Vector<T>>(z), kept, Words<T>{}, kept);
+    each_vector(tile, [&](int i, const T* z, const uint8_t*, const T*, Words<T> behind) MANYHOT_INLINED {
+      visit(i, load<Vector<T>>(z), behind == 0, Words<T>{});
     });
   }
 }
@@ -184,7 +199,8 @@ class Row {
     const Vector<T> nothing = splat<T>(-INFINITY);
     for (int i = 0; i < tile.size; ++i)
       scratch_.gradient[i] = tile.log_weight ? tile.log_weight[i * tile.log_weight_stride] : T(0);
-    each_vector(tile, [&](int i, const T* z, const uint8_t* code, const T* from, Words<T> kept) MANYHOT_INLINED {
+    each_vector(tile, [&](int i, const T* z, const uint8_t* code, const T* from, Words<T> behind) MANYHOT_INLINED {
+      const Words<T> kept = ~behind;
       const Vector<T> x = load<Vector<T>>(z), log_weight = load<Vector<T>>(scratch_.gradient + i);
       Vector<T> t{};
       Words<T> here = kept & (log_weight != -INFINITY);
@@ -352,7 +368,8 @@ class Row {
       tile.t = scratch_.t;
     }
     Words<T> other{}, between{}, known{};
-    each_vector(tile, [&](int, const T*, const uint8_t*, const T* from, Words<T> kept) MANYHOT_INLINED {
+    each_vector(tile, [&](int, const T*, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
+      const Words<T> kept = ~behind;
       const Vector<T> t = load<Vector<T>>(from);
       const Words<T> hard = (t == 0) | (t == 1), inside = (t > 0) & (t < 1);
       known |= (hard | inside) & kept;

@@ -112,14 +112,6 @@ MANYHOT_INLINE V larger(V x, V so_far) {
   return x > so_far ? x : so_far;
 }
 
-// 0, 1, 2, ... in the lanes.
-template <class T>
-MANYHOT_INLINE Words<T> lane_numbers() {
-  Words<T> w;
-  for (int i = 0; i < VectorOf<T>::lanes; ++i) w[i] = i;
-  return w;
-}
-
 // Half of the lanes: by a shuffle where the compiler knows it, since memory in between costs more than the rest.
 template <int lanes, class Half, bool upper, class V>
 MANYHOT_INLINE Half half_of(V v) {
@@ -249,6 +241,12 @@ MANYHOT_INLINE Vector<double> log(Vector<double> x) {
   const Vector<double> m = from_bits<double>(bits<double>(x) - ((above - 1024) << 52));
   const Vector<double> n = number<double>(above) - 1024;
   return n * Exp<double>::ln2_high + (twice_atanh<23>((m - 1) / (m + 1)) + n * Exp<double>::ln2_low);
+}
+
+// For any y >= 0: what rounding took from 1 + y is given back.
+MANYHOT_INLINE Vector<double> log_of_one_plus(Vector<double> y) {
+  const Vector<double> u = 1 + y;
+  return log(u) + (y - (u - 1)) / u;
 }
 
 }  // namespace manyhot::MANYHOT_ISA
