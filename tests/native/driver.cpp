@@ -474,7 +474,7 @@ struct Worst {
 struct Outputs {
   Array saved, loss, neg, pos, known, total, gradient;
   int64_t unknown_rows = 0;
-  bool is_wrong = false;
+  bool is_wrong = false, same_in_forward = true;
 
   void run(const Problem& p, int threads) {
     const int64_t rows = p.batch.rows;
@@ -482,7 +482,7 @@ struct Outputs {
     saved.allocate(Type::float64, 4 * rows), known.allocate(Type::boolean, rows), total.allocate(p.computed, 1);
     for (Array* array : {&loss, &neg, &pos}) array->allocate(p.computed, rows);
     Forward out{static_cast<Saved*>(saved.data()), loss.data(), neg.data(), pos.data(), static_cast<uint8_t*>(known.data()),
-                p.with_total ? total.data() : nullptr, p.total_factor};
+                p.with_total ? total.data() : nullptr, p.total_factor, nullptr, p.gradient};
     forward(blocks, p.batch, p.link, threads, out);
     unknown_rows = out.unknown_rows, is_wrong = out.is_wrong;
     gradient.allocate(p.gradient, rows * p.batch.labels);
@@ -490,6 +490,17 @@ struct Outputs {
                          p.outer.row, p.outer_factor, gradient.data(), p.gradient};
     // Also after a wrong target: it must stay within its buffers.
     backward(blocks, p.batch, p.link, threads, given);
+    if (p.link == Link::none || is_wrong) return;
+    // Written in forward, the gradient of the total is that of backward, to the bit.
+    Array one, early, late;
+    one.allocate(p.computed, 1), one.set(0, 1);
+    for (Array* array : {&early, &late}) array->allocate(p.gradient, rows * p.batch.labels);
+    out.gradient = early.data();
+    forward(blocks, p.batch, p.link, threads, out);
+    const Backward of_total{static_cast<const Saved*>(saved.data()), one.data(), nullptr, nullptr, 0, p.total_factor,
+                            late.data(), p.gradient};
+    backward(blocks, p.batch, p.link, threads, of_total);
+    same_in_forward = early == late;
   }
 
   bool operator==(const Outputs& o) const {
@@ -523,6 +534,7 @@ bool compare(const Problem& p, const Outputs& out, std::string& found) {
   int64_t unknown_rows = 0;
   bool is_wrong = false;
   Worst& most = worst[sizeof(T) == 8];
+  if (!out.same_in_forward) return found = "the gradient written in forward is not that of backward", false;
   for (int64_t row = 0; row < b.rows; ++row) {
     const RightRow right = right_row<T>(p, row);
     is_wrong |= right.is_wrong;

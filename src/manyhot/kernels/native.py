@@ -29,8 +29,8 @@ else:
     _LINKS = {name: code for code, name in enumerate(_native.links)}
     _SAVED = _native.saved_numbers
 
-# Labels of a batch whose gradient is written in forward, while the rows are in the first-level cache: what backward costs
-# beside its exponentials is half of the time of such a batch.
+# Labels of a batch whose gradient is written in forward, while its rows are in the first-level cache: what backward
+# costs beside its exponentials is half of the time of so small a batch.
 SMALL = 2**16
 
 # What is done with the losses of rows: their weights by (loss, known rows), and the result by (weights, loss).

@@ -240,9 +240,9 @@ inline void finish_rows(const Batch& batch, Link link, const Sums* sums, int64_t
     const Doubles pos_from = load<Doubles>(pos_largest), pos_sum = load<Doubles>(pos_total);
     const Words<double> near = near_rows(neg_from, neg_sum * unit, pos_from, pos_sum * unit);
     Doubles neg{}, pos{}, loss{};
-    if (any<double>(near))
+    if (link != Link::none && any<double>(near))
       loss = loss_of_sums(link, near_sum(neg_from, neg_sum * unit), near_sum(pos_from, pos_sum * unit));
-    if (link == Link::none || any<double>(~near)) {
+    if (link == Link::none || out.neg || out.pos || any<double>(~near)) {
       neg = neg_from + log(neg_sum) + shift;
       pos = pos_from + log(pos_sum) + shift;
       loss = near ? loss : loss_of(link, neg, pos);
