@@ -279,17 +279,24 @@ struct Side {
   T from, factor, near;
 };
 
-// An empty or infinite side has no gradient: from +inf every exponential is 0. One with a NaN has NaN factors.
+// An empty or infinite side has no gradient: from +inf every exponential is 0. One with a NaN has NaN factors. A side that
+// was measured from 0 is now measured from the power of two in its total: the factor of a large total would underflow.
 template <class T>
-MANYHOT_INLINE void set_sides(Doubles largest, Doubles by_term, int count, Side<T>* sides) {
+MANYHOT_INLINE void set_sides(Doubles largest, Doubles total, Doubles by_term, int count, Side<T>* sides) {
+  typedef T Lanes __attribute__((vector_size(row_lanes * sizeof(T))));
   const auto none = (magnitude<double>(largest) == INFINITY) | (by_term == 0.0);
+  const Words<double> exponent = bits<double>(total) >> 52;
+  const Doubles power = largest == 0.0 ? from_bits<double>(exponent << 52) : splat(1.0);
+  const Doubles exact = largest == 0.0 ? (number<double>(exponent) - 1023) * 0.6931471805599453 : largest;
+  const Lanes from = __builtin_convertvector(none ? Doubles{} : exact, Lanes);
+  const Doubles lost = exact - __builtin_convertvector(from, Doubles);
   // exp makes 0 of a NaN.
-  const Doubles factor = by_term + (largest - largest);
+  const Doubles factor = by_term * power * (1 - lost + 0.5 * lost * lost) + (largest - largest);
   const Doubles lowest = splat<double>(-2.0 * Near<T>::hard);
-  const Doubles near = factor * exp<double>(largest < lowest ? -lowest : -largest);
+  const Doubles near = (by_term + (largest - largest)) * exp<double>(largest < lowest ? -lowest : -largest);
   for (int k = 0; k < count; ++k) {
     if (none[k]) sides[k] = {T(INFINITY), T(0), T(0)};
-    else sides[k] = {static_cast<T>(largest[k]), static_cast<T>(factor[k]), static_cast<T>(near[k])};
+    else sides[k] = {from[k], static_cast<T>(factor[k]), static_cast<T>(near[k])};
   }
 }
 
@@ -338,8 +345,8 @@ MANYHOT_INLINE void sides(const Batch& batch, Link link, const Backward& given, 
     }
     const Doubles outer_neg = load<Doubles>(to_neg), outer_pos = load<Doubles>(to_pos);
     // A row that does not count has no gradient, whatever its loss is.
-    set_sides(neg_from, outer_neg == 0.0 ? Doubles{} : outer_neg * by_neg * batch.scale, here, neg + first);
-    set_sides(pos_from, outer_pos == 0.0 ? Doubles{} : -outer_pos * by_pos * batch.scale, here, pos + first);
+    set_sides(neg_from, neg_sum, outer_neg == 0.0 ? Doubles{} : outer_neg * by_neg * batch.scale, here, neg + first);
+    set_sides(pos_from, pos_sum, outer_pos == 0.0 ? Doubles{} : -outer_pos * by_pos * batch.scale, here, pos + first);
   }
 }
 

@@ -100,9 +100,10 @@ inline void forward(const Blocks& blocks, const Batch& batch, Link link, int thr
   const bool is_double = batch.logits_type == Type::float64;
   const Backward given{out.saved, is_double ? static_cast<const void*>(&double_one) : &one, nullptr, nullptr, 0,
                        out.factor, out.gradient, out.gradient_type};
+  const Forward fresh = out;  // no thread counts what another has found
   std::vector<Sums> parts(segments > 1 ? batch.rows * segments : 0);
   share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
-    Forward mine = out;
+    Forward mine = fresh;
     each_block(segments, begin, end, [&](int64_t row, int count, int64_t segment) {
       if (segments > 1) {
         blocks.add(batch, row, count, segment, mine.is_wrong, &parts[row * segments + segment]);
