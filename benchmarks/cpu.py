@@ -342,7 +342,7 @@ def measure(case: Case, seconds: float) -> Run:
         for p, r in running:
             moved = logits.nbytes * (2 if direction == STEP else 1) + p.target_bytes
             r.timings[direction] = timing((p.name, p.kind), times, moved / run.copy_gb_s / 1e9)
-    run.disturbance = (seconds_of_others() - others) / (time.monotonic() - began) / CORES
+    run.disturbance = max(0.0, seconds_of_others() - others) / (time.monotonic() - began) / CORES
     return run
 
 
@@ -401,7 +401,7 @@ def case_table(run: Run) -> Iterator[str]:
             r.kind,
         ]
         for t in r.timings.values():
-            cells += [f"{t.ms:.3g} ({t.p10:.3g}-{t.p90:.3g})", f"{t.ratios['BCE']:.2f}", f"{t.ratios['CE']:.2f}"]
+            cells += [f"{t.ms:.4g} ({t.p10:.4g}-{t.p90:.4g})", f"{t.ratios['BCE']:.2f}", f"{t.ratios['CE']:.2f}"]
             cells += [f"{t.bound_ms / t.ms:.0%}"]
         yield f"| {' | '.join(cells)} | {r.memory:.2f} | {r.loss_error:.0e} | {r.gradient_error:.0e} |"
 

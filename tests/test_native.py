@@ -345,3 +345,23 @@ def test_no_less_exact_than_torchs_cross_entropy(generator: torch.Generator) -> 
         # Half a unit in the last place of the loss is a mean of 2^-25: better than rounded it cannot be.
         assert loss <= max(peer_loss, 2.0**-25), (rows, labels)
         assert gradient <= peer_gradient, (rows, labels)
+
+
+@pytest.mark.parametrize("first", [79.0, 79.9])
+def test_a_large_sum_and_a_small_factor_keep_the_gradient(first: float) -> None:
+    # A tile of large logits, added up from 0, and one that is not: over a total of e^86, 1e-7 has no float32.
+    logits = torch.full((1, 1026), first)
+    logits[0, 1024:] = torch.tensor([-100.0, 0.5])
+    leaf = logits.clone().requires_grad_()
+    neg, _ = manyhot.signed_logsumexp(leaf, torch.zeros(1, 1026, dtype=torch.bool), impl="native")
+    (1e-7 * neg.sum()).backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad, 1e-7 * logits.double().softmax(-1).float(), rtol=1e-5, atol=0)
+
+
+def test_a_tiny_target_and_a_large_factor_keep_the_gradient() -> None:
+    leaf = torch.tensor([[39.9]], requires_grad=True)
+    _, pos = manyhot.signed_logsumexp(leaf, torch.tensor([[2.0**-64]]), impl="native")
+    (65536 * pos.sum()).backward()  # the scale of mixed precision
+    assert leaf.grad is not None
+    assert leaf.grad.item() == pytest.approx(-65536)

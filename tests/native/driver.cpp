@@ -383,7 +383,7 @@ struct Derivative {
 struct RightRow {
   RightSide neg, pos;
   std::vector<char> known;
-  bool any_known = false, is_wrong = false;
+  bool any_known = false, is_wrong = false, is_soft = false;
   Real loss = 0, loss_slack = 0;
   Derivative by_neg, by_pos;
 };
@@ -418,14 +418,13 @@ RightRow right_row(const Problem& p, int64_t row) {
   RightRow right;
   const std::vector<T> targets = right_targets<T>(p, row, right.is_wrong);
   if (right.is_wrong) return right;
-  bool two_terms = b.log_weight.data != nullptr;
   for (RightSide* side : {&right.neg, &right.pos})
     side->exponent.assign(b.labels, -infinity), side->size.assign(b.labels, 0);
   for (int64_t i = 0; i < b.labels; ++i) {
     const Real t = targets[i], log_weight = b.log_weight.data ? p.log_weight.at(row, i) : 0;
     right.known.push_back(!std::isnan(t));
     right.any_known |= right.known.back();
-    two_terms |= t > 0 && t < 1;
+    right.is_soft |= t > 0 && t < 1;
     if (std::isnan(t) || log_weight == -infinity) continue;
     // Rounded as by any implementation in T: of logits like 1e30 rounding decides which are equal.
     T z = static_cast<T>(p.logits.at(row, i));
@@ -439,6 +438,7 @@ RightRow right_row(const Problem& p, int64_t row) {
   // A lane adds up to 256 numbers; an exponential's own argument may be 87, or 708, with a relative error of a unit.
   const Real unit = std::numeric_limits<T>::epsilon(), base = sizeof(T) == 8 ? 1e-12L : 4e-5L;
   const Real shift = Real(b.scale) * b.margin;
+  const bool two_terms = right.is_soft || b.log_weight.data;
   right.neg.finish(shift, base, two_terms ? unit : 0), right.pos.finish(shift, base, two_terms ? unit : 0);
   const Real n = right.neg.value, q = right.pos.value, n_slack = right.neg.value_slack, q_slack = right.pos.value_slack;
   const auto by = [](Real x, Real slack) {
@@ -571,9 +571,9 @@ bool compare(const Problem& p, const Outputs& out, std::string& found) {
         const Real most = std::fabs(outer) * b.scale * by.most;
         want += here, exact &= slack < (sizeof(T) == 8 ? 1e-11L : 1e-3L);
         // Where rounding leaves nothing of a derivative, it is still not larger than it can be. What is less than 1e-20 of
-        // the side may be lost.
+        // the side may be lost; of a soft row, whose near tiles have a factor of their own that may underflow, of 1.
         const Real lost = sizeof(T) == 8 ? 1e-170L : 1e-20L;
-        if (!std::isnan(here)) tolerance += slack < 0.5 ? std::fabs(here) * slack + most * lost : most * 1.01L;
+        if (!std::isnan(here)) tolerance += slack < 0.5 ? std::fabs(here) * slack + std::max<Real>(most, right.is_soft) * lost : most * 1.01L;
       };
       add(neg, right.by_neg, outer_neg, a), add(pos, right.by_pos, outer_pos, c);
       const int64_t at = row * b.labels + i;

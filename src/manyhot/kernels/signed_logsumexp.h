@@ -101,12 +101,13 @@ MANYHOT_INLINE bool raise(Sum& sum, Vector<T> exponents, Words<T> nan) {
 }
 
 // Exponents up to this size need no reference: no sum overflows and no term is lost. Nearly all tiles are so, and are read
-// once. Soft targets below `small`, which shrink a term further, are looked at with care.
+// once. Soft targets below `small`, which shrink a term further, are looked at with care: over their sum, a gradient would
+// overflow.
 template <class T>
 struct Near;
 template <>
 struct Near<float> {
-  static constexpr float hard = 80, soft = 40, small = 0x1p-64F;
+  static constexpr float hard = 80, soft = 40, small = 0x1p-32F;
 };
 template <>
 struct Near<double> {
@@ -280,14 +281,16 @@ struct Side {
 };
 
 // An empty or infinite side has no gradient: from +inf every exponential is 0. One with a NaN has NaN factors. A side that
-// was measured from 0 is now measured from the power of two in its total: the factor of a large total would underflow.
+// was measured from 0, or nearly so, is now measured from the power of two in its total: the factor of a large total would
+// underflow.
 template <class T>
 MANYHOT_INLINE void set_sides(Doubles largest, Doubles total, Doubles by_term, int count, Side<T>* sides) {
   typedef T Lanes __attribute__((vector_size(row_lanes * sizeof(T))));
   const auto none = (magnitude<double>(largest) == INFINITY) | (by_term == 0.0);
   const Words<double> exponent = bits<double>(total) >> 52;
-  const Doubles power = largest == 0.0 ? from_bits<double>(exponent << 52) : splat(1.0);
-  const Doubles exact = largest == 0.0 ? (number<double>(exponent) - 1023) * 0.6931471805599453 : largest;
+  const auto is_near = magnitude<double>(largest) <= double(Near<T>::hard);
+  const Doubles power = is_near ? from_bits<double>(exponent << 52) : splat(1.0);
+  const Doubles exact = is_near ? largest + (number<double>(exponent) - 1023) * 0.6931471805599453 : largest;
   const Lanes from = __builtin_convertvector(none ? Doubles{} : exact, Lanes);
   const Doubles lost = exact - __builtin_convertvector(from, Doubles);
   // exp makes 0 of a NaN.

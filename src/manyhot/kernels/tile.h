@@ -393,8 +393,8 @@ class Row {
     if (given) for (int i = 0; i < tile.size; ++i) scratch_.t[i] = 0;
     else std::memset(scratch_.code, negative, tile.size);
     for (int64_t i = listed.first; i < listed.last; ++i) {
+      if (batch_.ids[i] < tile.begin || batch_.ids[i] >= tile.begin + tile.size) continue;
       const int64_t label = batch_.ids[i] - tile.begin;
-      if (label < 0 || label >= tile.size) continue;
       if (!given) {
         scratch_.code[label] = positive;
         continue;
