@@ -359,9 +359,10 @@ def test_a_large_sum_and_a_small_factor_keep_the_gradient(first: float) -> None:
     torch.testing.assert_close(leaf.grad, 1e-7 * logits.double().softmax(-1).float(), rtol=1e-5, atol=0)
 
 
-def test_a_tiny_target_and_a_large_factor_keep_the_gradient() -> None:
+@pytest.mark.parametrize("impl", ["native", "blocked"])
+def test_a_tiny_target_and_a_large_factor_keep_the_gradient(impl: Any) -> None:
     leaf = torch.tensor([[39.9]], requires_grad=True)
-    _, pos = manyhot.signed_logsumexp(leaf, torch.tensor([[2.0**-64]]), impl="native")
+    _, pos = manyhot.signed_logsumexp(leaf, torch.tensor([[2.0**-64]]), impl=impl)
     (65536 * pos.sum()).backward()  # the scale of mixed precision
     assert leaf.grad is not None
     assert leaf.grad.item() == pytest.approx(-65536)

@@ -143,9 +143,10 @@ def _near(block: Any) -> tuple[Tensor, Tensor] | None:
     t = targets.to(block.dtype)
     smallest = torch.where(t > 0, t, 1).amin()
     x = _exponents_of_ones(block)
-    # Half of what exp can hold, the other half is for the targets. A NaN fails every comparison.
+    # Half of what exp can hold, the other half is for the targets and for what the gradient is multiplied with. A NaN
+    # fails every comparison.
     far = 40 if block.dtype == torch.float32 else 300
-    fits = (x.amax() <= far) & (x.amin() >= -far) & (smallest >= 2.0**-64) & (t.amax() <= 1) & (t.amin() >= 0)
+    fits = (x.amax() <= far) & (x.amin() >= -far) & (smallest >= 2.0**-32) & (t.amax() <= 1) & (t.amin() >= 0)
     return (x.exp_(), t) if bool(fits) else None
 
 

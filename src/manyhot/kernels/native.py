@@ -1,7 +1,7 @@
 """The C++ kernel of the signed log-sum-exp as a function that torch can differentiate.
 
-Forward keeps four numbers a row; backward reads logits and targets again and writes the gradient once. A small batch
-takes 10 microseconds in all, so what is done in Python here is counted in tenths of one.
+Forward keeps four numbers a row; backward reads logits and targets again and writes the gradient once. Of a small batch
+most of the time is Python and autograd (benchmarks/autograd_floor.py), so what is done here counts.
 """
 
 import warnings

@@ -225,8 +225,7 @@ MANYHOT_INLINE Words<double> near_rows(Doubles neg_from, Doubles neg_sum, Double
 MANYHOT_INLINE Doubles near_sum(Doubles from, Doubles total) { return from == 0.0 ? total : Doubles{}; }
 
 template <class T>
-inline void finish_rows(const Batch& batch, Link link, const Sums* sums, int64_t begin, int count,
-                                Forward& out) {
+inline void finish_rows(const Batch& batch, Link link, const Sums* sums, int64_t begin, int count, Forward& out) {
   const double shift = batch.scale * batch.margin, unit = std::exp(shift);
   for (int first = 0; first < count; first += row_lanes) {
     const int here = count - first < row_lanes ? count - first : row_lanes;
