@@ -114,15 +114,26 @@ struct Near<double> {
   static constexpr double hard = 600, soft = 300, small = 0x1p-500;
 };
 
-// Lanes that are too far from 0, NaN among them.
-template <class T>
-MANYHOT_INLINE Words<T> far_lanes(Vector<T> x, T limit) {
-  return ~(magnitude<T>(x) <= limit);
-}
-
-template <class T>
-MANYHOT_INLINE Words<T> far_soft_lanes(Vector<T> x, Vector<T> t) {
-  return far_lanes<T>(x, Near<T>::soft) | ((t > 0) & (t < Near<T>::small)) | (t != t);
+// Labels with targets that are numbers, near enough for one pass: visit(i, kept, t, e^x, e^-x), of absent ones t = 0 and
+// x = 0. False where one is not, also by its target: next to 0, or none at all.
+template <class T, class Visit>
+MANYHOT_INLINE bool each_near_soft_vector(const Tile<T>& tile, const Visit& visit) {
+  using V = Vector<T>;
+  // As integers, whose order is that of positive numbers; of targets one less, so that 0 is the largest.
+  Words<T> most{}, most_target{}, least_target = ~Words<T>{};
+  each_vector(tile, [&](int i, const T* z, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
+    const V given = from_bits<T>(load<Words<T>>(from) | behind);
+    const Words<T> kept = given == given;
+    const V x = where<T>(kept, load<V>(z)), t = where<T>(kept, given);
+    most = larger(bits<T>(magnitude<T>(x)), most);
+    most_target = larger(bits<T>(t), most_target);
+    least_target = smaller(bits<T>(t) - 1, least_target);
+    V up, down;
+    exp_of_both_signs<T>(x, up, down);
+    visit(i, kept, t, up, down);
+  });
+  return !any<T>((most > bits<T>(splat<T>(Near<T>::soft))) | (most_target > bits<T>(splat<T>(1))) |
+                 (least_target < bits<T>(splat<T>(Near<T>::small)) - 1));
 }
 
 // Add a tile in one pass, measured from 0; false where that would not be exact.
@@ -130,27 +141,28 @@ template <class T>
 MANYHOT_INLINE bool add_near_tile(const Tile<T>& tile, Sums& sums) {
   using V = Vector<T>;
   V neg{}, pos{};
-  Words<T> far{};
   if (tile.log_weight) return false;
-  if (tile.soft) {
-    each_vector(tile, [&](int, const T* z, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
-      const V x = behind ? V{} : load<V>(z), t = behind ? V{} : load<V>(from);
-      far |= far_soft_lanes<T>(x, t);
-      const V e = exp<T>(x);
-      neg += behind ? V{} : (1 - t) * e;
-      pos += t / e;
+  if (tile.t) {
+    Words<T> some{};
+    const bool near = each_near_soft_vector(tile, [&](int, Words<T> kept, V t, V up, V down) MANYHOT_INLINED {
+      some |= kept;
+      neg += where<T>(kept, (1 - t) * up);
+      pos += t * down;
     });
+    if (!near) return false;
+    sums.known |= any<T>(some);
   } else {
-    each_hard_vector(tile, [&](int, V z, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
+    Words<T> most{};  // of |x| as an integer, where NaN is above all numbers
+    each_hard_vector(tile, [&](int, V z, Words<T> kept, Words<T> is_pos) MANYHOT_INLINED {
       // Whatever is in an absent slot has no effect, not on the last bit.
-      const V x = (is_neg | is_pos) ? z : V{};
-      far |= far_lanes<T>(x, Near<T>::hard);
-      const V e = exp<T>(is_pos ? -x : x);
-      neg += is_neg ? e : V{};
-      pos += is_pos ? e : V{};
+      const V x = where<T>(kept, z);
+      most = larger(bits<T>(magnitude<T>(x)), most);
+      const V e = where<T>(kept, exp_near<T>(negative_where<T>(is_pos, x)));
+      neg += where<T>(~is_pos, e);
+      pos += where<T>(is_pos, e);
     });
+    if (any<T>(most > bits<T>(splat<T>(Near<T>::hard)))) return false;
   }
-  if (any<T>(far)) return false;
   const double neg_total = sum(neg), pos_total = sum(pos);
   if (neg_total > 0) sums.neg.add({0, neg_total});
   if (pos_total > 0) sums.pos.add({0, pos_total});
@@ -171,8 +183,8 @@ inline void add_far_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T>& scr
     });
   } else {
     const V nothing = splat<T>(-INFINITY);
-    each_hard_vector(tile, [&](int, V x, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
-      most.see_neg(is_neg ? x : nothing), most.see_pos(is_pos ? -x : nothing);
+    each_hard_vector(tile, [&](int, V x, Words<T> kept, Words<T> is_pos) MANYHOT_INLINED {
+      most.see_neg(where<T>(kept & ~is_pos, x, nothing)), most.see_pos(where<T>(kept & is_pos, -x, nothing));
     });
   }
   const bool has_neg = raise<T>(sums.neg, most.neg, most.neg_nan), has_pos = raise<T>(sums.pos, most.pos, most.pos_nan);
@@ -184,10 +196,11 @@ inline void add_far_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T>& scr
       pos += load<V>(scratch.pos_factor + i) * exp<T>(load<V>(scratch.pos_exponent + i) - pos_from);
     });
   } else {
-    each_hard_vector(tile, [&](int, V x, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
-      const V e = exp<T>(is_pos ? -pos_from - x : x - neg_from);
-      neg += is_neg ? e : V{};
-      pos += is_pos ? e : V{};
+    each_hard_vector(tile, [&](int, V x, Words<T> kept, Words<T> is_pos) MANYHOT_INLINED {
+      const V from = where<T>(is_pos, splat<T>(pos_from), splat<T>(neg_from));
+      const V e = where<T>(kept, exp<T>(negative_where<T>(is_pos, x) - from));
+      neg += where<T>(~is_pos, e);
+      pos += where<T>(is_pos, e);
     });
   }
   if (has_neg) sums.neg.total += sum(neg);
@@ -202,8 +215,10 @@ MANYHOT_INLINE void add_segment(Row<T>& of_row, int64_t begin, int64_t end, Scra
   int place = 0;
   for (int64_t at = begin; at < end; at += tile_labels, ++place) {
     const int size = static_cast<int>(end - at < tile_labels ? end - at : tile_labels);
-    const Tile<T> tile = of_row.tile(at, size, listed, place, sums.known, is_wrong);
-    if (!add_near_tile(tile, sums)) add_far_tile(of_row, tile, scratch, sums);
+    Tile<T> tile = of_row.tile(at, size, listed, place, sums.known, is_wrong);
+    if (add_near_tile(tile, sums)) continue;
+    if (tile.t && of_row.look_at_numbers(tile, is_wrong, sums.known) && add_near_tile(tile, sums)) continue;
+    add_far_tile(of_row, tile, scratch, sums);
   }
 }
 
@@ -356,7 +371,7 @@ MANYHOT_INLINE void sides(const Batch& batch, Link link, const Backward& given, 
 
 // Write the gradient of a tile; what lies from the tile's end up to `limit` is written later and may be overwritten.
 template <class T>
-MANYHOT_INLINE void write_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T>& scratch, const Side<T>& neg,
+MANYHOT_INLINE void write_tile(Row<T>& row, Tile<T>& tile, const Scratch<T>& scratch, const Side<T>& neg,
                                const Side<T>& pos, T* to, const T* limit) {
   using V = Vector<T>;
   constexpr int lanes = VectorOf<T>::lanes;
@@ -364,22 +379,23 @@ MANYHOT_INLINE void write_tile(Row<T>& row, const Tile<T>& tile, const Scratch<T
     if (to + i + lanes <= limit) store(to + i, g);
     else std::memcpy(to + i, &g, (tile.size - i) * sizeof(T));
   };
+  const auto is_near = [&] {
+    return !tile.log_weight && each_near_soft_vector(tile, [&](int i, Words<T> kept, V t, V up, V down) MANYHOT_INLINED {
+      // Of absent labels also where a factor is NaN.
+      put(i, where<T>(kept, neg.near * (1 - t) * up + pos.near * t * down));
+    });
+  };
+  if (tile.t) {
+    bool ignored = false;  // forward has looked
+    if (is_near() || (row.look_at_numbers(tile, ignored, ignored) && is_near())) return;
+  }
   if (!tile.soft && !tile.log_weight) {
-    each_hard_vector(tile, [&](int i, V x, Words<T> is_neg, Words<T> is_pos) MANYHOT_INLINED {
-      const V e = exp<T>(is_pos ? -pos.from - x : x - neg.from) * (is_pos ? splat<T>(pos.factor) : splat<T>(neg.factor));
-      put(i, (is_neg | is_pos) ? e : V{});
+    each_hard_vector(tile, [&](int i, V x, Words<T> kept, Words<T> is_pos) MANYHOT_INLINED {
+      const V from = where<T>(is_pos, splat<T>(pos.from), splat<T>(neg.from));
+      const V factor = where<T>(is_pos, splat<T>(pos.factor), splat<T>(neg.factor));
+      put(i, where<T>(kept, exp<T>(negative_where<T>(is_pos, x) - from) * factor));
     });
     return;
-  }
-  if (!tile.log_weight) {
-    Words<T> far{};
-    each_vector(tile, [&](int i, const T* z, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
-      const V x = behind ? V{} : load<V>(z), t = behind ? V{} : load<V>(from);
-      far |= far_soft_lanes<T>(x, t);
-      const V e = exp<T>(x);
-      put(i, neg.near * (1 - t) * e + pos.near * t / e);
-    });
-    if (!any<T>(far)) return;
   }
   row.both_sides(tile);
   each_vector(tile, [&](int i, const T*, const uint8_t*, const T*, Words<T>) MANYHOT_INLINED {
@@ -400,7 +416,7 @@ MANYHOT_INLINE void write_segment(const Batch& batch, Row<T>& of_row, const Back
   int place = 0;
   for (int64_t at = begin; at < end; at += tile_labels, ++place) {
     const int size = static_cast<int>(end - at < tile_labels ? end - at : tile_labels);
-    const Tile<T> tile = of_row.tile(at, size, listed, place, ignored, ignored);
+    Tile<T> tile = of_row.tile(at, size, listed, place, ignored, ignored);
     const int64_t offset = row * batch.labels + at;
     T* to = direct ? static_cast<T*>(given.gradient) + offset : scratch.gradient;
     const T* limit = direct ? static_cast<T*>(given.gradient) + last_row * batch.labels + end : to + Scratch<T>::size;

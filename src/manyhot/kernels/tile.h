@@ -63,8 +63,9 @@ struct Tile {
   const T* t;
   const T* log_weight;
   int64_t log_weight_stride;
-  bool soft;      // numbers other than 0 and 1
+  bool soft;      // numbers other than 0 and 1, where one has looked
   bool readable;  // a whole vector may be read at the last labels
+  bool complete;  // none of the codes is `absent`
 };
 
 // Where the ids of a row that lie in a segment are, and which tiles of the segment have any.
@@ -108,23 +109,27 @@ MANYHOT_INLINE void each_vector(const Tile<T>& tile, const Visit& visit) {
   visit(whole, z, code, t, behind<T>(rest));
 }
 
-// The same with 0/1 targets: visit(i, z, negative, positive), masks of the lanes that are one or the other. What lies
-// behind the end becomes neither: a code of all ones, or a NaN.
+// The same with 0/1 targets: visit(i, z, kept, positive), masks of the lanes that are known labels, and of the positive ones
+// among them.
 template <class T, class Visit>
 MANYHOT_INLINE void each_hard_vector(const Tile<T>& tile, const Visit& visit) {
   if (tile.t) {
     each_vector(tile, [&](int i, const T* z, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
       const Vector<T> t = from_bits<T>(load<Words<T>>(from) | behind);
-      visit(i, load<Vector<T>>(z), t == 0, t == 1);
+      visit(i, load<Vector<T>>(z), t == t, t == 1);
+    });
+  } else if (tile.code && tile.complete) {
+    each_vector(tile, [&](int i, const T* z, const uint8_t* code, const T*, Words<T> behind) MANYHOT_INLINED {
+      visit(i, load<Vector<T>>(z), ~behind, 0 - load_bytes<T>(code));
     });
   } else if (tile.code) {
     each_vector(tile, [&](int i, const T* z, const uint8_t* from, const T*, Words<T> behind) MANYHOT_INLINED {
-      const Words<T> code = load_bytes<T>(from) | behind;
-      visit(i, load<Vector<T>>(z), code == negative, code == positive);
+      const Words<T> code = load_bytes<T>(from);
+      visit(i, load<Vector<T>>(z), ~behind & ((code >> 1) - 1), 0 - (code & 1));
     });
   } else {
     each_vector(tile, [&](int i, const T* z, const uint8_t*, const T*, Words<T> behind) MANYHOT_INLINED {
-      visit(i, load<Vector<T>>(z), behind == 0, Words<T>{});
+      visit(i, load<Vector<T>>(z), ~behind, Words<T>{});
     });
   }
 }
@@ -135,8 +140,9 @@ class Row {
   Row(const Batch& batch, Scratch<T>& scratch)
       : batch_(batch),
         scratch_(scratch),
-        plain_(batch.targets && batch.targets_type == Type::boolean && batch.logits_type == own_type &&
-               batch.scale == 1 && !batch.threshold.data && !batch.mask.data && !batch.log_weight.data) {}
+        plain_(batch.targets && (batch.targets_type == Type::boolean || batch.targets_type == own_type) &&
+               batch.logits_type == own_type && batch.scale == 1 && !batch.threshold.data && !batch.mask.data &&
+               !batch.log_weight.data) {}
 
   void move_to(int64_t row) { row_ = row; }
 
@@ -146,6 +152,7 @@ class Row {
     if (batch_.targets) return listed;
     const int64_t from = batch_.offsets ? batch_.offsets[row_] : row_ * batch_.width;
     const int64_t to = batch_.offsets ? batch_.offsets[row_ + 1] : from + batch_.width;
+    if (batch_.labels <= tile_labels) return {from, to, 1};  // write_listed() looks at them: of a short row twice is much
     for (int64_t i = from; i < to; ++i) {
       const int64_t id = batch_.ids[i];
       if (id >= begin && id < end) {
@@ -159,16 +166,21 @@ class Row {
     return listed;
   }
 
-  // Make `size` labels from `begin` ready. `known` is set where a label is known, `is_wrong` by a target outside [0, 1].
+  // Make `size` labels from `begin` ready. `known` is set where a label is known, `is_wrong` by a target outside [0, 1]; of
+  // numbers that is seen later.
   MANYHOT_INLINE Tile<T> tile(int64_t begin, int size, const Listed& listed, int place, bool& known, bool& is_wrong) {
-    Tile<T> tile{begin, size, nullptr, nullptr, nullptr, nullptr, batch_.log_weight.label, false, true};
+    Tile<T> tile{begin, size, nullptr, nullptr, nullptr, nullptr, batch_.log_weight.label, false, true, true};
     // Of a short row all that can be left out counts: here also the search for tiles without a positive.
     if (plain_ && size <= short_row) {
       const int64_t from = row_ * batch_.logits_row + begin, targets_from = row_ * batch_.targets_row + begin;
       tile.z = static_cast<const T*>(batch_.logits) + from;
-      tile.code = static_cast<const uint8_t*>(batch_.targets) + targets_from;
       tile.readable = readable(from, size, batch_.logits_row) && readable(targets_from, size, batch_.targets_row);
-      known = true;
+      if (batch_.targets_type == Type::boolean) {
+        tile.code = static_cast<const uint8_t*>(batch_.targets) + targets_from;
+        known = true;
+      } else {
+        tile.t = static_cast<const T*>(batch_.targets) + targets_from;
+      }
       return tile;
     }
     read_logits(tile);
@@ -184,12 +196,36 @@ class Row {
     } else if (listed.tiles >> place & 1) {
       write_listed(tile, listed, is_wrong, any_known);
     } else if (batch_.mask.data) {
-      std::memset(scratch_.code, negative, size);
+      clear_codes(size);
       mask_codes(tile, is_wrong, any_known);
     }
     known |= any_known;
     if (batch_.log_weight.data) tile.log_weight = at<T>(batch_.log_weight, begin);
     return tile;
+  }
+
+  // Look at targets that are numbers, which most tiles do without: whether any is between 0 and 1, and make NaN of what says
+  // that a label is unknown otherwise, in the scratch. True where there was any such.
+  bool look_at_numbers(Tile<T>& tile, bool& is_wrong, bool& known) {
+    Words<T> other{}, between{}, some{};
+    each_vector(tile, [&](int, const T*, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
+      const Vector<T> t = from_bits<T>(load<Words<T>>(from) | behind);
+      const Words<T> hard = (t == 0) | (t == 1), inside = (t > 0) & (t < 1);
+      some |= hard | inside;
+      other |= ~(hard | inside) & (t == t);
+      between |= inside;
+    });
+    tile.soft = any<T>(between);
+    known |= any<T>(some);
+    if (!any<T>(other)) return false;
+    for (int i = 0; i < tile.size; ++i) {
+      const T x = tile.t[i];
+      const bool inside = x >= 0 && x <= 1;
+      is_wrong |= !inside && !(x != x || x == -1 || x == -100);
+      scratch_.t[i] = inside ? x : T(NAN);
+    }
+    tile.t = scratch_.t;
+    return true;
   }
 
   // Write each side's terms of a tile as factor e^exponent with factor in [1, 2): the power of two of 1-t and of t goes
@@ -312,7 +348,7 @@ class Row {
           tile.t = scratch_.t;
         }
     }
-    if (tile.t) look_at_numbers(tile, is_wrong, any_known);
+    if (tile.t) mask_numbers(tile, any_known);
     else mask_codes(tile, is_wrong, any_known);
   }
 
@@ -327,6 +363,12 @@ class Row {
     std::memcpy(&word, bytes + size - 8, 8), bits |= word;
     bits |= bits >> 32, bits |= bits >> 16, bits |= bits >> 8;
     return static_cast<uint8_t>(bits);
+  }
+
+  // A memset becomes `rep stos`, which for a short row takes as long as its exponentials.
+  MANYHOT_INLINE void clear_codes(int size) {
+    using Bytes = typename VectorOf<T>::Bytes;
+    for (int i = 0; i < size; i += VectorOf<T>::lanes) store(scratch_.code + i, Bytes{} + negative);
   }
 
   // Without branches, so that the loop becomes vectors.
@@ -354,47 +396,32 @@ class Row {
     uint8_t some = 0, all = absent;
     for (int i = 0; i < tile.size; ++i) some |= code[i], all &= code[i];
     is_wrong |= (some & wrong) != 0;
+    tile.complete = some <= positive;
     any_known = !(all & absent);
     tile.code = code;
   }
 
-  // The same for numbers. Absent ones become NaN, in the scratch.
-  void look_at_numbers(Tile<T>& tile, bool& is_wrong, bool& any_known) {
-    if (batch_.mask.data) {
-      const uint8_t* mask = at<uint8_t>(batch_.mask, tile.begin);
-      const int64_t stride = batch_.mask.label;
-      const T* t = tile.t;
-      for (int i = 0; i < tile.size; ++i) scratch_.t[i] = mask[i * stride] ? t[i] : T(NAN);
-      tile.t = scratch_.t;
-    }
-    Words<T> other{}, between{}, known{};
-    each_vector(tile, [&](int, const T*, const uint8_t*, const T* from, Words<T> behind) MANYHOT_INLINED {
-      const Words<T> kept = ~behind;
-      const Vector<T> t = load<Vector<T>>(from);
-      const Words<T> hard = (t == 0) | (t == 1), inside = (t > 0) & (t < 1);
-      known |= (hard | inside) & kept;
-      other |= ~(hard | inside) & kept;
-      between |= inside & kept;
-    });
-    tile.soft = any<T>(between);
-    any_known = any<T>(known);
-    if (!any<T>(other)) return;
-    for (int i = 0; i < tile.size; ++i) {
-      const T x = tile.t[i];
-      const bool inside = x >= 0 && x <= 1;
-      is_wrong |= !inside && !(x != x || x == -1 || x == -100);
-      scratch_.t[i] = inside ? x : T(NAN);
-    }
+  // Apply the mask to numbers. What is known shows when they are added up.
+  void mask_numbers(Tile<T>& tile, bool& any_known) {
+    any_known = false;
+    if (!batch_.mask.data) return;
+    const uint8_t* mask = at<uint8_t>(batch_.mask, tile.begin);
+    const int64_t stride = batch_.mask.label;
+    const T* t = tile.t;
+    for (int i = 0; i < tile.size; ++i) scratch_.t[i] = mask[i * stride] ? t[i] : T(NAN);
     tile.t = scratch_.t;
   }
 
   void write_listed(Tile<T>& tile, const Listed& listed, bool& is_wrong, bool& any_known) {
     const T* given = static_cast<const T*>(batch_.soft);
     if (given) for (int i = 0; i < tile.size; ++i) scratch_.t[i] = 0;
-    else std::memset(scratch_.code, negative, tile.size);
+    else clear_codes(tile.size);
     for (int64_t i = listed.first; i < listed.last; ++i) {
-      if (batch_.ids[i] < tile.begin || batch_.ids[i] >= tile.begin + tile.size) continue;
-      const int64_t label = batch_.ids[i] - tile.begin;
+      const int64_t id = batch_.ids[i], label = id - tile.begin;
+      if (label < 0 || label >= tile.size) {
+        is_wrong |= id < -1 || id >= batch_.labels;
+        continue;
+      }
       if (!given) {
         scratch_.code[label] = positive;
         continue;
@@ -409,7 +436,7 @@ class Row {
       mask_codes(tile, is_wrong, any_known);
     } else {
       tile.t = scratch_.t;
-      look_at_numbers(tile, is_wrong, any_known);
+      mask_numbers(tile, any_known);
     }
   }
 

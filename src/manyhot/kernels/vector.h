@@ -106,10 +106,33 @@ MANYHOT_INLINE Vector<T> magnitude(Vector<T> x) {
   return from_bits<T>(bits<T>(x) & ~(Words<T>{} + (typename Bits<T>::Type(1) << (8 * sizeof(T) - 1))));
 }
 
+// Lanes where the mask is all ones, and zeros elsewhere or lanes of `b`. By bits: of `mask ? a : b` GCC makes a comparison
+// with AVX-512, whose masks are no vectors.
+template <class T>
+MANYHOT_INLINE Vector<T> where(Words<T> mask, Vector<T> a) {
+  return from_bits<T>(bits<T>(a) & mask);
+}
+
+template <class T>
+MANYHOT_INLINE Vector<T> where(Words<T> mask, Vector<T> a, Vector<T> b) {
+  return from_bits<T>((bits<T>(a) & mask) | (bits<T>(b) & ~mask));
+}
+
+// -x in the lanes of the mask.
+template <class T>
+MANYHOT_INLINE Vector<T> negative_where(Words<T> mask, Vector<T> x) {
+  return from_bits<T>(bits<T>(x) ^ (mask & (Words<T>{} + (typename Bits<T>::Type(1) << (8 * sizeof(T) - 1)))));
+}
+
 // A NaN in `x` is dropped, one in `so_far` too: one instruction, and NaN is counted apart.
 template <class V>
 MANYHOT_INLINE V larger(V x, V so_far) {
   return x > so_far ? x : so_far;
+}
+
+template <class V>
+MANYHOT_INLINE V smaller(V x, V so_far) {
+  return x < so_far ? x : so_far;
 }
 
 // Half of the lanes: by a shuffle where the compiler knows it, since memory in between costs more than the rest.
@@ -195,9 +218,9 @@ struct Exp<double> {
                                  2.5100472505694996e-08};
 };
 
-// For x up to about 1. Below the logarithm of the smallest normal number it is 0, so that -inf needs no care; of NaN too.
+// For |x| up to about 80, or 700.
 template <class T>
-MANYHOT_INLINE Vector<T> exp(Vector<T> x) {
+MANYHOT_INLINE Vector<T> exp_near(Vector<T> x) {
   using E = Exp<T>;
   constexpr int degree = sizeof(E::c) / sizeof(T);
   const Vector<T> shifted = x * E::log2e + E::round;
@@ -207,8 +230,31 @@ MANYHOT_INLINE Vector<T> exp(Vector<T> x) {
   for (int i = degree - 2; i >= 0; --i) p = p * r + E::c[i];
   p = p * r * r + r + T(1);
   // The lowest bits of `shifted` are those of n: the sum adds n to the exponent of p.
-  const Vector<T> y = from_bits<T>(bits<T>(p) + (bits<T>(shifted) << Bits<T>::mantissa));
-  return x >= E::lowest ? y : Vector<T>{};
+  return from_bits<T>(bits<T>(p) + (bits<T>(shifted) << Bits<T>::mantissa));
+}
+
+// For x up to about 1. Below the logarithm of the smallest normal number it is 0, so that -inf needs no care; of NaN too.
+template <class T>
+MANYHOT_INLINE Vector<T> exp(Vector<T> x) {
+  return x >= Exp<T>::lowest ? exp_near<T>(x) : Vector<T>{};
+}
+
+// e^x and e^-x as exp_near, by the even and the odd terms of the polynomial above: both for little more than
+// one, where a division would take as long as the whole.
+template <class T>
+MANYHOT_INLINE void exp_of_both_signs(Vector<T> x, Vector<T>& of_x, Vector<T>& of_minus_x) {
+  using E = Exp<T>;
+  constexpr int degree = sizeof(E::c) / sizeof(T), even_top = (degree - 1) / 2 * 2, odd_top = (degree - 2) / 2 * 2 + 1;
+  const Vector<T> shifted = x * E::log2e + E::round;
+  const Vector<T> n = shifted - E::round;
+  const Vector<T> r = (x - n * E::ln2_high) - n * E::ln2_low, square = r * r;
+  Vector<T> even = splat<T>(E::c[even_top]), odd = splat<T>(E::c[odd_top]);
+  for (int i = even_top - 2; i >= 0; i -= 2) even = even * square + E::c[i];
+  for (int i = odd_top - 2; i >= 0; i -= 2) odd = odd * square + E::c[i];
+  even = even * square + T(1), odd = (odd * square) * r + r;
+  const Words<T> exponent = bits<T>(shifted) << Bits<T>::mantissa;
+  of_x = from_bits<T>(bits<T>(even + odd) + exponent);
+  of_minus_x = from_bits<T>(bits<T>(even - odd) - exponent);
 }
 
 // 2 atanh(q) = log((1+q)/(1-q)) by its series up to q^last; double only, since what rows need is little beside what labels
