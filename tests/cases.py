@@ -92,6 +92,10 @@ class Case:
     def takes(self, option: str) -> bool:
         return option in inspect.signature(self.function).parameters
 
+    def only(self, **options: Any) -> dict[str, Any]:
+        """Keep the options that the loss has."""
+        return {name: value for name, value in options.items() if self.takes(name)}
+
     def draw(self, generator: torch.Generator, rows: int = ROWS, labels: int = LABELS) -> dict[str, Any]:
         """Draw one point of the grid."""
         shapes = {"labels": (labels,), "rows": (rows, 1), "cells": (rows, labels)}
@@ -129,6 +133,7 @@ TENSORS: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
     "threshold": _normal,
     "label_weight": _weight,
     "prior": _frequency,
+    "pos_weight": _weight,
     "mask": _mask,
     "sample_weight": _row_weight,
 }
@@ -151,11 +156,24 @@ ZLPR_GRID = {
     "smoothing": ("mass", "uniform"),
 }
 
+WEIGHTS_GRID = {name: SHARED_GRID[name] for name in ("mask", "label_weight", "sample_weight", "reduction")}
+
 HAND_LOGITS = (2.0, -1.0, 3.0, -2.0)
 NO_THRESHOLD = "no threshold takes part in it: only differences between the labels of a row count"
 NO_PRIOR = "has no prior option: mathematics.md section 1 defines the prior for the loss that predicts s > s0, zlpr"
 NO_SMOOTHING = "has no label_smoothing option; smooth_labels gives it soft targets, which `reference` covers"
 NOT_INDUCTOR = "architecture.md asks for inductor from zlpr alone of these; aot_eager traces the same graph"
+# Of losses that are a sum over labels, each decided for itself.
+LABEL_WISE = {
+    "threshold": "has no threshold option: a probability of 1/2 is the logit 0",
+    "learned threshold": "has no threshold option",
+    "learned parameter": "has no threshold option",
+    "prior": "has no prior option",
+    "label smoothing": NO_SMOOTHING,
+    "gradient bound": "grows with the number of labels: each label has a gradient of its own",
+    "every impl": "is a plain formula with one implementation",
+    "compile inductor": NOT_INDUCTOR,
+}
 
 
 # --- identities: mathematics.md section 1 ----------------------------------------------------------------------------
@@ -266,6 +284,53 @@ def _one_log_zero(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return _rows(manyhot.single_log_loss, 0 * s, t), expected
 
 
+# --- identities of losses that are a sum over labels: mathematics.md section 4 ---------------------------------------
+
+
+def _torch_bce(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    c = torch.linspace(0.3, 4, s.shape[-1], dtype=s.dtype)
+    bce = F.binary_cross_entropy_with_logits(s, t, pos_weight=c, reduction="none").sum(-1)
+    return _rows(manyhot.bce_loss, s, t, pos_weight=c), bce
+
+
+def _bce_prior_is_an_offset(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    prior = torch.linspace(0.02, 0.9, s.shape[-1], dtype=s.dtype)
+    got = _rows(manyhot.bce_loss, s, t, prior=prior, tau=0.7)
+    return got, _rows(manyhot.bce_loss, s + 0.7 * torch.logit(prior), t)
+
+
+def _zlpr_of_one_label(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    return _rows(manyhot.bce_loss, s[:, :1], t[:, :1]), _rows(manyhot.zlpr_loss, s[:, :1], t[:, :1])
+
+
+def _published_focal(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # torchvision's sigmoid_focal_loss, as it computes it from probabilities.
+    p = torch.sigmoid(s)
+    right = p * t + (1 - p) * (1 - t)
+    published = (0.25 * t + 0.75 * (1 - t)) * -right.log() * (1 - right) ** 1.7
+    return _rows(manyhot.focal_loss, s, t, gamma=1.7, alpha=0.25), published.sum(-1)
+
+
+def _published_asymmetric(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # As its code does it, without the clamp of the logarithm at 1e-8.
+    p, not_p = torch.sigmoid(s), (torch.sigmoid(-s) + 0.05).clamp(max=1)
+    right = p * t + not_p * (1 - t)
+    return _rows(manyhot.asymmetric_loss, s, t), (-right.log() * (1 - right) ** (t + 4 * (1 - t))).sum(-1)
+
+
+def _dice(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    p = torch.sigmoid(s)
+    dice = (2 * (p * t).sum(-1) + 0.6) / (p.sum(-1) + t.sum(-1) + 0.6)
+    return _rows(manyhot.tversky_loss, s, t, smooth=0.3), 1 - dice
+
+
+def _plain_tversky(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    p = torch.sigmoid(s)
+    hits, extra, missed = (p * t).sum(-1), (p * (1 - t)).sum(-1), ((1 - p) * t).sum(-1)
+    got = _rows(manyhot.tversky_loss, s, t, alpha=0.3, beta=0.7, smooth=0.0)
+    return got, 1 - hits / (hits + 0.3 * extra + 0.7 * missed)
+
+
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 CASES = (
@@ -365,4 +430,109 @@ CASES = (
             "compile inductor": NOT_INDUCTOR,
         },
     ),
+    Case(
+        name="bce",
+        function=manyhot.bce_loss,
+        module=manyhot.BCELoss,
+        reference=reference.bce,
+        hand=(
+            # log(1 + e^-2) + log(1 + e^-1) + log(1 + e^-3) + log(1 + e^-2)
+            Hand(HAND_LOGITS, (1, 0, 1, 0), 0.6157),
+            # half of either term of the first label: log(1 + e^-2)/2 + log(1 + e^2)/2 + log(1 + e^-1)
+            Hand((2.0, -1.0), (0.5, 0), 1.4402),
+            # 3 log(1 + e^-1) + log(1 + e^1)
+            Hand((1.0, 1.0), (1, 0), 2.2530, {"pos_weight": 3.0}),
+            # the prior takes 4.595120 off the second logit: log(1 + e^.5) + log(1 + e^5.095120)
+            Hand((0.5, -0.5), (0, 1), 6.0753, {"prior": torch.tensor([0.5, 0.01])}),
+        ),
+        grid={
+            **WEIGHTS_GRID,
+            "pos_weight": (1.0, 2.5, "labels"),
+            "prior": (None, "labels"),
+            "tau": (1.0, 0.4),
+        },
+        identities={
+            "binary_cross_entropy_with_logits of torch": _torch_bce,
+            "the prior is an offset of the logits, all of it": _bce_prior_is_an_offset,
+            "ZLPR for one label": _zlpr_of_one_label,
+        },
+        gradient_bound=math.inf,
+        not_applicable=LABEL_WISE | {"prior": "half the offset of zlpr, which the contract tests: test_baselines.py"},
+    ),
+    Case(
+        name="focal",
+        function=manyhot.focal_loss,
+        module=manyhot.FocalLoss,
+        reference=reference.focal,
+        hand=(
+            # p = .5: .25 log 2 for either
+            Hand((0.0, 0.0), (1, 0), 0.3466),
+            # .119203^2 * .126928 + .268941^2 * .313262 + .047426^2 * .048587 + .119203^2 * .126928
+            Hand(HAND_LOGITS, (1, 0, 1, 0), 0.0264),
+            Hand((0.0, 0.0), (1, 0), 0.6931 / 2, {"gamma": 1.0, "alpha": 0.25}),
+        ),
+        grid={**WEIGHTS_GRID, "gamma": (2.0, 0.0, 0.5, 3.7), "alpha": (None, 0.25, 1.0)},
+        identities={
+            "binary cross-entropy for gamma 0": lambda s, t: (
+                _rows(manyhot.focal_loss, s, t, gamma=0.0),
+                _rows(manyhot.bce_loss, s, t),
+            ),
+            "the published definition": _published_focal,
+        },
+        gradient_bound=math.inf,
+        not_applicable=LABEL_WISE,
+    ),
+    Case(
+        name="asymmetric",
+        function=manyhot.asymmetric_loss,
+        module=manyhot.AsymmetricLoss,
+        reference=reference.asymmetric,
+        hand=(
+            # (1 - .731059) * .313262; q = .731059 - .05 = .681059: .681059^4 * 1.142748
+            Hand((1.0, 1.0), (1, 0), 0.3301),
+            # q = .880797 - .05: .830797^2 * 1.776656, and nothing of a negative with p <= .05
+            Hand((2.0, -4.0), (0, 0), 1.2263, {"gamma_neg": 2.0}),
+            Hand((0.0, 0.0), (1, 0), 0.3466, {"gamma_pos": 2.0, "gamma_neg": 2.0, "clip": 0.0}),
+        ),
+        grid={
+            **WEIGHTS_GRID,
+            "gamma_pos": (1.0, 0.0, 2.5),
+            "gamma_neg": (4.0, 0.0, 0.5),
+            "clip": (0.05, 0.0, 0.4),
+        },
+        identities={
+            "focal for equal gammas and no clip": lambda s, t: (
+                _rows(manyhot.asymmetric_loss, s, t, gamma_pos=1.5, gamma_neg=1.5, clip=0.0),
+                _rows(manyhot.focal_loss, s, t, gamma=1.5),
+            ),
+            "the published definition": _published_asymmetric,
+        },
+        gradient_bound=math.inf,
+        not_applicable=LABEL_WISE | {"infinite logits": "a clip bounds the loss of a negative: test_baselines.py"},
+    ),
+    Case(
+        name="tversky",
+        function=manyhot.tversky_loss,
+        module=manyhot.TverskyLoss,
+        reference=reference.tversky,
+        hand=(
+            # TP .5, FP .5, FN .5: 1 - 1.5/2
+            Hand((0.0, 0.0), (1, 0), 0.25),
+            Hand((0.0, 0.0), (1, 0), 0.5, {"smooth": 0.0}),
+            # 1 - .5/(.5 + .2 * .5 + .8 * .5)
+            Hand((0.0, 0.0), (1, 0), 0.5, {"smooth": 0.0, "alpha": 0.2, "beta": 0.8}),
+            # 1 - 1/(1 + .5 (.880797 + .268941))
+            Hand((2.0, -1.0), (0, 0), 0.3650),
+        ),
+        grid={**WEIGHTS_GRID, "alpha": (0.5, 0.2, 0.0), "beta": (0.5, 0.8), "smooth": (1.0, 0.01)},
+        identities={"Dice with its smoothing halved": _dice, "the published definition": _plain_tversky},
+        gradient_bound=math.inf,
+        not_applicable=LABEL_WISE | {"infinite logits": "is between 0 and 1 for all logits: test_baselines.py"},
+    ),
 )
+
+# Losses that do not take one row of logits and targets for itself, and where their contract is instead.
+ELSEWHERE = {
+    "two_way_loss": "test_baselines.py",
+    "TwoWayLoss": "test_baselines.py",
+}

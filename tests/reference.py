@@ -228,6 +228,173 @@ def binary_cross_entropy(logits: Any, targets: Any) -> np.ndarray:
     return np.array([math.fsum(softplus(-x if y else x) for x, y in zip(s, t, strict=True)) for s, t in rows])
 
 
+# --- losses that are a sum over labels, and the rivals ---------------------------------------------------------------
+
+
+def log_sigmoid(x: float) -> float:
+    return -softplus(-x)
+
+
+def power(base_log: float, exponent: float) -> float:
+    """e^(exponent * base_log), 1 for the exponent 0."""
+    return math.exp(exponent * base_log) if exponent else 1.0
+
+
+def focal_side(s: float, gamma: float) -> tuple[float, float]:
+    """-(1-p)^gamma log p and its derivative, p = sigmoid(s)."""
+    if math.isinf(s):
+        return (0.0 if s > 0 else INF), 0.0
+    factor = power(log_sigmoid(-s), gamma)
+    loss = -log_sigmoid(s)
+    # d(1-p)^gamma = -gamma p (1-p)^gamma and d log p = 1-p
+    return factor * loss, -gamma * sigmoid(s) * factor * loss - factor * sigmoid(-s)
+
+
+def clipped_side(s: float, gamma: float, clip: float) -> tuple[float, float]:
+    """-q^gamma log(1-q) and its derivative, q = max(p - clip, 0), with forty digits: p - clip loses its own."""
+    with mpmath.workdps(40):
+        x, m = mpmath.mpf(s), mpmath.mpf(clip)
+        p = 1 / (1 + mpmath.exp(-x)) if x != -INF else mpmath.mpf(0)
+        q = p - m
+        if q <= 0:
+            return 0.0, 0.0
+        loss = -(q**gamma) * mpmath.log(1 - q)
+        if math.isinf(s):
+            return float(loss), 0.0
+        slope = (-gamma * q ** (gamma - 1) * mpmath.log(1 - q) + q**gamma / (1 - q)) * p * (1 - p)
+        return float(loss), float(slope)
+
+
+def label_wise(
+    positive: Any,
+    negative: Any,
+    logits: Any,
+    targets: Any,
+    *,
+    mask: Any = None,
+    label_weight: Any = None,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+    over_weight: bool = False,
+) -> Result:
+    """Sum w (t positive + (1-t) negative) over a row, each a function (s, label) -> (value, derivative)."""
+    s, t = np.asarray(logits, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    allowed = np.broadcast_to(np.asarray(True if mask is None else mask), s.shape)
+    weights = full(1.0 if label_weight is None else label_weight, s.shape)
+    values, gradient, counts = np.zeros(s.shape[:-1]), np.zeros(s.shape), np.zeros(s.shape[:-1], dtype=bool)
+    for row in np.ndindex(s.shape[:-1]):
+        total = 0.0
+        for i in range(s.shape[-1]):
+            if not allowed[row][i] or not is_known(float(t[row][i])):
+                continue
+            counts[row] = True
+            if not weights[row][i]:
+                continue
+            total += weights[row][i]
+            for share, term in ((t[row][i], positive), (1 - t[row][i], negative)):
+                if share:
+                    value, slope = term(float(s[row][i]), i)
+                    values[row] += weights[row][i] * share * value
+                    gradient[(*row, i)] += weights[row][i] * share * slope
+        if over_weight and total:
+            values[row] /= total
+            gradient[row] /= total
+    return reduce(values, gradient, counts, sample_weight, reduction)
+
+
+def bce(
+    logits: Any, targets: Any, *, pos_weight: Any = 1.0, prior: Any = None, tau: float = 1.0, **options: Any
+) -> Result:
+    s = np.asarray(logits, dtype=np.float64)
+    if prior is not None:
+        s = s + full([tau * logit(float(p)) for p in np.asarray(prior).ravel()], s.shape)
+    c = full(pos_weight, s.shape[-1:])
+
+    def positive(x: float, i: int) -> tuple[float, float]:
+        value, slope = focal_side(x, 0.0)
+        return (c[i] * value, c[i] * slope) if c[i] else (0.0, 0.0)
+
+    return label_wise(positive, lambda x, i: mirrored(focal_side(-x, 0.0)), s, targets, **options)
+
+
+def mirrored(side: tuple[float, float]) -> tuple[float, float]:
+    return side[0], -side[1]
+
+
+def focal(logits: Any, targets: Any, *, gamma: float = 2.0, alpha: float | None = None, **options: Any) -> Result:
+    a, b = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+
+    def positive(x: float, i: int) -> tuple[float, float]:
+        value, slope = focal_side(x, gamma)
+        return a * value, a * slope
+
+    def negative(x: float, i: int) -> tuple[float, float]:
+        value, slope = focal_side(-x, gamma)
+        return b * value, -b * slope
+
+    return label_wise(positive, negative, logits, targets, **options)
+
+
+def asymmetric(
+    logits: Any,
+    targets: Any,
+    *,
+    gamma_pos: float = 1.0,
+    gamma_neg: float = 4.0,
+    clip: float = 0.05,
+    **options: Any,
+) -> Result:
+    def negative(x: float, i: int) -> tuple[float, float]:
+        return clipped_side(x, gamma_neg, clip) if clip else mirrored(focal_side(-x, gamma_neg))
+
+    return label_wise(lambda x, i: focal_side(x, gamma_pos), negative, logits, targets, **options)
+
+
+def smooth_accuracy(logits: Any, targets: Any, **options: Any) -> Result:
+    def right(x: float, i: int) -> tuple[float, float]:
+        return -sigmoid(x), -sigmoid(x) * sigmoid(-x)
+
+    def wrong(x: float, i: int) -> tuple[float, float]:
+        return -sigmoid(-x), sigmoid(x) * sigmoid(-x)
+
+    return label_wise(right, wrong, logits, targets, over_weight=True, **options)
+
+
+def tversky(
+    logits: Any,
+    targets: Any,
+    *,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    smooth: float = 1.0,
+    mask: Any = None,
+    label_weight: Any = None,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+) -> Result:
+    s, t = np.asarray(logits, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    allowed = np.broadcast_to(np.asarray(True if mask is None else mask), s.shape)
+    weights = full(1.0 if label_weight is None else label_weight, s.shape)
+    values, gradient, counts = np.zeros(s.shape[:-1]), np.zeros(s.shape), np.zeros(s.shape[:-1], dtype=bool)
+    for row in np.ndindex(s.shape[:-1]):
+        known = [i for i in range(s.shape[-1]) if allowed[row][i] and is_known(float(t[row][i]))]
+        counts[row] = bool(known)
+        used = [i for i in known if weights[row][i]]
+        w, p = weights[row], [sigmoid(float(x)) for x in s[row]]
+        hits = math.fsum(w[i] * t[row][i] * p[i] for i in used)
+        false_positives = math.fsum(w[i] * (1 - t[row][i]) * p[i] for i in used)
+        misses = math.fsum(w[i] * t[row][i] * sigmoid(-float(s[row][i])) for i in used)
+        total = hits + alpha * false_positives + beta * misses + smooth
+        values[row] = 1 - (hits + smooth) / total if total else 1.0
+        for i in used:
+            slope = w[i] * p[i] * sigmoid(-float(s[row][i]))
+            d_hits = t[row][i]
+            d_total = t[row][i] + alpha * (1 - t[row][i]) - beta * t[row][i]
+            if total:
+                gradient[(*row, i)] = -slope * (d_hits * total - (hits + smooth) * d_total) / total**2
+    return reduce(values, gradient, counts, sample_weight, reduction)
+
+
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,12 @@ ALLOWED = {
     "losses.row_wise": {"targets", "logsumexp", "losses.reduction", "kernels.native"},
     "losses.zlpr": {"targets", "logsumexp", "losses.reduction", "losses.hyperparameters", "losses.row_wise"},
     "losses.divergence": {"targets", "logsumexp", "losses.reduction"},
+    "losses.label_wise": {"targets", "logsumexp", "losses.reduction"},
+    "losses.one_class": {"targets", "logsumexp", "losses.zlpr"},
+    "losses.smooth": {"losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.one_class"},
+    "losses.baselines": {
+        *("targets", "logsumexp", "losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.zlpr"),
+    },
     "labels": {"targets"},
     "split": {"targets", "labels"},
     "decisions": set(),

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from manyhot.decisions import decide, top_k
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
     from manyhot.logsumexp import signed_logsumexp, validate
+    from manyhot.losses.baselines import (
+        AsymmetricLoss,
+        BCELoss,
+        FocalLoss,
+        TverskyLoss,
+        TwoWayLoss,
+        asymmetric_loss,
+        bce_loss,
+        focal_loss,
+        tversky_loss,
+        two_way_loss,
+    )
     from manyhot.losses.divergence import zlpr_divergence
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.metrics import multilabel_metrics
@@ -23,14 +35,22 @@ if TYPE_CHECKING:
     from manyhot.toolkit.predict import Run, load_run
 
 __all__ = [
+    "AsymmetricLoss",
+    "BCELoss",
     "CardinalityRange",
+    "FocalLoss",
     "IndexTargets",
     "PairwiseLoss",
     "Run",
     "SingleLogLoss",
+    "TverskyLoss",
+    "TwoWayLoss",
     "ZLPRLoss",
+    "asymmetric_loss",
+    "bce_loss",
     "cardinality_range",
     "decide",
+    "focal_loss",
     "label_counts",
     "label_groups",
     "label_prior",
@@ -42,6 +62,8 @@ __all__ = [
     "smooth_labels",
     "stratified_split",
     "top_k",
+    "tversky_loss",
+    "two_way_loss",
     "validate",
     "zlpr_divergence",
     "zlpr_loss",
@@ -54,6 +76,18 @@ _HOME = {
     "decisions": ("decide", "top_k"),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp", "validate"),
+    "losses.baselines": (
+        "AsymmetricLoss",
+        "BCELoss",
+        "FocalLoss",
+        "TverskyLoss",
+        "TwoWayLoss",
+        "asymmetric_loss",
+        "bce_loss",
+        "focal_loss",
+        "tversky_loss",
+        "two_way_loss",
+    ),
     "losses.divergence": ("zlpr_divergence",),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "metrics": ("multilabel_metrics",),

@@ -135,12 +135,17 @@ def checked(
     if label_weight is not None:
         check_broadcast("label_weight", label_weight, logits)
         label_weight = label_weight.to(dtype)
-        if values_readable(label_weight) and not bool((label_weight >= 0).all()):
-            wrong = label_weight[~(label_weight >= 0)][0].item()
-            raise ValueError(f"label_weight must be 0 or more; got {wrong:g}.")
+        check_weight(label_weight)
     if _first_call and values_readable(logits):
         _warn_of_probabilities(logits)
     return Batch(logits, targets, threshold, scale, margin, mask, label_weight, dtype)
+
+
+def check_weight(label_weight: Tensor) -> None:
+    """Check that no label has a weight below 0, where that can be read."""
+    if values_readable(label_weight) and not bool((label_weight >= 0).all()):
+        wrong = label_weight[~(label_weight >= 0)][0].item()
+        raise ValueError(f"label_weight must be 0 or more; got {wrong:g}.")
 
 
 def implementation(batch: Batch, impl: Impl) -> Impl:

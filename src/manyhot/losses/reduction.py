@@ -35,20 +35,24 @@ def row_weights(
     """Return what the loss of a row is multiplied with: one number, or a tensor of the shape of loss."""
     if known_rows is None and sample_weight is None:
         return equal_weight(loss.numel(), reduction)
-    weight = torch.ones_like(loss) if sample_weight is None else sample_weight
-    try:
-        weight = weight.to(loss.dtype).expand(loss.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"sample_weight must broadcast to one weight a row, {tuple(loss.shape)}; got {tuple(weight.shape)}. "
-            "Weights per label go to label_weight."
-        ) from None
+    weight = torch.ones_like(loss) if sample_weight is None else rows_of(sample_weight.to(loss.dtype), loss.shape)
     if known_rows is not None:
         weight = torch.where(known_rows, weight, 0)
     if reduction == "mean":
         total = weight.sum()
         return weight / torch.where(total == 0, 1, total)
     return weight * equal_weight(1, reduction)
+
+
+def rows_of(sample_weight: Tensor, shape: torch.Size) -> Tensor:
+    """Spread sample weights over rows of this shape."""
+    try:
+        return sample_weight.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"sample_weight must broadcast to one weight a row, {tuple(shape)}; got {tuple(sample_weight.shape)}. "
+            "Weights per label go to label_weight."
+        ) from None
 
 
 def equal_weight(rows: int, reduction: Reduction) -> float:

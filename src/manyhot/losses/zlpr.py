@@ -136,7 +136,7 @@ def zlpr_loss(
     """
     check_smoothing(label_smoothing, smoothing)
     if prior is not None:
-        threshold = threshold - tau * _prior_logits(prior, logits) / (2 * scale)
+        threshold = threshold - tau * prior_logits(prior, logits) / (2 * scale)
     if label_smoothing:
         targets = _smoothed(logits, targets, label_smoothing, smoothing, mask)
     return row_loss(
@@ -416,7 +416,7 @@ def _smoothed(logits: Tensor, targets: Any, epsilon: float, smoothing: Smoothing
     return smooth_labels(targets, epsilon, smoothing=smoothing, mask=mask)
 
 
-def _prior_logits(prior: Any, logits: Tensor) -> Tensor:
+def prior_logits(prior: Any, logits: Tensor) -> Tensor:
     """Take the log-odds of label frequencies, which must not be 0 or 1."""
     # Before any rounding: in float32 a frequency of 1 - 1e-9 would be 1.
     prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
