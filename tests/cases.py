@@ -88,6 +88,7 @@ class Case:
     # True where neg meets pos inside the logarithm: of two large numbers float32 keeps only size * eps then.
     sums_meet: bool = False
     not_applicable: Mapping[str, str] = field(default_factory=dict)
+    impls: tuple[str, ...] = ("auto", "eager", "blocked", "native")
 
     def takes(self, option: str) -> bool:
         return option in inspect.signature(self.function).parameters
@@ -331,6 +332,62 @@ def _plain_tversky(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return got, 1 - hits / (hits + 0.3 * extra + 0.7 * missed)
 
 
+# --- identities of the combinatorial softmax: the table of mathematics.md section 2 ----------------------------------
+
+
+def _with_own_count(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # Exactly as many labels as the row has: log Z_k from all sets of k labels.
+    k = t.sum(-1).long()
+    sets = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=s.dtype)] * s.shape[-1])
+    weight = torch.where(sets.sum(-1) == k.unsqueeze(-1), s @ sets.T, -math.inf)
+    got = _rows(manyhot.subset_loss, s, t, min_labels=k, max_labels=k)
+    return got, weight.logsumexp(-1) - (s * t).sum(-1)
+
+
+def _one_of_n(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    y = torch.arange(len(s)) % s.shape[-1]
+    got = _rows(manyhot.subset_loss, s, F.one_hot(y, s.shape[-1]), min_labels=1, max_labels=1, threshold=2.5)
+    return got, F.cross_entropy(s, y, reduction="none")
+
+
+def _null_class(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # Row r has the label r, or none where there is no such label: class 0 of a softmax with a logit 0 in front.
+    y = (torch.arange(len(s)) * 3) % (s.shape[-1] + 1)
+    got = _rows(manyhot.subset_loss, s, F.one_hot(y, s.shape[-1] + 1)[:, 1:], max_labels=1)
+    return got, F.cross_entropy(F.pad(s, (1, 0)), y, reduction="none")
+
+
+def _summed_bce(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    return _rows(manyhot.subset_loss, s, t), F.binary_cross_entropy_with_logits(s, t, reduction="none").sum(-1)
+
+
+def _summed_bce_by_sizes(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # A tensor of sizes takes the sum over sizes, where the number has a formula of its own.
+    got = _rows(manyhot.subset_loss, s, t, max_labels=torch.tensor(s.shape[-1]))
+    return got, F.binary_cross_entropy_with_logits(s, t, reduction="none").sum(-1)
+
+
+def _bce_given_a_label(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    t = t.clone()
+    t[:, 2] = 1
+    u = F.softplus(s).sum(-1)
+    got = _rows(manyhot.subset_loss, s, t, min_labels=1)
+    return got, u + torch.log(-torch.expm1(-u)) - (s * t).sum(-1)
+
+
+def _su_recursion(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    # [7359]: Zbar_K = Z_K + e^{s0} Zbar_{K-1}, and what a row lacks of K labels is the class 0 with the logit s0.
+    s0, largest = 0.7, s.shape[-1] - 1
+    sets = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=s.dtype)] * s.shape[-1])
+    t = torch.where((t.sum(-1) > largest).unsqueeze(-1), 0, t)
+    z = [(s @ sets[sets.sum(-1) == j].T).logsumexp(-1) for j in range(largest + 1)]
+    bar = z[0]
+    for j in range(1, largest + 1):
+        bar = torch.logaddexp(z[j], s0 + bar)
+    got = _rows(manyhot.subset_loss, s, t, max_labels=largest, threshold=s0)
+    return got, bar - ((s * t).sum(-1) + (largest - t.sum(-1)) * s0)
+
+
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 CASES = (
@@ -429,6 +486,47 @@ CASES = (
             "label smoothing": NO_SMOOTHING,
             "compile inductor": NOT_INDUCTOR,
         },
+    ),
+    Case(
+        name="subset",
+        function=manyhot.subset_loss,
+        module=manyhot.SubsetLoss,
+        reference=reference.subset,
+        hand=(
+            # log(e^2 + e^-1 + e^3 + e^-2 + e^1 + e^5 + e^0 + e^2 + e^-3 + e^1) - 5
+            Hand(HAND_LOGITS, (1, 0, 1, 0), 0.2484, {"min_labels": 1, "max_labels": 2}),
+            # exactly two: log(e^1 + e^5 + e^0 + e^2 + e^-3 + e^1) - 5
+            Hand(HAND_LOGITS, (1, 0, 1, 0), 0.0894, {"min_labels": 2, "max_labels": 2}),
+            # 1, e^1 and e^1
+            Hand((1.0, 1.0), (0, 0), 1.8620, {"max_labels": 1}),
+            # log(1 + e^-2) + log(1 + e^-1) + log(1 + e^-3) + log(1 + e^-2)
+            Hand(HAND_LOGITS, (1, 0, 1, 0), 0.6157),
+        ),
+        grid={
+            **{name: SHARED_GRID[name] for name in ("mask", "sample_weight", "reduction")},
+            **THRESHOLD_GRID,
+            # Rows of the contract have any number of labels; ranges are test_subset.py.
+            "max_labels": (None, torch.tensor(LABELS)),
+        },
+        identities={
+            "all sets of k labels written out": _with_own_count,
+            "softmax cross-entropy for exactly one": _one_of_n,
+            "softmax with a null class for at most one": _null_class,
+            "summed binary cross-entropy for any number": _summed_bce,
+            "the same as a sum over sizes": _summed_bce_by_sizes,
+            "binary cross-entropy given one label or more": _bce_given_a_label,
+            "Su's recursion with a repeatable null class": _su_recursion,
+            "adding to logits and threshold changes nothing": _shift(manyhot.subset_loss),
+        },
+        gradient_bound=math.inf,
+        not_applicable={
+            "prior": "has no prior option",
+            "label smoothing": NO_SMOOTHING,
+            "label weight": "a set has one likelihood: no label of it counts more than another",
+            "zero weight": "has no label_weight option; mask takes a label out",
+            "gradient bound": "grows with the number of labels, each at most 1: test_subset.py",
+        },
+        impls=("auto", "eager", "native"),
     ),
     Case(
         name="bce",

@@ -167,6 +167,66 @@ def row_wise(
     return reduce(values, gradient, np.asarray(known.any(-1)), sample_weight, reduction)
 
 
+def subset(
+    logits: Any,
+    targets: Any,
+    *,
+    min_labels: Any = 0,
+    max_labels: Any = None,
+    threshold: Any = 0.0,
+    mask: Any = None,
+    sample_weight: Any = None,
+    reduction: str = "mean",
+) -> Result:
+    """Write out all label sets of each row: 2^labels of them."""
+    s = np.asarray(logits, dtype=np.float64) - np.asarray(threshold, dtype=np.float64)
+    shape, lead = s.shape, s.shape[:-1]
+    t = np.asarray(targets, dtype=np.float64)
+    allowed = np.broadcast_to(np.asarray(True if mask is None else mask), shape)
+    known = np.array([is_known(float(x)) for x in t.ravel()], dtype=bool).reshape(shape) & allowed
+    low = np.broadcast_to(np.asarray(min_labels), lead)
+    high = np.broadcast_to(np.asarray(shape[-1] if max_labels is None else max_labels), lead)
+    values, gradient = np.zeros(lead), np.zeros(shape)
+    for row in np.ndindex(lead):
+        left = [i for i in range(shape[-1]) if known[row][i]]
+        values[row], slopes = subset_row([float(s[row][i]) for i in left], [float(t[row][i]) for i in left],
+                                         int(low[row]), int(high[row]))  # fmt: skip
+        for i, slope in zip(left, slopes, strict=True):
+            gradient[(*row, i)] = slope
+    return reduce(values, gradient, np.asarray(known.any(-1)), sample_weight, reduction)
+
+
+def subset_row(s: list[float], t: list[float], low: int, high: int) -> tuple[float, list[float]]:
+    """Take the negative log-likelihood of one row; a label at +inf is in every set, one at -inf in none."""
+    if any(math.isnan(x) for x in s):
+        return math.nan, [math.nan] * len(s)
+    if any((x == INF and y != 1) or (x == -INF and y != 0) for x, y in zip(s, t, strict=True)):
+        value = INF
+    else:
+        value = 0.0
+    if len(s) > 10:
+        # Sets of any size factorise, and these are too many to write out.
+        assert low == 0
+        assert high >= len(s)
+        inside = [sigmoid(x) - y if y < 1 else -sigmoid(-x) for x, y in zip(s, t, strict=True)]
+        return math.fsum(softplus(x) - y * x for x, y in zip(s, t, strict=True)), inside
+    certain = [i for i, x in enumerate(s) if x == INF]
+    free = [i for i, x in enumerate(s) if not math.isinf(x)]
+    exponents: dict[int, float] = {}
+    for bits in range(1 << len(free)):
+        size = bits.bit_count() + len(certain)
+        if low <= size <= high:
+            # Measured from the targets' own set, so that large logits keep their digits.
+            exponents[bits] = math.fsum((float(bits >> j & 1) - t[i]) * s[i] for j, i in enumerate(free))
+    shares = softmax(exponents)
+    slopes = [0.0] * len(s)
+    for j, i in enumerate(free):
+        inside = math.fsum(share for bits, share in shares.items() if bits >> j & 1)
+        outside = math.fsum(share for bits, share in shares.items() if not bits >> j & 1)
+        slopes[i] = inside - t[i] if t[i] < 1 else -outside
+    return value + lse(list(exponents.values())), slopes
+
+
 def reduce(values: np.ndarray, gradient: np.ndarray, counts: np.ndarray, sample_weight: Any, reduction: str) -> Result:
     weight = full(1.0 if sample_weight is None else sample_weight, values.shape).copy()
     total, denominator = 0.0, 0.0

@@ -20,7 +20,6 @@ if native.MISSING is not None:
     pytest.skip(native.MISSING, allow_module_level=True)
 _native: Any = native._native
 
-ROWS_OF_A_LARGE_BATCH = native.SMALL // 7 + 1
 LOSSES = pytest.mark.parametrize("loss", [manyhot.zlpr_loss, manyhot.pairwise_loss, manyhot.single_log_loss])
 # One exponential of float32 is known to 1e-7; what PyTorch and the kernel add up differs by a few of these.
 CLOSE: dict[str, Any] = {"rtol": 2e-6, "atol": 2e-6}
@@ -164,23 +163,22 @@ def test_second_derivatives_are_refused(loss: Callable[..., Tensor], logits: Ten
 
 @LOSSES
 def test_logits_that_change_before_backward_are_noticed(loss: Callable[..., Tensor], targets: Tensor) -> None:
-    # Of a larger batch: that of a small one is written in forward, and nothing can change it any more.
-    leaf = torch.zeros(ROWS_OF_A_LARGE_BATCH, 7, requires_grad=True)
-    logits, targets = leaf * 1, targets[:1].expand(ROWS_OF_A_LARGE_BATCH, 7)
-    value = loss(logits, targets, impl="native")
+    # With a loss a row: where rows count alike the gradient is written in forward, and nothing can change it any more.
+    leaf = torch.zeros(targets.shape, requires_grad=True)
+    logits = leaf * 1
+    value = loss(logits, targets, reduction="none", impl="native")
     logits.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        value.backward()
+        value.sum().backward()
 
 
 @LOSSES
 def test_targets_that_change_before_backward_are_noticed(loss: Callable[..., Tensor], logits: Tensor) -> None:
-    logits = logits.detach()[:1].repeat(ROWS_OF_A_LARGE_BATCH, 1).requires_grad_()
-    targets = torch.zeros(ROWS_OF_A_LARGE_BATCH, 7)
-    value = loss(logits, targets, impl="native")
+    targets = torch.zeros(logits.shape)
+    value = loss(logits, targets, reduction="none", impl="native")
     targets.fill_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        value.backward()
+        value.sum().backward()
 
 
 @pytest.mark.parametrize("listed", [False, True])

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
         two_way_loss,
     )
     from manyhot.losses.divergence import zlpr_divergence
+    from manyhot.losses.subset import Subset, SubsetLoss, subset_loss
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.metrics import multilabel_metrics
     from manyhot.split import stratified_split
+    from manyhot.symmetric import inclusion_probabilities, log_elementary_symmetric
     from manyhot.targets import IndexTargets, smooth_labels
     from manyhot.toolkit.predict import Run, load_run
 
@@ -43,6 +45,8 @@ __all__ = [
     "PairwiseLoss",
     "Run",
     "SingleLogLoss",
+    "Subset",
+    "SubsetLoss",
     "TverskyLoss",
     "TwoWayLoss",
     "ZLPRLoss",
@@ -51,16 +55,19 @@ __all__ = [
     "cardinality_range",
     "decide",
     "focal_loss",
+    "inclusion_probabilities",
     "label_counts",
     "label_groups",
     "label_prior",
     "load_run",
+    "log_elementary_symmetric",
     "multilabel_metrics",
     "pairwise_loss",
     "signed_logsumexp",
     "single_log_loss",
     "smooth_labels",
     "stratified_split",
+    "subset_loss",
     "top_k",
     "tversky_loss",
     "two_way_loss",
@@ -89,9 +96,11 @@ _HOME = {
         "two_way_loss",
     ),
     "losses.divergence": ("zlpr_divergence",),
+    "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "metrics": ("multilabel_metrics",),
     "split": ("stratified_split",),
+    "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
     "targets": ("IndexTargets", "smooth_labels"),
     "toolkit.predict": ("Run", "load_run"),
 }

@@ -54,6 +54,22 @@ NB_MODULE(_native, m) {
   m.def("instruction_sets", available, "Those of this machine, the best first.");
   m.def("use_instruction_set", choose, "For tests and measurements, and for the whole process.");
 
+  m.def(
+      "write_sets",
+      [](int threads, int64_t rows, int64_t labels, Address logits, int type, int64_t logits_row, Address point,
+         int64_t point_row, Address known, int64_t known_row, int64_t known_label, Address smallest, Address largest,
+         Address value, Address gradient) {
+        const Sets batch{rows,      labels,
+                         at<void>(logits), logits_row,
+                         at<void>(point),  point_row,
+                         {at<void>(known), known_row, known_label},
+                         at<int64_t>(smallest), at<int64_t>(largest),
+                         at<double>(value), at<void>(gradient)};
+        nb::gil_scoped_release release;
+        manyhot::write_sets(Type(type) == Type::float64 ? chosen->float64 : chosen->float32, batch, threads);
+      },
+      "Write log sum_j Z_j(s) - sum_i t_i s_i of each row, and its gradient, where they are asked for.");
+
   nb::class_<Batch>(m, "Batch")
       .def("__init__", [](Batch* self, int64_t rows, int64_t labels, Address logits, int logits_type, int64_t logits_row,
                           double scale, double margin) {

@@ -1,7 +1,8 @@
 """The C++ kernel of the signed log-sum-exp as a function that torch can differentiate.
 
-Forward keeps four numbers a row; backward reads logits and targets again and writes the gradient once. Of a small batch
-most of the time is Python and autograd (benchmarks/autograd_floor.py), so what is done here counts.
+Where all rows count alike, forward writes the gradient too, row by row while a row is in the cache: memory is read
+once. Otherwise forward keeps four numbers a row, and backward reads logits and targets again. Of a small batch most of
+the time is Python and autograd (benchmarks/autograd_floor.py), so what is done here counts.
 """
 
 import warnings
@@ -29,9 +30,9 @@ else:
     _LINKS = {name: code for code, name in enumerate(_native.links)}
     _SAVED = _native.saved_numbers
 
-# Labels of a batch whose gradient is written in forward, while its rows are in the first-level cache: what backward
-# costs beside its exponentials is half of the time of so small a batch.
-SMALL = 2**16
+# Labels of a row that stays in a core's cache; a longer one is read again from memory either way, so backward does
+# that.
+CACHED = 2**16
 
 # What is done with the losses of rows: their weights by (loss, known rows), and the result by (weights, loss).
 Weigh = Callable[[Tensor, Tensor | None], Tensor | float]
@@ -199,7 +200,7 @@ class _Loss(torch.autograd.Function):
         gradient = None
         # Not of half types: scaled by what comes from outside before it is rounded, their gradient keeps its digits.
         exact = logits.dtype == batch.dtype and not ctx.needs_input_grad[1]
-        if equal is not None and exact and logits.numel() <= SMALL:
+        if equal is not None and exact and logits.shape[-1] <= CACHED:
             gradient = torch.empty(logits.shape, dtype=logits.dtype)
         result, weights, saved = _forward_loss(rows, job, gradient)
         if saved is None:

@@ -22,6 +22,8 @@ constexpr int64_t segment_labels = 65536;
 
 // Rows that are finished together; their sums stay on the stack.
 constexpr int block_rows = 64;
+// And their labels: where forward writes the gradient too, logits and targets are still in the second-level cache.
+constexpr int64_t block_labels = 32768;
 
 // The terms of one side of a row, or of a part of it: their sum is total e^largest.
 struct Sum {
@@ -460,13 +462,5 @@ inline void write_block(const Batch& batch, Link link, const Backward& given, in
 }
 
 }  // namespace MANYHOT_ISA
-
-// The blocks of one instruction set and one type that is computed in.
-struct Blocks {
-  void (*add)(const Batch&, int64_t begin, int count, int64_t segment, bool& is_wrong, Sums*);
-  void (*finish)(const Batch&, Link, const Sums*, int64_t begin, int count, Forward&);
-  void (*add_rows)(const Batch&, const Forward&);
-  void (*write)(const Batch&, Link, const Backward&, int64_t begin, int count, int64_t segment);
-};
 
 }  // namespace manyhot

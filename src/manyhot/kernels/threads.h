@@ -7,7 +7,7 @@
 #include <omp.h>
 #endif
 
-#include "signed_logsumexp.h"
+#include "blocks.h"
 
 namespace manyhot {
 
@@ -75,19 +75,20 @@ inline int64_t segments_of(const Batch& batch) { return (batch.labels + segment_
 
 // Cut a share of (row, segment) units into blocks: of many rows where a row has one segment, else of one.
 template <class Visit>
-void each_block(int64_t segments, int64_t begin, int64_t end, const Visit& visit) {
+void each_block(const Batch& batch, int64_t segments, int64_t begin, int64_t end, const Visit& visit) {
   if (segments > 1) {
     for (int64_t unit = begin; unit < end; ++unit) visit(unit / segments, 1, unit % segments);
     return;
   }
-  for (int64_t row = begin; row < end; row += block_rows)
-    visit(row, static_cast<int>(end - row < block_rows ? end - row : block_rows), int64_t(0));
+  const int64_t fitting = block_labels / batch.labels, rows = fitting < 1 ? 1 : fitting < block_rows ? fitting : block_rows;
+  for (int64_t row = begin; row < end; row += rows)
+    visit(row, static_cast<int>(end - row < rows ? end - row : rows), int64_t(0));
 }
 
 inline void backward(const Blocks& blocks, const Batch& batch, Link link, int threads, const Backward& given) {
   const int64_t segments = segments_of(batch);
   share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
-    each_block(segments, begin, end, [&](int64_t row, int count, int64_t segment) {
+    each_block(batch, segments, begin, end, [&](int64_t row, int count, int64_t segment) {
       blocks.write(batch, link, given, row, count, segment);
     });
   });
@@ -104,7 +105,7 @@ inline void forward(const Blocks& blocks, const Batch& batch, Link link, int thr
   std::vector<Sums> parts(segments > 1 ? batch.rows * segments : 0);
   share(batch, batch.rows * segments, threads, [&](int64_t begin, int64_t end) {
     Forward mine = fresh;
-    each_block(segments, begin, end, [&](int64_t row, int count, int64_t segment) {
+    each_block(batch, segments, begin, end, [&](int64_t row, int count, int64_t segment) {
       if (segments > 1) {
         blocks.add(batch, row, count, segment, mine.is_wrong, &parts[row * segments + segment]);
         return;
@@ -134,6 +135,19 @@ inline void forward(const Blocks& blocks, const Batch& batch, Link link, int thr
   }
   if (segments > 1 && out.gradient) backward(blocks, batch, link, threads, given);
   if (out.total) blocks.add_rows(batch, out);
+}
+
+// Rows of sets take unlike times, so they are dealt out a few at a time.
+inline void write_sets(const Blocks& blocks, const Sets& batch, int threads) {
+  const int64_t rows = batch.rows, some = rows < 8 * threads ? 1 : 4;
+#if defined(_OPENMP)
+  if (threads > 1 && rows > 1 && rows * batch.labels >= labels_a_thread / 8) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t row = 0; row < rows; row += some) blocks.write_sets(batch, row, row + some < rows ? row + some : rows);
+    return;
+  }
+#endif
+  blocks.write_sets(batch, 0, rows);
 }
 
 }  // namespace manyhot
