@@ -4,6 +4,7 @@
 # Each sets up .venv first when it has to.
 #
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
+# make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check defaults bench-cpu wheel pure sanitize fuzz clean
+.PHONY: setup demo test check defaults bench-cpu bench-subset wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -50,12 +51,15 @@ defaults: $(STAMP)
 bench-cpu: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py $(if $(QUICK),--quick)
 
+bench-subset: $(STAMP)
+	$(BIN)/python benchmarks/subset.py
+
 # A venv of its own that sees the packages of .venv behind its own, so that torch is not installed again.
 VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
   $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
   > $$(build/$(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth && \
   build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index
-KERNEL_TESTS := test_native test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
+KERNEL_TESTS := test_native test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
 
 wheel: $(STAMP)
 	rm -rf dist && $(BIN)/python -m build --no-isolation --outdir dist .

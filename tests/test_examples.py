@@ -45,3 +45,13 @@ def test_r_drop_is_repeatable() -> None:
     assert first[1] == again[1]
     for name, scores in first[0].items():
         assert scores.tolist() == again[0][name].tolist()
+
+
+def test_top_k_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    load("top_k_layer").main(steps=120, trials=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("8 of 64 pixels")
+    learned, alone, random = (float(re.findall(r"([\d.]+) %", line)[0]) for line in lines[1:])
+    assert 70 < learned <= 100
+    assert learned > random + 5
+    assert 10 < alone <= 100
