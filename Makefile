@@ -86,14 +86,18 @@ $(NATIVE)/%.o: $(KERNELS)/instruction_set.cpp $(wildcard $(KERNELS)/*.h)
 	@mkdir -p $(@D)
 	$(CXX) $(CHECKED) -DMANYHOT_ISA=$* $(if $(filter-out baseline,$*),-march=x86-64-$*) -c $< -o $@
 
-$(NATIVE)/driver: tests/native/driver.cpp $(ISAS:%=$(NATIVE)/%.o) $(wildcard $(KERNELS)/*.h)
+$(NATIVE)/%driver: tests/native/%driver.cpp $(ISAS:%=$(NATIVE)/%.o) $(wildcard $(KERNELS)/*.h)
 	$(CXX) $(CHECKED) -I$(KERNELS) $< $(ISAS:%=$(NATIVE)/%.o) -o $@
 
-sanitize: $(NATIVE)/driver
-	$< 30
+DRIVERS := $(NATIVE)/driver $(NATIVE)/sets_driver
 
-fuzz: $(NATIVE)/driver
-	$< $(FUZZ_SECONDS) $(SEED)
+sanitize: $(DRIVERS)
+	$(NATIVE)/driver 20
+	$(NATIVE)/sets_driver 10
+
+# Side by side, on two cores.
+fuzz: $(DRIVERS)
+	$(NATIVE)/sets_driver $(FUZZ_SECONDS) $(SEED) & sets=$$!; $(NATIVE)/driver $(FUZZ_SECONDS) $(SEED) && wait $$sets
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache

@@ -85,7 +85,8 @@ Polynomial<T> product_of_factors(const T* w, int64_t count, int64_t degree, Numb
   const int64_t steps = count / (4 * lanes), most = std::min(degree, 4 * steps);
   // Four zeros below the coefficients, so that the recursion needs no care at its end.
   space.assign((most + 6) * lanes, T(0));
-  T* p = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(space.data()) + 63) / 64 * 64) + 4 * lanes;
+  constexpr uintptr_t aligned = MANYHOT_VECTOR_BYTES;
+  T* p = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(space.data()) + aligned - 1) / aligned * aligned) + 4 * lanes;
   store(p, splat<T>(1));
   int64_t exponents[lanes] = {}, top = 0;
   for (int64_t step = 0; step < steps; ++step) {
