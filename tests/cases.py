@@ -388,6 +388,20 @@ def _su_recursion(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return got, bar - ((s * t).sum(-1) + (largest - t.sum(-1)) * s0)
 
 
+def _expected_accuracy(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    p = torch.sigmoid(s)
+    return _rows(manyhot.smooth_accuracy_loss, s, t), -(t * p + (1 - t) * (1 - p)).mean(-1)
+
+
+def _slope_of_accuracy(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the gradient of accuracy over p(1-p): that of cross-entropy over |t-p|, on every cell of 0/1 targets."""
+    leaf = s.clone().requires_grad_()
+    (accuracy,) = torch.autograd.grad(_rows(manyhot.smooth_accuracy_loss, leaf, t).sum() * s.shape[-1], leaf)
+    (entropy,) = torch.autograd.grad(manyhot.bce_loss(leaf, t, reduction="sum"), leaf)
+    p = torch.sigmoid(s)
+    return (accuracy / (p * (1 - p))).sum(-1), (entropy / (t - p).abs()).sum(-1)
+
+
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 CASES = (
@@ -627,10 +641,38 @@ CASES = (
         gradient_bound=math.inf,
         not_applicable=LABEL_WISE | {"infinite logits": "is between 0 and 1 for all logits: test_baselines.py"},
     ),
+    Case(
+        name="smooth_accuracy",
+        function=manyhot.smooth_accuracy_loss,
+        module=manyhot.SmoothAccuracyLoss,
+        reference=reference.smooth_accuracy,
+        hand=(
+            # (.880797 + .731059)/2
+            Hand((2.0, -1.0), (1, 0), -0.8059),
+            Hand((2.0, -1.0), (0.5, 1), -(0.5 + 0.268941) / 2),
+            # (2 * .880797 + 1 * .268941)/3
+            Hand((2.0, -1.0), (1, 1), -0.6768, {"label_weight": torch.tensor([2.0, 1.0])}),
+        ),
+        grid=WEIGHTS_GRID,
+        identities={
+            "the expected accuracy of a row": _expected_accuracy,
+            "its gradient carries p(1-p) where that of cross-entropy carries |t-p|": _slope_of_accuracy,
+        },
+        gradient_bound=1.0,
+        not_applicable=LABEL_WISE
+        | {
+            "gradient bound": "the slope of a probability is at most 1/4, and reaches it in one cell alone",
+            "infinite logits": "is between -1 and 0 for all logits: test_smooth.py",
+        },
+    ),
 )
 
 # Losses that do not take one row of logits and targets for itself, and where their contract is instead.
 ELSEWHERE = {
     "two_way_loss": "test_baselines.py",
     "TwoWayLoss": "test_baselines.py",
+    "smooth_f_loss": "test_smooth.py",
+    "SmoothFLoss": "test_smooth.py",
+    "f_weighted_bce_loss": "test_smooth.py",
+    "FWeightedBCELoss": "test_smooth.py",
 }

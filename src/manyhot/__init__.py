@@ -28,6 +28,14 @@ if TYPE_CHECKING:
         two_way_loss,
     )
     from manyhot.losses.divergence import zlpr_divergence
+    from manyhot.losses.smooth import (
+        FWeightedBCELoss,
+        SmoothAccuracyLoss,
+        SmoothFLoss,
+        f_weighted_bce_loss,
+        smooth_accuracy_loss,
+        smooth_f_loss,
+    )
     from manyhot.losses.subset import Subset, SubsetLoss, subset_loss
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.metrics import multilabel_metrics
@@ -40,11 +48,14 @@ __all__ = [
     "AsymmetricLoss",
     "BCELoss",
     "CardinalityRange",
+    "FWeightedBCELoss",
     "FocalLoss",
     "IndexTargets",
     "PairwiseLoss",
     "Run",
     "SingleLogLoss",
+    "SmoothAccuracyLoss",
+    "SmoothFLoss",
     "Subset",
     "SubsetLoss",
     "TverskyLoss",
@@ -54,6 +65,7 @@ __all__ = [
     "bce_loss",
     "cardinality_range",
     "decide",
+    "f_weighted_bce_loss",
     "focal_loss",
     "inclusion_probabilities",
     "label_counts",
@@ -65,6 +77,8 @@ __all__ = [
     "pairwise_loss",
     "signed_logsumexp",
     "single_log_loss",
+    "smooth_accuracy_loss",
+    "smooth_f_loss",
     "smooth_labels",
     "stratified_split",
     "subset_loss",
@@ -97,6 +111,14 @@ _HOME = {
     ),
     "losses.divergence": ("zlpr_divergence",),
     "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
+    "losses.smooth": (
+        "FWeightedBCELoss",
+        "SmoothAccuracyLoss",
+        "SmoothFLoss",
+        "f_weighted_bce_loss",
+        "smooth_accuracy_loss",
+        "smooth_f_loss",
+    ),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "metrics": ("multilabel_metrics",),
     "split": ("stratified_split",),
