@@ -675,4 +675,8 @@ ELSEWHERE = {
     "SmoothFLoss": "test_smooth.py",
     "f_weighted_bce_loss": "test_smooth.py",
     "FWeightedBCELoss": "test_smooth.py",
+    "logit_adjusted_loss": "test_margin.py",
+    "LogitAdjustedLoss": "test_margin.py",
+    "margin_softmax_loss": "test_margin.py",
+    "MarginSoftmaxLoss": "test_margin.py",
 }

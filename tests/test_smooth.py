@@ -64,7 +64,8 @@ def test_smooth_f_of_certain_decisions_is_the_metric(average: Any, beta: float, 
         t[:, 5], t[0], s[0, :] = 0, 0, -1.0  # a label and a row without a positive on either side count as 0
         s[:, 5] = -1
         s = size * s.sign()
-        want = fbeta_score(t.numpy(), manyhot.decide(s).numpy(), beta=beta, average=average, zero_division=0)
+        options: dict[str, Any] = {"beta": beta, "average": average, "zero_division": 0}
+        want = fbeta_score(t.numpy(), manyhot.decide(s).numpy(), **options)
         close(manyhot.smooth_f_loss(s, t, average=average, beta=beta), -want)
 
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
         two_way_loss,
     )
     from manyhot.losses.divergence import zlpr_divergence
+    from manyhot.losses.margin import (
+        LogitAdjustedLoss,
+        MarginSoftmaxLoss,
+        adjust_logits,
+        logit_adjusted_loss,
+        margin_softmax_loss,
+    )
     from manyhot.losses.smooth import (
         FWeightedBCELoss,
         SmoothAccuracyLoss,
@@ -51,6 +58,8 @@ __all__ = [
     "FWeightedBCELoss",
     "FocalLoss",
     "IndexTargets",
+    "LogitAdjustedLoss",
+    "MarginSoftmaxLoss",
     "PairwiseLoss",
     "Run",
     "SingleLogLoss",
@@ -61,6 +70,7 @@ __all__ = [
     "TverskyLoss",
     "TwoWayLoss",
     "ZLPRLoss",
+    "adjust_logits",
     "asymmetric_loss",
     "bce_loss",
     "cardinality_range",
@@ -73,6 +83,8 @@ __all__ = [
     "label_prior",
     "load_run",
     "log_elementary_symmetric",
+    "logit_adjusted_loss",
+    "margin_softmax_loss",
     "multilabel_metrics",
     "pairwise_loss",
     "signed_logsumexp",
@@ -111,6 +123,13 @@ _HOME = {
     ),
     "losses.divergence": ("zlpr_divergence",),
     "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
+    "losses.margin": (
+        "LogitAdjustedLoss",
+        "MarginSoftmaxLoss",
+        "adjust_logits",
+        "logit_adjusted_loss",
+        "margin_softmax_loss",
+    ),
     "losses.smooth": (
         "FWeightedBCELoss",
         "SmoothAccuracyLoss",

@@ -76,7 +76,13 @@ def one_class(logits: Tensor, targets: Any, mask: Tensor | None) -> OneClass:
     )
 
 
-def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Compute softmax cross-entropy of each row, 0 at an infinite logit of the class and never NaN: a pairwise loss."""
-    others = logsumexp(logits.scatter(-1, classes, -math.inf))
-    return PAIRWISE.formula(others, -logits.gather(-1, classes).squeeze(-1))
+def cross_entropy(logits: Tensor, classes: Tensor, offset: Tensor) -> Tensor:
+    """Compute softmax cross-entropy of logits + offset, a row each: the pairwise line with one positive.
+
+    Differences of logits come first, so that an offset keeps its digits beside large ones.
+    """
+    target = logits.gather(-1, classes)
+    base = torch.where(target.isfinite(), target, 0).detach()
+    offset = offset.expand(logits.shape)
+    others = (logits - base) + (offset - offset.gather(-1, classes))
+    return PAIRWISE.formula(logsumexp(others.scatter(-1, classes, -math.inf)), (base - target).squeeze(-1))
