@@ -679,4 +679,6 @@ ELSEWHERE = {
     "LogitAdjustedLoss": "test_margin.py",
     "margin_softmax_loss": "test_margin.py",
     "MarginSoftmaxLoss": "test_margin.py",
+    "exact_loss": "test_perturbed.py",
+    "ExactLoss": "test_perturbed.py",
 }

@@ -30,6 +30,7 @@ ALLOWED = {
     "losses.label_wise": {"targets", "logsumexp", "losses.reduction"},
     "losses.one_class": {"targets", "logsumexp", "losses.zlpr"},
     "losses.margin": {"targets", "losses.reduction", "losses.hyperparameters", "losses.one_class"},
+    "losses.perturbed": {"targets", "losses.reduction", "losses.hyperparameters", "losses.one_class"},
     "losses.smooth": {"losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.one_class"},
     "losses.baselines": {
         *("targets", "logsumexp", "losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.zlpr"),

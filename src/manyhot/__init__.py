@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         logit_adjusted_loss,
         margin_softmax_loss,
     )
+    from manyhot.losses.perturbed import ExactLoss, Perturbed, exact_loss
     from manyhot.losses.smooth import (
         FWeightedBCELoss,
         SmoothAccuracyLoss,
@@ -55,12 +56,14 @@ __all__ = [
     "AsymmetricLoss",
     "BCELoss",
     "CardinalityRange",
+    "ExactLoss",
     "FWeightedBCELoss",
     "FocalLoss",
     "IndexTargets",
     "LogitAdjustedLoss",
     "MarginSoftmaxLoss",
     "PairwiseLoss",
+    "Perturbed",
     "Run",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
@@ -75,6 +78,7 @@ __all__ = [
     "bce_loss",
     "cardinality_range",
     "decide",
+    "exact_loss",
     "f_weighted_bce_loss",
     "focal_loss",
     "inclusion_probabilities",
@@ -122,7 +126,6 @@ _HOME = {
         "two_way_loss",
     ),
     "losses.divergence": ("zlpr_divergence",),
-    "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
     "losses.margin": (
         "LogitAdjustedLoss",
         "MarginSoftmaxLoss",
@@ -130,6 +133,7 @@ _HOME = {
         "logit_adjusted_loss",
         "margin_softmax_loss",
     ),
+    "losses.perturbed": ("ExactLoss", "Perturbed", "exact_loss"),
     "losses.smooth": (
         "FWeightedBCELoss",
         "SmoothAccuracyLoss",
@@ -138,6 +142,7 @@ _HOME = {
         "smooth_accuracy_loss",
         "smooth_f_loss",
     ),
+    "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "metrics": ("multilabel_metrics",),
     "split": ("stratified_split",),
