@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import manyhot
 from manyhot.toolkit import demo as demo_module
 from manyhot.toolkit.cli import app
+from manyhot.toolkit.config import LOSSES
 
 KEYS = [
     "micro_f1", "macro_f1", "samples_f1", "rare_f1", "medium_f1", "head_f1", "exact_match", "hamming_loss", "lrap",
@@ -395,7 +396,8 @@ def test_places_that_are_taken(run):
 def test_bad_options():
     table()
     assert "'nope' is no option of train." in bad("train d.csv --set nope=1")
-    assert "loss expects one of zlpr, bce; got 'focal'." in bad("train d.csv --loss focal")
+    assert "loss expects one of zlpr, bce, bce+prior," in bad("train d.csv --loss hinge")
+    assert "f1-bce; got 'hinge'." in bad("train d.csv --loss hinge")
     assert "tau expects auto or a number 0 or more" in bad("train d.csv --tau=-1")
     assert "tau expects auto or a number 0 or more" in bad("train d.csv --tau much")
     assert "C expects auto or a number above 0" in bad("train d.csv --set C=0")
@@ -469,6 +471,11 @@ def test_help_is_fast_and_imports_nothing_heavy():
         seconds.append(float(used))
     # Processor time: what the clock shows depends on what else the machine does.
     assert statistics.median(seconds) < 0.5
+
+
+def test_the_help_of_train_names_every_loss():
+    stdout, _ = call("train --help")
+    assert {word.strip(",.;│") for word in stdout.split()} >= set(LOSSES)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "demo"])

@@ -10,13 +10,16 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+import torch
 from safetensors.numpy import load_file
 
+import manyhot
 from manyhot import load_run, multilabel_metrics
-from manyhot.toolkit.config import Config, make_config
+from manyhot.toolkit.config import LOSSES, Config, make_config
 from manyhot.toolkit.cross_fit import FOLDS
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.train import Listener, Trained, train
+from manyhot.toolkit.train import LOSSES as FORMULAS
+from manyhot.toolkit.train import Listener, Trained, loss_of, train
 from tiny_texts import KINDS, texts_and_sets
 
 METRICS = set(multilabel_metrics(np.eye(2), np.eye(2), np.eye(2)))
@@ -262,6 +265,42 @@ def test_bce_is_another_model(tmp_path):
     assert np.abs(runs[0].model.weight.numpy() - runs[1].model.weight.numpy()).max() > 0.05
     for run in runs:
         assert run.evaluate(*numbers_and_targets(60, seed=1))["micro_f1"] > 0.85
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_known_by_its_name_and_learns(tmp_path, loss):
+    frame_of_numbers().write_csv(tmp_path / "d.csv")
+    steps = []
+    config = Config(data=str(tmp_path / "d.csv"), loss=loss, C=2.0, out=str(tmp_path / "run"))
+    trained = train(config, Listener(on_step=steps.append))
+    assert trained is not None
+    assert trained.run.info["loss"] == loss
+    assert np.isfinite(steps[0].loss)
+    assert trained.run.evaluate(*numbers_and_targets(60, seed=1))["micro_f1"] > 0.8
+    assert load_run(tmp_path / "run").info["loss"] == loss
+
+
+def test_each_name_is_the_loss_it_says():
+    logits = torch.linspace(-2, 3, 12).view(4, 3)
+    targets = np.array([[1, 0, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]], dtype=bool)
+    t = torch.from_numpy(targets)
+    prior = torch.tensor([4.5 / 5, 1.5 / 5, 1.5 / 5])  # counts + 1/2 over rows + 1
+    want = {
+        "zlpr": manyhot.zlpr_loss(logits, t),
+        "bce": manyhot.bce_loss(logits, t),
+        "bce+prior": manyhot.bce_loss(logits + torch.logit(prior), t),
+        "bce+pos_weight": manyhot.bce_loss(logits, t, pos_weight=(1 - prior) / prior),
+        "focal": manyhot.focal_loss(logits, t),
+        "asymmetric": manyhot.asymmetric_loss(logits, t),
+        "dice": manyhot.tversky_loss(logits, t),
+        "two-way": manyhot.two_way_loss(logits, t),
+        "smooth-accuracy": manyhot.smooth_accuracy_loss(logits, t),
+        "smooth-f1": manyhot.smooth_f_loss(logits, t),
+        "f1-bce": manyhot.f_weighted_bce_loss(logits, t),
+    }
+    for name in LOSSES:
+        assert name in FORMULAS
+        torch.testing.assert_close(loss_of(name, targets)(logits, t), 4 * want[name], msg=name)
 
 
 def test_rows_to_choose_by(tmp_path):

@@ -67,7 +67,13 @@ def train(
     drop_unlabelled: Annotated[
         bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="zlpr or bce.  [default: zlpr]")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="zlpr or bce; to compare, bce+prior, bce+pos_weight, focal, asymmetric, dice, two-way, "
+            "smooth-accuracy, smooth-f1 or f1-bce.  [default: zlpr]"
+        ),
+    ] = None,
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,

@@ -11,7 +11,11 @@ import tomli_w
 
 from manyhot.toolkit.data import InputError
 
-LOSSES = ("zlpr", "bce")
+# The rivals after the two that are meant to be used; losses/baselines.py and smooth.py say what each is.
+LOSSES = (
+    *("zlpr", "bce", "bce+prior", "bce+pos_weight", "focal", "asymmetric", "dice", "two-way"),
+    *("smooth-accuracy", "smooth-f1", "f1-bce"),
+)
 Auto = Literal["auto"]
 
 

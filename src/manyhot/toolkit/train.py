@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
-from manyhot.labels import cardinality_range, label_counts
+from manyhot.labels import cardinality_range, label_counts, label_prior
+from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss, two_way_loss
+from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
 from manyhot.losses.zlpr import zlpr_loss
 from manyhot.toolkit.columns import Columns, find_columns
 from manyhot.toolkit.config import Config
@@ -43,7 +46,31 @@ def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 # (logits, targets) to the sum over rows, by the names of --loss.
-LOSSES: dict[str, Loss] = {"zlpr": _zlpr, "bce": _bce}
+LOSSES: dict[str, Loss] = {
+    "zlpr": _zlpr,
+    "bce": _bce,
+    "bce+prior": partial(bce_loss, reduction="sum"),
+    "bce+pos_weight": partial(bce_loss, reduction="sum"),
+    "focal": partial(focal_loss, reduction="sum"),
+    "asymmetric": partial(asymmetric_loss, reduction="sum"),
+    "dice": partial(tversky_loss, reduction="sum"),
+    "two-way": partial(two_way_loss, reduction="sum"),
+    "smooth-accuracy": partial(smooth_accuracy_loss, reduction="sum"),
+    "smooth-f1": partial(smooth_f_loss, reduction="sum"),
+    "f1-bce": partial(f_weighted_bce_loss, reduction="sum"),
+}
+# What some of them take from the frequencies of the labels in the training rows.
+BY_FREQUENCY: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
+    "bce+prior": lambda prior: {"prior": prior},
+    "bce+pos_weight": lambda prior: {"pos_weight": (1 - prior) / prior},
+}
+
+
+def loss_of(name: str, targets: np.ndarray) -> Loss:
+    """Return the loss of a name for these training rows."""
+    if name in BY_FREQUENCY:
+        return partial(LOSSES[name], **BY_FREQUENCY[name](torch.from_numpy(label_prior(targets))))
+    return LOSSES[name]
 
 
 @dataclass(frozen=True)
@@ -176,7 +203,7 @@ def fit(
     Returns:
         The run, the step that was chosen, and every step tried; no step where nothing was to be chosen or measured.
     """
-    loss = LOSSES[config.loss]
+    loss = loss_of(config.loss, targets)
     X = features.transform(training.train)
     cardinality, counts = cardinality_range(training.train.targets), label_counts(training.train.targets)
     run = Run(
