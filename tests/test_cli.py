@@ -396,7 +396,7 @@ def test_places_that_are_taken(run):
 def test_bad_options():
     table()
     assert "'nope' is no option of train." in bad("train d.csv --set nope=1")
-    assert "loss expects one of zlpr, bce, bce+prior," in bad("train d.csv --loss hinge")
+    assert "loss expects one of zlpr, bce, subset, bce+prior," in bad("train d.csv --loss hinge")
     assert "f1-bce; got 'hinge'." in bad("train d.csv --loss hinge")
     assert "tau expects auto or a number 0 or more" in bad("train d.csv --tau=-1")
     assert "tau expects auto or a number 0 or more" in bad("train d.csv --tau much")

@@ -288,6 +288,7 @@ def test_each_name_is_the_loss_it_says():
     want = {
         "zlpr": manyhot.zlpr_loss(logits, t),
         "bce": manyhot.bce_loss(logits, t),
+        "subset": manyhot.subset_loss(logits, t, min_labels=1, max_labels=2),
         "bce+prior": manyhot.bce_loss(logits + torch.logit(prior), t),
         "bce+pos_weight": manyhot.bce_loss(logits, t, pos_weight=(1 - prior) / prior),
         "focal": manyhot.focal_loss(logits, t),
@@ -301,6 +302,10 @@ def test_each_name_is_the_loss_it_says():
     for name in LOSSES:
         assert name in FORMULAS
         torch.testing.assert_close(loss_of(name, targets)(logits, t), 4 * want[name], msg=name)
+    # A row held out that is longer than any of training.
+    longer = torch.ones(1, 3)
+    got = loss_of("subset", targets)(logits[:1], longer)
+    torch.testing.assert_close(got, manyhot.subset_loss(logits[:1], longer, min_labels=1, max_labels=3))
 
 
 def test_rows_to_choose_by(tmp_path):

@@ -70,8 +70,8 @@ def train(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="zlpr or bce; to compare, bce+prior, bce+pos_weight, focal, asymmetric, dice, two-way, "
-            "smooth-accuracy, smooth-f1 or f1-bce.  [default: zlpr]"
+            help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
+            "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce.  [default: zlpr]"
         ),
     ] = None,
     tau: Annotated[

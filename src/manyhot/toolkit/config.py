@@ -11,9 +11,9 @@ import tomli_w
 
 from manyhot.toolkit.data import InputError
 
-# The rivals after the two that are meant to be used; losses/baselines.py and smooth.py say what each is.
+# The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
 LOSSES = (
-    *("zlpr", "bce", "bce+prior", "bce+pos_weight", "focal", "asymmetric", "dice", "two-way"),
+    *("zlpr", "bce", "subset", "bce+prior", "bce+pos_weight", "focal", "asymmetric", "dice", "two-way"),
     *("smooth-accuracy", "smooth-f1", "f1-bce"),
 )
 Auto = Literal["auto"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from manyhot.labels import cardinality_range, label_counts, label_prior
 from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss, two_way_loss
 from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
+from manyhot.losses.subset import subset_loss
 from manyhot.losses.zlpr import zlpr_loss
 from manyhot.toolkit.columns import Columns, find_columns
 from manyhot.toolkit.config import Config
@@ -45,10 +46,18 @@ def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
     return zlpr_loss(logits, targets, reduction="sum")
 
 
+def _subset(logits: Tensor, targets: Tensor, *, smallest: int = 0, largest: int = 0) -> Tensor:
+    # Rows of --valid may have fewer or more labels than any row of training; then the range is theirs too.
+    sizes = targets.sum(1)
+    ends = {"min_labels": min(smallest, int(sizes.min())), "max_labels": max(largest, int(sizes.max()))}
+    return subset_loss(logits, targets, **ends, reduction="sum")
+
+
 # (logits, targets) to the sum over rows, by the names of --loss.
 LOSSES: dict[str, Loss] = {
     "zlpr": _zlpr,
     "bce": _bce,
+    "subset": _subset,
     "bce+prior": partial(bce_loss, reduction="sum"),
     "bce+pos_weight": partial(bce_loss, reduction="sum"),
     "focal": partial(focal_loss, reduction="sum"),
@@ -59,18 +68,23 @@ LOSSES: dict[str, Loss] = {
     "smooth-f1": partial(smooth_f_loss, reduction="sum"),
     "f1-bce": partial(f_weighted_bce_loss, reduction="sum"),
 }
-# What some of them take from the frequencies of the labels in the training rows.
-BY_FREQUENCY: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
-    "bce+prior": lambda prior: {"prior": prior},
-    "bce+pos_weight": lambda prior: {"pos_weight": (1 - prior) / prior},
+
+
+def _prior(targets: np.ndarray) -> Tensor:
+    return torch.from_numpy(label_prior(targets))
+
+
+# What some of them take from the training rows: how frequent labels are, or how many a row has.
+FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {
+    "bce+prior": lambda targets: {"prior": _prior(targets)},
+    "bce+pos_weight": lambda targets: {"pos_weight": (1 - _prior(targets)) / _prior(targets)},
+    "subset": lambda targets: {"smallest": int(targets.sum(1).min()), "largest": int(targets.sum(1).max())},
 }
 
 
 def loss_of(name: str, targets: np.ndarray) -> Loss:
     """Return the loss of a name for these training rows."""
-    if name in BY_FREQUENCY:
-        return partial(LOSSES[name], **BY_FREQUENCY[name](torch.from_numpy(label_prior(targets))))
-    return LOSSES[name]
+    return partial(LOSSES[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else LOSSES[name]
 
 
 @dataclass(frozen=True)
