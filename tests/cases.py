@@ -669,6 +669,8 @@ CASES = (
 
 # Losses that do not take one row of logits and targets for itself, and where their contract is instead.
 ELSEWHERE = {
+    "multiway_loss": "test_multiway.py",
+    "MultiwayLoss": "test_multiway.py",
     "two_way_loss": "test_baselines.py",
     "TwoWayLoss": "test_baselines.py",
     "smooth_f_loss": "test_smooth.py",

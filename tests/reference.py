@@ -288,6 +288,73 @@ def binary_cross_entropy(logits: Any, targets: Any) -> np.ndarray:
     return np.array([math.fsum(softplus(-x if y else x) for x, y in zip(s, t, strict=True)) for s, t in rows])
 
 
+def multiway(
+    logits: Any, targets: Any, *, form: str = "pairwise", over: Any = None, mask: Any = None, reduction: str = "mean"
+) -> Result:
+    """Add up the tasks of each row inside the logarithms; the tasks are the axes `over`, all but the last for None."""
+    s, t = np.asarray(logits, dtype=np.float64), np.asarray(targets)
+    lead, m = s.shape[:-1], s.shape[-1]
+    axes = tuple(range(len(lead))) if over is None else tuple(np.atleast_1d(np.asarray(over, dtype=int)) % s.ndim)
+    shares, known = np.zeros(s.shape), np.array(np.broadcast_to(np.asarray(True if mask is None else mask), lead))
+    for task in np.ndindex(lead):
+        if t.ndim == len(lead):
+            known[task] &= t[task] not in (-1, -100)
+            if known[task]:
+                shares[(*task, int(t[task]))] = 1.0
+        else:
+            known[task] &= any(is_known(float(x)) for x in t[task])
+            shares[task] = t[task] if known[task] else 0.0
+    ends = tuple(range(len(lead) - len(axes), len(lead)))
+    s, shares, known = np.moveaxis(s, axes, ends), np.moveaxis(shares, axes, ends), np.moveaxis(known, axes, ends)
+    rows = s.shape[: len(lead) - len(axes)]
+    values, gradient, counts = np.zeros(rows), np.zeros(s.shape), np.zeros(rows, dtype=int)
+    for row in np.ndindex(rows):
+        of_row = gradient[row]
+        for terms in multiway_logs(s[row].reshape(-1, m), shares[row].reshape(-1, m), form):
+            exponents = {position: exponent for position, (exponent, _) in enumerate(terms)}
+            values[row] += softplus(lse(list(exponents.values())))
+            for position, share in softmax(exponents, other=0.0).items():
+                for (i, k), slope in terms[position][1].items():
+                    of_row.reshape(-1, m)[i, k] += share * slope
+        counts[row] = known[row].sum()
+    result = reduce(values, gradient, counts, None, reduction)
+    return Result(result.value, np.moveaxis(result.gradient, ends, axes))
+
+
+def multiway_logs(s: np.ndarray, t: np.ndarray, form: str) -> list[list[tuple[float, dict[tuple[int, int], float]]]]:
+    """List the logarithms, each as its terms: the exponent, and its derivative by logits (task, class)."""
+    n, m = s.shape
+    logs = []
+    for j in range(m):
+        of_class = []
+        for k in range(m):
+            if k == j and form != "mean_centred":
+                continue
+            if form == "mean_centred" and k > 0:
+                continue
+            terms = []
+            for i in range(n):
+                if t[i, j] == 0:
+                    continue
+                if form == "mean_centred":
+                    exponent = mean_gap(s[i], j)
+                    slope = {(i, c): 1 / m - (c == j) for c in range(m)}
+                else:
+                    exponent = -INF if s[i, k] == s[i, j] and math.isinf(s[i, j]) else float(s[i, k] - s[i, j])
+                    slope = {(i, k): 1.0, (i, j): -1.0}
+                terms.append((math.log(t[i, j]) + exponent, slope))
+            of_class.append(terms)
+        logs += of_class if form == "pairwise" else [[term for terms in of_class for term in terms]]
+    return logs
+
+
+def mean_gap(s: np.ndarray, j: int) -> float:
+    """mean_k s_k - s_j, in the limit where some are infinite; -inf where all are equal infinities."""
+    if s[j] == INF or (s == -INF).all():
+        return -INF
+    if s[j] == -INF or (s == INF).any():
+        return INF
+    return float(np.mean(s) - s[j])
 # --- losses that are a sum over labels, and the rivals ---------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ ALLOWED = {
     "kernels.subsets": {"targets", "kernels.layout", "kernels.native"},
     "logsumexp": {"targets", "kernels.native", "kernels.blocked"},
     "symmetric": {"targets", "logsumexp", "kernels.subsets"},
+    "matmulexp": {"targets", "logsumexp"},
     "losses": set(),
     "losses.reduction": set(),
     "losses.hyperparameters": set(),
@@ -35,6 +36,7 @@ ALLOWED = {
     "losses.baselines": {
         *("targets", "logsumexp", "losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.zlpr"),
     },
+    "losses.multiway": {"targets", "logsumexp", "matmulexp", "losses.reduction", "losses.hyperparameters"},
     "labels": {"targets"},
     "split": {"targets", "labels"},
     "decisions": set(),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         logit_adjusted_loss,
         margin_softmax_loss,
     )
+    from manyhot.losses.multiway import MultiwayLoss, multiway_loss
     from manyhot.losses.perturbed import ExactLoss, Perturbed, exact_loss
     from manyhot.losses.smooth import (
         FWeightedBCELoss,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     )
     from manyhot.losses.subset import Subset, SubsetLoss, subset_loss
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
+    from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multilabel_metrics
     from manyhot.split import stratified_split
     from manyhot.symmetric import inclusion_probabilities, log_elementary_symmetric
@@ -62,6 +64,7 @@ __all__ = [
     "IndexTargets",
     "LogitAdjustedLoss",
     "MarginSoftmaxLoss",
+    "MultiwayLoss",
     "PairwiseLoss",
     "Perturbed",
     "Run",
@@ -87,9 +90,11 @@ __all__ = [
     "label_prior",
     "load_run",
     "log_elementary_symmetric",
+    "log_matmul_exp",
     "logit_adjusted_loss",
     "margin_softmax_loss",
     "multilabel_metrics",
+    "multiway_loss",
     "pairwise_loss",
     "signed_logsumexp",
     "single_log_loss",
@@ -133,6 +138,7 @@ _HOME = {
         "logit_adjusted_loss",
         "margin_softmax_loss",
     ),
+    "losses.multiway": ("MultiwayLoss", "multiway_loss"),
     "losses.perturbed": ("ExactLoss", "Perturbed", "exact_loss"),
     "losses.smooth": (
         "FWeightedBCELoss",
@@ -144,6 +150,7 @@ _HOME = {
     ),
     "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
+    "matmulexp": ("log_matmul_exp",),
     "metrics": ("multilabel_metrics",),
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
