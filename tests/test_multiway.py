@@ -207,6 +207,12 @@ def test_float32_keeps_six_digits(form: str, hard: bool, generator: torch.Genera
         close(gradient, slope, rtol=4e-6 * max(1.0, size), atol=1e-6)
 
 
+def test_float64_keeps_all_digits_of_a_lost_task() -> None:
+    # softplus(21) = 21 + 7.6e-10, which torch's default threshold drops.
+    s = torch.tensor([[0.0, 21.0]], dtype=torch.float64)
+    close(multiway(s, torch.tensor([0])), torch.tensor(21 + math.log1p(math.exp(-21)), dtype=torch.float64), rtol=1e-14)
+
+
 @every_form
 @hard_and_soft
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
