@@ -355,6 +355,8 @@ def mean_gap(s: np.ndarray, j: int) -> float:
     if s[j] == -INF or (s == INF).any():
         return INF
     return float(np.mean(s) - s[j])
+
+
 # --- losses that are a sum over labels, and the rivals ---------------------------------------------------------------
 
 
