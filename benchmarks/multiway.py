@@ -33,6 +33,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 import manyhot
+from manyhot.toolkit import model as linear_model
 from manyhot.toolkit.examples import Examples
 from manyhot.toolkit.features import DesignMatrix, Features
 from manyhot.toolkit.model import Linear, fit_linear, mean_squared_length
@@ -47,6 +48,8 @@ STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4)
 FOLDS = 3
 # A multilayer perceptron with more rows than this holds out one of them.
 FEW_ROWS = 1000
+# Of L-BFGS. With the 1e-6 of manyhot train, a fit from the model of another penalty often stops after its first step.
+TOLERANCE = 1e-9
 HIDDEN, STEPS, LEARNING_RATE = 64, 200, 0.02
 # A multilayer perceptron reads texts as so many numbers: singular vectors of the TF-IDF of the training rows.
 TEXT_NUMBERS = 100
@@ -118,6 +121,7 @@ def fit_linear_model(
 ) -> tuple[Model, Any]:
     one_hot = F.one_hot(torch.from_numpy(y), classes).bool()
     ids = torch.from_numpy(y)
+    linear_model.TOLERANCE = TOLERANCE
     iterations = 100 if start is None else 30  # folds start from their models of the penalty before
     model: Linear = fit_linear(
         X, one_hot, loss=lambda logits, _: loss(logits, ids), C=C, start=start, max_iter=iterations
