@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from manyhot.losses.subset import Subset, SubsetLoss, subset_loss
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.matmulexp import log_matmul_exp
-    from manyhot.metrics import multilabel_metrics
+    from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.split import stratified_split
     from manyhot.symmetric import inclusion_probabilities, log_elementary_symmetric
     from manyhot.targets import IndexTargets, smooth_labels
@@ -93,6 +93,7 @@ __all__ = [
     "log_matmul_exp",
     "logit_adjusted_loss",
     "margin_softmax_loss",
+    "multiclass_metrics",
     "multilabel_metrics",
     "multiway_loss",
     "pairwise_loss",
@@ -151,7 +152,7 @@ _HOME = {
     "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "matmulexp": ("log_matmul_exp",),
-    "metrics": ("multilabel_metrics",),
+    "metrics": ("multiclass_metrics", "multilabel_metrics"),
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
     "targets": ("IndexTargets", "smooth_labels"),

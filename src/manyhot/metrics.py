@@ -9,6 +9,54 @@ from torch import Tensor
 from manyhot.labels import GROUPS, label_groups
 
 
+def multiclass_metrics(logits: Any, targets: Any, *, train_counts: Any = None) -> dict[str, float | int | None]:
+    """Measure argmax predictions where each row has exactly one class.
+
+    Args:
+        logits: (rows, classes), anything whose order matters; ties go to the lower class.
+        targets: (rows,), class ids from 0.
+        train_counts: (classes,), training rows of each class; they define rare, medium and head classes.
+
+    Returns:
+        Fractions from 0 to 1 unless said:
+
+        - `accuracy`, share of rows whose class is right; `accuracy_at_3`, whose class is among the best three.
+        - `macro_f1`, `rare_f1`, `medium_f1`, `head_f1`: as in :func:`multilabel_metrics`, over classes.
+        - `rows`, `classes`, counts.
+
+    Raises:
+        ValueError: shapes that differ, no row, fewer than two classes, ids that are no class, or logits that are NaN.
+
+    Example:
+        >>> import numpy as np, manyhot
+        >>> logits = np.array([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0], [1.0, 3.0, 0.0]])
+        >>> metrics = manyhot.multiclass_metrics(logits, [0, 1, 0])
+        >>> metrics["accuracy"], metrics["macro_f1"]
+        (0.6666666666666666, 0.4444444444444444)
+    """
+    scores = np.asarray(logits.detach().cpu().numpy() if isinstance(logits, Tensor) else logits, dtype=np.float64)
+    ids = np.asarray(targets.detach().cpu().numpy() if isinstance(targets, Tensor) else targets)
+    if scores.ndim != 2 or ids.shape != scores.shape[:1] or ids.dtype.kind not in "iu":
+        raise ValueError(
+            "logits must have shape (rows, classes) and targets be class ids of shape (rows,); "
+            f"got {scores.shape} and {ids.dtype} of {ids.shape}."
+        )
+    if ids.size and not 0 <= ids.min() <= ids.max() < scores.shape[1]:
+        raise ValueError(f"class ids must lie in 0 to {scores.shape[1] - 1}; got {ids.min()} to {ids.max()}.")
+    classes = np.arange(scores.shape[1])
+    preds = scores.argmax(1)[:, None] == classes if scores.size else np.zeros(scores.shape, dtype=bool)
+    measured = multilabel_metrics(preds, ids[:, None] == classes, scores, train_counts=train_counts)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :3]
+    return {
+        "accuracy": measured["exact_match"],
+        "macro_f1": measured["macro_f1"],
+        **{f"{name}_f1": measured[f"{name}_f1"] for name in GROUPS},
+        "accuracy_at_3": float((best == ids[:, None]).any(1).mean()),
+        "rows": measured["rows"],
+        "classes": measured["labels"],
+    }
+
+
 def multilabel_metrics(
     preds: Any, targets: Any, scores: Any, *, train_counts: Any = None
 ) -> dict[str, float | int | None]:

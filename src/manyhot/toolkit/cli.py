@@ -67,11 +67,16 @@ def train(
     drop_unlabelled: Annotated[
         bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="multilabel, or multiclass where each row has one class.  [default: multilabel]"),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
             help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
-            "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce.  [default: zlpr]"
+            "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
+            "ce+prior, ce or multiway.  [default: zlpr, ce+prior]"
         ),
     ] = None,
     tau: Annotated[
@@ -97,6 +102,7 @@ def train(
         "label_sep": label_sep,
         "label_names": label_names,
         "drop_unlabelled": drop_unlabelled,
+        "task": task,
         "loss": loss,
         "tau": tau,
         "seed": seed,
@@ -240,6 +246,15 @@ def listening() -> "Iterator[Listener]":
     def on_step(step: Any) -> None:
         nonlocal header
         m = step.metrics
+        if "accuracy" in m:
+            if not header:
+                say(f"{'C':>8} {'tau':>5} {'loss':>8} {'accuracy':>9} {'macro-F1':>9} {'rare-F1':>8}")
+                header = True
+            say(
+                f"{step.C:>8g} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
+                f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}"
+            )
+            return
         if not header:
             true = f"labels a row (true {m['labels_per_row_true']:.2f})"
             say(f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}")
@@ -260,6 +275,7 @@ def listening() -> "Iterator[Listener]":
 
 # The first screen: what catches "all zeros" comes first.
 ROWS = {
+    "accuracy": "accuracy",
     "micro_f1": "micro-F1",
     "macro_f1": "macro-F1",
     "samples_f1": "samples-F1",
@@ -271,6 +287,7 @@ ROWS = {
     "empty_rows": "rows left empty",
     "exact_match": "exact match",
     "hamming_loss": "Hamming loss",
+    "accuracy_at_3": "accuracy, best 3",
     "lrap": "LRAP",
     "precision_at_1": "P@1",
     "precision_at_3": "P@3",
@@ -278,6 +295,7 @@ ROWS = {
     "ndcg_at_5": "nDCG@5",
     "rows": "rows",
     "labels": "labels",
+    "classes": "classes",
 }
 
 
@@ -288,6 +306,8 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for key, title in ROWS.items():
+        if not all(key in metrics for metrics in columns.values()):
+            continue
         cells = []
         for metrics in columns.values():
             value = metrics[key]
@@ -307,7 +327,10 @@ def print_result(trained: "Trained") -> None:
     titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
     info = trained.run.info
     low, high = trained.run.cardinality
-    say(f"chosen: C {info['C']:g}, tau {info['tau']:.2f}, offset {info['offset']:+.2f}, {low} to {high} labels a row")
+    decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
+    if trained.run.task == "multiclass":
+        decision = "the class with the largest logit"
+    say(f"chosen: C {info['C']:g}, tau {info['tau']:.2f}, {decision}")
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))

@@ -71,6 +71,7 @@ def find_columns(
     labels: Sequence[str] | None = None,
     label_sep: str | None = None,
     label_names: Sequence[str] | None = None,
+    one_class: bool = False,
 ) -> tuple[Columns, list[str]]:
     """Find which columns hold text, numbers and labels; what the caller names is taken as named.
 
@@ -82,6 +83,7 @@ def find_columns(
         text, features, labels: names of columns, or None to have them found.
         label_sep: the separator of labels within a cell, or None to have it found.
         label_names: the names in the file of label names; cells then hold these names or positions among them, from 0.
+        one_class: each row has one class; a column of 0 and 1 then holds two of them.
 
     Returns:
         The columns, and sentences that say what was found and what is not used.
@@ -95,7 +97,11 @@ def find_columns(
     kinds = _kinds(frame)
     free = [name for name in frame.columns if name not in named]
 
-    label_columns = list(labels) if labels else _find_label_column(source, kinds, free, label_names)
+    label_columns = (
+        list(labels)
+        if labels
+        else _find_label_column(source, kinds, free, zero_or_one=one_class or label_names is not None)
+    )
     free = [name for name in free if name not in label_columns]
     if text is None:
         can_be_text = [name for name in free if kinds[name] == "string"] if features is None else []
@@ -112,7 +118,9 @@ def find_columns(
             "name them: --text COLUMN or --features COLUMN,COLUMN"
         )
 
-    label_format, sep, label_note = _label_format(frame, source, kinds, label_columns, label_sep, label_names)
+    label_format, sep, label_note = _label_format(
+        frame, source, kinds, label_columns, label_sep, label_names, one_class
+    )
     columns = Columns(tuple(text), tuple(features), tuple(label_columns), label_format, sep)
     used = {*text, *features, *label_columns}
     unused = [name for name in frame.columns if name not in used]
@@ -191,12 +199,10 @@ def _ids(frame: pl.DataFrame, kinds: dict[str, str]) -> list[str]:
     return named + (counting if frame.height > 2 else [])
 
 
-def _find_label_column(
-    source: str, kinds: dict[str, str], free: Sequence[str], label_names: Sequence[str] | None
-) -> list[str]:
+def _find_label_column(source: str, kinds: dict[str, str], free: Sequence[str], *, zero_or_one: bool) -> list[str]:
     """Find the one column of label sets; what has a telling name goes before what is only a list."""
-    # With a file of label names, 0 and 1 are positions in it.
-    last = ("number", "empty") if label_names is None else ("number", "empty", "01")
+    # With a file of label names, 0 and 1 are positions in it; where each row has one class, they are two classes.
+    last = ("number", "empty", "01") if zero_or_one else ("number", "empty")
     named = [name for name in free if name.lower() in _LABEL_NAMES]
     for pool in (
         [name for name in named if kinds[name] == "list"],
@@ -242,6 +248,7 @@ def _label_format(
     names: Sequence[str],
     sep: str | None,
     label_names: Sequence[str] | None,
+    one_class: bool,
 ) -> tuple[str, str | None, str]:
     """Say how labels are written: the format, the separator and a remark for the reader."""
     if len(names) > 1:
@@ -254,7 +261,7 @@ def _label_format(
         return "indicator", None, f"{len(names)} columns of 0 and 1"
     (name,) = names
     column, where = frame[name], f"{source}, column {shown(name)}"
-    if kinds[name] == "01" and label_names is None and sep is None:
+    if kinds[name] == "01" and label_names is None and sep is None and not one_class:
         raise InputError(
             f"{where}: multi-label learning needs at least two labels, got one column of 0 and 1; "
             f"name all of them: --labels {name},COLUMN"

@@ -16,6 +16,9 @@ LOSSES = (
     *("zlpr", "bce", "subset", "bce+prior", "bce+pos_weight", "focal", "asymmetric", "dice", "two-way"),
     *("smooth-accuracy", "smooth-f1", "f1-bce"),
 )
+# What a row has, and the losses for it, the default first: any set of labels, or exactly one class.
+TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
+WITHOUT_PRIOR = ("ce", "multiway")
 Auto = Literal["auto"]
 
 
@@ -32,6 +35,7 @@ class Config:
     label_sep: str | None = None
     label_names: str | None = None
     drop_unlabelled: bool = False
+    task: str = "multilabel"
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     C: float | Auto = "auto"
@@ -86,7 +90,7 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    for key in ("data", "test", "valid", "label_sep", "label_names", "loss", "out"):
+    for key in ("data", "test", "valid", "label_sep", "label_names", "task", "loss", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
     if not isinstance(merged.get("drop_unlabelled", False), bool):
@@ -99,11 +103,34 @@ def _checked(merged: dict[str, Any]) -> Config:
         merged["tau"] = _number("tau", merged["tau"], 0, "0 or more, such as 1 (the full prior is between 1 and 2)")
     if "C" in merged:
         merged["C"] = _number("C", merged["C"], 1e-12, "above 0; the larger, the weaker the penalty on weights")
-    if merged.get("loss", "zlpr") not in LOSSES:
-        raise InputError(f"loss expects one of {', '.join(LOSSES)}; got {merged['loss']!r}.")
+    task = merged.get("task", "multilabel")
+    if task not in TASKS:
+        raise InputError(f"task expects one of {', '.join(TASKS)}; got {task!r}.")
+    merged.setdefault("loss", TASKS[task][0])
     if not merged.get("data"):
         raise InputError('train expects a data file: manyhot train DATA, or --config FILE with a line data = "...".')
-    return Config(**merged)
+    config = Config(**merged)
+    check_loss(config)
+    return config
+
+
+def check_loss(config: Config) -> None:
+    """Refuse a loss that is not for the task, and a strength of the prior for a loss without one.
+
+    Raises:
+        InputError: says which losses the task has.
+    """
+    losses = TASKS[config.task]
+    if config.loss not in losses:
+        others = [task for task, names in TASKS.items() if config.loss in names]
+        hint = f"; {config.loss} goes with --task {others[0]}" if others else ""
+        of_task = " for --task multiclass" if config.task == "multiclass" else ""
+        raise InputError(f"loss expects one of {', '.join(losses)}{of_task}; got {config.loss!r}{hint}.")
+    if config.loss in WITHOUT_PRIOR and config.tau not in ("auto", 0):
+        raise InputError(
+            f"tau is the strength of the prior, and --loss {config.loss} has none; got {config.tau!r}. "
+            "Use --loss ce+prior, or leave tau out."
+        )
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:

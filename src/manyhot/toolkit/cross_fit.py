@@ -18,7 +18,7 @@ import torch
 
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange, label_prior
-from manyhot.metrics import multilabel_metrics
+from manyhot.metrics import multiclass_metrics, multilabel_metrics
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.features import DesignMatrix
@@ -55,8 +55,9 @@ class Step:
 
     @property
     def score(self) -> float:
-        """What the choice maximises: micro- and macro-F1 count the same."""
-        return (float(self.metrics["micro_f1"] or 0) + float(self.metrics["macro_f1"] or 0)) / 2
+        """What the choice maximises: micro-F1, of classes the accuracy, and macro-F1 count the same."""
+        micro = self.metrics["accuracy" if "accuracy" in self.metrics else "micro_f1"]
+        return (float(micro or 0) + float(self.metrics["macro_f1"] or 0)) / 2
 
 
 class Held(NamedTuple):
@@ -100,6 +101,7 @@ def choose(
     train_counts: np.ndarray,
     solver: Solver,
     seed: int,
+    multiclass: bool = False,
     on_step: Callable[[Step], None] = lambda step: None,
     progress: Callable[[str, int, float], None] = lambda what, step, value: None,
 ) -> Choice:
@@ -114,17 +116,23 @@ def choose(
         train_counts: positives of each label in all training rows, for the groups of the metrics.
         solver: of :func:`fit_linear`.
         seed: of mini-batches.
+        multiclass: each row has one class: what a prior takes off its logit, and the metrics.
         on_step: called with each strength tried.
         progress: called with what is being fitted, the number of evaluations and the loss.
     """
     models: list[Linear | None] = [None] * len(folds)
 
     def tried(C: float) -> Choice:
-        held = fit_folds(folds, models, loss=loss, C=C, solver=solver, seed=seed, progress=progress)
+        held = fit_folds(
+            folds, models, loss=loss, C=C, solver=solver, seed=seed, multiclass=multiclass, progress=progress
+        )
         best_tau, offset = choose_tau(held, cardinality) if tau == "auto" else (tau, 0.0)
         shifted = held.shifted(best_tau, offset)
-        preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
-        metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
+        if multiclass:
+            metrics = multiclass_metrics(shifted, held.targets.argmax(1), train_counts=train_counts)
+        else:
+            preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+            metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
         step = Step(C, best_tau, offset, held.mean_loss(loss), metrics)
         on_step(step)
         return Choice(step, mean_model([model for model in models if model is not None]))
@@ -142,6 +150,7 @@ def fit_folds(
     C: float,
     solver: Solver,
     seed: int,
+    multiclass: bool = False,
     progress: Callable[[str, int, float], None] = lambda what, step, value: None,
 ) -> Held:
     """Fit a model a fold, each from the one in `models`, which it replaces, and predict the rows held out."""
@@ -161,7 +170,7 @@ def fit_folds(
         logits.append(fitted.logits(fold.X_held))
         # Mini-batches are for models too large to keep one a fold.
         models[i] = fitted if solver == "lbfgs" else None
-    prior = [np.broadcast_to(prior_logits(fold.targets), fold.targets_held.shape) for fold in folds]
+    prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
     targets = [fold.targets_held for fold in folds]
     return Held(np.concatenate(logits), np.concatenate(prior), np.concatenate(targets))
 
@@ -199,9 +208,11 @@ def right_offset(logits: np.ndarray, labels: int, cardinality: CardinalityRange)
     return -float(values[wanted - 1] + values[wanted]) / 2
 
 
-def prior_logits(targets: np.ndarray) -> np.ndarray:
-    """Return logit(prior)/2 of each label: what one unit of tau takes off its logit at prediction."""
+def prior_logits(targets: np.ndarray, multiclass: bool = False) -> np.ndarray:
+    """Return logit(prior)/2 of each label, log(prior) of each class: what one unit of tau takes off its logit."""
     prior = label_prior(targets)
+    if multiclass:
+        return np.log(prior / prior.sum()).astype(np.float32)
     return (np.log(prior / (1 - prior)) / 2).astype(np.float32)
 
 

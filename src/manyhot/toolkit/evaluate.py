@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
-from manyhot.metrics import multilabel_metrics
+from manyhot.metrics import multiclass_metrics, multilabel_metrics
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,17 @@ def align(targets: Any, names: list[str], known_names: list[str]) -> Aligned:
 
 
 def measure(
-    logits: np.ndarray, aligned: Aligned, *, cardinality: CardinalityRange, train_counts: np.ndarray
+    logits: np.ndarray,
+    aligned: Aligned,
+    *,
+    cardinality: CardinalityRange,
+    train_counts: np.ndarray,
+    multiclass: bool = False,
 ) -> dict[str, float | int | None]:
-    """Decide and measure; the keys of :func:`manyhot.multilabel_metrics`, `labels` being those of training."""
+    """Decide and measure; the keys of :func:`manyhot.multilabel_metrics`, `labels` being those of training.
+
+    With `multiclass`, those of :func:`manyhot.multiclass_metrics`, `classes` being those of training.
+    """
     preds = decide(logits, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
     targets, counts = aligned.known, train_counts
     if aligned.unknown_names:
@@ -61,5 +69,8 @@ def measure(
         preds, logits = np.hstack([preds, missed]), np.hstack([logits, lowest])
         targets = np.hstack([targets, aligned.unknown])
         counts = np.concatenate([train_counts, np.zeros(len(aligned.unknown_names))])
+    if multiclass:
+        metrics = multiclass_metrics(logits, targets.argmax(1), train_counts=counts)
+        return metrics | {"classes": len(train_counts)}
     metrics = multilabel_metrics(preds, targets, logits, train_counts=counts)
     return metrics | {"labels": len(train_counts)}

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from manyhot.toolkit.cells import (
     all_bracketed,
     check_holds_labels,
+    counted,
     label_codes,
     label_tokens,
     listed,
@@ -140,6 +141,32 @@ def check_trainable(examples: Examples) -> None:
             f"{examples.source}: multi-label learning needs at least two labels, got only "
             f"{listed(examples.label_names)}; name another column: --labels COLUMN"
         )
+
+
+def check_one_class(examples: Examples) -> None:
+    """Refuse rows with several labels or none, where each is to have one class.
+
+    Raises:
+        InputError: names the first such row, counts them and says what to do.
+    """
+    sizes = np.asarray(examples.targets.sum(axis=1)).ravel()
+    wrong = np.flatnonzero(sizes != 1)
+    if not wrong.size:
+        return
+    row = int(wrong[0])
+    cells = examples.targets[[row]].toarray()[0]
+    got = listed([examples.label_names[i] for i in np.flatnonzero(cells)]) if sizes[row] else "none"
+    several, none = int((sizes > 1).sum()), int((sizes == 0).sum())
+    counts = [f"{counted(n, 'row')} with {what}" for n, what in ((several, "several"), (none, "none")) if n]
+    advice = ["leave --task out to learn sets of labels"]
+    if none:
+        advice.append("--drop-unlabelled leaves out rows without a class")
+    if several:
+        advice.append("--label-sep names another separator where a class has this one in its name")
+    raise InputError(
+        f"{examples.source}, row {row + 1}: expected one class, as --task multiclass asks, got {got} "
+        f"({', '.join(counts)}); {'; '.join(advice)}"
+    )
 
 
 def read_examples(

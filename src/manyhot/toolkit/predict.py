@@ -20,7 +20,14 @@ from manyhot.labels import CardinalityRange
 from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.data import InputError, Matrix
 from manyhot.toolkit.evaluate import align, measure
-from manyhot.toolkit.examples import Examples, drop_unlabelled, examples_from_frame, examples_from_matrix, read_examples
+from manyhot.toolkit.examples import (
+    Examples,
+    check_one_class,
+    drop_unlabelled,
+    examples_from_frame,
+    examples_from_matrix,
+    read_examples,
+)
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.model import Linear
 from manyhot.toolkit.run_folder import read_run, write_file
@@ -36,6 +43,7 @@ class Run:
         train_counts: (labels,), training rows of each label.
         cardinality: how many labels a prediction may have.
         drop_unlabelled: rows without labels were left out of training, and are left out when measuring.
+        task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
     """
 
@@ -50,6 +58,7 @@ class Run:
         cardinality: CardinalityRange,
         drop_unlabelled: bool,
         info: dict[str, Any],
+        task: str = "multilabel",
     ) -> None:
         self.features = features
         self.model = model
@@ -59,6 +68,7 @@ class Run:
         self.cardinality = cardinality
         self.drop_unlabelled = drop_unlabelled
         self.info = info
+        self.task = task
 
     def predict_logits(self, data: Any) -> np.ndarray:
         """Return the logits of new rows, (rows, labels) float32; a label is predicted where its logit is above 0.
@@ -73,12 +83,15 @@ class Run:
         return self.logits(self._examples(data, with_labels=False))
 
     def predict(self, data: Any) -> list[list[str]]:
-        """Return the label set of each new row, best label first. Takes what :meth:`predict_logits` takes."""
+        """Return the label set of each new row, best label first; of a multiclass run, a set of one.
+
+        Takes what :meth:`predict_logits` takes.
+        """
         logits = self.predict_logits(data)
         return [[name for name, _ in row] for row in self.label_sets(logits)]
 
     def evaluate(self, data: Any, targets: Any = None) -> dict[str, float | int | None]:
-        """Measure the run on labelled rows: the keys of :func:`manyhot.multilabel_metrics`.
+        """Measure the run on labelled rows: the keys of :func:`manyhot.multilabel_metrics` or `multiclass_metrics`.
 
         Args:
             data: what :meth:`predict_logits` takes; a frame has the label columns of training.
@@ -102,11 +115,17 @@ class Run:
                 notes.append(f"{dropped:,} rows without labels left out, as in training (--drop-unlabelled)")
         if not examples.rows:
             raise InputError(f"{examples.source}: expected at least one row with labels to measure on; got none.")
+        multiclass = self.task == "multiclass"
+        if multiclass:
+            check_one_class(examples)
         aligned = align(examples.targets, examples.label_names, self.label_names)
         if warning := aligned.warning():
             notes.append(warning)
         logits = self.logits(examples)
-        return measure(logits, aligned, cardinality=self.cardinality, train_counts=self.train_counts), notes
+        metrics = measure(
+            logits, aligned, cardinality=self.cardinality, train_counts=self.train_counts, multiclass=multiclass
+        )
+        return metrics, notes
 
     def logits(self, examples: Examples) -> np.ndarray:
         """Return the logits of examples as read."""
@@ -219,6 +238,7 @@ def load_run(path: str | Path) -> Run:
             cardinality=CardinalityRange(**state["cardinality"]),
             drop_unlabelled=state["drop_unlabelled"],
             info=state["chosen"],
+            task=state.get("task", "multilabel"),
         )
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
         for block in run.features.blocks:

@@ -1,6 +1,7 @@
 """Training from a file to a run folder: read, choose by held-out rows, fit on all rows, measure, write."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,16 +17,18 @@ from torch import Tensor
 
 from manyhot.labels import cardinality_range, label_counts, label_prior
 from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss, two_way_loss
+from manyhot.losses.multiway import multiway_loss
 from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
 from manyhot.losses.subset import subset_loss
 from manyhot.losses.zlpr import zlpr_loss
 from manyhot.toolkit.columns import Columns, find_columns
-from manyhot.toolkit.config import Config
+from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
 from manyhot.toolkit.cross_fit import Choice, Fold, Step, choose, make_folds, prior_logits
 from manyhot.toolkit.data import InputError, Matrix, files_of, read_file, read_label_names
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.examples import (
     Examples,
+    check_one_class,
     check_trainable,
     drop_unlabelled,
     examples_from_frame,
@@ -53,7 +56,23 @@ def _subset(logits: Tensor, targets: Tensor, *, smallest: int = 0, largest: int 
     return subset_loss(logits, targets, **ends, reduction="sum")
 
 
-# (logits, targets) to the sum over rows, by the names of --loss.
+def _ce(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, _ids(targets), reduction="sum")
+
+
+def _multiway(logits: Tensor, targets: Tensor) -> Tensor:
+    """Take all rows as one sum, scaled by a constant to start where cross-entropy does: C means about the same."""
+    rows, classes = targets.shape
+    at_zero = (classes - 1) * targets.sum(0).log1p().sum()
+    return multiway_loss(logits, _ids(targets)) * (rows * math.log(classes) / at_zero)
+
+
+def _ids(targets: Tensor) -> Tensor:
+    return targets.to(torch.uint8).argmax(1)
+
+
+# (logits, targets) to the sum over rows, by the names of --loss. A prior of ZLPR or of classes enters by the bias: see
+# cross_fit.
 LOSSES: dict[str, Loss] = {
     "zlpr": _zlpr,
     "bce": _bce,
@@ -67,6 +86,9 @@ LOSSES: dict[str, Loss] = {
     "smooth-accuracy": partial(smooth_accuracy_loss, reduction="sum"),
     "smooth-f1": partial(smooth_f_loss, reduction="sum"),
     "f1-bce": partial(f_weighted_bce_loss, reduction="sum"),
+    "ce": _ce,
+    "ce+prior": _ce,
+    "multiway": _multiway,
 }
 
 
@@ -126,6 +148,7 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
         OSError: the disk is full or refuses; nothing is left behind.
     """
     started = time.monotonic()
+    check_loss(config)
     path = Path(config.out) if config.out else free_path(config.data)
     if not dry_run:
         check_free(path)
@@ -171,6 +194,7 @@ def read(config: Config) -> Training:
             labels=config.labels,
             label_sep=config.label_sep,
             label_names=names,
+            one_class=config.task == "multiclass",
         )
         examples = examples_from_frame(raw, columns, source, label_names=names)
     parts = {
@@ -192,16 +216,26 @@ def read(config: Config) -> Training:
             # The test file is cut, and the count said, where it is measured.
             parts[part] = labelled if part == "valid" else given
     check_trainable(examples)
-    said.append(describe(examples, dropped))
+    if config.task == "multiclass":
+        for part in (examples, *parts.values()):
+            # The test file's rows without a class are left out where it is measured.
+            check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
+    said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
     return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
 
 
-def describe(examples: Examples, dropped: int) -> str:
+def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
     """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
     sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
     empty = int((sizes == 0).sum())
     unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
     rare, unseen = int(((counts > 0) & (counts < 9)).sum()), int((counts == 0).sum())
+    if multiclass:
+        return (
+            f"{examples.rows:,} rows, {len(counts):,} classes of {int(counts[counts > 0].min()):,} to "
+            f"{int(counts.max()):,} rows, {rare:,} classes seen < 9 times"
+            + (f", {dropped:,} rows without a class dropped" if dropped else "")
+        )
     return (
         f"{examples.rows:,} rows, {len(counts):,} labels, {sizes.mean():.2f} labels a row "
         f"({sizes.min()} to {sizes.max()}), {unlabelled}, {rare:,} labels seen < 9 times"
@@ -229,7 +263,10 @@ def fit(
         cardinality=cardinality,
         drop_unlabelled=config.drop_unlabelled,
         info={},
+        task=config.task,
     )
+    multiclass = config.task == "multiclass"
+    strength = 0.0 if config.loss in WITHOUT_PRIOR else config.tau
     steps: list[Step] = []
 
     def on_step(step: Step) -> None:
@@ -237,21 +274,22 @@ def fit(
         listener.on_step(step)
 
     choice: Choice | None = None
-    if "auto" in (config.C, config.tau) or training.valid is not None:
+    if "auto" in (config.C, strength) or training.valid is not None:
         choice = choose(
-            folds_of(training, X, targets, features, config.seed, listener),
+            folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass),
             loss=loss,
             C=config.C,
-            tau=config.tau,
+            tau=strength,
             cardinality=cardinality,
             train_counts=counts,
             solver=memory.solver,
             seed=config.seed,
+            multiclass=multiclass,
             on_step=on_step,
             progress=listener.progress,
         )
     step = choice.step if choice else None
-    C, tau, offset = (step.C, step.tau, step.offset) if step else (float(config.C), float(config.tau), 0.0)
+    C, tau, offset = (step.C, step.tau, step.offset) if step else (float(config.C), float(strength), 0.0)
     model = fit_linear(
         X,
         torch.from_numpy(targets),
@@ -264,21 +302,38 @@ def fit(
         progress=lambda n, value: listener.progress(f"C {C:g}, all rows", n, value),
     )
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
-    run.model = Linear(model.weight, model.bias - tau * torch.from_numpy(prior_logits(targets)) + offset)
+    run.model = Linear(model.weight, model.bias - tau * torch.from_numpy(prior_logits(targets, multiclass)) + offset)
     run.info = {"loss": config.loss, "C": C, "tau": tau, "offset": offset, "solver": memory.solver}
     return run, step, steps
 
 
 def folds_of(
-    training: Training, X: DesignMatrix, targets: np.ndarray, features: Features, seed: int, listener: Listener
+    training: Training,
+    X: DesignMatrix,
+    targets: np.ndarray,
+    features: Features,
+    seed: int,
+    listener: Listener,
+    *,
+    multiclass: bool = False,
 ) -> list[Fold]:
     """Hold out the rows of --valid, or else each third of the training rows once."""
     if training.valid is None:
         return make_folds(X, targets, seed)
     held = align(training.valid.targets, training.valid.label_names, training.train.label_names)
-    if warning := held.warning():
+    X_held, targets_held = features.transform(training.valid), held.known
+    if multiclass and held.unknown_names:
+        # A row of an unknown class has no class to compare with.
+        known = targets_held.any(1)
+        if not known.any():
+            raise InputError(
+                f"{training.valid.source}: expected classes of the training file, got only others; name another --valid"
+            )
+        listener.warn(f"{int((~known).sum()):,} rows of --valid left out: their class is unknown to the run")
+        X_held, targets_held = X_held[known], targets_held[known]
+    elif warning := held.warning():
         listener.warn(warning)
-    return [Fold(X, targets, features.transform(training.valid), held.known)]
+    return [Fold(X, targets, X_held, targets_held)]
 
 
 def run_files(
@@ -290,6 +345,7 @@ def run_files(
     arrays |= {"weight": run.model.weight.numpy(), "bias": run.model.bias.numpy()}
     described = {
         "model": "linear",
+        "task": run.task,
         "chosen": run.info,
         "cardinality": run.cardinality._asdict(),
         "drop_unlabelled": run.drop_unlabelled,
