@@ -62,7 +62,7 @@ def log_matmul_exp(a: Tensor, b: Tensor) -> Tensor:
     if a.shape[-1] == 0:
         return a.sum(-1, keepdim=True) + b.sum(-2, keepdim=True) - torch.inf
     if traced():
-        return logsumexp(_terms(a, b).movedim(-2, -1))
+        return logsumexp(_terms(a, b))
     product = _shifted_product(a, b)
     return _Streamed.apply(a, b) if product is None else product
 
@@ -105,7 +105,7 @@ class _Streamed(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         c = torch.full((), -torch.inf, dtype=a.dtype, device=a.device)
         for block_a, block_b in _blocks(a, b):
-            c = torch.logaddexp(c, logsumexp(_terms(block_a, block_b).movedim(-2, -1)))
+            c = torch.logaddexp(c, logsumexp(_terms(block_a, block_b)))
         ctx.save_for_backward(a, b, c)
         return c
 
@@ -113,14 +113,14 @@ class _Streamed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         a, b, c = ctx.saved_tensors
         # Neither an empty sum nor an infinite one has a gradient.
-        infinite = c.isinf().unsqueeze(-2)
-        c, grad = torch.where(infinite, 0, c.unsqueeze(-2)), grads[0].unsqueeze(-2)
+        infinite = c.isinf().unsqueeze(-1)
+        c, grad = torch.where(infinite, 0, c.unsqueeze(-1)), grads[0].unsqueeze(-1)
         of_a, of_b = [], []
         for block_a, block_b in _blocks(a, b):
             terms = torch.where(infinite, -torch.inf, _terms(block_a, block_b))
             share = (terms - c).exp() * grad
-            of_a.append(share.sum(-1).sum_to_size(block_a.shape))
-            of_b.append(share.sum(-3).sum_to_size(block_b.shape))
+            of_a.append(share.sum(-2).sum_to_size(block_a.shape))
+            of_b.append(share.sum(-3).mT.sum_to_size(block_b.shape))
         return torch.cat(of_a, -1), torch.cat(of_b, -2)
 
 
@@ -132,6 +132,6 @@ def _blocks(a: Tensor, b: Tensor) -> zip:
 
 
 def _terms(a: Tensor, b: Tensor) -> Tensor:
-    """Return a + b, (..., j, i, k), where -inf on either side leaves no term."""
-    a, b = a.unsqueeze(-1), b.unsqueeze(-3)
+    """Return a + b, (..., j, k, i), where -inf on either side leaves no term."""
+    a, b = a.unsqueeze(-2), b.mT.unsqueeze(-3)
     return torch.where((a == -torch.inf) | (b == -torch.inf), -torch.inf, a + b)

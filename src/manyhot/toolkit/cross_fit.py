@@ -7,6 +7,9 @@ that is the model trained without it, its bias lowered by tau/2 logit(pi): the o
 - for each tau one offset, the same for all labels, at which as many labels are predicted as there are: the rule of
   right cardinality (mathematics.md, section 1). It goes into the bias too, so that s > 0 stays the decision;
 - the tau, and the C, whose predictions have the best mean of micro- and macro-F1.
+
+Where each row has one class, the same holds of cross-entropy with s + tau log(pi), which is logit adjustment. The
+largest logit decides, so there is no offset, and micro-F1 is the accuracy.
 """
 
 from collections.abc import Callable
