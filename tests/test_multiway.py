@@ -541,6 +541,17 @@ def test_a_class_weighs_the_log_of_its_count() -> None:
     close(pulls(value_and_gradient(s, y, form="mean_centred")[1]), c / (1 + c) * (m - 1) / m)
 
 
+def test_a_class_that_never_occurs_empties_mean_centred() -> None:
+    # It can sink for free, and takes the mean below every logit: nothing is learned, and nothing is left of the loss.
+    y = torch.tensor([0, 1, 2, 0])
+    s = torch.zeros(4, 4, dtype=torch.float64)
+    s[:, 3] = -1000
+    assert multiway(s, y, form="mean_centred") < 1e-100
+    present = multiway(s[:, :3], y)
+    close(multiway(s, y), present)
+    close(multiway(s, y, form="first_order"), multiway(s[:, :3], y, form="first_order"))
+
+
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 

@@ -52,8 +52,8 @@ def multiway_loss(
             over the classes a task, shape of logits, any dtype, where -1, -100 and NaN throughout mean unknown.
         form: `"pairwise"`, the formula above. `"first_order"` adds up over k inside the logarithm: bounded by
             cross-entropy and cheaper with many classes, but its optimum on soft targets has no closed form.
-            `"mean_centred"` compares a class with the mean of all: the optimum of soft targets is softmax(S) itself,
-            and on hard ones it is poor.
+            `"mean_centred"` compares a class with the mean of all: the optimum of soft targets is softmax(S) itself;
+            on hard ones it is poor, and worthless where a class never occurs, which sinks and takes the mean with it.
         over: the axes of logits that hold the n tasks; None takes all but the last, the whole batch. Of logits (batch,
             tokens, classes), ``over=1`` makes each sequence a sum of its own, and `()` each single task.
         mask: boolean, broadcastable to the leading shape of logits, True where the task is known.
