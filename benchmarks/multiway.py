@@ -391,16 +391,18 @@ def main() -> None:
         "threads": 1,
         "machine": platform.machine(),
     }
-    RESULT.with_suffix(".json").write_text(json.dumps({**origin, "results": finished}, indent=1) + "\n")
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in finished)
+    head = json.dumps(origin, indent=1).removesuffix("\n}")
+    RESULT.with_suffix(".json").write_text(f'{head},\n "results": [\n{rows}\n ]\n}}\n')
     reading = RESULT.with_suffix(".md")
     # The reading below the tables is written by hand and stays.
     kept = reading.read_text().partition("## Reading")[2] if reading.exists() else ""
-    head = f"# Multiway losses on single-label tables\n\n`{origin['command']}` at {', '.join(commits)}, {NOTES}\n\n"
+    head = f"# Multiway losses on single-label tables\n\n`{origin['command']}` at {', '.join(commits)}.\n\n{NOTES}\n\n"
     reading.write_text(head + text + (f"\n## Reading{kept}" if kept else ""))
     print(f"wrote {reading}")
 
 
-NOTES = """one thread. Cells: accuracy / macro-F1 / F1 of the rare classes, per cent, on test rows; each loss with its
+NOTES = """Cells: accuracy / macro-F1 / F1 of the rare classes, per cent, on test rows; each loss with its
 own L2 penalty, chosen by the mean of accuracy and macro-F1 on a held-out third of the training rows (on each third
 once up to 1,000 rows). Macro-F1 is over classes that have test rows; rare are the least frequent classes that hold 10
 % of the training rows together. glass, ecoli (3) and winequality-red (2) are means over random 7 : 3 splits, the

@@ -42,9 +42,11 @@ def multiway_loss(
     for logits S and targets T of tasks i and classes j, k. A class that occurs c times weighs about log c where in
     cross-entropy it weighs c: rare classes need no class weights. Predict the argmax of each task.
 
-    Use it where you would use ``cross_entropy`` with class weights: rows of a table, tokens of a sequence, pixels, with
-    some classes far rarer than others. What it gives up are probabilities: after hard targets softmax(S) is none; use
-    ``cross_entropy`` where these count. For several labels a row use :func:`manyhot.zlpr_loss`.
+    Use it on soft targets that share a batch, where its optimum is known, and in place of class weights: rows of a
+    table, tokens of a sequence, pixels, with some classes far rarer than others. It balances mildly: it gives up less
+    accuracy than class weights or a prior, and rare classes gain less (benchmarks/results/multiway.md); where these
+    count most, ``cross_entropy(s + log p, y)`` does more. After hard targets softmax(S) is no probability. For several
+    labels a row use :func:`manyhot.zlpr_loss`.
 
     Args:
         logits: (..., classes), any floating dtype, raw scores.
