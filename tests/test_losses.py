@@ -1101,5 +1101,7 @@ def test_every_public_loss_has_a_row() -> None:
 def test_the_reference_differs_between_losses(generator: torch.Generator) -> None:
     """Guard against a row that points to the reference of another loss."""
     logits, targets = batch(generator)
-    values = [float(case.reference(logits.numpy(), targets.numpy())[0]) for case in CASES]
-    assert len(np.unique(np.round(values, 6))) == len(CASES)
+    # With sets of any size, its default, subset is bce: cases.py has that among its identities.
+    cases = [case for case in CASES if case.name != "subset"]
+    values = [float(case.reference(logits.numpy(), targets.numpy())[0]) for case in cases]
+    assert len(np.unique(np.round(values, 6))) == len(cases)

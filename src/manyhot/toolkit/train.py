@@ -52,8 +52,8 @@ def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
 def _subset(logits: Tensor, targets: Tensor, *, smallest: int = 0, largest: int = 0) -> Tensor:
     # Rows of --valid may have fewer or more labels than any row of training; then the range is theirs too.
     sizes = targets.sum(1)
-    ends = {"min_labels": min(smallest, int(sizes.min())), "max_labels": max(largest, int(sizes.max()))}
-    return subset_loss(logits, targets, **ends, reduction="sum")
+    low, high = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
+    return subset_loss(logits, targets, min_labels=low, max_labels=high, reduction="sum")
 
 
 def _ce(logits: Tensor, targets: Tensor) -> Tensor:
