@@ -20,6 +20,7 @@ ALLOWED = {
     "logsumexp": {"targets", "kernels.native", "kernels.blocked"},
     "symmetric": {"targets", "logsumexp", "kernels.subsets"},
     "matmulexp": {"targets", "logsumexp"},
+    "largest": {"targets"},
     "losses": set(),
     "losses.reduction": set(),
     "losses.hyperparameters": set(),
@@ -31,7 +32,7 @@ ALLOWED = {
     "losses.label_wise": {"targets", "logsumexp", "losses.reduction"},
     "losses.one_class": {"targets", "logsumexp", "losses.zlpr"},
     "losses.margin": {"targets", "losses.reduction", "losses.hyperparameters", "losses.one_class"},
-    "losses.perturbed": {"targets", "losses.reduction", "losses.hyperparameters", "losses.one_class"},
+    "losses.perturbed": {"largest", "losses.reduction", "losses.hyperparameters", "losses.one_class"},
     "losses.smooth": {"losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.one_class"},
     "losses.baselines": {
         *("targets", "logsumexp", "losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.zlpr"),

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import manyhot
 import of_one_class
-from manyhot import Perturbed, exact_loss
+from manyhot import Perturbed, exact_loss, largest
 from manyhot.losses import perturbed
 from of_one_class import batch, close
 
@@ -184,7 +185,7 @@ def test_gradients(noise: Any, generator: torch.Generator, monkeypatch: pytest.M
     close(slope, torch.stack((rise, -rise / 2, -rise / 2)), rtol=1e-3)
     # In blocks of one class and one row it is the same.
     whole = torch.autograd.grad((weight * kind.log_probs(s)).sum(), s)[0]
-    monkeypatch.setattr(perturbed, "BLOCK", 1)
+    monkeypatch.setattr(largest, "BLOCK", 1)
     close(torch.autograd.grad((weight * kind.log_probs(s)).sum(), s)[0], whole, rtol=1e-9)
 
 
@@ -200,21 +201,21 @@ def test_second_derivatives_where_densities_are_smooth(generator: torch.Generato
 
 
 def test_memory_does_not_grow_with_classes_times_nodes() -> None:
-    largest = 0
+    most = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal largest
+            nonlocal most
             out = func(*args, **(kwargs or {}))
             for x in out if isinstance(out, tuple | list) else (out,):
                 if isinstance(x, Tensor):
-                    largest = max(largest, x.numel())
+                    most = max(most, x.numel())
             return out
 
-    s = torch.linspace(-1, 1, 5000, dtype=torch.float64, requires_grad=True)
+    s = torch.linspace(-1, 1, 20_000, dtype=torch.float64, requires_grad=True)
     with Watch():
         Perturbed("normal").probs(s)[0].backward()
-    assert 5000 <= largest <= 2 * perturbed.BLOCK < 5000 * 200
+    assert 20_000 <= most <= largest.BLOCK < 20_000 * 64
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -266,6 +267,15 @@ def test_inclusion_by_sampling(noise: Any, generator: torch.Generator) -> None:
     if noise in ("normal", "logistic", "laplace", "uniform"):
         three = kind.inclusion_probabilities(s, 3, samples=samples, generator=generator)
         assert (1 - three - kind.probs(-s)).abs().max() < 5 * 0.5 / math.sqrt(samples)
+
+
+@pytest.mark.parametrize("noise", [noise for noise in NOISES if noise != "gumbel"])
+def test_draws_have_the_distribution_that_is_integrated(noise: str, generator: torch.Generator) -> None:
+    n, density = 20_000, largest.DENSITIES[noise]
+    draws = density.sample(lambda: torch.empty(n, dtype=torch.float64).exponential_(generator=generator))
+    level = density.log_cdf(draws).exp().sort().values
+    even = (torch.arange(n) + 0.5) / n
+    assert (level - even).abs().max() < 2 / math.sqrt(n)  # Kolmogorov-Smirnov: once in a thousand by chance
 
 
 def test_sampling_repeats_and_takes_any_shape() -> None:
