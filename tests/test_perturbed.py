@@ -62,7 +62,7 @@ def log_prob(noise: str, logits: tuple[float, ...], counts: tuple[int, ...], i: 
         else:
             reach = 14 if noise == "normal" else 60
             low, high = min(mu) - reach / 2, top + reach
-            panels = 90 if sum(counts) > 1000 else 40
+            panels = 120 if sum(counts) > 1000 else 60
             cuts = sorted({*mu, *(low + (high - low) * k / panels for k in range(panels + 1))})
         rule = {"method": "gauss-legendre", "maxdegree": 4}  # 24 points a panel, in which all is analytic
         p = mpmath.quad(integrand, cuts, **rule) if len(cuts) > 1 else mpmath.mpf(0)
