@@ -354,6 +354,14 @@ def test_results_do_not_depend_on_threads_or_neighbours(generator: torch.Generat
 
 
 @pytest.mark.skipif(native.MISSING is not None, reason=str(native.MISSING))
+def test_subnormal_numbers_live_on(generator: torch.Generator) -> None:
+    # The kernel takes them as 0 while it runs; here it runs on the thread that calls.
+    manyhot.inclusion_probabilities(30 * torch.randn(1, 500, generator=generator), 9, impl="native")
+    assert (np.float32(1e-40) * np.ones(3, dtype=np.float32) > 0).all()
+    assert math.ldexp(1.0, -1074) / 2 == 0 < math.ldexp(1.0, -1070) / 2
+
+
+@pytest.mark.skipif(native.MISSING is not None, reason=str(native.MISSING))
 def test_every_instruction_set(generator: torch.Generator) -> None:
     s = 3 * torch.randn(5, 333, generator=generator)
     want = manyhot.inclusion_probabilities(s.double(), 12, impl="eager")
