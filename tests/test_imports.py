@@ -18,7 +18,7 @@ ALLOWED = {
     "kernels.native": {"targets", "kernels.layout", "kernels._native"},
     "kernels.subsets": {"targets", "kernels.layout", "kernels.native"},
     "logsumexp": {"targets", "kernels.native", "kernels.blocked"},
-    "symmetric": {"targets", "logsumexp", "kernels.subsets"},
+    "symmetric": {"targets", "logsumexp", "kernels.native", "kernels.subsets"},
     "matmulexp": {"targets", "logsumexp"},
     "largest": {"targets"},
     "losses": set(),

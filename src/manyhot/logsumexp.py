@@ -164,7 +164,7 @@ def implementation(batch: Batch, impl: Impl) -> Impl:
             return "eager"
         if native.MISSING is None:
             return "native"
-        native.warn_missing(_level_of_the_caller())
+        native.warn_missing(level_of_the_caller())
         return "blocked"
     if impl == "native" and native.MISSING is not None:
         against.append(native.MISSING)
@@ -310,11 +310,11 @@ def _warn_of_probabilities(logits: Tensor) -> None:
         warnings.warn(
             "all logits lie in [0, 1]. manyhot takes raw scores: remove the sigmoid or softmax before the loss, "
             "and predict a label where its logit is above 0 (manyhot.decide).",
-            stacklevel=_level_of_the_caller(),
+            stacklevel=level_of_the_caller(),
         )
 
 
-def _level_of_the_caller() -> int:
+def level_of_the_caller() -> int:
     """Count the frames up to the line outside of manyhot that called: where a warning belongs."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "manyhot":

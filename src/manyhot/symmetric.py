@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyhot.kernels import native as kernel
 from manyhot.kernels import subsets as native
-from manyhot.logsumexp import logsumexp
+from manyhot.logsumexp import level_of_the_caller, logsumexp
 from manyhot.targets import check_forms, name_row, traced, values_readable
 
 Impl = Literal["auto", "eager", "native"]
@@ -234,6 +235,8 @@ def _implementation(rows: Rows, impl: Impl) -> Impl:
     against = native.against(rows)
     if impl == "native" and against:
         raise ValueError(f'impl="native" cannot compute this: {"; ".join(against)}. Use impl="auto".')
+    if against == [kernel.MISSING]:
+        kernel.warn_missing(level_of_the_caller())
     return "eager" if against else "native"
 
 

@@ -81,11 +81,27 @@ Polynomial<T> product(const Polynomial<T>& a, const Polynomial<T>& b, int64_t de
   return out;
 }
 
+// Multiplications up to which one factor after the other is faster than lanes that are joined at the end.
+constexpr int64_t few_terms = 2048;
+
 // The product of 1 + w z over `count` weights, a multiple of four vectors of them, up to a degree.
 template <class T>
 Polynomial<T> product_of_factors(const T* w, int64_t count, int64_t degree, Numbers<T>& space) {
   using V = Vector<T>;
   constexpr int lanes = VectorOf<T>::lanes;
+  if (count * degree <= few_terms) {
+    // No coefficient is above the number of sets, which float has.
+    Polynomial<T> out;
+    out.c.assign(degree + 1, T(0)), out.c[0] = 1;
+    int64_t top = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (w[i] == 0) continue;
+      top = std::min(top + 1, degree);
+      for (int64_t j = top; j > 0; --j) out.c[j] += w[i] * out.c[j - 1];
+    }
+    out.scale();
+    return out;
+  }
   const int64_t steps = count / (4 * lanes), most = std::min(degree, 4 * steps);
   // Four zeros below the coefficients, so that the recursion needs no care at its end.
   space.assign((most + 6) * lanes, T(0));

@@ -74,6 +74,6 @@ class _LogPartition(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:  # pyright: ignore
         refuse_second_derivatives()
         (slopes,) = ctx.saved_tensors
-        # `where`: a row that does not count has no gradient, whatever its value is.
+        # Filled: a row that does not count has no gradient, whatever its value is.
         outer = outer.unsqueeze(-1)
-        return torch.where(outer == 0, 0, outer * slopes), None
+        return (outer * slopes).masked_fill_(outer == 0, 0), None

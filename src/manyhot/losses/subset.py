@@ -115,6 +115,8 @@ def subset_loss(
     if values_readable(logits, targets, mask):
         check_values(targets, mask)
     known = known_cells(targets, mask)
+    if known is not None and values_readable(known) and bool(known.all()):
+        known = None  # targets of a dtype that could say so, and do not
     low, high = _sizes(min_labels, max_labels, logits.shape)
     point = targets.to(dtype)
     if known is not None:
