@@ -86,10 +86,10 @@ $(NATIVE)/%.o: $(KERNELS)/instruction_set.cpp $(wildcard $(KERNELS)/*.h)
 	@mkdir -p $(@D)
 	$(CXX) $(CHECKED) -DMANYHOT_ISA=$* $(if $(filter-out baseline,$*),-march=x86-64-$*) -c $< -o $@
 
-$(NATIVE)/%driver: tests/native/%driver.cpp $(ISAS:%=$(NATIVE)/%.o) $(wildcard $(KERNELS)/*.h)
-	$(CXX) $(CHECKED) -I$(KERNELS) $< $(ISAS:%=$(NATIVE)/%.o) -o $@
-
 DRIVERS := $(NATIVE)/driver $(NATIVE)/sets_driver
+
+$(DRIVERS): $(NATIVE)/%: tests/native/%.cpp $(ISAS:%=$(NATIVE)/%.o) $(wildcard $(KERNELS)/*.h)
+	$(CXX) $(CHECKED) -I$(KERNELS) $< $(ISAS:%=$(NATIVE)/%.o) -o $@
 
 sanitize: $(DRIVERS)
 	$(NATIVE)/driver 20
