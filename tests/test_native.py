@@ -366,3 +366,20 @@ def test_a_tiny_target_and_a_large_factor_keep_the_gradient(impl: Any) -> None:
     (65536 * pos.sum()).backward()  # the scale of mixed precision
     assert leaf.grad is not None
     assert leaf.grad.item() == pytest.approx(-65536)
+
+
+def test_a_sure_positive_in_one_tile_leaves_the_gradient_of_the_others_alone() -> None:
+    # The factor of its side overflows float32, and met targets of 0 in tiles that were measured from 0.
+    logits = torch.zeros(1, 3000)
+    logits[0, 0] = 100.0
+    for targets in (torch.zeros(1, 3000), torch.full((1, 3000), 1e-3)):
+        targets[0, 0] = 1.0
+        leaf = logits.clone().requires_grad_()
+        (got,) = torch.autograd.grad(sum_of_both(leaf, targets, "native"), leaf)
+        (want,) = torch.autograd.grad(sum_of_both(leaf.double(), targets, "eager"), leaf)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-9)
+
+
+def sum_of_both(logits: torch.Tensor, targets: torch.Tensor, impl: Any) -> torch.Tensor:
+    neg, pos = manyhot.signed_logsumexp(logits, targets, impl=impl)
+    return neg.sum() + pos.sum()

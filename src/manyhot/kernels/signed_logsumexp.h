@@ -311,8 +311,9 @@ MANYHOT_INLINE void set_sides(Doubles largest, Doubles total, Doubles by_term, i
   const Doubles lost = exact - __builtin_convertvector(from, Doubles);
   // exp makes 0 of a NaN.
   const Doubles factor = by_term * power * (1 - lost + 0.5 * lost * lost) + (largest - largest);
-  const Doubles lowest = splat<double>(-2.0 * Near<T>::hard);
-  const Doubles near = (by_term + (largest - largest)) * exp<double>(largest < lowest ? -lowest : -largest);
+  // A tile that was measured from 0 and has a term on this side has made `largest` 0 or more. Of others the factor, which could
+  // be infinite, is 0: it meets targets of 0.
+  const Doubles near = largest < 0.0 ? Doubles{} : (by_term + (largest - largest)) * exp<double>(-largest);
   for (int k = 0; k < count; ++k) {
     if (none[k]) sides[k] = {T(INFINITY), T(0), T(0)};
     else sides[k] = {from[k], static_cast<T>(factor[k]), static_cast<T>(near[k])};
