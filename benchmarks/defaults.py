@@ -30,8 +30,9 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.cross_fit import Held, choose_tau, fit_folds, make_folds, mean_f1, penalty, prior_logits
 from manyhot.toolkit.examples import Examples, examples_from_frame
 from manyhot.toolkit.features import Features
+from manyhot.toolkit.inputs import read
 from manyhot.toolkit.model import Linear, fit_linear
-from manyhot.toolkit.train import LOSSES, read
+from manyhot.toolkit.objectives import LOSSES
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 

@@ -18,7 +18,8 @@ import torch
 from manyhot import load_run
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError, Matrix
-from manyhot.toolkit.predict import check_output, read_for, write_predictions
+from manyhot.toolkit.predict import read_for
+from manyhot.toolkit.predictions import check_output, write_predictions
 from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
 

@@ -18,8 +18,9 @@ from manyhot import load_run, multilabel_metrics
 from manyhot.toolkit.config import LOSSES, Config, make_config
 from manyhot.toolkit.cross_fit import FOLDS
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.train import LOSSES as FORMULAS
-from manyhot.toolkit.train import Listener, Trained, loss_of, train
+from manyhot.toolkit.objectives import LOSSES as FORMULAS
+from manyhot.toolkit.objectives import loss_of
+from manyhot.toolkit.train import Listener, Trained, train
 from tiny_texts import KINDS, texts_and_sets
 
 METRICS = set(multilabel_metrics(np.eye(2), np.eye(2), np.eye(2)))

@@ -133,7 +133,8 @@ def evaluate(
 ) -> None:
     """Measure a run on labelled rows."""
     with failing_clearly():
-        from manyhot.toolkit.predict import load_run, read_for
+        from manyhot.toolkit.predict import read_for
+        from manyhot.toolkit.saved_run import load_run
 
         loaded = load_run(run)
         metrics, notes = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
@@ -155,7 +156,9 @@ def predict(
 ) -> None:
     """Predict the label set of each row, best label first, with its score."""
     with failing_clearly():
-        from manyhot.toolkit.predict import check_output, load_run, read_for, write_predictions
+        from manyhot.toolkit.predict import read_for
+        from manyhot.toolkit.predictions import check_output, write_predictions
+        from manyhot.toolkit.saved_run import load_run
 
         check_output(out)
         loaded = load_run(run)

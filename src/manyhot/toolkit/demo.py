@@ -13,10 +13,12 @@ from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.examples import Examples
 from manyhot.toolkit.features import Features
+from manyhot.toolkit.inputs import Training, describe
 from manyhot.toolkit.model import plan
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import check_free, free_path, provenance, write_run
-from manyhot.toolkit.train import Listener, Training, describe, fit, run_files
+from manyhot.toolkit.saved_run import run_files
+from manyhot.toolkit.train import Listener, fit
 
 ROWS, TEST_ROWS = 3000, 1500
 SLOTS = 4

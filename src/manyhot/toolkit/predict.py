@@ -1,19 +1,12 @@
 """A saved run in use: new rows to logits, label sets and numbers."""
 
-import csv
-import io
-import json
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
@@ -30,9 +23,6 @@ from manyhot.toolkit.examples import (
 )
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.model import Linear
-from manyhot.toolkit.run_folder import read_run, write_file
-
-OUTPUTS = (".jsonl", ".csv", ".parquet")
 
 
 class Run:
@@ -197,116 +187,10 @@ class Run:
         return replace(examples, targets=matrix, label_names=names)
 
 
-def load_run(path: str | Path) -> Run:
-    r"""Load a run folder, after checking that nothing in it changed since training. Nothing in it is executed.
-
-    Args:
-        path: the folder that `manyhot train` wrote.
-
-    Returns:
-        A :class:`Run` with `predict`, `predict_logits` and `evaluate`.
-
-    Raises:
-        InputError: no run, or one that was cut short or changed; names the file.
-
-    Example:
-        >>> import os, tempfile, manyhot
-        >>> from manyhot.toolkit.train import Config, train
-        >>> folder = tempfile.mkdtemp()
-        >>> data = os.path.join(folder, "reviews.csv")
-        >>> with open(data, "w") as file:
-        ...     _ = file.write("text,labels\n" + "good film,praise|film\nbad film,film\ngood food,praise|food\n" * 5)
-        >>> _ = train(Config(data=data, out=os.path.join(folder, "run")))
-        >>> run = manyhot.load_run(os.path.join(folder, "run"))
-        >>> [sorted(labels) for labels in run.predict(["good food", "bad film"])]
-        [['food', 'praise'], ['film']]
-    """
-    path = Path(path)
-    files = read_run(path)
-    try:
-        state = json.loads(files["run.json"])
-        terms = json.loads(files["terms.json"])
-        arrays = load_tensors(files["model.safetensors"])
-        for block, block_terms in zip(state["features"]["text"], terms, strict=True):
-            block["terms"] = block_terms
-        run = Run(
-            features=Features.from_state(state["features"], arrays),
-            model=Linear(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"])),
-            columns=_columns(state["columns"]),
-            label_names=[label["name"] for label in state["labels"]],
-            train_counts=np.array([label["rows"] for label in state["labels"]], dtype=np.float64),
-            cardinality=CardinalityRange(**state["cardinality"]),
-            drop_unlabelled=state["drop_unlabelled"],
-            info=state["chosen"],
-            task=state.get("task", "multilabel"),
-        )
-        # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
-        for block in run.features.blocks:
-            block.transform([""])
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(f"{path}: expected a run of this manyhot, but its parts do not fit: {error}.") from None
-    shape = (run.features.size, len(run.label_names))
-    if tuple(run.model.weight.shape) != shape or tuple(run.model.bias.shape) != shape[1:]:
-        raise InputError(f"{path}: expected weights of shape {shape}; got {tuple(run.model.weight.shape)}.")
-    return run
-
-
-def _columns(saved: dict[str, Any]) -> Columns:
-    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
-    return Columns(**lists)
-
-
 def read_for(run: Run, path: str, *, with_labels: bool) -> Examples:
     """Read a file the way the run's training file was read."""
     names = run.label_names if run.columns.label_format == "ids" else None
     return read_examples(path, run.columns, label_names=names, with_labels=with_labels)
-
-
-def write_predictions(path: Path, run: Run, examples: Examples) -> int:
-    """Write labels and their scores, best first, a row of `examples` each, in order; the whole file or nothing.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        InputError: a suffix other than .jsonl, .csv and .parquet.
-        OSError: the disk is full or refuses.
-    """
-    check_output(path)
-    sets = run.label_sets(run.logits(examples))
-    labels = [[name for name, _ in row] for row in sets]
-    scores = [[round(score, 4) for _, score in row] for row in sets]
-    buffer = io.BytesIO()
-    if path.suffix == ".parquet":
-        schema = {"labels": pl.List(pl.String), "scores": pl.List(pl.Float64)}
-        pl.DataFrame({"labels": labels, "scores": scores}, schema=schema).write_parquet(buffer)
-    elif path.suffix == ".jsonl":
-        for row in zip(labels, scores, strict=True):
-            line = json.dumps(dict(zip(("labels", "scores"), row, strict=True)), ensure_ascii=False)
-            buffer.write(line.encode() + b"\n")
-    else:
-        # Lists as JSON text: a label may hold any separator, and `manyhot train` reads such cells as lists.
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("labels", "scores"))
-        writer.writerows(
-            [json.dumps(a, ensure_ascii=False), json.dumps(b)] for a, b in zip(labels, scores, strict=True)
-        )
-        buffer.write(text.getvalue().encode())
-    write_file(path, buffer.getvalue())
-    return len(sets)
-
-
-def check_output(path: Path) -> None:
-    """Refuse an output that cannot be written, before any work is done.
-
-    Raises:
-        InputError: another suffix, or a folder that does not exist.
-    """
-    if path.suffix not in OUTPUTS:
-        raise InputError(f"{path}: expected an output that ends in {', '.join(OUTPUTS)}.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"{path}: expected a file in a folder that exists.")
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:

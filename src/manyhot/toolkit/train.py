@@ -1,124 +1,26 @@
 """Training from a file to a run folder: read, choose by held-out rows, fit on all rows, measure, write."""
 
-import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.numpy import save as save_tensors
-from torch import Tensor
 
-from manyhot.labels import cardinality_range, label_counts, label_prior
-from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss, two_way_loss
-from manyhot.losses.multiway import multiway_loss
-from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
-from manyhot.losses.subset import subset_loss
-from manyhot.losses.zlpr import zlpr_loss
-from manyhot.toolkit.columns import Columns, find_columns
+from manyhot.labels import cardinality_range, label_counts
 from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
 from manyhot.toolkit.cross_fit import Choice, Fold, Step, choose, make_folds, prior_logits
-from manyhot.toolkit.data import InputError, Matrix, files_of, read_file, read_label_names
+from manyhot.toolkit.data import InputError, files_of
 from manyhot.toolkit.evaluate import align
-from manyhot.toolkit.examples import (
-    Examples,
-    check_one_class,
-    check_trainable,
-    drop_unlabelled,
-    examples_from_frame,
-    examples_from_matrix,
-    read_examples,
-)
 from manyhot.toolkit.features import DesignMatrix, Features
-from manyhot.toolkit.model import Linear, Loss, Plan, fit_linear, plan
+from manyhot.toolkit.inputs import Training, read
+from manyhot.toolkit.model import Linear, Plan, fit_linear, plan
+from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.predict import Run
-from manyhot.toolkit.run_folder import check_free, free_path, provenance, to_json, write_run
-
-
-def _bce(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
-
-
-def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
-    return zlpr_loss(logits, targets, reduction="sum")
-
-
-def _subset(logits: Tensor, targets: Tensor, *, smallest: int = 0, largest: int = 0) -> Tensor:
-    # Rows of --valid may have fewer or more labels than any row of training; then the range is theirs too.
-    sizes = targets.sum(1)
-    low, high = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
-    return subset_loss(logits, targets, min_labels=low, max_labels=high, reduction="sum")
-
-
-def _ce(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits, _ids(targets), reduction="sum")
-
-
-def _multiway(logits: Tensor, targets: Tensor) -> Tensor:
-    """Take all rows as one sum, scaled by a constant to start where cross-entropy does: C means about the same."""
-    rows, classes = targets.shape
-    at_zero = (classes - 1) * targets.sum(0).log1p().sum()
-    return multiway_loss(logits, _ids(targets)) * (rows * math.log(classes) / at_zero)
-
-
-def _ids(targets: Tensor) -> Tensor:
-    return targets.to(torch.uint8).argmax(1)
-
-
-# (logits, targets) to the sum over rows, by the names of --loss. A prior of ZLPR or of classes enters by the bias: see
-# cross_fit.
-LOSSES: dict[str, Loss] = {
-    "zlpr": _zlpr,
-    "bce": _bce,
-    "subset": _subset,
-    "bce+prior": partial(bce_loss, reduction="sum"),
-    "bce+pos_weight": partial(bce_loss, reduction="sum"),
-    "focal": partial(focal_loss, reduction="sum"),
-    "asymmetric": partial(asymmetric_loss, reduction="sum"),
-    "dice": partial(tversky_loss, reduction="sum"),
-    "two-way": partial(two_way_loss, reduction="sum"),
-    "smooth-accuracy": partial(smooth_accuracy_loss, reduction="sum"),
-    "smooth-f1": partial(smooth_f_loss, reduction="sum"),
-    "f1-bce": partial(f_weighted_bce_loss, reduction="sum"),
-    "ce": _ce,
-    "ce+prior": _ce,
-    "multiway": _multiway,
-}
-
-
-def _prior(targets: np.ndarray) -> Tensor:
-    return torch.from_numpy(label_prior(targets))
-
-
-# What some of them take from the training rows: how frequent labels are, or how many a row has.
-FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {
-    "bce+prior": lambda targets: {"prior": _prior(targets)},
-    "bce+pos_weight": lambda targets: {"pos_weight": (1 - _prior(targets)) / _prior(targets)},
-    "subset": lambda targets: {"smallest": int(targets.sum(1).min()), "largest": int(targets.sum(1).max())},
-}
-
-
-def loss_of(name: str, targets: np.ndarray) -> Loss:
-    """Return the loss of a name for these training rows."""
-    return partial(LOSSES[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else LOSSES[name]
-
-
-@dataclass(frozen=True)
-class Training:
-    """What was read: the rows to learn from and the rows to measure on."""
-
-    train: Examples
-    valid: Examples | None
-    test: Examples | None
-    columns: Columns
-    rows: dict[str, int]  # of each file, before any is dropped
-    said: list[str]
+from manyhot.toolkit.run_folder import check_free, free_path, provenance, write_run
+from manyhot.toolkit.saved_run import run_files
 
 
 @dataclass(frozen=True)
@@ -176,71 +78,6 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
         path = free_path(config.data)
     write_run(path, run_files(run, config, metrics, steps, origin))
     return Trained(run, path, metrics)
-
-
-def read(config: Config) -> Training:
-    """Read every file of a run before any work is done, and say what is in them."""
-    names = read_label_names(config.label_names) if config.label_names else None
-    raw, source = read_file(config.data), Path(config.data).name
-    if isinstance(raw, Matrix):
-        columns, said = Columns(label_format="matrix"), []
-        examples = examples_from_matrix(raw, source)
-    else:
-        columns, said = find_columns(
-            raw,
-            source,
-            text=config.text,
-            features=config.features,
-            labels=config.labels,
-            label_sep=config.label_sep,
-            label_names=names,
-            one_class=config.task == "multiclass",
-        )
-        examples = examples_from_frame(raw, columns, source, label_names=names)
-    parts = {
-        part: read_examples(file, columns, label_names=examples.label_names if columns.label_format == "ids" else None)
-        for part, file in (("valid", config.valid), ("test", config.test))
-        if file is not None
-    }
-    rows = {config.data: examples.rows}
-    rows |= {file: parts[part].rows for part, file in (("valid", config.valid), ("test", config.test)) if file}
-    dropped = 0
-    if config.drop_unlabelled:
-        examples, dropped = drop_unlabelled(examples)
-        for part, given in parts.items():
-            labelled, _ = drop_unlabelled(given)
-            if not labelled.rows:
-                raise InputError(
-                    f"{given.source}: expected at least one row with labels, got none; name another --{part} file."
-                )
-            # The test file is cut, and the count said, where it is measured.
-            parts[part] = labelled if part == "valid" else given
-    check_trainable(examples)
-    if config.task == "multiclass":
-        for part in (examples, *parts.values()):
-            # The test file's rows without a class are left out where it is measured.
-            check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
-    said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
-    return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
-
-
-def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
-    """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
-    sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
-    empty = int((sizes == 0).sum())
-    unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
-    rare, unseen = int(((counts > 0) & (counts < 9)).sum()), int((counts == 0).sum())
-    if multiclass:
-        return (
-            f"{examples.rows:,} rows, {len(counts):,} classes of {int(counts[counts > 0].min()):,} to "
-            f"{int(counts.max()):,} rows, {rare:,} classes seen < 9 times"
-            + (f", {dropped:,} rows without a class dropped" if dropped else "")
-        )
-    return (
-        f"{examples.rows:,} rows, {len(counts):,} labels, {sizes.mean():.2f} labels a row "
-        f"({sizes.min()} to {sizes.max()}), {unlabelled}, {rare:,} labels seen < 9 times"
-        + (f", {unseen:,} never seen" if unseen else "")
-    )
 
 
 def fit(
@@ -334,37 +171,3 @@ def folds_of(
     elif warning := held.warning():
         listener.warn(warning)
     return [Fold(X, targets, X_held, targets_held)]
-
-
-def run_files(
-    run: Run, config: Config, metrics: dict[str, Any], steps: list[Step], origin: dict[str, Any]
-) -> dict[str, bytes]:
-    """Lay out a run as files: weights as safetensors, everything else as text."""
-    state, arrays = run.features.state()
-    terms = [block.pop("terms") for block in state["text"]]
-    arrays |= {"weight": run.model.weight.numpy(), "bias": run.model.bias.numpy()}
-    described = {
-        "model": "linear",
-        "task": run.task,
-        "chosen": run.info,
-        "cardinality": run.cardinality._asdict(),
-        "drop_unlabelled": run.drop_unlabelled,
-        "columns": asdict(run.columns),
-        "features": state,
-        "labels": [
-            {"name": name, "rows": int(rows)} for name, rows in zip(run.label_names, run.train_counts, strict=True)
-        ],
-    }
-    log = [
-        json.dumps({"C": s.C, "tau": s.tau, "offset": s.offset, "loss": s.loss, "score": s.score, **s.metrics})
-        for s in steps
-    ]
-    return {
-        "config.toml": config.to_toml().encode(),
-        "log.jsonl": "".join(line + "\n" for line in log).encode(),
-        "metrics.json": to_json(metrics),
-        "model.safetensors": save_tensors({name: np.ascontiguousarray(value) for name, value in arrays.items()}),
-        "provenance.json": to_json(origin),
-        "run.json": to_json(described),
-        "terms.json": to_json(terms),
-    }

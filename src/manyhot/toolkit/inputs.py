@@ -1,0 +1,97 @@
+"""Every file of a run, read before any work is done: the rows to learn from and the rows to measure on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from manyhot.labels import label_counts
+from manyhot.toolkit.columns import Columns, find_columns
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.data import InputError, Matrix, read_file, read_label_names
+from manyhot.toolkit.examples import (
+    Examples,
+    check_one_class,
+    check_trainable,
+    drop_unlabelled,
+    examples_from_frame,
+    examples_from_matrix,
+    read_examples,
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was read: the rows to learn from and the rows to measure on."""
+
+    train: Examples
+    valid: Examples | None
+    test: Examples | None
+    columns: Columns
+    rows: dict[str, int]  # of each file, before any is dropped
+    said: list[str]
+
+
+def read(config: Config) -> Training:
+    """Read every file of a run before any work is done, and say what is in them."""
+    names = read_label_names(config.label_names) if config.label_names else None
+    raw, source = read_file(config.data), Path(config.data).name
+    if isinstance(raw, Matrix):
+        columns, said = Columns(label_format="matrix"), []
+        examples = examples_from_matrix(raw, source)
+    else:
+        columns, said = find_columns(
+            raw,
+            source,
+            text=config.text,
+            features=config.features,
+            labels=config.labels,
+            label_sep=config.label_sep,
+            label_names=names,
+            one_class=config.task == "multiclass",
+        )
+        examples = examples_from_frame(raw, columns, source, label_names=names)
+    parts = {
+        part: read_examples(file, columns, label_names=examples.label_names if columns.label_format == "ids" else None)
+        for part, file in (("valid", config.valid), ("test", config.test))
+        if file is not None
+    }
+    rows = {config.data: examples.rows}
+    rows |= {file: parts[part].rows for part, file in (("valid", config.valid), ("test", config.test)) if file}
+    dropped = 0
+    if config.drop_unlabelled:
+        examples, dropped = drop_unlabelled(examples)
+        for part, given in parts.items():
+            labelled, _ = drop_unlabelled(given)
+            if not labelled.rows:
+                raise InputError(
+                    f"{given.source}: expected at least one row with labels, got none; name another --{part} file."
+                )
+            # The test file is cut, and the count said, where it is measured.
+            parts[part] = labelled if part == "valid" else given
+    check_trainable(examples)
+    if config.task == "multiclass":
+        for part in (examples, *parts.values()):
+            # The test file's rows without a class are left out where it is measured.
+            check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
+    said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
+    return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
+
+
+def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
+    """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
+    sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
+    empty = int((sizes == 0).sum())
+    unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
+    rare, unseen = int(((counts > 0) & (counts < 9)).sum()), int((counts == 0).sum())
+    if multiclass:
+        return (
+            f"{examples.rows:,} rows, {len(counts):,} classes of {int(counts[counts > 0].min()):,} to "
+            f"{int(counts.max()):,} rows, {rare:,} classes seen < 9 times"
+            + (f", {dropped:,} rows without a class dropped" if dropped else "")
+        )
+    return (
+        f"{examples.rows:,} rows, {len(counts):,} labels, {sizes.mean():.2f} labels a row "
+        f"({sizes.min()} to {sizes.max()}), {unlabelled}, {rare:,} labels seen < 9 times"
+        + (f", {unseen:,} never seen" if unseen else "")
+    )

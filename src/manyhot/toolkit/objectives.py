@@ -1,0 +1,87 @@
+"""The losses by the names of --loss, each as the sum over rows that a model minimises."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manyhot.labels import label_prior
+from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss, two_way_loss
+from manyhot.losses.multiway import multiway_loss
+from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
+from manyhot.losses.subset import subset_loss
+from manyhot.losses.zlpr import zlpr_loss
+from manyhot.toolkit.model import Loss
+
+
+def _bce(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+
+
+def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
+    return zlpr_loss(logits, targets, reduction="sum")
+
+
+def _subset(logits: Tensor, targets: Tensor, *, smallest: int = 0, largest: int = 0) -> Tensor:
+    # Rows of --valid may have fewer or more labels than any row of training; then the range is theirs too.
+    sizes = targets.sum(1)
+    low, high = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
+    return subset_loss(logits, targets, min_labels=low, max_labels=high, reduction="sum")
+
+
+def _ce(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, _ids(targets), reduction="sum")
+
+
+def _multiway(logits: Tensor, targets: Tensor) -> Tensor:
+    """Take all rows as one sum, scaled by a constant to start where cross-entropy does: C means about the same."""
+    rows, classes = targets.shape
+    at_zero = (classes - 1) * targets.sum(0).log1p().sum()
+    return multiway_loss(logits, _ids(targets)) * (rows * math.log(classes) / at_zero)
+
+
+def _ids(targets: Tensor) -> Tensor:
+    return targets.to(torch.uint8).argmax(1)
+
+
+# (logits, targets) to the sum over rows, by the names of --loss. A prior of ZLPR or of classes enters by the bias: see
+# cross_fit.
+LOSSES: dict[str, Loss] = {
+    "zlpr": _zlpr,
+    "bce": _bce,
+    "subset": _subset,
+    "bce+prior": partial(bce_loss, reduction="sum"),
+    "bce+pos_weight": partial(bce_loss, reduction="sum"),
+    "focal": partial(focal_loss, reduction="sum"),
+    "asymmetric": partial(asymmetric_loss, reduction="sum"),
+    "dice": partial(tversky_loss, reduction="sum"),
+    "two-way": partial(two_way_loss, reduction="sum"),
+    "smooth-accuracy": partial(smooth_accuracy_loss, reduction="sum"),
+    "smooth-f1": partial(smooth_f_loss, reduction="sum"),
+    "f1-bce": partial(f_weighted_bce_loss, reduction="sum"),
+    "ce": _ce,
+    "ce+prior": _ce,
+    "multiway": _multiway,
+}
+
+
+def _prior(targets: np.ndarray) -> Tensor:
+    return torch.from_numpy(label_prior(targets))
+
+
+# What some of them take from the training rows: how frequent labels are, or how many a row has.
+FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {
+    "bce+prior": lambda targets: {"prior": _prior(targets)},
+    "bce+pos_weight": lambda targets: {"pos_weight": (1 - _prior(targets)) / _prior(targets)},
+    "subset": lambda targets: {"smallest": int(targets.sum(1).min()), "largest": int(targets.sum(1).max())},
+}
+
+
+def loss_of(name: str, targets: np.ndarray) -> Loss:
+    """Return the loss of a name for these training rows."""
+    return partial(LOSSES[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else LOSSES[name]

@@ -1,0 +1,115 @@
+"""A run as files and back: what is written and what is read stand beside each other."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from manyhot.labels import CardinalityRange
+from manyhot.toolkit.columns import Columns
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.cross_fit import Step
+from manyhot.toolkit.data import InputError
+from manyhot.toolkit.features import Features
+from manyhot.toolkit.model import Linear
+from manyhot.toolkit.predict import Run
+from manyhot.toolkit.run_folder import read_run, to_json
+
+
+def run_files(
+    run: Run, config: Config, metrics: dict[str, Any], steps: list[Step], origin: dict[str, Any]
+) -> dict[str, bytes]:
+    """Lay out a run as files: weights as safetensors, everything else as text."""
+    state, arrays = run.features.state()
+    terms = [block.pop("terms") for block in state["text"]]
+    arrays |= {"weight": run.model.weight.numpy(), "bias": run.model.bias.numpy()}
+    described = {
+        "model": "linear",
+        "task": run.task,
+        "chosen": run.info,
+        "cardinality": run.cardinality._asdict(),
+        "drop_unlabelled": run.drop_unlabelled,
+        "columns": asdict(run.columns),
+        "features": state,
+        "labels": [
+            {"name": name, "rows": int(rows)} for name, rows in zip(run.label_names, run.train_counts, strict=True)
+        ],
+    }
+    log = [
+        json.dumps({"C": s.C, "tau": s.tau, "offset": s.offset, "loss": s.loss, "score": s.score, **s.metrics})
+        for s in steps
+    ]
+    return {
+        "config.toml": config.to_toml().encode(),
+        "log.jsonl": "".join(line + "\n" for line in log).encode(),
+        "metrics.json": to_json(metrics),
+        "model.safetensors": save_tensors({name: np.ascontiguousarray(value) for name, value in arrays.items()}),
+        "provenance.json": to_json(origin),
+        "run.json": to_json(described),
+        "terms.json": to_json(terms),
+    }
+
+
+def load_run(path: str | Path) -> Run:
+    r"""Load a run folder, after checking that nothing in it changed since training. Nothing in it is executed.
+
+    Args:
+        path: the folder that `manyhot train` wrote.
+
+    Returns:
+        A :class:`Run` with `predict`, `predict_logits` and `evaluate`.
+
+    Raises:
+        InputError: no run, or one that was cut short or changed; names the file.
+
+    Example:
+        >>> import os, tempfile, manyhot
+        >>> from manyhot.toolkit.train import Config, train
+        >>> folder = tempfile.mkdtemp()
+        >>> data = os.path.join(folder, "reviews.csv")
+        >>> with open(data, "w") as file:
+        ...     _ = file.write("text,labels\n" + "good film,praise|film\nbad film,film\ngood food,praise|food\n" * 5)
+        >>> _ = train(Config(data=data, out=os.path.join(folder, "run")))
+        >>> run = manyhot.load_run(os.path.join(folder, "run"))
+        >>> [sorted(labels) for labels in run.predict(["good food", "bad film"])]
+        [['food', 'praise'], ['film']]
+    """
+    path = Path(path)
+    files = read_run(path)
+    try:
+        state = json.loads(files["run.json"])
+        terms = json.loads(files["terms.json"])
+        arrays = load_tensors(files["model.safetensors"])
+        for block, block_terms in zip(state["features"]["text"], terms, strict=True):
+            block["terms"] = block_terms
+        run = Run(
+            features=Features.from_state(state["features"], arrays),
+            model=Linear(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"])),
+            columns=_columns(state["columns"]),
+            label_names=[label["name"] for label in state["labels"]],
+            train_counts=np.array([label["rows"] for label in state["labels"]], dtype=np.float64),
+            cardinality=CardinalityRange(**state["cardinality"]),
+            drop_unlabelled=state["drop_unlabelled"],
+            info=state["chosen"],
+            task=state.get("task", "multilabel"),
+        )
+        # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
+        for block in run.features.blocks:
+            block.transform([""])
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise InputError(f"{path}: expected a run of this manyhot, but its parts do not fit: {error}.") from None
+    shape = (run.features.size, len(run.label_names))
+    if tuple(run.model.weight.shape) != shape or tuple(run.model.bias.shape) != shape[1:]:
+        raise InputError(f"{path}: expected weights of shape {shape}; got {tuple(run.model.weight.shape)}.")
+    return run
+
+
+def _columns(saved: dict[str, Any]) -> Columns:
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+    return Columns(**lists)
