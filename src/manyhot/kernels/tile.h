@@ -417,11 +417,13 @@ class Row {
     if (given) for (int i = 0; i < tile.size; ++i) scratch_.t[i] = 0;
     else clear_codes(tile.size);
     for (int64_t i = listed.first; i < listed.last; ++i) {
-      const int64_t id = batch_.ids[i], label = id - tile.begin;
-      if (label < 0 || label >= tile.size) {
+      const int64_t id = batch_.ids[i];
+      // An id far below 0 must not be subtracted from.
+      if (id < tile.begin || id - tile.begin >= tile.size) {
         is_wrong |= id < -1 || id >= batch_.labels;
         continue;
       }
+      const int64_t label = id - tile.begin;
       if (!given) {
         scratch_.code[label] = positive;
         continue;
