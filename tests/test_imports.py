@@ -41,6 +41,7 @@ ALLOWED = {
     "labels": {"targets"},
     "split": {"targets", "labels"},
     "decisions": set(),
+    "calibration": {"targets"},
     "metrics": {"targets", "labels"},
 }
 # The toolkit, in the order of the data: a module imports earlier ones. The command line is last and sees all.

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
     from manyhot.decisions import decide, top_k
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
     from manyhot.logsumexp import signed_logsumexp, validate
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsymmetricLoss",
     "BCELoss",
+    "Calibration",
     "CardinalityRange",
     "ExactLoss",
     "FWeightedBCELoss",
@@ -80,10 +82,12 @@ __all__ = [
     "adjust_logits",
     "asymmetric_loss",
     "bce_loss",
+    "calibration_metrics",
     "cardinality_range",
     "decide",
     "exact_loss",
     "f_weighted_bce_loss",
+    "fit_calibration",
     "focal_loss",
     "inclusion_probabilities",
     "label_counts",
@@ -98,6 +102,7 @@ __all__ = [
     "multilabel_metrics",
     "multiway_loss",
     "pairwise_loss",
+    "proba",
     "signed_logsumexp",
     "single_log_loss",
     "smooth_accuracy_loss",
@@ -117,6 +122,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Nothing is imported before it is used, so that `manyhot --help` needs no torch.
 _HOME = {
+    "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
     "decisions": ("decide", "top_k"),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp", "validate"),
