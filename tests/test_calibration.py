@@ -190,7 +190,8 @@ def test_classes_against_scipy() -> None:
     counts = (np.bincount(ids, minlength=4) + 0.5) / (500 + 2)
 
     def loss(x: np.ndarray) -> float:
-        return -float(log_softmax(x[0] * logits + x[1] * np.log(counts), axis=1)[np.arange(500), ids].sum())
+        scores = log_softmax(x[0] * logits + x[1] * np.log(counts), axis=1)
+        return -float(scores[np.arange(500), ids].sum()) + 1.5 * (x[0] - 1) ** 2 + 0.5 * x[1] ** 2
 
     expected = minimize(loss, [1.0, 0.0], method="BFGS", options={"gtol": 1e-8}).x
     np.testing.assert_allclose(1 / found.temperature, expected[0], rtol=1e-5)

@@ -24,7 +24,8 @@ from manyhot.toolkit.config import LOSSES
 KEYS = [
     "micro_f1", "macro_f1", "samples_f1", "rare_f1", "medium_f1", "head_f1", "exact_match", "hamming_loss", "lrap",
     "precision_at_1", "precision_at_3", "precision_at_5", "ndcg_at_5", "labels_per_row_predicted",
-    "labels_per_row_true", "empty_rows", "rows", "labels",
+    "labels_per_row_true", "empty_rows", "rows", "labels", "ece", "brier", "log_loss", "ece_uncalibrated",
+    "brier_uncalibrated", "log_loss_uncalibrated",
 ]  # fmt: skip
 KINDS = {"animal": "fox bird cat", "plant": "tree rose moss", "stone": "flint slate chalk"}
 COMMAND = [sys.executable, "-c", "from manyhot.toolkit.cli import main; main()"]

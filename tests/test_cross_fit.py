@@ -236,11 +236,12 @@ def test_the_best_score_of_the_steps_is_chosen():
 @pytest.mark.parametrize("peak", range(len(module.STRENGTHS)))
 def test_the_walk_over_strengths_finds_a_single_peak(monkeypatch, peak):
     tried = []
+    nothing = module.Held(*[np.empty((0, 0))] * 3)
 
     def score(C):
         tried.append(C)
         metrics: dict[str, float | int | None] = {"micro_f1": -abs(module.STRENGTHS.index(C) - peak), "macro_f1": 0.0}
-        return module.Choice(module.Step(C=C, tau=0.0, offset=0.0, loss=0.0, metrics=metrics), None)
+        return module.Choice(module.Step(C=C, tau=0.0, offset=0.0, loss=0.0, metrics=metrics), nothing, None)
 
     assert module._climb(score).step.C == module.STRENGTHS[peak]
     assert tried[0] == module.STRENGTHS[1]

@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 from typer.testing import CliRunner
 
-from manyhot import load_run, multiclass_metrics, multiway_loss
+from manyhot import calibration_metrics, load_run, multiclass_metrics, multiway_loss
 from manyhot.toolkit import train as train_module
 from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import TASKS, Config, make_config
@@ -94,7 +95,14 @@ def test_train_evaluate_and_predict(loss):
     assert metrics["accuracy"] == pytest.approx(accuracy_score(ids, preds))
     assert metrics["macro_f1"] == pytest.approx(f1_score(ids, preds, average="macro"))
     assert metrics["accuracy"] > 0.7  # two thirds are apples
-    assert run.evaluate(frame) == metrics == multiclass_metrics(logits, ids, train_counts=run.train_counts)
+    probs = run.probs(frame)
+    np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-5)
+    trusted = calibration_metrics(probs, ids)
+    for name in ("ece", "brier", "log_loss"):
+        assert metrics[name] == pytest.approx(trusted[name])
+    assert metrics["log_loss_uncalibrated"] == pytest.approx(log_loss(ids, softmax(logits, axis=1)))
+    assert run.evaluate(frame) == metrics
+    assert metrics.items() >= multiclass_metrics(logits, ids, train_counts=run.train_counts).items()
     assert json.loads(call("evaluate run test.csv --json")[0]) == metrics
     call("predict run test.csv -o out.jsonl")
     first = json.loads(Path("out.jsonl").read_text().splitlines()[0])

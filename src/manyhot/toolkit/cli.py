@@ -296,10 +296,17 @@ ROWS = {
     "precision_at_3": "P@3",
     "precision_at_5": "P@5",
     "ndcg_at_5": "nDCG@5",
+    "ece": "calibration error (ECE)",
+    "ece_uncalibrated": "ECE, uncalibrated",
+    "brier": "Brier score",
+    "log_loss": "log-loss",
     "rows": "rows",
     "labels": "labels",
     "classes": "classes",
 }
+
+# No fractions: so many digits.
+PLAIN = {"labels_per_row_predicted": 2, "labels_per_row_true": 2, "log_loss": 4}
 
 
 def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
@@ -314,8 +321,12 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
         cells = []
         for metrics in columns.values():
             value = metrics[key]
-            plain = key.startswith("labels_per_row")
-            cells.append(f"{value:,}" if isinstance(value, int) else f"{value:.2f}" if plain else percent(value))
+            if isinstance(value, int):
+                cells.append(f"{value:,}")
+            elif key in PLAIN and value is not None:
+                cells.append(f"{value:.{PLAIN[key]}f}")
+            else:
+                cells.append(percent(value))
         table.add_row(title, *cells)
     return table
 

@@ -80,10 +80,19 @@ class Held(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The best step, and the mean of its folds' models to start the final fit from (None to start from zero)."""
+    """The best step, what is known of its held-out rows, and the mean of its folds' models.
+
+    The final fit starts from that mean; None to start from zero.
+    """
 
     step: Step
+    held: Held
     start: Linear | None
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The held-out logits as the run's decision sees them."""
+        return self.held.shifted(self.step.tau, self.step.offset)
 
 
 def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int) -> list[Fold]:
@@ -138,7 +147,7 @@ def choose(
             metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
         step = Step(C, best_tau, offset, held.mean_loss(loss), metrics)
         on_step(step)
-        return Choice(step, mean_model([model for model in models if model is not None]))
+        return Choice(step, held, mean_model([model for model in models if model is not None]))
 
     if C != "auto":
         return tried(C)

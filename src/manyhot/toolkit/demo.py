@@ -59,12 +59,13 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
     metrics: dict[str, dict[str, Any]] = {}
     for name, config in RIVALS.items():
         listener.say(f"{name}:")
-        runs[name], step, steps = fit(config, training, features, targets, memory, listener)
-        metrics[name], _ = runs[name].evaluate_examples(test)
+        fitted = fit(config, training, features, targets, memory, listener)
+        runs[name] = fitted.run
+        metrics[name], _ = fitted.run.evaluate_examples(test)
         if config.tau == "auto":
-            held = {"cross_fitted": step.metrics} if step else {}
+            measured = {"cross_fitted": fitted.step.metrics | fitted.calibrated.measured, "test": metrics[name]}
             origin = provenance([], seed=config.seed, seconds=time.monotonic() - started)
-            write_run(path, run_files(runs[name], config, held | {"test": metrics[name]}, steps, origin))
+            write_run(path, run_files(fitted.run, config, measured, fitted.steps, fitted.calibrated, origin))
     return Shown(draw(test, {name: run for name, run in runs.items() if name != "ZLPR, no prior"}), metrics, path)
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.metrics import multiclass_metrics, multilabel_metrics
+from manyhot.toolkit.calibrate import SCORES, compare
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,18 @@ def measure(
         return metrics | {"classes": len(train_counts)}
     metrics = multilabel_metrics(preds, targets, logits, train_counts=counts)
     return metrics | {"labels": len(train_counts)}
+
+
+def measure_probs(logits: np.ndarray, aligned: Aligned, calibration: Calibration) -> dict[str, float | None]:
+    """Measure the probabilities of the labels that training knew, as :func:`manyhot.toolkit.calibrate.compare` does.
+
+    None where no row has a class that training knew.
+    """
+    truth: Any = aligned.known
+    if calibration.classes:
+        # A row of an unknown class has no class to be probable.
+        known = truth.any(1)
+        if not known.any():
+            return {score + end: None for end in ("", "_uncalibrated") for score in SCORES}
+        logits, truth = logits[known], truth[known].argmax(1)
+    return dict(compare(logits, truth, calibration.probs(logits))[0])

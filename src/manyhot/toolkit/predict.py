@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
+from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.data import InputError, Matrix
-from manyhot.toolkit.evaluate import align, measure
+from manyhot.toolkit.evaluate import align, measure, measure_probs
 from manyhot.toolkit.examples import (
     Examples,
     check_one_class,
@@ -32,6 +33,7 @@ class Run:
         label_names: the labels, in the order of the logits' columns.
         train_counts: (labels,), training rows of each label.
         cardinality: how many labels a prediction may have.
+        calibration: logits to probabilities, fitted on held-out rows.
         drop_unlabelled: rows without labels were left out of training, and are left out when measuring.
         task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
@@ -46,6 +48,7 @@ class Run:
         label_names: list[str],
         train_counts: np.ndarray,
         cardinality: CardinalityRange,
+        calibration: Calibration,
         drop_unlabelled: bool,
         info: dict[str, Any],
         task: str = "multilabel",
@@ -56,6 +59,7 @@ class Run:
         self.label_names = label_names
         self.train_counts = train_counts
         self.cardinality = cardinality
+        self.calibration = calibration
         self.drop_unlabelled = drop_unlabelled
         self.info = info
         self.task = task
@@ -79,6 +83,14 @@ class Run:
         """
         logits = self.predict_logits(data)
         return [[name for name, _ in row] for row in self.label_sets(logits)]
+
+    def probs(self, data: Any) -> np.ndarray:
+        """Return the probability of each label for new rows, (rows, labels) float32; calibrated on held-out rows.
+
+        A label with a probability below 1/2 may be predicted and one above it may not: label sets are chosen to have as
+        many labels as there are, and the best of a row where it must have one. Takes what :meth:`predict_logits` takes.
+        """
+        return self.calibration.probs(self.predict_logits(data))
 
     def evaluate(self, data: Any, targets: Any = None) -> dict[str, float | int | None]:
         """Measure the run on labelled rows: the keys of :func:`manyhot.multilabel_metrics` or `multiclass_metrics`.
@@ -115,7 +127,7 @@ class Run:
         metrics = measure(
             logits, aligned, cardinality=self.cardinality, train_counts=self.train_counts, multiclass=multiclass
         )
-        return metrics, notes
+        return metrics | measure_probs(logits, aligned, self.calibration), notes
 
     def logits(self, examples: Examples) -> np.ndarray:
         """Return the logits of examples as read."""

@@ -13,9 +13,12 @@ from typing import Any
 
 from manyhot.toolkit.data import InputError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-FILES = ("config.toml", "log.jsonl", "metrics.json", "model.safetensors", "provenance.json", "run.json", "terms.json")
+FILES = (
+    *("calibration.json", "config.toml", "log.jsonl", "metrics.json", "model.safetensors", "provenance.json"),
+    *("run.json", "terms.json"),
+)
 
 
 def free_path(data: str) -> Path:
@@ -97,7 +100,9 @@ def read_run(path: Path) -> dict[str, bytes]:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path / MANIFEST}: expected the manifest of a run, but it is damaged; {again}.") from None
     if kind != FORMAT:
-        raise InputError(f"{path}: run format {FORMAT} is what this manyhot reads; got {kind!r}. Update manyhot.")
+        raise InputError(
+            f"{path}: run format {FORMAT} is what this manyhot reads; got {kind!r}. Update manyhot, or train again."
+        )
     files = {}
     for name in FILES:
         try:

@@ -11,7 +11,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from manyhot.calibration import Calibration
 from manyhot.labels import CardinalityRange
+from manyhot.toolkit.calibrate import Calibrated
 from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.cross_fit import Step
@@ -23,7 +25,12 @@ from manyhot.toolkit.run_folder import read_run, to_json
 
 
 def run_files(
-    run: Run, config: Config, metrics: dict[str, Any], steps: list[Step], origin: dict[str, Any]
+    run: Run,
+    config: Config,
+    metrics: dict[str, Any],
+    steps: list[Step],
+    calibrated: Calibrated,
+    origin: dict[str, Any],
 ) -> dict[str, bytes]:
     """Lay out a run as files: weights as safetensors, everything else as text."""
     state, arrays = run.features.state()
@@ -45,7 +52,18 @@ def run_files(
         json.dumps({"C": s.C, "tau": s.tau, "offset": s.offset, "loss": s.loss, "score": s.score, **s.metrics})
         for s in steps
     ]
+    temperature, offset, classes = run.calibration
+    numbers = {"temperature": temperature, "offset": offset} | calibrated.by_label
+    calibration = {
+        "classes": classes,
+        "measured": calibrated.measured,
+        "labels": [
+            {"name": name} | {key: float(values[i]) for key, values in numbers.items()}
+            for i, name in enumerate(run.label_names)
+        ],
+    }
     return {
+        "calibration.json": to_json(calibration),
         "config.toml": config.to_toml().encode(),
         "log.jsonl": "".join(line + "\n" for line in log).encode(),
         "metrics.json": to_json(metrics),
@@ -63,7 +81,7 @@ def load_run(path: str | Path) -> Run:
         path: the folder that `manyhot train` wrote.
 
     Returns:
-        A :class:`Run` with `predict`, `predict_logits` and `evaluate`.
+        A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`.
 
     Raises:
         InputError: no run, or one that was cut short or changed; names the file.
@@ -84,6 +102,7 @@ def load_run(path: str | Path) -> Run:
     files = read_run(path)
     try:
         state = json.loads(files["run.json"])
+        calibration = json.loads(files["calibration.json"])
         terms = json.loads(files["terms.json"])
         arrays = load_tensors(files["model.safetensors"])
         for block, block_terms in zip(state["features"]["text"], terms, strict=True):
@@ -95,9 +114,16 @@ def load_run(path: str | Path) -> Run:
             label_names=[label["name"] for label in state["labels"]],
             train_counts=np.array([label["rows"] for label in state["labels"]], dtype=np.float64),
             cardinality=CardinalityRange(**state["cardinality"]),
+            calibration=Calibration(
+                *(
+                    np.array([float(label[key]) for label in calibration["labels"]])
+                    for key in ("temperature", "offset")
+                ),
+                classes=calibration["classes"],
+            ),
             drop_unlabelled=state["drop_unlabelled"],
             info=state["chosen"],
-            task=state.get("task", "multilabel"),
+            task=state["task"],
         )
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
         for block in run.features.blocks:
@@ -107,6 +133,8 @@ def load_run(path: str | Path) -> Run:
     shape = (run.features.size, len(run.label_names))
     if tuple(run.model.weight.shape) != shape or tuple(run.model.bias.shape) != shape[1:]:
         raise InputError(f"{path}: expected weights of shape {shape}; got {tuple(run.model.weight.shape)}.")
+    if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
+        raise InputError(f"{path}: expected a calibration of {len(run.label_names)} labels, with temperatures above 0.")
     return run
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from manyhot.labels import cardinality_range, label_counts
+from manyhot.toolkit.calibrate import Calibrated, calibrate
 from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
-from manyhot.toolkit.cross_fit import Choice, Fold, Step, choose, make_folds, prior_logits
+from manyhot.toolkit.cross_fit import Fold, Step, choose, make_folds, prior_logits
 from manyhot.toolkit.data import InputError, files_of
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.features import DesignMatrix, Features
@@ -31,6 +32,16 @@ class Listener:
     warn: Callable[[str], None] = lambda text: None
     on_step: Callable[[Step], None] = lambda step: None
     progress: Callable[[str, int, float], None] = lambda what, step, value: None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run in memory, the step that was chosen, every step tried, and the calibration with its numbers."""
+
+    run: Run
+    step: Step
+    steps: list[Step]
+    calibrated: Calibrated
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,12 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
     listener.say(f"model: linear on {features.describe()}; {memory.describe()}")
     if dry_run:
         return None
-    run, step, steps = fit(config, training, features, targets, memory, listener)
+    fitted = fit(config, training, features, targets, memory, listener)
+    run = fitted.run
 
-    metrics: dict[str, Any] = {"valid" if training.valid else "cross_fitted": step.metrics} if step else {}
+    metrics: dict[str, Any] = {
+        "valid" if training.valid else "cross_fitted": fitted.step.metrics | fitted.calibrated.measured
+    }
     if training.test is not None:
         metrics["test"], notes = run.evaluate_examples(training.test)
         for note in notes:
@@ -76,72 +90,66 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
     origin = provenance(inputs, seed=config.seed, seconds=time.monotonic() - started)
     if not config.out and path.exists():  # another run took the name meanwhile
         path = free_path(config.data)
-    write_run(path, run_files(run, config, metrics, steps, origin))
+    write_run(path, run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin))
     return Trained(run, path, metrics)
 
 
 def fit(
     config: Config, training: Training, features: Features, targets: np.ndarray, memory: Plan, listener: Listener
-) -> tuple[Run, Step | None, list[Step]]:
-    """Choose C and tau by held-out rows, then fit on all training rows.
-
-    Returns:
-        The run, the step that was chosen, and every step tried; no step where nothing was to be chosen or measured.
-    """
+) -> Fitted:
+    """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
     loss = loss_of(config.loss, targets)
     X = features.transform(training.train)
     cardinality, counts = cardinality_range(training.train.targets), label_counts(training.train.targets)
-    run = Run(
-        features=features,
-        model=Linear(torch.empty(0), torch.empty(0)),
-        columns=training.columns,
-        label_names=training.train.label_names,
-        train_counts=counts,
-        cardinality=cardinality,
-        drop_unlabelled=config.drop_unlabelled,
-        info={},
-        task=config.task,
-    )
     multiclass = config.task == "multiclass"
-    strength = 0.0 if config.loss in WITHOUT_PRIOR else config.tau
     steps: list[Step] = []
 
     def on_step(step: Step) -> None:
         steps.append(step)
         listener.on_step(step)
 
-    choice: Choice | None = None
-    if "auto" in (config.C, strength) or training.valid is not None:
-        choice = choose(
-            folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass),
-            loss=loss,
-            C=config.C,
-            tau=strength,
-            cardinality=cardinality,
-            train_counts=counts,
-            solver=memory.solver,
-            seed=config.seed,
-            multiclass=multiclass,
-            on_step=on_step,
-            progress=listener.progress,
-        )
-    step = choice.step if choice else None
-    C, tau, offset = (step.C, step.tau, step.offset) if step else (float(config.C), float(strength), 0.0)
+    # Also where C and tau are given: the calibration needs rows that were held out.
+    choice = choose(
+        folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass),
+        loss=loss,
+        C=config.C,
+        tau=0.0 if config.loss in WITHOUT_PRIOR else config.tau,
+        cardinality=cardinality,
+        train_counts=counts,
+        solver=memory.solver,
+        seed=config.seed,
+        multiclass=multiclass,
+        on_step=on_step,
+        progress=listener.progress,
+    )
+    step = choice.step
+    calibrated = calibrate(choice.logits, choice.held.targets, multiclass=multiclass, seed=config.seed)
     model = fit_linear(
         X,
         torch.from_numpy(targets),
         loss=loss,
-        C=C,
+        C=step.C,
         solver=memory.solver,
-        start=choice.start if choice else None,
+        start=choice.start,
         max_iter=config.max_iter,
         seed=config.seed,
-        progress=lambda n, value: listener.progress(f"C {C:g}, all rows", n, value),
+        progress=lambda n, value: listener.progress(f"C {step.C:g}, all rows", n, value),
     )
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
-    run.model = Linear(model.weight, model.bias - tau * torch.from_numpy(prior_logits(targets, multiclass)) + offset)
-    run.info = {"loss": config.loss, "C": C, "tau": tau, "offset": offset, "solver": memory.solver}
-    return run, step, steps
+    bias = model.bias - step.tau * torch.from_numpy(prior_logits(targets, multiclass)) + step.offset
+    run = Run(
+        features=features,
+        model=Linear(model.weight, bias),
+        columns=training.columns,
+        label_names=training.train.label_names,
+        train_counts=counts,
+        cardinality=cardinality,
+        calibration=calibrated.calibration,
+        drop_unlabelled=config.drop_unlabelled,
+        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset, "solver": memory.solver},
+        task=config.task,
+    )
+    return Fitted(run, step, steps, calibrated)
 
 
 def folds_of(

@@ -1,0 +1,78 @@
+"""The calibration of a run, fitted on held-out logits and measured on rows that it was not fitted on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manyhot.calibration import Calibration, calibration_metrics, fit_calibration
+from manyhot.split import stratified_split
+
+# Two numbers a label need no more, and float64 copies of what a large run holds out would not fit.
+MAX_CELLS = 20_000_000
+PARTS = 3
+SCORES = ("ece", "brier", "log_loss")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration fitted on all held-out rows, and how good it is on rows left out of a fit.
+
+    Attributes:
+        calibration: what the run uses.
+        measured: as :func:`compare` returns it.
+        by_label: the same names, (labels,) each.
+    """
+
+    calibration: Calibration
+    measured: dict[str, float]
+    by_label: dict[str, np.ndarray]
+
+
+def calibrate(logits: np.ndarray, targets: np.ndarray, *, multiclass: bool = False, seed: int = 0) -> Calibrated:
+    """Fit on held-out rows, and measure each third of them by a calibration fitted on the others.
+
+    Args:
+        logits: (rows, labels), of the decision: with prior and offset.
+        targets: (rows, labels), bool.
+        multiclass: each row has one class.
+        seed: of the thirds, and of the rows that are taken where there are too many.
+    """
+    rows = min(len(logits), max(MAX_CELLS // logits.shape[1], PARTS))
+    if rows < len(logits):
+        chosen = np.sort(np.random.default_rng(seed).choice(len(logits), rows, replace=False))
+        logits, targets = logits[chosen], targets[chosen]
+    truth: Any = targets.argmax(1) if multiclass else targets
+    part = stratified_split(targets, [1.0] * PARTS, seed=seed)
+    probs = np.empty(logits.shape)
+    for p in np.unique(part):
+        held = part == p
+        # Rows so few that all are in one part have nothing to be measured by but themselves.
+        others = held if held.all() else ~held
+        probs[held] = fit_calibration(logits[others], truth[others]).probs(logits[held])
+    return Calibrated(fit_calibration(logits, truth), *compare(logits, truth, probs))
+
+
+def compare(logits: np.ndarray, truth: np.ndarray, probs: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Measure probabilities beside what people take for them: sigmoid of the logits, of classes softmax.
+
+    Args:
+        logits: (rows, labels).
+        truth: (rows, labels), bool; or (rows,) class ids.
+        probs: (rows, labels).
+
+    Returns:
+        `ece`, `brier`, `log_loss`, and the same with `_uncalibrated`, as :func:`manyhot.calibration_metrics` has them;
+        and the same of each label.
+    """
+    labels = logits.shape[1]
+    plain = Calibration(np.ones(labels), np.zeros(labels), classes=truth.ndim == 1).probs(logits)
+    overall: dict[str, float] = {}
+    by_label: dict[str, np.ndarray] = {}
+    for end, measured in (
+        ("", calibration_metrics(probs, truth)),
+        ("_uncalibrated", calibration_metrics(plain, truth)),
+    ):
+        for score in SCORES:
+            overall[score + end], by_label[score + end] = measured[score], measured[f"label_{score}"]
+    return overall, by_label
