@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manyhot.kernels import native as kernel
-from manyhot.kernels import subsets as native
+from manyhot.kernels import native, subsets
 from manyhot.logsumexp import level_of_the_caller, logsumexp
 from manyhot.targets import check_forms, name_row, traced, values_readable
 
@@ -150,7 +149,7 @@ def log_partition(
         The leading shape of logits. Where fewer than a labels are left: +inf with a point, else -inf.
     """
     rows = rows_of(logits, smallest, largest, point, mask)
-    value = native.log_partition(rows) if _implementation(rows, impl) == "native" else _formula(rows)
+    value = subsets.log_partition(rows) if _implementation(rows, impl) == "native" else _formula(rows)
     return value.view(logits.shape[:-1])
 
 
@@ -163,7 +162,7 @@ def partition_gradient(
     if wanted and impl == "native":
         raise ValueError('impl="native" has no derivatives of probabilities. Use impl="eager" or impl="auto".')
     if not wanted and _implementation(rows, impl) == "native":
-        probs = native.gradient(rows)
+        probs = subsets.gradient(rows)
     else:
         probs = torch.func.grad(lambda s: _formula(rows._replace(logits=s)).sum())(rows.logits)
         present = _present(rows)
@@ -232,11 +231,11 @@ def _implementation(rows: Rows, impl: Impl) -> Impl:
         raise ValueError(f'impl must be "auto", "eager" or "native"; got {impl!r}.')
     if impl == "eager" or (impl == "auto" and rows.free):
         return "eager"
-    against = native.against(rows)
+    against = subsets.against(rows)
     if impl == "native" and against:
         raise ValueError(f'impl="native" cannot compute this: {"; ".join(against)}. Use impl="auto".')
-    if against == [kernel.MISSING]:
-        kernel.warn_missing(level_of_the_caller())
+    if against == [native.MISSING]:
+        native.warn_missing(level_of_the_caller())
     return "eager" if against else "native"
 
 
