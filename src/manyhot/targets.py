@@ -232,12 +232,12 @@ def values_readable(*tensors: Tensor | None) -> bool:
     return not traced() and all(t is None or t.device.type == "cpu" for t in tensors)
 
 
-def check_forms(targets: Targets, logits: Tensor, mask: Tensor | None = None) -> None:
-    """Check that targets and their mask fit the logits, whatever their values.
+def check_logits(logits: Any, axis: str = "label") -> None:
+    """Check that logits are floating-point numbers with a last axis of labels or classes.
 
     Raises:
-        TypeError: logits that are not floating-point, targets that are complex, a mask that is not boolean.
-        ValueError: logits without a label axis, or shapes that differ.
+        TypeError: no tensor, or one that is not floating-point.
+        ValueError: no last axis, or one of length 0.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         came = f"a tensor of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -245,9 +245,22 @@ def check_forms(targets: Targets, logits: Tensor, mask: Tensor | None = None) ->
             f"logits must be a floating-point tensor, the raw scores of a model; got {came}. "
             "The order is loss(logits, targets): are the two swapped?"
         )
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        several = "classes" if axis == "class" else f"{axis}s"
+        raise ValueError(
+            f"logits must have shape (..., {several}) with at least one {axis}; got {tuple(logits.shape)}."
+        )
+
+
+def check_forms(targets: Targets, logits: Tensor, mask: Tensor | None = None) -> None:
+    """Check that targets and their mask fit the logits, whatever their values.
+
+    Raises:
+        TypeError: logits that are not floating-point, targets that are complex, a mask that is not boolean.
+        ValueError: logits without a label axis, or shapes that differ.
+    """
+    check_logits(logits)
     shape = logits.shape
-    if len(shape) == 0 or shape[-1] == 0:
-        raise ValueError(f"logits must have shape (..., labels) with at least one label; got {tuple(shape)}.")
     if isinstance(targets, IndexTargets):
         if targets.shape != shape[:-1]:
             raise ValueError(

@@ -20,7 +20,7 @@ from manyhot.logsumexp import logsumexp
 from manyhot.losses.hyperparameters import keep, kept
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.matmulexp import log_matmul_exp
-from manyhot.targets import known_cells, name_row, values_readable
+from manyhot.targets import check_logits, known_cells, name_row, values_readable
 
 Form = Literal["pairwise", "first_order", "mean_centred"]
 
@@ -245,17 +245,10 @@ def _peak(s: Tensor) -> Tensor:
 
 def _is_hard(logits: Tensor, targets: Tensor) -> bool:
     """Check the forms of both, and say whether targets are class ids."""
-    for name, x in (("logits", logits), ("targets", targets)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor; got {type(x).__name__}.")
-    if not logits.is_floating_point():
-        raise TypeError(
-            f"logits must be a floating-point tensor, the raw scores of a model; got {logits.dtype}. "
-            "The order is loss(logits, targets): are the two swapped?"
-        )
+    check_logits(logits, "class")
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"targets must be a tensor; got {type(targets).__name__}.")
     shape = tuple(logits.shape)
-    if not shape or shape[-1] == 0:
-        raise ValueError(f"logits must have shape (..., classes) with at least one class; got {shape}.")
     if targets.shape == logits.shape[:-1]:
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
             raise TypeError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from manyhot.logsumexp import logsumexp
 from manyhot.losses.zlpr import PAIRWISE
-from manyhot.targets import UNKNOWN, name_row, values_readable
+from manyhot.targets import UNKNOWN, check_logits, name_row, values_readable
 
 
 class OneClass(NamedTuple):
@@ -26,12 +26,7 @@ def one_class(logits: Tensor, targets: Any, mask: Tensor | None) -> OneClass:
         TypeError: logits that are not floating-point, ids that are no integers, a mask that is not boolean.
         ValueError: shapes that do not fit and, where values can be read, ids that are no class.
     """
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        came = f"a tensor of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(
-            f"logits must be a floating-point tensor, the raw scores of a model; got {came}. "
-            "The order is loss(logits, targets): are the two swapped?"
-        )
+    check_logits(logits, "class")
     if (
         not isinstance(targets, Tensor)
         or targets.is_floating_point()
@@ -43,7 +38,7 @@ def one_class(logits: Tensor, targets: Any, mask: Tensor | None) -> OneClass:
             f"targets must be class ids, a tensor of integers; got {came}. Many-hot targets: targets.argmax(-1)."
         )
     shape = logits.shape
-    if len(shape) == 0 or shape[-1] == 0 or targets.shape != shape[:-1]:
+    if targets.shape != shape[:-1]:
         raise ValueError(
             "logits must have shape (..., classes) and targets, one class id a row, their leading shape; "
             f"got {tuple(shape)} and {tuple(targets.shape)}."
