@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+from sklearn.datasets import dump_svmlight_file
 from typer.testing import CliRunner
 
 import manyhot
@@ -267,6 +268,83 @@ def test_paths_with_markup_survive(run, name):
     assert call(f"predict run '{name}.csv' -o '{name}.jsonl'")[1] == f"wrote {name}.jsonl: 30 rows\n"
 
 
+# Files that need a word about what they are
+
+
+def test_a_table_without_a_header():
+    table()
+    lines = Path("d.csv").read_text().splitlines()[1:]
+    Path("n.csv").write_text("\n".join(lines) + "\n")
+    _, stderr = call(f"train n.csv --no-header --labels 2 {FAST} --out run")
+    assert "text: 1\nlabels: 2 (separated by '|', 3 labels)\n" in stderr
+    assert "no_header = true\n" in Path("run/config.toml").read_text()
+    assert as_json("evaluate run n.csv")["rows"] == 30  # the run knows
+    assert as_json("predict run n.csv -o out.jsonl")["rows"] == 30
+    call("train --config run/config.toml --out again")
+    assert Path("run/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
+    call(f"train d.csv {FAST} --out named")
+    assert as_json("evaluate run n.csv") == as_json("evaluate named d.csv")
+
+
+def numbers(rows=40):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, 3)).round(3)
+    return pl.DataFrame(X, schema=["a", "b", "c"]), pl.DataFrame((X > 0.2).astype(int), schema=["p", "q", "r"])
+
+
+@pytest.mark.parametrize("count", [3, -3])
+def test_labels_counted_off(count):
+    X, Y = numbers()
+    pl.concat([Y, X] if count > 0 else [X, Y], how="horizontal").write_csv("d.csv")
+    _, stderr = call(f"train d.csv --num-labels {count} {FAST} --out run")
+    assert "features: a, b, c (3 numeric columns)\nlabels: p, q, r (3 columns of 0 and 1)\n" in stderr
+    assert f"num_labels = {count}\n" in Path("run/config.toml").read_text()
+    call(f"train d.csv --labels p,q,r {FAST} --out named")
+    assert Path("run/model.safetensors").read_bytes() == Path("named/model.safetensors").read_bytes()
+
+
+def test_arff_gives_the_run_of_the_same_table():
+    X, Y = numbers()
+    pl.concat([X, Y], how="horizontal").write_csv("d.csv")
+    header = "".join(f"@attribute {name} numeric\n" for name in X.columns)
+    header += "".join(f"@attribute {name} {{0,1}}\n" for name in Y.columns)
+    rows = "\n".join(Path("d.csv").read_text().splitlines()[1:])
+    Path("d.arff").write_text(f"@relation 'd: -C -3'\n{header}@data\n{rows}\n")
+    call(f"train d.csv --labels p,q,r {FAST} --out table")
+    _, stderr = call(f"train d.arff {FAST} --out run")
+    assert "labels: p, q, r (3 attributes, by -C -3 in its header)" in stderr
+    assert Path("run/model.safetensors").read_bytes() == Path("table/model.safetensors").read_bytes()
+    assert as_json("evaluate run d.arff") == as_json("evaluate table d.csv") == as_json("evaluate run d.csv")
+    call("predict run d.arff -o a.csv")
+    call("predict table d.csv -o b.csv")
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+
+
+def test_svmlight_gives_the_run_of_the_same_matrix():
+    X, Y = numbers()
+    dump_svmlight_file(X.to_numpy(), sp.csr_array(Y.to_numpy()), "d.svm", zero_based=False, multilabel=True)
+    Path("names.txt").write_text("a\nb\nc\n")
+    matrix("set", X=sp.csr_matrix(X.to_numpy()), Y=sp.csr_matrix(Y.to_numpy()))
+    call(f"train set.X.npz {FAST} --out matrix")
+    _, stderr = call(f"train d.svm --label-names names.txt {FAST} --out run")
+    assert "features: 3, numbered from 1\n" in stderr
+    assert as_json("evaluate run d.svm") == pytest.approx(as_json("evaluate matrix set"), abs=1e-6)
+    call("predict run d.svm -o a.jsonl")
+    call("predict matrix set -o b.jsonl")
+    assert pl.read_ndjson("a.jsonl")["labels"].to_list() == pl.read_ndjson("b.jsonl")["labels"].to_list()
+    assert "expected a matrix (NAME.X.npz), as in training; got an svmlight file" in bad("evaluate matrix d.svm")
+    assert "expected an svmlight file, as in training; got a matrix (NAME.X.npz)" in bad("evaluate run set")
+
+
+def test_options_for_tables_are_refused_for_matrices():
+    matrix()
+    for option in ("--text a", "--features a", "--labels a", "--num-labels 2", "--label-sep ,"):
+        flag = option.split()[0]
+        assert f"set.X.npz: expected a table with {flag}, got a matrix (NAME.X.npz), which has no columns" in bad(
+            f"train set.X.npz {option}"
+        )
+
+
 # Bad input
 
 
@@ -365,7 +443,7 @@ def test_bad_matrices():
 def test_a_matrix_for_a_run_on_a_table(run):
     matrix()
     for command in ("evaluate run set.X.npz", "predict run set -o out.csv"):
-        assert "expected a table (CSV, TSV, JSONL, Parquet), as in training; got a matrix" in bad(command)
+        assert "expected a table (CSV, TSV, JSONL, Parquet, ARFF), as in training; got a matrix" in bad(command)
 
 
 def test_truncated_and_tampered_runs(run):
@@ -404,6 +482,11 @@ def test_bad_options():
     assert "C expects auto or a number above 0" in bad("train d.csv --set C=0")
     assert "seed expects a whole number of 0 or more" in bad("train d.csv --seed -1")
     assert "train expects a data file" in bad("train")
+    assert "num_labels expects a whole number, such as 6" in bad("train d.csv --num-labels 0")
+    assert "num_labels expects a whole number" in bad("train d.csv --set num_labels=x")
+    assert "labels names the columns that num_labels counts off" in bad("train d.csv --num-labels 1 --labels labels")
+    assert "expected --num-labels from 1 to 1, or from -1 to -1" in bad("train d.csv --num-labels 2")
+    assert "no_header expects true or false" in bad("train d.csv --set no_header=1")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Files to frames and matrices: each format there and back, and every kind of bad file with its message."""
 
 import bz2
+import csv
 import gzip
 import json
 import os
@@ -12,7 +13,8 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 
-from manyhot.toolkit.data import InputError, Matrix, read_file, read_label_names
+from manyhot.toolkit.data import InputError, Matrix, files_of, read_file, read_label_names
+from manyhot.toolkit.delimited import records
 
 DATA = Path(os.environ.get("MANYHOT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}; set MANYHOT_DATA")
@@ -109,7 +111,7 @@ def test_stray_quote_inside_a_field_is_text(tmp_path):
 
 
 def test_batches_of_the_exact_reader_are_put_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("manyhot.toolkit.data._CELLS_A_BATCH", 4)
+    monkeypatch.setattr("manyhot.toolkit.delimited._CELLS_A_BATCH", 4)
     rows = "".join(f'{i},"a ""{i}"""\n' for i in range(7))
     frame = frame_of(write(tmp_path / "a.csv", f"n,t\n{rows}7,\n"))
     assert frame["n"].to_list() == [str(i) for i in range(8)]
@@ -119,6 +121,59 @@ def test_batches_of_the_exact_reader_are_put_together(tmp_path, monkeypatch):
 def test_cells_longer_than_the_limit_of_the_standard_reader(tmp_path):
     long = 'x"' * 200_000
     assert frame_of(write(tmp_path / "a.csv", f"a,b\n1{long},2\n3,\n"))["a"][0] == f"1{long}"
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_csv_with_another_separator_in_its_header(tmp_path, mark):
+    frame = frame_of(write(tmp_path / "a.csv", f'a{mark}b c{mark}d\n1,5{mark}x{mark}"p{mark}q"\n2{mark}y{mark}\n'))
+    assert frame.columns == ["a", "b c", "d"]
+    assert frame.rows() == [("1,5", "x", f"p{mark}q"), ("2", "y", None)]
+    # one comma is enough to keep to commas
+    assert frame_of(write(tmp_path / "b.csv", f"a{mark}b,c\n1,2\n")).columns == [f"a{mark}b", "c"]
+
+
+def test_without_a_header_columns_are_numbered(tmp_path):
+    for name, mark in (("a.csv", ","), ("a.tsv", "\t"), ("b.csv", ";")):
+        path = write(tmp_path / name, f"x{mark}1{mark}007\n{mark}2{mark}\n")
+        frame = read_file(path, header=False)
+        assert isinstance(frame, pl.DataFrame)
+        assert frame.columns == ["1", "2", "3"]
+        assert frame.rows() == [("x", "1", "007"), (None, "2", None)]
+        with pytest.raises(
+            InputError, match="line 2: expected 2 fields as in the first row, got 1; fill in the missin"
+        ):
+            read_file(write(path, f"x{mark}1\ny\n"), header=False)
+    for name in ("a.jsonl", "a.parquet", "a.arff", "a.X.npz"):
+        with pytest.raises(InputError, match=r"expected a CSV or TSV file with --no-header, got .*; leave it out"):
+            read_file(write(tmp_path / name, "{}"), header=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # one field that no CSV writer leaves so: all quotes are text, and none swallows a line
+        (['"open\t1', "b\t2", 'c"\t3'], [('"open', "1"), ("b", "2"), ('c"', "3")]),
+        (['"yes" he said\t1', '"no"\t2'], [('"yes" he said', "1"), ('"no"', "2")]),
+        # every quoted field is a whole one, as spreadsheets write them
+        (['"say ""yes"""\t1', "b\t2"], [('say "yes"', "1"), ("b", "2")]),
+        (['"a\tb"\t1', "b\t2"], [("a\tb", "1"), ("b", "2")]),
+        (['"a\nb"\t1', "b\t2"], [("a\nb", "1"), ("b", "2")]),
+    ],
+)
+def test_quotes_of_a_tsv_are_text_where_one_cannot_be_a_quoted_field(tmp_path, rows, expected):
+    assert frame_of(write(tmp_path / "a.tsv", "t\tn\n" + "\n".join(rows) + "\n")).rows() == expected
+    frame = read_file(write(tmp_path / "b.tsv", "\n".join(rows) + "\n"), header=False)
+    assert isinstance(frame, pl.DataFrame)
+    assert frame.rows() == expected
+
+
+def test_the_limit_of_the_standard_reader_is_put_back_when_a_reader_is_left_alone(tmp_path):
+    before = csv.field_size_limit()
+    reader = records(tmp_path / "a.csv", ["a,b\n", "1,2\n", "3,4\n"], ",")
+    assert next(reader) == (1, ["a", "b"])
+    assert csv.field_size_limit() == before
+    assert next(reader) == (2, ["1", "2"])
+    assert csv.field_size_limit() == before
 
 
 @pytest.mark.parametrize(
@@ -136,10 +191,6 @@ def test_cells_longer_than_the_limit_of_the_standard_reader(tmp_path):
         ('a,b\n1,2\n"3"x,4\n', r"line 3: expected a quoted field to end with a quote, got text after a closing quote"),
         ('"a,b\n1,2\n', r"line 1: expected a quoted field"),
         ("a,b,a\n1,2,3\n", r"line 1: expected a different name for each column, got 'a' for columns 1 and 3; rename"),
-        (
-            "a;b\n1;2\n",
-            r"line 1: expected names separated by commas, got 'a;b'; rewrite it with: python -c .*separator=';'",
-        ),
         ("a,b\n", r"expected rows of data, got none"),
         ("", r"expected text, got an empty file"),
         (" \n\r\n", r"expected text, got an empty file"),
@@ -301,10 +352,11 @@ def test_paths_that_are_no_file(tmp_path):
     assert "got a pipe or device" in refused(tmp_path / "pipe.csv")
 
 
-@pytest.mark.parametrize("name", ["a.xlsx", "a.arff.gz", "a.parquet.gz", "a", "a.npz"])
+@pytest.mark.parametrize("name", ["a.xlsx", "a.arff.zip", "a.parquet.gz", "a", "a.npz.gz"])
 def test_other_formats_are_refused_with_the_list_of_formats(tmp_path, name):
     message = refused(write(tmp_path / name, b"x"))
-    assert "formats: .csv, .tsv, .jsonl or .ndjson (each also with .gz or .bz2), .parquet, or NAME.X.npz" in message
+    assert "formats: .csv, .tsv, .jsonl or .ndjson, .arff, .svm, .svmlight or .libsvm (each also with .gz" in message
+    assert ".parquet, or NAME.X.npz" in message
     assert f"got {name!r}" in message
 
 
@@ -380,7 +432,7 @@ def changed(matrix, row, column, value):
         ({"x": sp.csr_matrix((0, 2))}, r"set\.X\.npz: expected rows and columns, got 0 x 2"),
         (
             {"x": X.astype(complex)},
-            r"expected a matrix of numbers written by scipy\.sparse\.save_npz, got a 2-d complex",
+            r"expected a matrix of numbers written by scipy\.sparse\.save_npz or numpy\.save, got a 2-d complex",
         ),
     ],
 )
@@ -392,13 +444,13 @@ def test_matrix_files_that_are_none(tmp_path):
     path = save(tmp_path)
     good = path.read_bytes()
     message = (
-        r"X\.npz: expected a matrix of numbers written by scipy\.sparse\.save_npz, got something else or a damaged"
+        r"X\.npz: expected a matrix of numbers written by .*save_npz or numpy\.save, got something else or a damaged"
     )
     for content in (b"noise" * 50, good[: len(good) // 2], b"", good[:60] + b"zzzzzzzz" + good[68:]):
         assert re.search(message, refused(write(path, content)))
     np.save(tmp_path / "array.npy", np.eye(2))
     assert re.search(message, refused(write(path, (tmp_path / "array.npy").read_bytes())))
-    np.savez(path, a=np.eye(2))
+    np.savez(path, a=np.eye(2), b=np.eye(2))
     assert re.search(message, refused(path))
     (tmp_path / "set.X.npz").unlink()
     assert "set.X.npz: expected a file" in refused(tmp_path / "set.Y.npz")
@@ -418,6 +470,59 @@ def test_matrix_with_indices_outside_is_refused(tmp_path):
     parts["indices"] = parts["indices"] + 1_000_000
     np.savez(path, **parts)
     assert "damaged file" in refused(path)
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    "names", [("e.npy", "e.Y.npz"), ("e.npz", "e.Y.npy"), ("e.X.npy", "e.Y.npz"), ("e.X.npz", "e.Y.npy")]
+)
+def test_embeddings(tmp_path, names):
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float16)
+    features, targets = tmp_path / names[0], tmp_path / names[1]
+    np.save(features, x) if features.suffix == ".npy" else np.savez(features, x)
+    np.save(targets, Y.toarray()) if targets.suffix == ".npy" else sp.save_npz(targets, Y)
+    write(tmp_path / "labels.txt", "a\nb\nc\n")
+    for path in (features, targets):
+        matrix = read_file(path)
+        assert isinstance(matrix, Matrix)
+        assert isinstance(matrix.features, np.ndarray)
+        assert matrix.features.dtype == np.float32
+        np.testing.assert_array_equal(matrix.features, x.astype(np.float32))
+        assert matrix.targets is not None
+        np.testing.assert_array_equal(matrix.targets.toarray(), Y.toarray())
+        assert matrix.label_names == ["a", "b", "c"]
+        assert sorted(files_of(path)) == sorted([features, targets, tmp_path / "labels.txt"])
+    targets.unlink()
+    matrix = read_file(features)
+    assert isinstance(matrix, Matrix)
+    assert matrix.targets is None
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        (
+            np.array([[1.0, 2], [np.nan, 3]]),
+            None,
+            r"e\.npy, row 2, column 1: expected a finite number .*, got nan; corr",
+        ),
+        (np.array([[1.0, 2], [4, np.inf]]), None, r"e\.npy, row 2, column 2: expected a finite number .*, got inf"),
+        (np.ones(3), None, r"e\.npy: expected a matrix of numbers .*, got a 1-d float64 array; write it again"),
+        (np.ones((2, 2, 2)), None, r"got a 3-d float64 array"),
+        (np.array([["a"]]), None, r"got a 2-d <U1 array"),
+        (np.ones((0, 2)), None, r"e\.npy: expected rows and columns, got 0 x 2"),
+        (np.array([[{}]], dtype=object), None, r"allow_pickle=False"),
+        (np.ones((2, 2)), np.array([[0, 1], [2, 0]]), r"e\.Y\.npy, row 2, column 1: expected 0 or 1, got 2; correct"),
+        (np.ones((2, 2)), np.ones((3, 2)), r"e\.Y\.npy: expected 2 rows as in e\.npy, got 3"),
+    ],
+)
+def test_bad_embeddings(tmp_path, x, y, expected):
+    np.save(tmp_path / "e.npy", x)
+    if y is not None:
+        np.save(tmp_path / "e.Y.npy", y)
+    assert re.search(expected, refused(tmp_path / "e.npy"))
 
 
 # Label names

@@ -46,7 +46,9 @@ ALLOWED = {
 }
 # The toolkit, in the order of the data: a module imports earlier ones. The command line is last and sees all.
 TOOLKIT = (
-    *("data", "cells", "columns", "examples", "features", "model", "run_folder", "calibrate", "evaluate", "predict"),
+    *("files", "label_lists", "delimited", "jsonl", "matrix", "arff", "svmlight", "data"),
+    *("cells", "columns", "attributes", "examples", "features", "model", "run_folder", "calibrate", "evaluate"),
+    *("predict", "predictions", "config", "inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "cli"),
     *("predictions", "config", "inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.

@@ -35,7 +35,8 @@ app = typer.Typer(
 )
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSONL (each also .gz, .bz2), Parquet, NAME.X.npz")]
+FORMATS_HELP = "CSV, TSV, JSONL, ARFF, svmlight (each also .gz, .bz2), Parquet, NAME.X.npz or NAME.npy"
+Data = Annotated[str, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 
@@ -43,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(metavar="DATA", help="CSV, TSV, JSONL (each also .gz, .bz2), Parquet, or NAME.X.npz"),
+        typer.Argument(metavar="DATA", help=FORMATS_HELP),
     ] = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Measure the run on these rows.")] = None,
     valid: Annotated[
@@ -59,10 +60,16 @@ def train(
         str | None,
         typer.Option(metavar="COLS", help="One column of label sets, or 0/1 columns. Found if left out."),
     ] = None,
+    num_labels: Annotated[
+        int | None, typer.Option(metavar="N", help="The first N columns are labels; the last, if N is negative.")
+    ] = None,
     label_sep: Annotated[str | None, typer.Option(metavar="S", help="What separates labels in a cell.")] = None,
     label_names: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Names of labels, one a line; cells may hold their numbers from 0."),
+    ] = None,
+    no_header: Annotated[
+        bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")
     ] = None,
     drop_unlabelled: Annotated[
         bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
@@ -99,8 +106,10 @@ def train(
         "text": text,
         "features": features,
         "labels": labels,
+        "num_labels": num_labels,
         "label_sep": label_sep,
         "label_names": label_names,
+        "no_header": no_header,
         "drop_unlabelled": drop_unlabelled,
         "task": task,
         "loss": loss,

@@ -51,8 +51,11 @@ class Columns:
         text: columns of text, joined in this order.
         features: numeric columns.
         labels: one column of label sets, or one column of 0 and 1 for each label.
-        label_format: "list" | "separated" | "indicator" | "ids", or "matrix" for examples that came as NAME.X.npz.
+        label_format: "list" | "separated" | "indicator" | "ids", or "matrix" for examples that came as NAME.X.npz and
+            "svmlight" for those of such a file; `labels` then has the names by id, if names were given.
         label_sep: what separates labels (or ids) in a cell; None where every cell is one label or a list.
+        header: False where CSV and TSV files have none, and columns are named 1, 2, ...
+        indices: of svmlight files, the index of the first feature and the number of features.
     """
 
     text: tuple[str, ...] = ()
@@ -60,6 +63,8 @@ class Columns:
     labels: tuple[str, ...] = ()
     label_format: str = "list"
     label_sep: str | None = None
+    header: bool = True
+    indices: tuple[int, int] | None = None
 
 
 def find_columns(
@@ -69,6 +74,7 @@ def find_columns(
     text: Sequence[str] | None = None,
     features: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
     label_sep: str | None = None,
     label_names: Sequence[str] | None = None,
     one_class: bool = False,
@@ -81,6 +87,7 @@ def find_columns(
         frame: the training table, as `read_file` returns it or typed.
         source: the file, for messages.
         text, features, labels: names of columns, or None to have them found.
+        num_labels: in place of `labels`, the first so many columns, or the last where it is negative.
         label_sep: the separator of labels within a cell, or None to have it found.
         label_names: the names in the file of label names; cells then hold these names or positions among them, from 0.
         one_class: each row has one class; a column of 0 and 1 then holds two of them.
@@ -92,8 +99,10 @@ def find_columns(
         InputError: a column does not exist, plays two parts, or what is what cannot be told.
     """
     frame = plain(frame)
+    if num_labels is not None:
+        labels = counted_off(frame.columns, num_labels, source)
     named = [*(text or ()), *(features or ()), *(labels or ())]
-    _check_named(frame, source, named)
+    check_named(frame.columns, source, named)
     kinds = _kinds(frame)
     free = [name for name in frame.columns if name not in named]
 
@@ -118,7 +127,7 @@ def find_columns(
             "name them: --text COLUMN or --features COLUMN,COLUMN"
         )
 
-    label_format, sep, label_note = _label_format(
+    label_format, sep, label_note = how_labels_are_written(
         frame, source, kinds, label_columns, label_sep, label_names, one_class
     )
     columns = Columns(tuple(text), tuple(features), tuple(label_columns), label_format, sep)
@@ -241,7 +250,7 @@ def _find_indicators(
     return truths
 
 
-def _label_format(
+def how_labels_are_written(
     frame: pl.DataFrame,
     source: str,
     kinds: dict[str, str],
@@ -299,12 +308,23 @@ def _separator(column: pl.Series) -> str | None:
     return None
 
 
-def _check_named(frame: pl.DataFrame, source: str, named: Sequence[str]) -> None:
+def counted_off(names: Sequence[str], num_labels: int, source: str) -> list[str]:
+    """Take the first columns, or the last where the number is negative; at least one is left over to learn from."""
+    if not 0 < abs(num_labels) < len(names):
+        raise InputError(
+            f"{source}: expected --num-labels from 1 to {len(names) - 1}, or from -1 to -{len(names) - 1} for the last "
+            f"columns, as there are {len(names)} columns; got {num_labels}"
+        )
+    return list(names[:num_labels] if num_labels > 0 else names[num_labels:])
+
+
+def check_named(columns: Sequence[str], source: str, named: Sequence[str]) -> None:
+    """Refuse a name that is no column's, and one that is named twice."""
     for position, name in enumerate(named):
-        if name not in frame.columns:
+        if name not in columns:
             raise InputError(
                 f"{source}: expected a column {shown(name)}, got a file without it"
-                f"{close_matches(name, frame.columns)}; name one of its columns: {listed(frame.columns)}"
+                f"{close_matches(name, columns)}; name one of its columns: {listed(columns)}"
             )
         if name in named[:position]:
             raise InputError(f"{source}: expected one part for each column, got {shown(name)} twice; name it once")

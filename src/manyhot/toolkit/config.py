@@ -32,8 +32,10 @@ class Config:
     text: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
     labels: tuple[str, ...] | None = None
+    num_labels: int | None = None
     label_sep: str | None = None
     label_names: str | None = None
+    no_header: bool = False
     drop_unlabelled: bool = False
     task: str = "multilabel"
     loss: str = "zlpr"
@@ -93,8 +95,17 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("data", "test", "valid", "label_sep", "label_names", "task", "loss", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
-    if not isinstance(merged.get("drop_unlabelled", False), bool):
-        raise InputError(f"drop_unlabelled expects true or false; got {merged['drop_unlabelled']!r}.")
+    for key in ("drop_unlabelled", "no_header"):
+        if not isinstance(merged.get(key, False), bool):
+            raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
+    number = merged.get("num_labels", 1)
+    if not isinstance(number, int) or isinstance(number, bool) or number == 0:
+        raise InputError(
+            "num_labels expects a whole number, such as 6 where the first six columns are labels, -6 where the last "
+            f"six are; got {number!r}."
+        )
+    if "num_labels" in merged and "labels" in merged:
+        raise InputError("labels names the columns that num_labels counts off; give one of them.")
     for key, low in (("seed", 0), ("max_iter", 1)):
         value = merged.get(key, low)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:

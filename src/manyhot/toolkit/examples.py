@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
+from manyhot.toolkit.attributes import relation_column, relation_indicators, relation_numbers
 from manyhot.toolkit.cells import (
     all_bracketed,
     check_holds_labels,
@@ -24,7 +25,13 @@ from manyhot.toolkit.cells import (
     read_texts,
 )
 from manyhot.toolkit.columns import Columns
-from manyhot.toolkit.data import InputError, Matrix, read_file
+from manyhot.toolkit.data import InputError, Matrix, Raw, Relation, Svmlight, read_file
+
+KINDS = {
+    "table": "a table (CSV, TSV, JSONL, Parquet, ARFF)",
+    "matrix": "a matrix (NAME.X.npz)",
+    "svmlight": "an svmlight file",
+}
 
 
 @dataclass(frozen=True)
@@ -75,23 +82,52 @@ def examples_from_frame(
         InputError: a column is missing, or a cell is not what the column should hold.
     """
     frame = plain(frame)
-    if columns.label_format == "matrix":
-        raise InputError(f"{source}: expected NAME.X.npz as in training, got a table; name the file NAME.X.npz")
+    _check_kind(frame, columns, source)
     wanted = [*columns.text, *columns.features, *(columns.labels if with_labels else ())]
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing:
-        raise InputError(
-            f"{source}: expected the columns {listed(wanted)} as in training, got a file without {listed(missing)}; "
-            f"it has {listed(frame.columns)}: add or rename the columns"
-        )
+    _check_present(wanted, frame.columns, source)
     texts = read_texts(frame, columns.text, source) if columns.text else None
     numbers = read_numbers(frame, columns.features, source) if columns.features else None
     if not with_labels:
         return Examples(source, texts, numbers, None, [])
     if columns.label_format == "indicator":
         return Examples(source, texts, numbers, read_indicators(frame, columns.labels, source), list(columns.labels))
-    (name,) = columns.labels
-    column, ids = frame[name], columns.label_format == "ids"
+    targets, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names)
+
+
+def examples_from_relation(
+    relation: Relation,
+    columns: Columns,
+    source: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    with_labels: bool = True,
+) -> Examples:
+    """Read the examples of an ARFF file; the arguments and errors are those of :func:`examples_from_frame`."""
+    _check_kind(relation, columns, source)
+    wanted = [*columns.text, *columns.features, *(columns.labels if with_labels else ())]
+    _check_present(wanted, [attribute.name for attribute in relation.attributes], source)
+    texts = None
+    if columns.text:
+        texts = read_texts(
+            pl.DataFrame([relation_column(relation, name) for name in columns.text]), columns.text, source
+        )
+    numbers = relation_numbers(relation, columns.features, source) if columns.features else None
+    if not with_labels:
+        return Examples(source, texts, numbers, None, [])
+    if columns.label_format == "indicator":
+        targets = relation_indicators(relation, columns.labels, source)
+        return Examples(source, texts, numbers, targets, list(columns.labels))
+    column = plain(pl.DataFrame([relation_column(relation, columns.labels[0])])).to_series()
+    targets, names = _label_sets(column, columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names)
+
+
+def _label_sets(
+    column: pl.Series, columns: Columns, source: str, label_names: Sequence[str] | None
+) -> tuple[sp.csr_array, list[str]]:
+    """Read one column of label sets: (rows, labels) bool, and the names of the labels."""
+    ids = columns.label_format == "ids"
     check_holds_labels(column, source)
     as_list = columns.label_format == "list" or (ids and columns.label_sep is None and all_bracketed(column))
     tokens = label_tokens(column, source, as_list=as_list, sep=columns.label_sep)
@@ -101,8 +137,35 @@ def examples_from_frame(
         label_names = tokens["token"].unique().sort().to_list()
     codes = label_codes(tokens, label_names, column, source, ids=ids)
     cells = (np.ones(len(codes), dtype=bool), (tokens["row"].to_numpy(), codes.to_numpy()))
-    targets = sp.csr_array(cells, shape=(frame.height, len(label_names)))
-    return Examples(source, texts, numbers, targets, list(label_names))
+    return sp.csr_array(cells, shape=(len(column), len(label_names))), list(label_names)
+
+
+def _check_present(wanted: Sequence[str], have: Sequence[str], source: str) -> None:
+    known = set(have)
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise InputError(
+            f"{source}: expected the columns {listed(wanted)} as in training, got a file without {listed(missing)}; "
+            f"it has {listed(have)}: add or rename the columns"
+        )
+
+
+def kind_of(raw: Raw) -> str:
+    """Say which of `KINDS` a file is."""
+    if isinstance(raw, Matrix):
+        return "matrix"
+    return "svmlight" if isinstance(raw, Svmlight) else "table"
+
+
+def _check_kind(raw: Raw, columns: Columns, source: str) -> None:
+    """Refuse a table for a run on matrices and the other way round."""
+    kind = kind_of(raw)
+    wanted = columns.label_format if columns.label_format in KINDS else "table"
+    if kind != wanted:
+        raise InputError(
+            f"{source}: expected {KINDS[wanted]}, as in training; got {KINDS[kind]}; name a file of the kind the run "
+            "was trained on"
+        )
 
 
 def examples_from_matrix(matrix: Matrix, source: str, *, with_labels: bool = True) -> Examples:
@@ -119,6 +182,54 @@ def examples_from_matrix(matrix: Matrix, source: str, *, with_labels: bool = Tru
             "save the 0/1 matrix there with scipy.sparse.save_npz"
         )
     return Examples(source, None, matrix.features, matrix.targets, list(matrix.label_names or ()))
+
+
+def find_indices(raw: Svmlight, label_names: Sequence[str] | None = None) -> tuple[Columns, list[str]]:
+    """Find where the features of a training file in svmlight format start, and how many they are.
+
+    They start at 1 unless something has the index 0, as the two habits are; with a first line of sizes they start at 0.
+    """
+    width = raw.features.shape[1]
+    used = np.unique(raw.features.indices)
+    first = 0 if raw.size is not None or (used.size and used[0] == 0) else 1
+    size = max(width - first, raw.size or 0)
+    columns = Columns(labels=tuple(label_names or ()), label_format="svmlight", indices=(first, size))
+    return columns, [f"features: {size:,}, numbered from {first}"]
+
+
+def examples_from_svmlight(raw: Svmlight, columns: Columns, source: str, *, with_labels: bool = True) -> Examples:
+    """Take the examples of an svmlight file; features that training had none of are left out, like unknown words.
+
+    Raises:
+        InputError: an index 0 where training numbered the features from 1, or a label id beyond the names.
+    """
+    first, size = columns.indices or (1, raw.features.shape[1] - 1)
+    features: Any = raw.features
+    if first and (low := np.flatnonzero(features.indices < first)).size:
+        row = int(np.searchsorted(features.indptr, low[0], side="right"))
+        raise InputError(
+            f"{source}, row {row}: expected features numbered from {first}, as in training, got the index 0; "
+            "number them alike"
+        )
+    features = features[:, first : first + size].tocsr()
+    features.resize((len(raw.ids), size))
+    if not with_labels:
+        return Examples(source, None, features, None, [])
+    names = list(columns.labels)
+    known = {str(i): i for i in range(len(names))}
+    if not names:
+        names = sorted({name for row in raw.ids for name in row}, key=int)
+        known = {name: i for i, name in enumerate(names)}
+    for row, ids in enumerate(raw.ids, 1):
+        if wrong := [name for name in ids if name not in known]:
+            raise InputError(
+                f"{source}, row {row}: expected label ids from 0 to {len(names) - 1}, positions in the label names, "
+                f"got {wrong[0]}; correct the row or the file of label names"
+            )
+    cells = [(r, known[name]) for r, ids in enumerate(raw.ids) for name in set(ids)]
+    row, label = (np.array([cell[i] for cell in cells], dtype=np.int64) for i in (0, 1))
+    targets = sp.csr_array((np.ones(len(cells), dtype=bool), (row, label)), shape=(len(raw.ids), len(names)))
+    return Examples(source, None, features, targets, names)
 
 
 def check_trainable(examples: Examples) -> None:
@@ -177,14 +288,26 @@ def read_examples(
     Raises:
         InputError: bad input, or a table where training had a matrix and the other way round.
     """
-    raw, source = read_file(path), Path(path).name
-    if isinstance(raw, Matrix) != (columns.label_format == "matrix"):
-        kinds = ("a table (CSV, TSV, JSONL, Parquet)", "a matrix (NAME.X.npz)")
-        wanted = columns.label_format == "matrix"
-        raise InputError(f"{source}: expected {kinds[wanted]}, as in training; got {kinds[not wanted]}.")
-    if isinstance(raw, Matrix):
-        return examples_from_matrix(raw, source, with_labels=with_labels)
-    return examples_from_frame(raw, columns, source, label_names=label_names, with_labels=with_labels)
+    raw = read_file(path, header=columns.header)
+    return examples_of(raw, columns, Path(path).name, label_names=label_names, with_labels=with_labels)
+
+
+def examples_of(
+    raw: Raw, columns: Columns, source: str, *, label_names: Sequence[str] | None = None, with_labels: bool = True
+) -> Examples:
+    """Take the examples of what :func:`read_file` returned, by the columns that training found.
+
+    Raises:
+        InputError: bad input, or a table where training had a matrix and the other way round.
+    """
+    if isinstance(raw, pl.DataFrame):
+        return examples_from_frame(raw, columns, source, label_names=label_names, with_labels=with_labels)
+    if isinstance(raw, Relation):
+        return examples_from_relation(raw, columns, source, label_names=label_names, with_labels=with_labels)
+    _check_kind(raw, columns, source)
+    if isinstance(raw, Svmlight):
+        return examples_from_svmlight(raw, columns, source, with_labels=with_labels)
+    return examples_from_matrix(raw, source, with_labels=with_labels)
 
 
 def drop_unlabelled(examples: Examples) -> tuple[Examples, int]:

@@ -1,21 +1,26 @@
 """Every file of a run, read before any work is done: the rows to learn from and the rows to measure on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from manyhot.labels import label_counts
+from manyhot.toolkit.attributes import find_attributes
 from manyhot.toolkit.columns import Columns, find_columns
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.data import InputError, Matrix, read_file, read_label_names
+from manyhot.toolkit.data import InputError, Matrix, Raw, Relation, Svmlight, read_file, read_label_names
 from manyhot.toolkit.examples import (
+    KINDS,
     Examples,
     check_one_class,
     check_trainable,
     drop_unlabelled,
-    examples_from_frame,
-    examples_from_matrix,
+    examples_of,
+    find_indices,
+    kind_of,
     read_examples,
 )
 
@@ -35,22 +40,9 @@ class Training:
 def read(config: Config) -> Training:
     """Read every file of a run before any work is done, and say what is in them."""
     names = read_label_names(config.label_names) if config.label_names else None
-    raw, source = read_file(config.data), Path(config.data).name
-    if isinstance(raw, Matrix):
-        columns, said = Columns(label_format="matrix"), []
-        examples = examples_from_matrix(raw, source)
-    else:
-        columns, said = find_columns(
-            raw,
-            source,
-            text=config.text,
-            features=config.features,
-            labels=config.labels,
-            label_sep=config.label_sep,
-            label_names=names,
-            one_class=config.task == "multiclass",
-        )
-        examples = examples_from_frame(raw, columns, source, label_names=names)
+    raw, source = read_file(config.data, header=not config.no_header), Path(config.data).name
+    columns, said = _find(raw, config, names)
+    examples = examples_of(raw, columns, source, label_names=names)
     parts = {
         part: read_examples(file, columns, label_names=examples.label_names if columns.label_format == "ids" else None)
         for part, file in (("valid", config.valid), ("test", config.test))
@@ -76,6 +68,35 @@ def read(config: Config) -> Training:
             check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
     said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
     return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
+
+
+def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, list[str]]:
+    """Find which part of the training file plays which part, by what it says and what the options say."""
+    options: dict[str, Any] = {
+        "text": config.text,
+        "features": config.features,
+        "labels": config.labels,
+        "num_labels": config.num_labels,
+        "label_sep": config.label_sep,
+    }
+    if isinstance(raw, pl.DataFrame | Relation):
+        options |= {"label_names": names, "one_class": config.task == "multiclass"}
+        if isinstance(raw, Relation):
+            return find_attributes(raw, config.data, **options)
+        columns, said = find_columns(raw, Path(config.data).name, **options)
+        return replace(columns, header=not config.no_header), said
+    if isinstance(raw, Matrix):
+        options["label_names"] = names
+    for option, value in options.items():
+        if value is not None:
+            flag = option.replace("_", "-")
+            raise InputError(
+                f"{Path(config.data).name}: expected a table with --{flag}, got {KINDS[kind_of(raw)]}, which has no "
+                f"columns to name; leave --{flag} out"
+            )
+    if isinstance(raw, Svmlight):
+        return find_indices(raw, names)
+    return Columns(label_format="matrix"), []
 
 
 def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
