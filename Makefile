@@ -5,6 +5,7 @@
 #
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
+# make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check defaults bench-cpu bench-subset wheel pure sanitize fuzz clean
+.PHONY: setup demo test check defaults bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -53,6 +54,9 @@ bench-cpu: $(STAMP)
 
 bench-subset: $(STAMP)
 	$(BIN)/python benchmarks/subset.py
+
+evidence: $(STAMP)
+	$(BIN)/python benchmarks/evidence.py
 
 # A venv of its own that sees the packages of .venv behind its own, so that torch is not installed again.
 VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
