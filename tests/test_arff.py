@@ -310,18 +310,21 @@ def test_a_label_that_is_not_declared_as_0_and_1(tmp_path):
 
 
 def test_text_numbers_and_labels_of_a_file(tmp_path):
-    content = DENSE.replace("1,1,?,?,?,?,0", "1,1,7,?,?,?,0")
-    path = write(tmp_path / "a.arff", content)
+    path = write(tmp_path / "a.arff", DENSE)
     columns, said = found_in(path)
     assert said == [
         "text: words",
         "features: x, n (2 attributes)",
+        "categories: it's; a column a value, and one for those seen once or never",
         "labels: y1, y 2 (2 attributes, by -C 2 in its header)",
-        "not used: it's, day",
+        "not used: day",
     ]
     examples = examples_of(read_file(path), columns, "a.arff")
     assert examples.texts == ["it's, here", "two words", "", "don't"]
-    assert examples.numbers.toarray().tolist() == [[1.5, 3], [-2000, -7], [7, 0], [0.5, 1]]
+    np.testing.assert_array_equal(examples.numbers.toarray(), [[1.5, 3], [-2000, -7], [np.nan, 0], [0.5, 1]])
+    assert examples.missing_counts().tolist() == [1, 0]
+    assert examples.categories is not None
+    assert examples.categories.rows() == [("red",), ("dark blue",), (None,), ('gr"een',)]
     assert examples.targets.dtype == bool
     assert examples.targets.toarray().tolist() == [[True, False], [False, True], [True, True], [False, False]]
     assert examples.label_names == ["y1", "y 2"]
@@ -349,6 +352,18 @@ def test_labels_may_be_missing_where_they_are_not_asked_for(tmp_path):
     other = Columns(features=("a", "q"), labels=("b",), label_format="indicator")
     message = refused(read_examples, path, other)
     assert "expected the columns a, q, b as in training, got a file without q; it has a, b: add" in message
+
+
+def test_shares(tmp_path):
+    rows = "@relation r\n@attribute x real\n@attribute p real\n@attribute q {0,1}\n@data\n1,.5,1\n2,0.4,0\n"
+    path = write(tmp_path / "a.arff", rows)
+    columns, said = found_in(path, num_labels=-2)
+    assert columns.label_format == "shares"
+    assert said[1].endswith("counted off by --num-labels; shares from 0 to 1, a half or more is a label)")
+    assert read_examples(path, columns).targets.toarray().tolist() == [[True, True], [False, False]]
+    path = write(tmp_path / "b.arff", rows + "2,1.5,0\n")
+    message = refused(read_examples, path, columns)
+    assert "b.arff, line 8, attribute 'p': expected a share from 0 to 1, got 1.5; correct" in message
 
 
 def test_one_class_a_row(tmp_path):

@@ -373,7 +373,11 @@ def test_options_for_tables_are_refused_for_matrices():
         ("d.csv", b"text,labels\n...,x\n!,y\n?,x\n", "d.csv: expected texts with words"),
         ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,nan,1,0\n2,2.5,1,0\n", "row 2, column 'b': expected a finite number"),
         ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,inf,1,0\n2,2.5,1,0\n", "row 2, column 'b': expected a finite number"),
-        ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,,1,0\n2,2.5,1,0\n", "column 'b': expected a finite number"),
+        (
+            "d.csv",
+            b"a,b,y1,y2\n1,2,0,1\n3,2.5,,0\n2,2.5,1,0\n",
+            "row 2, column 'y1': expected 0 or 1, got an empty",
+        ),
         ("d.csv", b"a,b,y1,y2\n1,2,0,0\n3,2.5,0,0\n2,7,0,0\n", "expected rows with labels, got none"),
     ],
 )

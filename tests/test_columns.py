@@ -367,6 +367,7 @@ def test_numeric_columns_that_are_no_ids_are_features():
     }
     found, examples = both(columns)
     assert found.features == ("x", "ok", "y1")
+    assert found.categories == ("name",)
     assert isinstance(examples.numbers, np.ndarray)
     assert examples.numbers.dtype == np.float32
     assert examples.numbers.flags.c_contiguous
@@ -428,8 +429,6 @@ def test_names_that_look_like_patterns():
 @pytest.mark.parametrize(
     ("bad", "got"),
     [
-        ("", "an empty cell"),
-        (None, "an empty cell"),
         ("x", "'x'"),
         ("nan", "'nan'"),
         ("-inf", "'-inf'"),
@@ -444,15 +443,117 @@ def test_bad_features_as_text(bad, got):
     )
 
 
-@pytest.mark.parametrize(
-    ("bad", "got"), [(None, "an empty cell"), (float("nan"), "nan"), (float("inf"), "inf"), (1e300, "1e+300")]
-)
+@pytest.mark.parametrize(("bad", "got"), [(float("nan"), "nan"), (float("inf"), "inf"), (1e300, "1e+300")])
 def test_bad_features_as_numbers(bad, got):
     found = Columns(features=("x", "z"), labels=("tags",))
     message = refused(read, {"x": [1, 2, 3], "z": [1.0, 2.0, bad]}, found, with_labels=False)
     assert f"row 3, column 'z': expected a finite number that float32 can hold, got {got};" in message
     message = refused(read, {"x": [1, 2, 3], "z": [["a"]] * 3}, found, with_labels=False)
     assert "column 'z': expected finite numbers, got a list of string column; write it as numbers" in message
+
+
+@pytest.mark.parametrize(
+    "cells", [["1.5", "", " ", None], [1.5, None, None, None], pl.Series([1, None, None, None], dtype=pl.Int32)]
+)
+def test_empty_feature_cells_are_missing(cells):
+    found = Columns(features=("x", "z"), labels=("tags",))
+    numbers = read({"x": [1, 2, 3, 4], "z": cells}, found, with_labels=False).numbers
+    assert np.isnan(numbers).tolist() == [[False, False], [False, True], [False, True], [False, True]]
+    assert numbers[0].tolist() == [1, float(cells[0])]
+
+
+def test_columns_of_few_values_are_categories():
+    columns = {
+        "x": [0.5, 2, 1, 7],
+        "colour": [" red", "blue", "red", None],
+        "zip": ["007", "010", "007", ""],
+        "name": ["a", "b", "c", "d"],
+        "tags": ["a", "b", "b", "a"],
+    }
+    found, said = find(columns)
+    assert found == Columns(features=("x",), categories=("colour", "zip"), labels=("tags",), label_format="separated")
+    assert said == [
+        "features: x (1 numeric column)",
+        "categories: colour (2 values), zip (2 values); a column a value, and one for those seen once or never",
+        "labels: tags (one label a cell, 2 labels)",
+        "not used: name",
+    ]
+    examples = read(columns, found)
+    assert examples.categories is not None
+    assert examples.categories.rows() == [("red", "007"), ("blue", "010"), ("red", "007"), (None, None)]
+    assert examples.taken(np.array([3, 1])).categories.rows() == [(None, None), ("blue", "010")]  # pyright: ignore
+    # Named, a column is a category however many values it has; beside text, and where others are named, none is found.
+    assert find(columns, features=["name"])[0].categories == ("name",)
+    assert find(columns, features=["name", "x"])[0].features == ("x",)
+    assert find({"t": TEXTS} | columns)[0].categories == ()
+    assert find({"t": TEXTS} | columns, text=["t"], features=["colour"])[0].categories == ("colour",)
+    del columns["x"]
+    assert find(columns)[0].categories == ("colour", "zip")
+
+
+@pytest.mark.parametrize(("values", "rows", "category"), [(50, 100, True), (51, 110, False), (5, 9, False)])
+def test_how_many_values_a_category_has(values, rows, category):
+    cells = [f"v{i % values}" for i in range(rows)]
+    columns = {"c": cells, "x": [i * 1.5 for i in range(rows)], "tags": ["a", "b"] * (rows // 2) + ["a"] * (rows % 2)}
+    assert find(columns)[0].categories == (("c",) if category else ())
+
+
+def test_codes_of_a_later_file_may_be_numbers():
+    found = Columns(categories=("zip",), labels=("tags",))
+    examples = read({"zip": [7, None, 10]}, found, with_labels=False)
+    assert examples.categories is not None
+    assert examples.categories.rows() == [("7",), (None,), ("10",)]
+    assert examples.rows == 3
+    message = refused(read, {"zip": [["a"]]}, found, with_labels=False)
+    assert "column 'zip': expected text or codes, got a list of string column; write it as text" in message
+
+
+@pytest.mark.parametrize("dtype", [pl.List(pl.Float64), pl.List(pl.Float32), pl.Array(pl.Float64, 3)])
+def test_lists_of_numbers_are_features(dtype):
+    vectors = pl.Series("v", [[0.5, 1, 2], [3, 4.5, 5], [6, 7, 8], [9, 1, 2]], dtype=dtype)
+    found, examples = both({"x": [3.5, 1, 2, 0], "v": vectors, "z": [1.0, 2, 2, 5.5], "tags": ["a", "b", "b", "a"]})
+    assert found.features == ("x", "v", "z")
+    assert examples.numbers.dtype == np.float32
+    assert examples.numbers.tolist() == [[3.5, 0.5, 1, 2, 1], [1, 3, 4.5, 5, 2], [2, 6, 7, 8, 2], [0, 9, 1, 2, 5.5]]
+    assert find({"t": TEXTS, "v": vectors, "tags": ["a", "b", "b", "a"]})[0].features == ()
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (
+            [[1.5, 2], [1, 2, 3], [1, 2]],
+            r"row 2, column 'v': expected 2 numbers as in row 1, got 3; write",
+        ),
+        ([[1.5, 2], [1, 2], None], r"row 3, column 'v': expected 2 numbers as in row 1, got an empty cell"),
+        ([None, [1.5, 2], [1, 2]], r"row 1, column 'v': expected a list of numbers, got an empty cell"),
+        ([[1.5, 2], [1.0, float("nan")], [1, 2]], r"row 2, column 'v', number 2: expected a finite number .*, got nan"),
+        ([[1.5, 2], [None, 2], [1, 2]], r"row 2, column 'v', number 1: expected a finite number .*, got None"),
+        ([[1.5, 2], [1e39, 2], [1, 2]], r"row 2, column 'v', number 1: expected a finite number .*, got 1e\+39"),
+    ],
+)
+def test_bad_lists_of_numbers(cells, expected):
+    assert re.search(expected, refused(read, {"v": cells}, Columns(features=("v",)), with_labels=False))
+
+
+def test_shares_of_half_or_more_are_labels():
+    columns = {"t": TEXTS, "a": ["0", "0.5", "1", "0.49"], "b": [0.2, 1, 0.7, 0], "c": [0, 1, 0, 1], "n": [0, 1, 2, 3]}
+    found, said = find(columns)
+    assert found == Columns(text=("t",), labels=("a", "b", "c"), label_format="shares")
+    assert said[1:] == [
+        "labels: a, b, c (3 columns of shares from 0 to 1; a half or more is a label)",
+        "not used: n",
+    ]
+    assert label_sets(read(columns, found)) == [set(), {"a", "b", "c"}, {"a", "b"}, {"c"}]
+    for bad, got in (("1.5", "'1.5'"), ("", "an empty cell"), ("-0.1", "'-0.1'"), ("nan", "'nan'")):
+        message = refused(read, columns | {"a": ["0", bad, "1", "1"]}, found)
+        assert message.startswith(f"f.csv, row 2, column 'a': expected a share from 0 to 1, got {got}; correct")
+    # Two columns of 0 and 1 are labels, and shares beside them are not; without text shares are features.
+    assert find(columns | {"d": [0, 1, 1, 1]})[0].labels == ("c", "d")
+    del columns["t"]
+    assert find(columns | {"tags": ["a", "b", "b", "a"]})[0].features == ("a", "b", "c")
+    assert find(columns, labels=["a", "b"])[0].label_format == "shares"
+    assert find(columns, labels=["a", "n"])[0].label_format == "indicator"
 
 
 # Options and missing columns

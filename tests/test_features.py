@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -224,6 +225,75 @@ def test_one_more_or_one_less_feature_is_refused():
         found.transform(of_texts(["a"]))
 
 
+# Missing numbers
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_missing_number_becomes_the_mean_and_is_reported_where_training_had_one(sparse):
+    numbers = sparse_numbers(60, 6).toarray() if sparse else np.random.default_rng(0).normal(5, 3, (60, 6))
+    numbers = numbers.astype(np.float32)
+    numbers[[3, 8], 1] = np.nan
+    numbers[5, 4] = np.nan
+    known = numbers.astype(np.float64)
+    mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
+    new = numbers[:10].copy()
+    new[2, 0] = np.nan  # where training had none
+    filled = np.where(np.isnan(new), mean, new)
+    expected = np.hstack([filled / std if sparse else (filled - mean) / std, np.isnan(new[:, [1, 4]])])
+    as_read = sp.csr_array if sparse else np.asarray
+    found, X = fitted(of_numbers(as_read(numbers)))
+    assert X.shape[1] == found.size == 8
+    np.testing.assert_allclose(dense(found.transform(of_numbers(as_read(new)))), expected, rtol=1e-4, atol=1e-6)
+    assert sp.issparse(X) == sparse
+    assert found.describe() == f"6 numbers, {'scaled' if sparse else 'standardised'} + 2 for missing cells"
+    assert np.isnan(dense(as_read(numbers))).sum() == 3  # what was read is left as it is
+
+
+def test_a_column_of_nothing_but_missing_numbers_is_zero():
+    numbers = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    numbers[:, 1] = np.nan
+    found, X = fitted(of_numbers(numbers))
+    np.testing.assert_array_equal(X[:, 1], 0)
+    assert found.missing == [1]
+    assert np.isfinite(X).all()
+
+
+# Categories
+
+
+def of_categories(*columns, numbers=None):
+    frame = pl.DataFrame({str(i): pl.Series(cells, dtype=pl.String) for i, cells in enumerate(columns)})
+    return Examples("f.csv", None, numbers, None, [], frame)
+
+
+def test_a_category_has_a_column_a_value_and_one_for_the_rest():
+    train = of_categories(["b", "a", "b", "a", "lone"], ["x", None, None, "x", "x"])
+    found, X = fitted(train)
+    assert [category.values for category in found.categories] == [["a", "b"], ["x", None]]
+    expected = [[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0], [0, 0, 1, 1, 0, 0]]
+    assert sp.issparse(X)
+    assert X.dtype == np.float32
+    np.testing.assert_array_equal(dense(X), expected)
+    new = dense(found.transform(of_categories(["new", None, "b"], ["y", "x", None])))
+    np.testing.assert_array_equal(new, [[0, 0, 1, 0, 0, 1], [0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 1, 0]])
+    assert found.size == 6
+    assert found.describe() == "6 for values of categories"
+
+
+def test_categories_stand_beside_numbers():
+    numbers = np.random.default_rng(0).normal(5, 3, (4, 2)).astype(np.float32)
+    train = of_categories(["b", "a", "b", "a"], numbers=numbers)
+    _, X = fitted(train)
+    expected = np.hstack([fitted(of_numbers(numbers))[1], [[0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]]])
+    np.testing.assert_allclose(dense(X), expected, rtol=1e-6)
+
+
+def test_categories_that_are_not_there_are_refused():
+    found = Features.fit(of_categories(["b", "a"], numbers=np.ones((2, 1), dtype=np.float32)))
+    with pytest.raises(InputError, match=r"^f\.csv: expected 1 columns of categories, as in training; got 0; give"):
+        found.transform(of_numbers(np.ones((2, 1), dtype=np.float32)))
+
+
 # Both
 
 
@@ -252,8 +322,10 @@ def test_text_and_numbers_stand_side_by_side():
         of_numbers(np.random.default_rng(0).normal(5, 3, (50, 4)).astype(np.float32)),
         of_numbers(sparse_numbers()),
         mixed(),
+        of_numbers(np.array([[1, np.nan], [2.5, 3], [4, 5]], dtype=np.float32)),
+        of_categories(["b", "a", "b", "a"], ["x", None, None, "y"], numbers=np.ones((4, 1), dtype=np.float32)),
     ],
-    ids=["words", "characters", "dense", "sparse", "mixed"],
+    ids=["words", "characters", "dense", "sparse", "mixed", "missing", "categories"],
 )
 def test_what_is_saved_gives_bitwise_the_same_matrix(examples):
     found, X = fitted(examples)

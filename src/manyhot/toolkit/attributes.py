@@ -62,7 +62,7 @@ def find_attributes(
     if text is None:
         text = [name for name in free if kinds[name] == "string"] if features is None else []
         if features is None:
-            features = [name for name in free if kinds[name] in NUMERIC]
+            features = [name for name in free if kinds[name] in (*NUMERIC, "nominal")]
     if not text and not features:
         raise InputError(
             f"{source}: expected attributes to learn from beside the labels, got none; say which are labels: --labels "
@@ -74,12 +74,8 @@ def find_attributes(
                 f"{source}, attribute {shown(name)}: expected a string or nominal attribute as text, got a numeric "
                 "one; name it with --features"
             )
-    for name in features or ():
-        if kinds[name] not in NUMERIC:
-            raise InputError(
-                f"{source}, attribute {shown(name)}: expected a number, got a {kinds[name]} attribute; name it with "
-                "--text, or leave it out"
-            )
+    categories = [name for name in features or () if kinds[name] not in NUMERIC]
+    features = [name for name in features or () if kinds[name] in NUMERIC]
     label_format, sep = "indicator", None
     note = f"{counted(len(labels), 'attribute')}, {how}"
     if len(labels) == 1:
@@ -94,11 +90,15 @@ def find_attributes(
             f"{shown('{' + ','.join(declared.values) + '}') if declared.values else declared.kind}; say which "
             "attributes are labels: --labels NAME,NAME"
         )
-    columns = Columns(tuple(text), tuple(features or ()), tuple(labels), label_format, sep)
-    used = {*columns.text, *columns.features, *columns.labels}
+    elif _are_shares(relation, labels):
+        label_format, note = "shares", f"{note}; shares from 0 to 1, a half or more is a label"
+    columns = Columns(tuple(text), tuple(features), tuple(labels), label_format, sep, categories=tuple(categories))
+    used = {*columns.text, *columns.features, *columns.categories, *columns.labels}
     said = [f"text: {listed(columns.text)}"] if text else []
     if features:
         said.append(f"features: {listed(columns.features)} ({counted(len(columns.features), 'attribute')})")
+    if categories:
+        said.append(f"categories: {listed(categories)}; a column a value, and one for those seen once or never")
     said.append(f"labels: {listed(columns.labels)} ({note})")
     if unused := [name for name in names if name not in used]:
         said.append(f"not used: {listed(unused)}")
@@ -128,39 +128,18 @@ def _said_by_the_file(relation: Relation, path: Path, names: list[str]) -> tuple
     return labels, f"those of {xml.name}"
 
 
+def _are_shares(relation: Relation, labels: Sequence[str]) -> bool:
+    position = {attribute.name: i for i, attribute in enumerate(relation.attributes)}
+    values = relation.numbers[:, [position[name] for name in labels]].data
+    return bool(((values >= 0) & (values <= 1)).all() and ((values > 0) & (values < 1)).any())
+
+
 def relation_numbers(relation: Relation, names: Sequence[str], source: str) -> Any:
-    """Take numeric attributes as (rows, names) float32 CSR.
+    """Take numeric attributes as (rows, names) float32 CSR; NaN is a missing value.
 
     Raises:
-        InputError: an attribute of another kind, or a missing value; names the line and the attribute.
+        InputError: an attribute of another kind.
     """
-    numbers = _taken(relation, names, source)
-    _check_values(relation, numbers, ~np.isnan(numbers.data), names, source, "a number")
-    return numbers
-
-
-def relation_indicators(relation: Relation, names: Sequence[str], source: str) -> sp.csr_array:
-    """Take attributes of 0 and 1 as (rows, names) bool CSR.
-
-    Raises:
-        InputError: an attribute of another kind, or a value that is neither; names the line and the attribute.
-    """
-    numbers = _taken(relation, names, source)
-    _check_values(relation, numbers, np.isin(numbers.data, (0, 1)), names, source, "0 or 1")
-    return sp.csr_array(numbers, dtype=bool)
-
-
-def relation_column(relation: Relation, name: str) -> pl.Series:
-    """Take one attribute as a column of a table; numbers without a fraction become whole numbers."""
-    if name in relation.words.columns:
-        return relation.words[name]
-    position = [attribute.name for attribute in relation.attributes].index(name)
-    numbers: Any = relation.numbers[:, [position]].toarray().ravel()
-    whole = numbers.astype(np.int64) if (numbers == np.floor(numbers)).all() else numbers
-    return pl.Series(name, whole)
-
-
-def _taken(relation: Relation, names: Sequence[str], source: str) -> Any:
     position = {attribute.name: i for i, attribute in enumerate(relation.attributes)}
     for name in names:
         kind = relation.attributes[position[name]].kind
@@ -172,15 +151,33 @@ def _taken(relation: Relation, names: Sequence[str], source: str) -> Any:
     return relation.numbers[:, [position[name] for name in names]]
 
 
-def _check_values(
-    relation: Relation, numbers: Any, good: np.ndarray, names: Sequence[str], source: str, expected: str
-) -> None:
-    if good.all():
-        return
-    place = int(np.argmin(good))
-    row = int(np.searchsorted(numbers.indptr, place, side="right")) - 1
-    value = numbers.data[place]
-    raise InputError(
-        f"{source}, line {relation.lines[row]}, attribute {shown(names[numbers.indices[place]])}: expected {expected}, "
-        f"got {'?' if np.isnan(value) else value}; correct the value, or leave the row out"
-    )
+def relation_indicators(relation: Relation, names: Sequence[str], source: str, *, shares: bool = False) -> sp.csr_array:
+    """Take attributes of 0 and 1 as (rows, names) bool CSR; of shares, a half or more is a label.
+
+    Raises:
+        InputError: an attribute of another kind, or a value that is neither; names the line and the attribute.
+    """
+    numbers = relation_numbers(relation, names, source)
+    values = numbers.data
+    good = (values >= 0) & (values <= 1) if shares else np.isin(values, (0, 1))
+    if not good.all():
+        place = int(np.argmin(good))
+        row = int(np.searchsorted(numbers.indptr, place, side="right")) - 1
+        got = "?" if np.isnan(values[place]) else values[place]
+        raise InputError(
+            f"{source}, line {relation.lines[row]}, attribute {shown(names[numbers.indices[place]])}: expected "
+            f"{'a share from 0 to 1' if shares else '0 or 1'}, got {got}; correct the value, or leave the row out"
+        )
+    indicators: Any = sp.csr_array((values >= 0.5, numbers.indices, numbers.indptr), shape=numbers.shape)
+    indicators.eliminate_zeros()
+    return indicators
+
+
+def relation_column(relation: Relation, name: str) -> pl.Series:
+    """Take one attribute as a column of a table; numbers without a fraction become whole numbers."""
+    if name in relation.words.columns:
+        return relation.words[name]
+    position = [attribute.name for attribute in relation.attributes].index(name)
+    numbers: Any = relation.numbers[:, [position]].toarray().ravel()
+    whole = numbers.astype(np.int64) if (numbers == np.floor(numbers)).all() else numbers
+    return pl.Series(name, whole)

@@ -78,13 +78,80 @@ def read_texts(frame: pl.DataFrame, names: Sequence[str], source: str) -> list[s
     return cells.select(pl.concat_str(pl.all(), separator="\n")).to_series().to_list()
 
 
+def holds_vectors(dtype: Any) -> bool:
+    """Say whether a column of this type holds a list of numbers with fractions a cell, such as an embedding."""
+    return isinstance(dtype, pl.List) and dtype.inner.is_float()
+
+
 def read_numbers(frame: pl.DataFrame, names: Sequence[str], source: str) -> np.ndarray:
-    """Read numeric columns as (rows, columns) float32, all finite."""
-    numbers = _parsed(frame, names, source, "finite numbers")
-    finite = np.isfinite(numbers)
-    if not finite.all():
-        _refuse_first(~finite, frame, names, source, "a finite number that float32 can hold")
+    """Read numeric columns, one or for lists several each, as (rows, columns) float32; NaN is a missing cell.
+
+    Raises:
+        InputError: a cell that is neither empty nor a finite number, or lists of different lengths.
+    """
+    single = [name for name in names if not holds_vectors(frame.schema[name])]
+    numbers = _parsed(frame, single, source, "finite numbers")
+    wrong = ~np.isfinite(numbers)
+    for column in np.flatnonzero(wrong.any(axis=0)):
+        wrong[:, column] &= ~is_missing(frame[single[column]])
+    if wrong.any():
+        _refuse_first(wrong, frame, single, source, "a finite number that float32 can hold")
+    if len(single) == len(names):
+        return numbers
+    place = {name: numbers[:, [i]] for i, name in enumerate(single)}
+    return np.hstack([place[name] if name in place else _vectors(frame[name], source) for name in names])
+
+
+def is_missing(column: pl.Series) -> np.ndarray:
+    """Say which cells are empty: null, or nothing but white space."""
+    if column.dtype != pl.String:
+        return column.is_null().to_numpy()
+    return pl.select(trimmed(pl.lit(column)).is_null()).to_series().to_numpy()
+
+
+def read_categories(frame: pl.DataFrame, names: Sequence[str], source: str) -> pl.DataFrame:
+    """Read columns of categories as trimmed text under the names 0, 1, ...; null is a missing one."""
+    for name in names:
+        if not holds_cells(frame.schema[name]):
+            raise InputError(
+                f"{source}, column {shown(name)}: expected text or codes, got a {type_name(frame.schema[name])} "
+                "column; write it as text"
+            )
+    return numbered(frame, names).select(trimmed(pl.all().cast(pl.String)))
+
+
+def _vectors(column: pl.Series, source: str) -> np.ndarray:
+    """Read a column of lists of one length as (rows, length) float32."""
+    sizes = column.list.len()
+    where = f"{source}, row {{}}, column {shown(column.name)}"
+    size = sizes[0]
+    different = (sizes.ne_missing(size) | sizes.is_null()).arg_max() or 0
+    if size is None or sizes[different] != size:
+        got = "an empty cell" if sizes[different] is None else sizes[different]
+        expected = "a list of numbers" if size is None else f"{size} numbers as in row 1"
+        raise InputError(
+            f"{where.format(different + 1)}: expected {expected}, got {got}; write lists of one length, or leave the "
+            "row out"
+        )
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite and is reported as such
+        numbers = column.explode().cast(pl.Float64).to_numpy().reshape(-1, size).astype(np.float32)
+    wrong = ~np.isfinite(numbers)
+    if wrong.any():
+        row, i = (int(x) for x in divmod(wrong.argmax(), size))
+        raise InputError(
+            f"{where.format(row + 1)}, number {i + 1}: expected a finite number that float32 can hold, got "
+            f"{column[row][i]}; correct the cell, or leave the row out"
+        )
     return numbers
+
+
+def read_shares(frame: pl.DataFrame, names: Sequence[str], source: str) -> sp.csr_array:
+    """Read columns of shares from 0 to 1 as (rows, columns) bool: half or more is a label."""
+    numbers = _parsed(frame, names, source, "shares from 0 to 1")
+    wrong = ~((numbers >= 0) & (numbers <= 1))
+    if wrong.any():
+        _refuse_first(wrong, frame, names, source, "a share from 0 to 1")
+    return sp.csr_array(numbers >= 0.5)
 
 
 def read_indicators(frame: pl.DataFrame, names: Sequence[str], source: str) -> sp.csr_array:
@@ -109,7 +176,7 @@ def _parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: st
     # Few columns hold white space or words, and only those are read again.
     again = [name for name, dtype in cells.schema.items() if dtype == pl.String and numbers[name].has_nulls()]
     words = pl.col(again).str.strip_chars().str.to_lowercase()
-    if expected == "0 and 1":
+    if expected != "finite numbers":
         words = words.replace({"true": "1", "false": "0"})
     numbers = numbers.with_columns(cells.select(words.cast(pl.Float32, strict=False)))
     return numbers.to_numpy(order="c", writable=True)

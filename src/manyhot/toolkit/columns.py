@@ -20,6 +20,7 @@ from manyhot.toolkit.cells import (
     filled,
     holds_cells,
     holds_labels,
+    holds_vectors,
     label_codes,
     label_tokens,
     listed,
@@ -36,11 +37,14 @@ _TEXT_NAMES = frozenset(
 )
 _SEPARATORS = ("|", ";", ",")
 _SAMPLE = 10_000
+_CATEGORY_VALUES = 50
 # Scripts that put no space between words.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _MONTH_OR_DAY = r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun"
 _DATE = rf"(?i)^(?:\d+(?:st|nd|rd|th)?|[-/:.,+\s]|t|z|[ap]m|utc|gmt|(?:{_MONTH_OR_DAY})[a-z]*)+$"
-_KIND_WORDS = {"01": "0/1", "number": "numeric", "string": "text or codes", "empty": "empty", "list": "list"}
+_KIND_WORDS = {"01": "0/1", "number": "numeric", "string": "text or codes", "empty": "empty", "list": "list"} | {
+    "vector": "list of numbers"
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,11 @@ class Columns:
 
     Attributes:
         text: columns of text, joined in this order.
-        features: numeric columns.
+        features: numeric columns, or lists of numbers of one length.
+        categories: columns of few distinct texts or codes.
         labels: one column of label sets, or one column of 0 and 1 for each label.
-        label_format: "list" | "separated" | "indicator" | "ids", or "matrix" for examples that came as NAME.X.npz and
-            "svmlight" for those of such a file; `labels` then has the names by id, if names were given.
+        label_format: "list" | "separated" | "indicator" | "shares" | "ids", or "matrix" for examples that came as
+            NAME.X.npz and "svmlight" for those of such a file; `labels` then has the names by id, if there are any.
         label_sep: what separates labels (or ids) in a cell; None where every cell is one label or a list.
         header: False where CSV and TSV files have none, and columns are named 1, 2, ...
         indices: of svmlight files, the index of the first feature and the number of features.
@@ -65,6 +70,7 @@ class Columns:
     label_sep: str | None = None
     header: bool = True
     indices: tuple[int, int] | None = None
+    categories: tuple[str, ...] = ()
 
 
 def find_columns(
@@ -81,12 +87,14 @@ def find_columns(
 ) -> tuple[Columns, list[str]]:
     """Find which columns hold text, numbers and labels; what the caller names is taken as named.
 
-    Naming `text` or `features` settles what a model reads: the other is then used only where it is named as well.
+    Where a column of text is found, it is what a model reads. Else numbers are, and categories: columns of text or
+    codes with at most 50 values, which have two rows each on average. Naming `text` or `features` settles it: the
+    other is then used only where it is named as well.
 
     Args:
         frame: the training table, as `read_file` returns it or typed.
         source: the file, for messages.
-        text, features, labels: names of columns, or None to have them found.
+        text, features, labels: names of columns, or None to have them found. A feature of text or codes is a category.
         num_labels: in place of `labels`, the first so many columns, or the last where it is negative.
         label_sep: the separator of labels within a cell, or None to have it found.
         label_names: the names in the file of label names; cells then hold these names or positions among them, from 0.
@@ -118,38 +126,59 @@ def find_columns(
     if not label_columns:
         label_columns = _find_indicators(frame, source, kinds, free, alone=not text and features is None)
     if features is None:
-        ids = _ids(frame, kinds)
-        taken = {*text, *label_columns, *ids}
-        features = [] if text else [name for name in free if kinds[name] in ("01", "number") and name not in taken]
+        taken = {*text, *label_columns, *_ids(frame, kinds)}
+        features = (
+            [] if text else [name for name in free if name not in taken and _is_feature(frame[name], kinds[name])]
+        )
     if not text and not features:
         raise InputError(
             f"{source}: expected a column of text or numeric columns to learn from, got {_described(kinds)}; "
             "name them: --text COLUMN or --features COLUMN,COLUMN"
         )
+    categories = [name for name in features if kinds[name] == "string"]
+    features = [name for name in features if kinds[name] != "string"]
 
     label_format, sep, label_note = how_labels_are_written(
         frame, source, kinds, label_columns, label_sep, label_names, one_class
     )
-    columns = Columns(tuple(text), tuple(features), tuple(label_columns), label_format, sep)
-    used = {*text, *features, *label_columns}
+    columns = Columns(
+        tuple(text), tuple(features), tuple(label_columns), label_format, sep, categories=tuple(categories)
+    )
+    used = {*text, *features, *categories, *label_columns}
     unused = [name for name in frame.columns if name not in used]
     said = [f"text: {listed(text)}"] if text else []
     if features:
         said.append(f"features: {listed(features)} ({counted(len(features), 'numeric column')})")
+    if categories:
+        values = [f"{name} ({filled(frame[name]).n_unique():,} values)" for name in categories]
+        said.append(f"categories: {listed(values)}; a column a value, and one for those seen once or never")
     said.append(f"labels: {listed(label_columns)} ({label_note})")
     if unused:
         said.append(f"not used: {listed(unused)}")
     return columns, said
 
 
+def _is_feature(column: pl.Series, kind: str) -> bool:
+    """Say whether a column is a feature where none are named: a number, a list of them, or a category.
+
+    A category has at most 50 values, which have two rows each on average.
+    """
+    if kind != "string":
+        return kind in ("01", "number", "vector")
+    values = filled(column).n_unique()
+    return values <= _CATEGORY_VALUES and 2 * values <= len(column)
+
+
 def _kinds(frame: pl.DataFrame) -> dict[str, str]:
-    """Say of each column what it can be: list, 01, number, string, empty or, for any other type, its name."""
+    """Say of each column what it can be: list, vector, 01, number, string, empty or, for other types, their name."""
     kinds: dict[str, str] = {}
     for name, dtype in frame.schema.items():
         if holds_labels(dtype) and isinstance(dtype, pl.List):
             kinds[name] = "list"
         elif holds_cells(dtype):
             kinds[name] = "string" if dtype == pl.String else "number"
+        elif holds_vectors(dtype):
+            kinds[name] = "vector"
         else:
             kinds[name] = type_name(dtype)
     strings = [name for name, kind in kinds.items() if kind == "string"]
@@ -186,6 +215,11 @@ def _all_numbers(text: pl.Expr) -> pl.Expr:
 
 def _all_truths(cell: pl.Expr) -> pl.Expr:
     return trimmed(cell).str.to_lowercase().is_in(["0", "1", "0.0", "1.0", "true", "false"]).all()
+
+
+def _shares(frame: pl.DataFrame, names: Sequence[str]) -> list[str]:
+    """List the numeric columns with no value below 0 or above 1."""
+    return _where(frame, names, lambda cell: cell.cast(pl.Float64, strict=False).is_between(0, 1).all())
 
 
 def _looks_like_text(column: pl.Series) -> bool:
@@ -230,8 +264,11 @@ def _find_label_column(source: str, kinds: dict[str, str], free: Sequence[str], 
 def _find_indicators(
     frame: pl.DataFrame, source: str, kinds: dict[str, str], free: Sequence[str], *, alone: bool
 ) -> list[str]:
-    """Find the 0/1 columns that are labels; `alone` where other 0/1 columns may be features."""
+    """Find the 0/1 columns that are labels, beside text else those of shares; `alone` where they may be features."""
     truths = [name for name in free if kinds[name] == "01"]
+    if len(truths) < 2 and not alone:
+        shares = set(_shares(frame, [name for name in free if kinds[name] == "number"]))
+        truths = [name for name in free if name in shares or kinds[name] == "01"]
     if len(truths) < 2:
         raise InputError(
             f"{source}: expected a list column, a column named {', '.join(_LABEL_NAMES)}, or two or more 0/1 columns "
@@ -267,6 +304,9 @@ def how_labels_are_written(
                 f"{source}: expected one column of labels with {option}, got the columns {listed(names)}, which are "
                 f"one label each; leave {option} out or name one column: --labels COLUMN"
             )
+        numbers = [name for name in names if kinds[name] == "number"]
+        if numbers and _shares(frame, numbers) == numbers:
+            return "shares", None, f"{len(names)} columns of shares from 0 to 1; a half or more is a label"
         return "indicator", None, f"{len(names)} columns of 0 and 1"
     (name,) = names
     column, where = frame[name], f"{source}, column {shown(name)}"

@@ -20,8 +20,10 @@ from manyhot.toolkit.cells import (
     label_tokens,
     listed,
     plain,
+    read_categories,
     read_indicators,
     read_numbers,
+    read_shares,
     read_texts,
 )
 from manyhot.toolkit.columns import Columns
@@ -41,9 +43,10 @@ class Examples:
     Attributes:
         source: the file, for messages.
         texts: one string a row, the text columns joined by a line end, a missing cell being empty; or None.
-        numbers: (rows, features) float32, an array or scipy CSR; or None.
+        numbers: (rows, features) float32, an array or scipy CSR, NaN where a cell is missing; or None.
         targets: (rows, labels) bool, scipy CSR; None when labels were not asked for.
         label_names: the labels of `targets`, column by column.
+        categories: (rows, columns) text, null where a cell is missing; or None.
     """
 
     source: str
@@ -51,13 +54,33 @@ class Examples:
     numbers: Any
     targets: Any
     label_names: list[str]
+    categories: pl.DataFrame | None = None
 
     @property
     def rows(self) -> int:
         """The number of rows."""
         if self.texts is not None:
             return len(self.texts)
+        if self.categories is not None:
+            return self.categories.height
         return 0 if self.numbers is None else self.numbers.shape[0]
+
+    def missing_counts(self) -> np.ndarray:
+        """Count the missing cells of each column of `numbers`."""
+        numbers = self.numbers
+        if isinstance(numbers, np.ndarray):
+            return np.isnan(numbers).sum(0)
+        return np.bincount(numbers.indices[np.isnan(numbers.data)], minlength=numbers.shape[1])
+
+    def taken(self, rows: np.ndarray) -> Examples:
+        """Take some rows, by their positions."""
+        return replace(
+            self,
+            texts=None if self.texts is None else [self.texts[i] for i in rows],
+            numbers=None if self.numbers is None else self.numbers[rows],
+            targets=None if self.targets is None else self.targets[rows],
+            categories=None if self.categories is None else self.categories[rows],
+        )
 
 
 def examples_from_frame(
@@ -83,16 +106,18 @@ def examples_from_frame(
     """
     frame = plain(frame)
     _check_kind(frame, columns, source)
-    wanted = [*columns.text, *columns.features, *(columns.labels if with_labels else ())]
+    wanted = [*columns.text, *columns.features, *columns.categories, *(columns.labels if with_labels else ())]
     _check_present(wanted, frame.columns, source)
     texts = read_texts(frame, columns.text, source) if columns.text else None
     numbers = read_numbers(frame, columns.features, source) if columns.features else None
-    if not with_labels:
-        return Examples(source, texts, numbers, None, [])
-    if columns.label_format == "indicator":
-        return Examples(source, texts, numbers, read_indicators(frame, columns.labels, source), list(columns.labels))
-    targets, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
-    return Examples(source, texts, numbers, targets, names)
+    categories = read_categories(frame, columns.categories, source) if columns.categories else None
+    targets, names = None, []
+    if with_labels and columns.label_format in ("indicator", "shares"):
+        read = read_shares if columns.label_format == "shares" else read_indicators
+        targets, names = read(frame, columns.labels, source), list(columns.labels)
+    elif with_labels:
+        targets, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names, categories)
 
 
 def examples_from_relation(
@@ -105,22 +130,20 @@ def examples_from_relation(
 ) -> Examples:
     """Read the examples of an ARFF file; the arguments and errors are those of :func:`examples_from_frame`."""
     _check_kind(relation, columns, source)
-    wanted = [*columns.text, *columns.features, *(columns.labels if with_labels else ())]
+    wanted = [*columns.text, *columns.features, *columns.categories, *(columns.labels if with_labels else ())]
     _check_present(wanted, [attribute.name for attribute in relation.attributes], source)
-    texts = None
-    if columns.text:
-        texts = read_texts(
-            pl.DataFrame([relation_column(relation, name) for name in columns.text]), columns.text, source
-        )
+    words = plain(pl.DataFrame([relation_column(relation, name) for name in (*columns.text, *columns.categories)]))
+    texts = read_texts(words, columns.text, source) if columns.text else None
     numbers = relation_numbers(relation, columns.features, source) if columns.features else None
-    if not with_labels:
-        return Examples(source, texts, numbers, None, [])
-    if columns.label_format == "indicator":
-        targets = relation_indicators(relation, columns.labels, source)
-        return Examples(source, texts, numbers, targets, list(columns.labels))
-    column = plain(pl.DataFrame([relation_column(relation, columns.labels[0])])).to_series()
-    targets, names = _label_sets(column, columns, source, label_names)
-    return Examples(source, texts, numbers, targets, names)
+    categories = read_categories(words, columns.categories, source) if columns.categories else None
+    targets, names = None, []
+    if with_labels and columns.label_format in ("indicator", "shares"):
+        targets = relation_indicators(relation, columns.labels, source, shares=columns.label_format == "shares")
+        names = list(columns.labels)
+    elif with_labels:
+        column = plain(pl.DataFrame([relation_column(relation, columns.labels[0])])).to_series()
+        targets, names = _label_sets(column, columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names, categories)
 
 
 def _label_sets(
@@ -313,10 +336,4 @@ def examples_of(
 def drop_unlabelled(examples: Examples) -> tuple[Examples, int]:
     """Leave out rows without labels; the second value counts them."""
     keep = np.flatnonzero(np.diff(examples.targets.indptr) > 0)
-    kept = replace(
-        examples,
-        texts=None if examples.texts is None else [examples.texts[i] for i in keep],
-        numbers=None if examples.numbers is None else examples.numbers[keep],
-        targets=examples.targets[keep],
-    )
-    return kept, examples.rows - len(keep)
+    return examples.taken(keep), examples.rows - len(keep)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import polars as pl
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
@@ -63,12 +64,50 @@ class TextBlock:
 
 
 @dataclass(frozen=True)
+class Category:
+    """The values of one column that have a column of the matrix; None is a missing cell. All others share the last."""
+
+    values: list[str | None]
+
+    @classmethod
+    def fit(cls, cells: pl.Series) -> "Category":
+        """Keep the values of two rows or more: one row teaches nothing, and those of one row stand for the unseen."""
+        counts = cells.value_counts().filter(pl.col("count") > 1)
+        return cls(sorted(counts[cells.name].to_list(), key=lambda value: (value is None, value)))
+
+    def transform(self, cells: pl.Series) -> sp.csr_array:
+        """Return (rows, values + 1) of 0 and 1."""
+        known = {value: i for i, value in enumerate(self.values)}
+        other = len(known)
+        codes = np.array([known.get(value, other) for value in cells.to_list()], dtype=np.int64)
+        ones, rows = np.ones(len(codes), dtype=np.float32), np.arange(len(codes))
+        return sp.csr_array((ones, (rows, codes)), shape=(len(codes), self.size))
+
+    @property
+    def size(self) -> int:
+        """Number of columns of the matrix."""
+        return len(self.values) + 1
+
+
+@dataclass(frozen=True)
 class Features:
-    """Everything between a row as read and a row of the matrix."""
+    """Everything between a row as read and a row of the matrix.
+
+    Attributes:
+        blocks: of the texts.
+        mean: of each number over the training rows that have it; it stands in for a missing one.
+        std: of each number, which it is divided by; 1 for a constant.
+        centred: whether the mean is subtracted; sparse numbers are scaled alone, since centring would fill the matrix.
+        missing: the positions of the numbers that training had missing: each has a column that says where.
+        categories: one for each column of them.
+    """
 
     blocks: list[TextBlock] = field(default_factory=list)
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
+    centred: bool = True
+    missing: list[int] = field(default_factory=list)
+    categories: list[Category] = field(default_factory=list)
 
     @classmethod
     def fit(cls, examples: Examples) -> "Features":
@@ -77,7 +116,7 @@ class Features:
         Raises:
             InputError: texts without a single word.
         """
-        blocks, mean, std = [], None, None
+        blocks, mean, std, sparse = [], None, None, False
         if examples.texts is not None:
             blocks = _fit_blocks(examples.texts)
             if not blocks:
@@ -86,13 +125,16 @@ class Features:
                     "name the text columns with --text."
                 )
         numbers: Any = examples.numbers
+        missing: list[int] = []
         if numbers is not None:
-            # Sparse numbers are scaled and not centred: centring would fill the matrix.
             sparse = sp.issparse(numbers) and numbers.nnz < DENSE * numbers.shape[0] * numbers.shape[1]
             dense = numbers if sparse or isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
-            scaler: Any = StandardScaler(with_mean=not sparse).fit(dense)
-            mean, std = (None if sparse else scaler.mean_), scaler.scale_
-        return cls(blocks, mean, std)
+            with np.errstate(invalid="ignore"):  # a column of nothing but missing numbers, which is 0 throughout
+                scaler: Any = StandardScaler(with_mean=not sparse).fit(dense)  # leaves missing numbers out
+            missing = np.flatnonzero(examples.missing_counts()).tolist()
+            mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
+        categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
+        return cls(blocks, mean, std, not sparse, missing, categories)
 
     def transform(self, examples: Examples) -> DesignMatrix:
         """Return (rows, features) float32: dense for dense numbers alone, else CSR.
@@ -108,20 +150,50 @@ class Features:
                 raise InputError(
                     f"{examples.source}: expected {self.std.size:,} features, as in training; got {came:,}."
                 )
-            if self.mean is not None:
+            numbers, absent = self._filled(numbers)
+            if self.centred:
                 dense = numbers if isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
                 parts.append(((dense - self.mean) / self.std).astype(np.float32))
             else:
                 scale = sp.diags_array((1 / self.std).astype(np.float32))
                 parts.append(sp.csr_array(sp.csr_array(numbers) @ scale))
-        if len(parts) == 1:
-            return parts[0]
+            if self.missing:
+                parts.append(absent if isinstance(parts[-1], np.ndarray) else sp.csr_array(absent))
+        columns = [] if examples.categories is None else list(examples.categories)
+        if len(columns) != len(self.categories):
+            raise InputError(
+                f"{examples.source}: expected {len(self.categories)} columns of categories, as in training; got "
+                f"{len(columns)}; give a table with the columns of training"
+            )
+        parts += [category.transform(cells) for category, cells in zip(self.categories, columns, strict=True)]
+        if all(isinstance(part, np.ndarray) for part in parts):
+            return parts[0] if len(parts) == 1 else np.hstack(parts)
         return sp.csr_array(sp.hstack([sp.csr_array(part) for part in parts], dtype=np.float32))
+
+    def _filled(self, numbers: Any) -> tuple[Any, np.ndarray]:
+        """Put the means in place of missing numbers, and say where those were that training had missing too."""
+        absent = np.zeros((numbers.shape[0], len(self.missing)), dtype=np.float32)
+        values = numbers if isinstance(numbers, np.ndarray) else numbers.data
+        places = np.flatnonzero(np.isnan(values))
+        if not places.size:
+            return numbers, absent
+        if isinstance(numbers, np.ndarray):
+            row, column = np.divmod(places, numbers.shape[1])
+        else:
+            row, column = np.searchsorted(numbers.indptr, places, side="right") - 1, numbers.indices[places]
+        numbers = numbers.copy()
+        (numbers if isinstance(numbers, np.ndarray) else numbers.data).flat[places] = np.asarray(self.mean)[column]
+        position = np.full(numbers.shape[1], -1)
+        position[self.missing] = np.arange(len(self.missing))
+        reported = position[column] >= 0
+        absent[row[reported], position[column][reported]] = 1
+        return numbers, absent
 
     @property
     def size(self) -> int:
         """Number of columns of the matrix."""
-        return sum(len(block.terms) for block in self.blocks) + (0 if self.std is None else self.std.size)
+        numbers = 0 if self.std is None else self.std.size + len(self.missing)
+        return sum(len(block.terms) for block in self.blocks) + numbers + sum(c.size for c in self.categories)
 
     def describe(self) -> str:
         """Say what the features are, for the terminal."""
@@ -130,7 +202,11 @@ class Features:
             for block, kind in zip(self.blocks, ("words", "word pairs"), strict=False)
         ]
         if self.std is not None:
-            said.append(f"{self.std.size:,} numbers, {'scaled' if self.mean is None else 'standardised'}")
+            said.append(f"{self.std.size:,} numbers, {'standardised' if self.centred else 'scaled'}")
+        if self.missing:
+            said.append(f"{len(self.missing):,} for missing cells")
+        if self.categories:
+            said.append(f"{sum(category.size for category in self.categories):,} for values of categories")
         return " + ".join(said)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -140,7 +216,9 @@ class Features:
             if (value := getattr(self, name)) is not None:
                 arrays[f"numbers.{name}"] = value
         blocks = [{"parameters": b.parameters, "terms": b.terms, "weight": b.weight} for b in self.blocks]
-        return {"text": blocks}, arrays
+        categories = [category.values for category in self.categories]
+        state = {"text": blocks, "centred": self.centred, "missing": self.missing, "categories": categories}
+        return state, arrays
 
     @classmethod
     def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Features":
@@ -154,7 +232,14 @@ class Features:
             )
             for i, block in enumerate(state["text"])
         ]
-        return cls(blocks, arrays.get("numbers.mean"), arrays.get("numbers.std"))
+        return cls(
+            blocks,
+            arrays.get("numbers.mean"),
+            arrays.get("numbers.std"),
+            state["centred"],
+            missing=state["missing"],
+            categories=[Category(values) for values in state["categories"]],
+        )
 
 
 def _fit_blocks(texts: list[str]) -> list[TextBlock]:

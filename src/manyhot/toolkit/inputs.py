@@ -9,6 +9,7 @@ import polars as pl
 
 from manyhot.labels import label_counts
 from manyhot.toolkit.attributes import find_attributes
+from manyhot.toolkit.cells import counted, listed
 from manyhot.toolkit.columns import Columns, find_columns
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError, Matrix, Raw, Relation, Svmlight, read_file, read_label_names
@@ -66,6 +67,7 @@ def read(config: Config) -> Training:
         for part in (examples, *parts.values()):
             # The test file's rows without a class are left out where it is measured.
             check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
+    said += _missing(examples, columns)
     said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
     return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
 
@@ -97,6 +99,27 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
     if isinstance(raw, Svmlight):
         return find_indices(raw, names)
     return Columns(label_format="matrix"), []
+
+
+def _missing(examples: Examples, columns: Columns) -> list[str]:
+    """Say in one sentence which columns have missing cells, and what stands in."""
+    found: list[str] = []
+    if columns.features and examples.numbers is not None:
+        counts = examples.missing_counts()
+        if len(counts) == len(columns.features):
+            names = zip(columns.features, counts, strict=True)
+            found = [f"{name} ({counted(int(count), 'row')})" for name, count in names if count]
+        elif counts.any():  # beside lists of numbers, which stand for several columns each
+            found = [counted(int((counts > 0).sum()), "numeric column")]
+    if examples.categories is not None:
+        cells = zip(columns.categories, examples.categories, strict=True)
+        found += [f"{name} ({counted(c.null_count(), 'row')})" for name, c in cells if c.null_count()]
+    if not found:
+        return []
+    return [
+        f"missing cells: {listed(found)}; the mean stands in for a number, beside a column that says where, and a "
+        "missing category is one of its own"
+    ]
 
 
 def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
