@@ -226,6 +226,75 @@ def test_targets_are_not_modified() -> None:
     np.testing.assert_array_equal(targets, before)
 
 
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def in_groups(rows: int, groups: int, seed: int) -> np.ndarray:
+    """Draw groups of different sizes, the largest with a few hundredths of the rows."""
+    rng = np.random.default_rng(seed)
+    weight = rng.exponential(size=groups)
+    return rng.choice(groups, rows, p=weight / weight.sum())
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (1, 1, 1)])
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_stay_together_and_labels_keep_their_shares(shares: tuple[float, ...], seed: int) -> None:
+    targets, groups = long_tail(2000, 30, seed), in_groups(2000, 200, seed)
+    parts = manyhot.stratified_split(targets, shares, groups=groups, seed=seed)
+    assert all(np.unique(parts[groups == g]).size == 1 for g in np.unique(groups))
+    share = np.array(shares) / sum(shares)
+    off = np.abs(counts(targets, parts, len(shares)) - share[:, None] * targets.sum(0))
+    # Of labels on up to 1,200 rows, where a group has up to 40 rows of a label.
+    assert off.max() < 10
+    assert np.abs(np.bincount(parts) - share * 2000).max() < 10
+    rng = np.random.default_rng(seed)
+    by_chance = rng.permutation(np.searchsorted(np.cumsum(share)[:-1] * 200, np.arange(200), side="right"))[groups]
+    assert off.mean() < np.abs(counts(targets, by_chance, len(shares)) - share[:, None] * targets.sum(0)).mean() / 3
+
+
+def test_groups_are_dealt_about_as_well_as_can_be() -> None:
+    # Every way to halve nine groups, against which the split is measured: labels off their half, over all labels.
+    ways = (np.arange(2**8)[:, None] >> np.arange(9)) & 1
+    ours, best, mean = [], [], []
+    for seed in range(40):
+        targets, groups = long_tail(60, 6, seed), np.random.default_rng(seed).integers(9, size=60)
+        held = np.array([targets[groups == g].sum(0) for g in range(9)])
+        off = np.abs(ways @ held - targets.sum(0) / 2).sum(1)
+        parts = manyhot.stratified_split(targets, (1, 1), groups=groups, seed=seed)
+        ours.append(np.abs(targets[parts == 0].sum(0) - targets.sum(0) / 2).sum())
+        best.append(off.min())
+        mean.append(off.mean())
+    assert all(one >= least for one, least in zip(ours, best, strict=True))
+    # Greedy: a few rows more than the best of 256 ways, far fewer than a way taken at random.
+    assert np.mean(ours) - np.mean(best) < (np.mean(mean) - np.mean(best)) / 4
+
+
+def test_a_group_of_each_row_is_a_split_of_rows() -> None:
+    targets = long_tail(400, 60, 0)
+    parts = manyhot.stratified_split(targets, (1, 1, 1), groups=np.arange(400))
+    off = np.abs(counts(targets, parts, 3) - targets.sum(0) / 3)
+    assert (off < 2).all()
+    assert np.abs(np.bincount(parts) - 400 / 3).max() <= 12
+
+
+def test_groups_of_any_kind_and_without_labels() -> None:
+    targets = np.zeros((12, 2), dtype=int)
+    names = ["a", "b", "b", "a", "c", "c", "d", "d", "a", "b", "c", "d"]
+    parts = manyhot.stratified_split(targets, (1, 1), groups=names, seed=3)
+    assert np.bincount(parts).tolist() == [6, 6]
+    codes = [{"a": 7, "b": 8, "c": 9, "d": 10}[name] for name in names]
+    for groups in (codes, np.array(codes), torch.tensor(codes)):
+        assert (manyhot.stratified_split(targets, (1, 1), groups=groups, seed=3) == parts).all()
+    one = manyhot.stratified_split(np.eye(4), (3, 1), groups=[0, 0, 0, 0])
+    assert one.tolist() == [0, 0, 0, 0]
+
+
+def test_groups_must_be_one_a_row() -> None:
+    for groups in ([0, 1], np.zeros((4, 1)), 3):
+        with pytest.raises(ValueError, match=r"groups must have one entry a row, 4 in all; got shape \("):
+            manyhot.stratified_split(np.eye(4), (1, 1), groups=groups)
+
+
 # --- size ------------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +316,11 @@ def test_a_hundred_thousand_rows_and_a_thousand_labels() -> None:
     total, here = dense.sum(0, dtype=np.int64), dense[parts == 1].sum(0, dtype=np.int64)
     assert np.mean(np.abs(here - 0.2 * total) < 1) >= 0.95
     assert (np.abs(here - 0.2 * total) <= np.maximum(12, 0.03 * total)).all()
+    groups = np.unique(rng.integers(40_000, size=100_000), return_inverse=True)[1]
+    start = time.perf_counter()
+    parts = manyhot.stratified_split(targets, (0.8, 0.2), groups=groups)
+    assert time.perf_counter() - start < 10
+    assert (np.bincount(groups, parts) % np.bincount(groups) == 0).all()
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

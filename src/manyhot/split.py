@@ -7,27 +7,33 @@ import numpy as np
 from torch import Tensor
 
 
-def stratified_split(targets: Any, shares: Sequence[float], *, seed: int = 0) -> np.ndarray:
+def stratified_split(targets: Any, shares: Sequence[float], *, groups: Any = None, seed: int = 0) -> np.ndarray:
     """Assign each row to a part so that the parts have the given shares of the rows and of every label.
 
     The rarest label chooses first: its rows are dealt out by what each part still lacks of it, then those of the next
     label that are still free, and so on; rows without labels fill up the parts at the end. A last pass moves single
     rows into parts that miss a label.
 
-    Use it for validation rows and folds of multi-label data; a random split leaves rare labels out of one side.
+    With `groups`, the rows of a group stay together: groups are dealt one by one, large ones and those with rare labels
+    first, each to the part where the shares of its labels come out best.
+
+    Use it for validation rows and folds of multi-label data; a random split leaves rare labels out of one side. Give
+    groups where rows are related, such as sentences of one document or images of one person: a model that has seen one
+    of them would be measured too well on the others.
 
     Args:
         targets: (rows, labels) of 0/1, a tensor, an array or a scipy.sparse matrix; soft targets count where above 0.
         shares: size of each part, positive, in any unit: `(0.8, 0.2)`, or `(1, 1, 1)` for three folds.
+        groups: (rows,) of numbers or text, the same for rows that belong together; None where each row is by itself.
         seed: same targets, shares and seed, same split.
 
     Returns:
         (rows,) int64, the part of each row. A label with at least as many rows as there are parts is in each part,
         unless labels that share rows with it forbid it; a label with fewer rows goes to the larger parts first. Part
-        sizes may be off by some rows, the price of the labels' shares.
+        sizes may be off by some rows, the price of the labels' shares; with groups by as much as the size of a group.
 
     Raises:
-        ValueError: fewer than two parts, or a share that is not positive.
+        ValueError: fewer than two parts, a share that is not positive, or another number of groups than rows.
 
     Example:
         >>> import numpy as np, manyhot
@@ -45,10 +51,15 @@ def stratified_split(targets: Any, shares: Sequence[float], *, seed: int = 0) ->
         raise ValueError(f"shares must be two or more positive numbers, such as (0.8, 0.2); got {shares!r}.")
     share = share / share.sum()
     num_rows, num_labels, row, label = _positives(targets)
+    rng = np.random.default_rng(seed)
+    if groups is not None:
+        _, group = np.unique(np.asarray(groups), return_inverse=True)
+        if group.shape != (num_rows,):
+            raise ValueError(f"groups must have one entry a row, {num_rows} in all; got shape {np.shape(groups)}.")
+        return _deal_groups(group, row, label, num_labels, share, rng)[group]
     count = np.bincount(label, minlength=num_labels)
     labels_of = np.split(label, np.searchsorted(row, np.arange(1, num_rows)))
     rows_of = np.split(row[np.argsort(label, kind="stable")], np.cumsum(count)[:-1])
-    rng = np.random.default_rng(seed)
 
     part = np.full(num_rows, -1, dtype=np.int64)
     room = share * num_rows
@@ -66,6 +77,35 @@ def stratified_split(targets: Any, shares: Sequence[float], *, seed: int = 0) ->
     free = rng.permutation(np.flatnonzero(part < 0))
     part[free] = np.repeat(np.arange(share.size), _deal(free.size, room, missing=room < 0, room=room))
     _fill_gaps(part, have, labels_of, rows_of)
+    return part
+
+
+def _deal_groups(
+    group: np.ndarray, row: np.ndarray, label: np.ndarray, num_labels: int, share: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the part of each group; `row` and `label` list the positive cells.
+
+    What is made small is the sum over parts and labels of (has - wanted)^2 / wanted, the rows being one label more.
+    Groups that can do most harm to it come first; each goes where it does least.
+    """
+    # A row counts as a label that every row has, so that the parts get their sizes.
+    label = np.concatenate([label, np.full(len(group), num_labels)])
+    owner = np.concatenate([group[row], group])
+    cells, times = np.unique(owner * (num_labels + 1) + label, return_counts=True)
+    owner, kind = np.divmod(cells, num_labels + 1)
+    first = np.searchsorted(owner, np.arange(owner[-1] + 2))
+    wanted = share[:, None] * np.bincount(label, minlength=num_labels + 1)
+    have = np.zeros_like(wanted)
+    harm = np.bincount(owner, times**2 / wanted.sum(0)[kind])
+    part = np.zeros(len(first) - 1, dtype=np.int64)
+    shuffled = rng.permutation(len(part))
+    for g in shuffled[np.argsort(-harm[shuffled], kind="stable")]:
+        mine = slice(first[g], first[g + 1])
+        labels, added = kind[mine], times[mine]
+        aim = wanted[:, labels]
+        p = int((added * (2 * (have[:, labels] - aim) + added) / aim).sum(1).argmin())
+        part[g] = p
+        have[p, labels] += added
     return part
 
 
