@@ -49,7 +49,6 @@ TOOLKIT = (
     *("files", "label_lists", "delimited", "jsonl", "matrix", "arff", "svmlight", "data"),
     *("cells", "columns", "attributes", "examples", "features", "model", "run_folder", "calibrate", "evaluate"),
     *("predict", "predictions", "config", "inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "cli"),
-    *("predictions", "config", "inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.
 OUTSIDE = {"torch", "numpy"}

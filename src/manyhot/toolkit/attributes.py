@@ -33,8 +33,11 @@ def find_attributes(
     label_sep: str | None = None,
     label_names: Sequence[str] | None = None,
     one_class: bool = False,
+    apart: Sequence[str] = (),
 ) -> tuple[Columns, list[str]]:
     """Find which attributes are labels, text and features; the arguments are those of `find_columns`.
+
+    Attributes in `apart` are left alone, as columns that were dropped from a table.
 
     Labels are what the caller names, or else what Meka writes into the header (-C), or else what MULAN's XML beside the
     file names: NAME.xml, or the one whose name NAME starts with, such as yeast.xml for yeast-train.arff. String
@@ -47,7 +50,7 @@ def find_attributes(
         InputError: nothing says which attributes are labels, or an attribute does not exist or cannot be used so.
     """
     source = Path(path).name
-    kinds = {attribute.name: attribute.kind for attribute in relation.attributes}
+    kinds = {attribute.name: attribute.kind for attribute in relation.attributes if attribute.name not in apart}
     names = list(kinds)
     if labels is None and label_names is not None and set(label_names) <= set(names):
         labels, label_names, how = list(label_names), None, "those of --label-names"

@@ -71,6 +71,12 @@ def train(
     no_header: Annotated[
         bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")
     ] = None,
+    split_column: Annotated[
+        str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Rows with the same value are held out together.")
+    ] = None,
     drop_unlabelled: Annotated[
         bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
     ] = None,
@@ -110,6 +116,8 @@ def train(
         "label_sep": label_sep,
         "label_names": label_names,
         "no_header": no_header,
+        "split_column": split_column,
+        "group": group,
         "drop_unlabelled": drop_unlabelled,
         "task": task,
         "loss": loss,

@@ -36,6 +36,8 @@ class Config:
     label_sep: str | None = None
     label_names: str | None = None
     no_header: bool = False
+    split_column: str | None = None
+    group: str | None = None
     drop_unlabelled: bool = False
     task: str = "multilabel"
     loss: str = "zlpr"
@@ -92,12 +94,17 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    for key in ("data", "test", "valid", "label_sep", "label_names", "task", "loss", "out"):
+    for key in ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "task", "loss", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
     for key in ("drop_unlabelled", "no_header"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
+    for key in ("test", "valid"):
+        if key in merged and "split_column" in merged:
+            raise InputError(f"split_column says which rows are {key} rows; leave --{key} out, or the column.")
+    if "group" in merged and merged["group"] == merged.get("split_column"):
+        raise InputError("group and split_column expect two columns; got the same one for both.")
     number = merged.get("num_labels", 1)
     if not isinstance(number, int) or isinstance(number, bool) or number == 0:
         raise InputError(

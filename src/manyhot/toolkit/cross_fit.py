@@ -95,10 +95,10 @@ class Choice(NamedTuple):
         return self.held.shifted(self.step.tau, self.step.offset)
 
 
-def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int) -> list[Fold]:
-    """Cut training rows into stratified folds, each held out once."""
-    number = min(FOLDS, targets.shape[0])
-    part = stratified_split(targets, [1.0] * number, seed=seed)
+def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarray | None = None) -> list[Fold]:
+    """Cut training rows into stratified folds, each held out once; the rows of a group stay together."""
+    number = min(FOLDS, targets.shape[0] if groups is None else len(np.unique(groups)))
+    part = stratified_split(targets, [1.0] * number, groups=groups, seed=seed)
     held = [part == p for p in range(number) if (part == p).any() and (part != p).any()]
     return [Fold(X[~rows], targets[~rows], X[rows], targets[rows]) for rows in held]
 

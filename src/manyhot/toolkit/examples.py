@@ -47,6 +47,7 @@ class Examples:
         targets: (rows, labels) bool, scipy CSR; None when labels were not asked for.
         label_names: the labels of `targets`, column by column.
         categories: (rows, columns) text, null where a cell is missing; or None.
+        groups: (rows,) numbers, the same for rows that are held out together; or None.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Examples:
     targets: Any
     label_names: list[str]
     categories: pl.DataFrame | None = None
+    groups: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -80,6 +82,7 @@ class Examples:
             numbers=None if self.numbers is None else self.numbers[rows],
             targets=None if self.targets is None else self.targets[rows],
             categories=None if self.categories is None else self.categories[rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 
 from manyhot.labels import label_counts
-from manyhot.toolkit.attributes import find_attributes
-from manyhot.toolkit.cells import counted, listed
-from manyhot.toolkit.columns import Columns, find_columns
+from manyhot.toolkit.attributes import find_attributes, relation_column
+from manyhot.toolkit.cells import counted, listed, plain, read_categories
+from manyhot.toolkit.columns import Columns, check_named, find_columns
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.data import InputError, Matrix, Raw, Relation, Svmlight, read_file, read_label_names
+from manyhot.toolkit.data import InputError, Matrix, Raw, Relation, Svmlight, read_file, read_label_names, shown
 from manyhot.toolkit.examples import (
     KINDS,
     Examples,
@@ -24,6 +24,13 @@ from manyhot.toolkit.examples import (
     kind_of,
     read_examples,
 )
+
+# What a cell of --split-column may say, in any case.
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,15 +49,23 @@ def read(config: Config) -> Training:
     """Read every file of a run before any work is done, and say what is in them."""
     names = read_label_names(config.label_names) if config.label_names else None
     raw, source = read_file(config.data, header=not config.no_header), Path(config.data).name
+    apart = _set_apart(raw, config, source)
     columns, said = _find(raw, config, names)
     examples = examples_of(raw, columns, source, label_names=names)
-    parts = {
-        part: read_examples(file, columns, label_names=examples.label_names if columns.label_format == "ids" else None)
-        for part, file in (("valid", config.valid), ("test", config.test))
-        if file is not None
-    }
     rows = {config.data: examples.rows}
-    rows |= {file: parts[part].rows for part, file in (("valid", config.valid), ("test", config.test)) if file}
+    if "group" in apart:
+        groups = apart["group"].rank("dense").to_numpy()
+        said.append(f"groups: {config.group} ({counted(len(np.unique(groups)), 'group')}), each held out as a whole")
+        examples = replace(examples, groups=groups)
+    if "split_column" in apart:
+        examples, parts = _split_rows(examples, apart["split_column"], columns, names)
+        shares = [f"{part.rows:,} {name}" for name, part in {"train": examples, **parts}.items()]
+        said.append(f"rows by {config.split_column}: {', '.join(shares)}")
+    else:
+        of_ids = examples.label_names if columns.label_format == "ids" else None
+        files = {part: file for part, file in (("valid", config.valid), ("test", config.test)) if file is not None}
+        parts = {part: read_examples(file, columns, label_names=of_ids) for part, file in files.items()}
+        rows |= {file: parts[part].rows for part, file in files.items()}
     dropped = 0
     if config.drop_unlabelled:
         examples, dropped = drop_unlabelled(examples)
@@ -63,6 +78,8 @@ def read(config: Config) -> Training:
             # The test file is cut, and the count said, where it is measured.
             parts[part] = labelled if part == "valid" else given
     check_trainable(examples)
+    if examples.groups is not None and np.unique(examples.groups).size < 2:
+        raise InputError(f"{source}: expected two groups or more, got one; leave --group out, or name another column")
     if config.task == "multiclass":
         for part in (examples, *parts.values()):
             # The test file's rows without a class are left out where it is measured.
@@ -72,8 +89,57 @@ def read(config: Config) -> Training:
     return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
 
 
+def _set_apart(raw: Raw, config: Config, source: str) -> dict[str, pl.Series]:
+    """Take the columns that say something about rows and are nothing to learn from: parts and groups, as text."""
+    apart: dict[str, pl.Series] = {}
+    for option, what in (("split_column", "train, valid or test"), ("group", "a group")):
+        name = getattr(config, option)
+        if name is None or not isinstance(raw, pl.DataFrame | Relation):
+            continue
+        if isinstance(raw, Relation):
+            check_named([attribute.name for attribute in raw.attributes], source, [name])
+            frame = pl.DataFrame([relation_column(raw, name)])
+        else:
+            check_named(raw.columns, source, [name])
+            frame = pl.DataFrame([raw[name]])
+        cells = read_categories(plain(frame), [name], source).to_series().alias(name)
+        if cells.has_nulls():
+            raise InputError(
+                f"{source}, row {(cells.is_null().arg_max() or 0) + 1}, column {shown(name)}: expected {what}, got an "
+                "empty cell; fill it in, or leave the row out"
+            )
+        apart[option] = cells
+    return apart
+
+
+def _split_rows(
+    examples: Examples, cells: pl.Series, columns: Columns, names: list[str] | None
+) -> tuple[Examples, dict[str, Examples]]:
+    """Deal the rows out to training, validation and test by what a column says of each."""
+    part = cells.str.to_lowercase().replace_strict(PARTS, default=None, return_dtype=pl.String)
+    if part.has_nulls():
+        row = part.is_null().arg_max() or 0
+        raise InputError(
+            f"{examples.source}, row {row + 1}, column {shown(cells.name)}: expected train, valid or test, got "
+            f"{shown(cells[row])}; correct the cell, or name another --split-column"
+        )
+    found = {name: examples.taken(np.flatnonzero(part == name)) for name in ("train", "valid", "test")}
+    train = found.pop("train")
+    if not train.rows:
+        raise InputError(
+            f"{examples.source}, column {shown(cells.name)}: expected rows of train, got none; name another "
+            "--split-column"
+        )
+    if names is None and columns.label_format in ("list", "separated"):
+        # Labels that only other rows have are as unknown to the run as those of another file.
+        seen = np.flatnonzero(np.asarray(train.targets.sum(axis=0)).ravel())
+        train = replace(train, targets=train.targets[:, seen], label_names=[train.label_names[i] for i in seen])
+    return train, {name: rows for name, rows in found.items() if rows.rows}
+
+
 def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, list[str]]:
     """Find which part of the training file plays which part, by what it says and what the options say."""
+    apart = [name for name in (config.split_column, config.group) if name is not None]
     options: dict[str, Any] = {
         "text": config.text,
         "features": config.features,
@@ -84,9 +150,11 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
     if isinstance(raw, pl.DataFrame | Relation):
         options |= {"label_names": names, "one_class": config.task == "multiclass"}
         if isinstance(raw, Relation):
-            return find_attributes(raw, config.data, **options)
-        columns, said = find_columns(raw, Path(config.data).name, **options)
+            return find_attributes(raw, config.data, apart=apart, **options)
+        rest = pl.DataFrame([raw[name] for name in raw.columns if name not in apart])
+        columns, said = find_columns(rest, Path(config.data).name, **options)
         return replace(columns, header=not config.no_header), said
+    options |= {"split_column": config.split_column, "group": config.group}
     if isinstance(raw, Matrix):
         options["label_names"] = names
     for option, value in options.items():

@@ -164,7 +164,7 @@ def folds_of(
 ) -> list[Fold]:
     """Hold out the rows of --valid, or else each third of the training rows once."""
     if training.valid is None:
-        return make_folds(X, targets, seed)
+        return make_folds(X, targets, seed, training.train.groups)
     held = align(training.valid.targets, training.valid.label_names, training.train.label_names)
     X_held, targets_held = features.transform(training.valid), held.known
     if multiclass and held.unknown_names:
