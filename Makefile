@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check defaults bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
+.PHONY: setup demo test check defaults defaults-mlp bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,10 @@ check: $(STAMP)
 # Chooses the defaults of `manyhot train` on training files alone; about a quarter of an hour.
 defaults: $(STAMP)
 	$(BIN)/python benchmarks/defaults.py
+
+# The same for --model mlp; about 10 minutes.
+defaults-mlp: $(STAMP)
+	$(BIN)/python benchmarks/mlp.py
 
 bench-cpu: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py $(if $(QUICK),--quick)

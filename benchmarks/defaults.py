@@ -31,7 +31,8 @@ from manyhot.toolkit.cross_fit import Held, choose_tau, fit_folds, make_folds, m
 from manyhot.toolkit.examples import Examples, examples_from_frame
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.inputs import read
-from manyhot.toolkit.model import Linear, fit_linear
+from manyhot.toolkit.linear import LinearLearner
+from manyhot.toolkit.model import Model, Unsaved, unheard
 from manyhot.toolkit.objectives import LOSSES
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
@@ -84,13 +85,14 @@ def judge(examples: Examples) -> dict[str, float]:
     targets, truth = inner.targets.toarray(), outer.targets.toarray()
     cardinality = cardinality_range(targets)
     folds = make_folds(X, targets, seed=0)
-    models: list[Linear | None] = [None] * len(folds)
+    models: list[Model | None] = [None] * len(folds)
     loss, tried = LOSSES["zlpr"], []
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, max_iter=Config.max_iter)
     for strength in cross_fit.STRENGTHS:
         C = penalty(strength, folds)
-        held = fit_folds(folds, models, loss=loss, C=C, solver="lbfgs", seed=0)
-        start = cross_fit.mean_model([model for model in models if model is not None])
-        model = fit_linear(X, torch.from_numpy(targets), loss=loss, C=C, start=start, max_iter=Config.max_iter)
+        held = fit_folds(folds, models, learner=learner, C=C)
+        start = learner.mean([model for model in models if model is not None])
+        model = learner.fit(X, torch.from_numpy(targets), C=C, start=start, steps=Unsaved(), progress=unheard)
         tried.append((held, model.logits(X_outer)))
     scores = {}
     for (rule, choice), criterion in product(RULES.items(), CRITERIA):

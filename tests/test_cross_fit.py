@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from manyhot import cardinality_range, decide, label_counts, label_prior, multilabel_metrics, zlpr_loss
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit import cross_fit as module
-from manyhot.toolkit import model as model_module
+from manyhot.toolkit import linear as linear_module
 from manyhot.toolkit.cross_fit import Fold, Held, choose, choose_tau, make_folds, prior_logits, right_offset
-from manyhot.toolkit.model import fit_linear
+from manyhot.toolkit.linear import LinearLearner, Solver, fit_linear
+from manyhot.toolkit.model import Memory
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def example(rows=120, features=8, labels=5, seed=0):
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
 def test_training_with_the_prior_is_training_without_it_and_lowering_the_bias(monkeypatch, tau):
-    monkeypatch.setattr(model_module, "TOLERANCE", 0.0)
+    monkeypatch.setattr(linear_module, "TOLERANCE", 0.0)
     X, targets = example()
     prior = label_prior(torch.from_numpy(targets))
 
@@ -208,11 +209,16 @@ def test_few_rows_give_as_many_folds_as_can_be(rows):
 # The choice
 
 
-def chosen(X, targets, **options):
+def learner_of(X, targets, loss=zlpr, solver: Solver = "lbfgs"):
+    return LinearLearner(loss, Memory("", 0, 0, 0), solver, (X.shape[1], targets.shape[1]))
+
+
+def chosen(X, targets, *, loss=zlpr, solver: Solver = "lbfgs", **options: Any):
     steps = []
-    options = {"loss": zlpr, "C": "auto", "tau": "auto", "solver": "lbfgs", "seed": 0} | options
+    options = {"C": "auto", "tau": "auto"} | options
     choice = choose(
         options.pop("folds", None) or make_folds(X, targets, seed=0),
+        learner=learner_of(X, targets, loss, solver),
         cardinality=cardinality_range(targets),
         train_counts=label_counts(targets),
         on_step=steps.append,
@@ -277,7 +283,8 @@ def test_a_step_measures_the_held_out_rows(tau):
     folds = make_folds(X, targets, seed=0)
     step, _ = chosen(X, targets, C=0.5, tau=tau)
     fits = [
-        fit_linear(f.X, torch.from_numpy(f.targets), loss=zlpr, C=0.5, max_iter=module.MAX_ITER, seed=0) for f in folds
+        fit_linear(f.X, torch.from_numpy(f.targets), loss=zlpr, C=0.5, max_iter=linear_module.ROUGH_ITER, seed=0)
+        for f in folds
     ]
     logits = np.concatenate([model.logits(f.X_held) for model, f in zip(fits, folds, strict=True)])
     prior = np.concatenate([np.tile(prior_logits(f.targets), (len(f.X_held), 1)) for f in folds])
@@ -299,10 +306,11 @@ def test_a_step_measures_the_held_out_rows(tau):
 def test_the_final_fit_can_start_from_the_mean_of_the_folds():
     X, targets = example()
     folds = make_folds(X, targets, seed=0)
-    options: Any = {"loss": zlpr, "C": 0.5, "tau": 0.0, "seed": 0, "cardinality": cardinality_range(targets)}
-    choice = choose(folds, solver="lbfgs", train_counts=label_counts(targets), **options)
+    options: Any = {"C": 0.5, "tau": 0.0, "cardinality": cardinality_range(targets)}
+    choice = choose(folds, learner=learner_of(X, targets), train_counts=label_counts(targets), **options)
     fits = [
-        fit_linear(f.X, torch.from_numpy(f.targets), loss=zlpr, C=0.5, max_iter=module.MAX_ITER, seed=0) for f in folds
+        fit_linear(f.X, torch.from_numpy(f.targets), loss=zlpr, C=0.5, max_iter=linear_module.ROUGH_ITER, seed=0)
+        for f in folds
     ]
     assert choice.start is not None
     np.testing.assert_allclose(choice.start.weight, np.mean([f.weight.numpy() for f in fits], 0), atol=1e-6)

@@ -92,6 +92,13 @@ def train(
             "ce+prior, ce or multiway.  [default: zlpr, ce+prior]"
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="linear, or mlp: one hidden layer, fitted until held-out rows stop it.  [default: linear]"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
+    ] = None,
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
@@ -120,6 +127,8 @@ def train(
         "group": group,
         "drop_unlabelled": drop_unlabelled,
         "task": task,
+        "model": model,
+        "device": device,
         "loss": loss,
         "tau": tau,
         "seed": seed,
@@ -271,7 +280,7 @@ def listening() -> "Iterator[Listener]":
                 say(f"{'C':>8} {'tau':>5} {'loss':>8} {'accuracy':>9} {'macro-F1':>9} {'rare-F1':>8}")
                 header = True
             say(
-                f"{step.C:>8g} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
+                f"{penalty(step.C):>8} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
                 f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}"
             )
             return
@@ -280,7 +289,7 @@ def listening() -> "Iterator[Listener]":
             say(f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}")
             header = True
         say(
-            f"{step.C:>8g} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
+            f"{penalty(step.C):>8} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
             f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
         )
 
@@ -348,6 +357,11 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def penalty(C: float | None) -> str:
+    """Write C; a dash for a model without a penalty."""
+    return "-" if C is None else f"{C:g}"
+
+
 def percent(value: float | None) -> str:
     """Write a fraction as per cent; a dash for an empty group."""
     return "-" if value is None else f"{100 * value:.1f}"
@@ -361,7 +375,7 @@ def print_result(trained: "Trained") -> None:
     decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
     if trained.run.task == "multiclass":
         decision = "the class with the largest logit"
-    say(f"chosen: C {info['C']:g}, tau {info['tau']:.2f}, {decision}")
+    say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import tomli_w
 
 from manyhot.toolkit.data import InputError
+from manyhot.toolkit.model import DEVICES
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
 LOSSES = (
@@ -19,6 +20,7 @@ LOSSES = (
 # What a row has, and the losses for it, the default first: any set of labels, or exactly one class.
 TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
 WITHOUT_PRIOR = ("ce", "multiway")
+MODELS = ("linear", "mlp")
 Auto = Literal["auto"]
 
 
@@ -40,6 +42,8 @@ class Config:
     group: str | None = None
     drop_unlabelled: bool = False
     task: str = "multilabel"
+    model: str = "linear"
+    device: str = "auto"
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     C: float | Auto = "auto"
@@ -94,7 +98,8 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    for key in ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "task", "loss", "out"):
+    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group")
+    for key in (*texts, "task", "model", "device", "loss", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
     for key in ("drop_unlabelled", "no_header"):
@@ -129,6 +134,7 @@ def _checked(merged: dict[str, Any]) -> Config:
         raise InputError('train expects a data file: manyhot train DATA, or --config FILE with a line data = "...".')
     config = Config(**merged)
     check_loss(config)
+    check_model(config)
     return config
 
 
@@ -149,6 +155,28 @@ def check_loss(config: Config) -> None:
             f"tau is the strength of the prior, and --loss {config.loss} has none; got {config.tau!r}. "
             "Use --loss ce+prior, or leave tau out."
         )
+
+
+def check_model(config: Config) -> None:
+    """Refuse a model or a device of no such name, and what the model has no use for.
+
+    Raises:
+        InputError: says which there are, or what to leave out.
+    """
+    if config.model not in MODELS:
+        raise InputError(f"model expects one of {', '.join(MODELS)}; got {config.model!r}.")
+    if config.device not in DEVICES:
+        raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
+    if config.model == "linear":
+        if config.device == "cuda":
+            raise InputError("the linear model is fitted on the CPU; leave --device out, or use --model mlp.")
+        return
+    for key, default in (("C", "auto"), ("max_iter", Config.max_iter)):
+        if (value := getattr(config, key)) != default:
+            raise InputError(
+                f"{key} is of the linear model, and --model {config.model} has none: dropout and early stopping are in "
+                f"its place; got {value!r}. Leave {key} out, or use --model linear."
+            )
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:

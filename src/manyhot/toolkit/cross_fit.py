@@ -25,7 +25,8 @@ from manyhot.metrics import multiclass_metrics, multilabel_metrics
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import Linear, Loss, Solver, fit_linear, mean_squared_length
+from manyhot.toolkit.linear import mean_squared_length
+from manyhot.toolkit.model import Learner, Loss, Model, Score, Unsaved
 
 FOLDS = 3
 # C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised
@@ -33,8 +34,6 @@ FOLDS = 3
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 # 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
 TAUS = tuple(i / 4 for i in range(9))
-# The folds' models start from those of the strength before, so that few iterations are enough to compare.
-MAX_ITER = 30
 
 
 class Fold(NamedTuple):
@@ -48,9 +47,12 @@ class Fold(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One strength that was tried: the best tau and its offset, measured on the held-out rows."""
+    """One strength that was tried: the best tau and its offset, measured on the held-out rows.
 
-    C: float
+    C is None of a model without a penalty.
+    """
+
+    C: float | None
     tau: float
     offset: float
     loss: float
@@ -87,7 +89,7 @@ class Choice(NamedTuple):
 
     step: Step
     held: Held
-    start: Linear | None
+    start: Model | None
 
     @property
     def logits(self) -> np.ndarray:
@@ -106,13 +108,11 @@ def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarr
 def choose(
     folds: list[Fold],
     *,
-    loss: Loss,
+    learner: Learner,
     C: float | Auto,
     tau: float | Auto,
     cardinality: CardinalityRange,
     train_counts: np.ndarray,
-    solver: Solver,
-    seed: int,
     multiclass: bool = False,
     on_step: Callable[[Step], None] = lambda step: None,
     progress: Callable[[str, int, float], None] = lambda what, step, value: None,
@@ -121,23 +121,19 @@ def choose(
 
     Args:
         folds: what to fit on and what to hold out.
-        loss: (logits, targets) to the sum over rows.
-        C: a number fixes it.
+        learner: how a model is fitted.
+        C: a number fixes it; a model without a penalty has none, whatever this says.
         tau: a number fixes it, and the offset at 0.
         cardinality: how many labels a prediction may have.
         train_counts: positives of each label in all training rows, for the groups of the metrics.
-        solver: of :func:`fit_linear`.
-        seed: of mini-batches.
         multiclass: each row has one class: what a prior takes off its logit, and the metrics.
         on_step: called with each strength tried.
         progress: called with what is being fitted, the number of evaluations and the loss.
     """
-    models: list[Linear | None] = [None] * len(folds)
+    models: list[Model | None] = [None] * len(folds)
 
-    def tried(C: float) -> Choice:
-        held = fit_folds(
-            folds, models, loss=loss, C=C, solver=solver, seed=seed, multiclass=multiclass, progress=progress
-        )
+    def tried(C: float | None) -> Choice:
+        held = fit_folds(folds, models, learner=learner, C=C, multiclass=multiclass, progress=progress)
         best_tau, offset = choose_tau(held, cardinality) if tau == "auto" else (tau, 0.0)
         shifted = held.shifted(best_tau, offset)
         if multiclass:
@@ -145,10 +141,12 @@ def choose(
         else:
             preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
             metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
-        step = Step(C, best_tau, offset, held.mean_loss(loss), metrics)
+        step = Step(C, best_tau, offset, held.mean_loss(learner.loss), metrics)
         on_step(step)
-        return Choice(step, held, mean_model([model for model in models if model is not None]))
+        return Choice(step, held, learner.mean([model for model in models if model is not None]))
 
+    if not learner.penalised:
+        return tried(None)
     if C != "auto":
         return tried(C)
     return _climb(lambda strength: tried(penalty(strength, folds)))
@@ -156,35 +154,36 @@ def choose(
 
 def fit_folds(
     folds: list[Fold],
-    models: list[Linear | None],
+    models: list[Model | None],
     *,
-    loss: Loss,
-    C: float,
-    solver: Solver,
-    seed: int,
+    learner: Learner,
+    C: float | None,
     multiclass: bool = False,
     progress: Callable[[str, int, float], None] = lambda what, step, value: None,
 ) -> Held:
     """Fit a model a fold, each from the one in `models`, which it replaces, and predict the rows held out."""
     logits = []
     for i, fold in enumerate(folds):
-        fitted = fit_linear(
+        name = fit_name(C, f"fold {i + 1} of {len(folds)}")
+        fitted = learner.fit(
             fold.X,
             torch.from_numpy(fold.targets),
-            loss=loss,
             C=C,
-            solver=solver,
             start=models[i],
-            max_iter=MAX_ITER,
-            seed=seed,
-            progress=lambda step, value, i=i: progress(f"C {C:g}, fold {i + 1} of {len(folds)}", step, value),
+            rough=True,
+            steps=Unsaved(),
+            progress=lambda step, of, value, name=name: progress(name, step, value),
         )
         logits.append(fitted.logits(fold.X_held))
-        # Mini-batches are for models too large to keep one a fold.
-        models[i] = fitted if solver == "lbfgs" else None
+        models[i] = fitted if learner.warm else None
     prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
     targets = [fold.targets_held for fold in folds]
     return Held(np.concatenate(logits), np.concatenate(prior), np.concatenate(targets))
+
+
+def fit_name(C: float | None, rows: str) -> str:
+    """Name a fit by its penalty and its rows."""
+    return rows if C is None else f"C {C:g}, {rows}"
 
 
 def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
@@ -196,6 +195,17 @@ def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]
         preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
         best = max(best, (mean_f1(preds, held.targets), -tau, offset))
     return -best[1], best[2]
+
+
+def score_by(cardinality: CardinalityRange) -> Score:
+    """Return what C and tau are chosen by, for one set of logits: the mean F1 where their number of labels is right."""
+
+    def score(logits: np.ndarray, targets: np.ndarray) -> float:
+        shifted = logits + np.float32(right_offset(logits, int(targets.sum()), cardinality))
+        preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+        return mean_f1(preds, targets)
+
+    return score
 
 
 def penalty(strength: float, folds: list[Fold]) -> float:
@@ -248,11 +258,3 @@ def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
     hits = (preds.astype(bool) & targets).sum(0)
     sizes = preds.sum(0) + targets.sum(0)
     return float(2 * hits.sum() / max(sizes.sum(), 1) + np.mean(2 * hits / np.maximum(sizes, 1))) / 2
-
-
-def mean_model(models: list[Linear]) -> Linear | None:
-    """Return the mean of linear models; None of none."""
-    if not models:
-        return None
-    weight, bias = (torch.stack([getattr(m, name) for m in models]).mean(0) for name in ("weight", "bias"))
-    return Linear(weight, bias)

@@ -14,11 +14,10 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.examples import Examples
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.inputs import Training, describe
-from manyhot.toolkit.model import plan
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import check_free, free_path, provenance, write_run
 from manyhot.toolkit.saved_run import run_files
-from manyhot.toolkit.train import Listener, fit
+from manyhot.toolkit.train import Listener, fit, plan
 
 ROWS, TEST_ROWS = 3000, 1500
 SLOTS = 4
@@ -53,13 +52,13 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
     listener.say(describe(train, 0))
     features = Features.fit(train)
     targets = train.targets.toarray()
-    memory = plan(train.rows, features.size, targets.shape[1])
     training = Training(train, None, test, Columns(label_format="matrix"), {}, [])
     runs: dict[str, Run] = {}
     metrics: dict[str, dict[str, Any]] = {}
     for name, config in RIVALS.items():
         listener.say(f"{name}:")
-        fitted = fit(config, training, features, targets, memory, listener)
+        learner = plan(config, training, features, targets)
+        fitted = fit(config, training, features, targets, learner, listener)
         runs[name] = fitted.run
         metrics[name], _ = fitted.run.evaluate_examples(test)
         if config.tau == "auto":

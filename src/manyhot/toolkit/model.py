@@ -1,90 +1,153 @@
-"""The linear model: logits = X W + b, fitted by full-batch L-BFGS or, where that needs too much memory, by AdamW."""
+"""The seam between models and the rest: what a fitted model can do, and how one is fitted.
 
-import os
+`linear`, `mlp` and `encoder` stand behind it, `kinds` knows them by name; nothing else asks which model it has.
+"""
+
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Protocol
 
 import numpy as np
 import psutil
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.features import DesignMatrix
 
+# (logits, targets) to the sum over rows.
 Loss = Callable[[Tensor, Tensor], Tensor]
-Solver = Literal["lbfgs", "adamw"]
-
-HISTORY = 10
-# Stop where a step gains less than this of the mean loss.
-TOLERANCE = 1e-6
-# Vectors of the size of the weights that torch's L-BFGS holds at its peak: 2 x HISTORY of history, then weights,
-# gradient and what the line search keeps.
-LBFGS_VECTORS = 26
-ADAMW_VECTORS = 6
-# Temporaries of the eager loss and its backward in tensors of rows x labels float32: 11.4 at 13,000 x 983.
-LOGITS_TENSORS = 12
-# On Reuters' training rows so many steps come to about 1 % of the objective that L-BFGS reaches.
-BATCH_ROWS = 256
-STEPS = 1200
-MIN_EPOCHS = 5
-# For rows of length 1; longer rows take shorter steps.
-LEARNING_RATE = 0.2
+# (logits, targets) of rows held out to what is to be high.
+Score = Callable[[np.ndarray, np.ndarray], float]
+Arrays = dict[str, np.ndarray]
+# Called with the step that was made, how many there are at most, and the mean loss.
+Progress = Callable[[int, int, float], None]
+DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass(frozen=True)
-class Linear:
-    """Weights (features, labels) and biases (labels,), float32."""
-
-    weight: Tensor
-    bias: Tensor
+class Model(Protocol):
+    """A fitted model."""
 
     def logits(self, X: DesignMatrix) -> np.ndarray:
         """Return (rows, labels) float32."""
-        product = _Product(X)
-        return product(self.weight.numpy()) + self.bias.numpy()
+        ...
+
+    def shifted(self, by: np.ndarray) -> "Model":
+        """Return the model whose logits are higher by `by`, a number a label: every model ends in a free bias."""
+        ...
+
+    def arrays(self) -> Arrays:
+        """Return what :meth:`Learner.model` and a run folder restore the model from."""
+        ...
+
+
+class Steps(Protocol):
+    """Where a fit leaves its state between two steps, and finds it after an interruption."""
+
+    def load(self) -> Arrays | None:
+        """Return the state that was left last."""
+        ...
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        """Take the state, if it is time to: `state` is called only then."""
+        ...
+
+
+class Learner(Protocol):
+    """How models of one kind are fitted in a run: the loss, the solver, the seed and all else that stays the same.
+
+    Attributes:
+        loss: (logits, targets) to the sum over rows.
+        memory: what fitting takes.
+        penalised: C means something. If not, it is None everywhere, and there is nothing to search.
+        warm: a fit can start from a model fitted before.
+        info: what a run says of how it was fitted.
+    """
+
+    @property
+    def loss(self) -> Loss: ...  # noqa: D102
+    @property
+    def memory(self) -> "Memory": ...  # noqa: D102
+    @property
+    def penalised(self) -> bool: ...  # noqa: D102
+    @property
+    def warm(self) -> bool: ...  # noqa: D102
+    @property
+    def info(self) -> dict[str, str]: ...  # noqa: D102
+
+    def fit(
+        self,
+        X: DesignMatrix,
+        targets: Tensor,
+        *,
+        C: float | None,
+        start: Model | None,
+        rough: bool,
+        steps: Steps,
+        progress: Progress,
+    ) -> Model:
+        """Fit on rows X (rows, features) and targets (rows, labels); `rough` is enough to compare penalties."""
+        ...
+
+    def mean(self, models: list[Model]) -> Model | None:
+        """Return the model to start the fit on all rows from, given those of the folds."""
+        ...
+
+    def model(self, arrays: Arrays) -> Model:
+        """Restore what :meth:`Model.arrays` returned."""
+        ...
+
+
+class Unsaved:
+    """Steps of a fit that nobody will continue."""
+
+    def load(self) -> Arrays | None:
+        """Find nothing."""
+        return None
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        """Leave nothing."""
+
+
+UNSAVED = Unsaved()
+
+
+def unheard(step: int, of: int, value: float) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a model will be fitted, and what memory that takes."""
+class Memory:
+    """What fitting a model takes."""
 
-    solver: Solver
+    how: str
     parameters: int
     bytes: int
     free: int
 
     def describe(self) -> str:
         """Say it in one line."""
-        how = "full-batch L-BFGS" if self.solver == "lbfgs" else "AdamW in mini-batches"
         return (
-            f"{self.parameters:,} weights, {how}, about {gigabytes(self.bytes)} of memory ({gigabytes(self.free)} free)"
+            f"{self.parameters:,} weights, {self.how}, about {gigabytes(self.bytes)} of memory "
+            f"({gigabytes(self.free)} free)"
         )
 
+    def check(self, what: str, advice: str) -> None:
+        """Refuse what does not fit.
 
-def plan(rows: int, features: int, labels: int, *, free: int | None = None) -> Plan:
-    """Choose the solver by memory: L-BFGS while its vectors and the dense logits fit a quarter of what is free.
+        Raises:
+            InputError: more is needed than is free.
+        """
+        if self.bytes > self.free:
+            raise InputError(
+                f"the model needs about {gigabytes(self.bytes)} of memory for {what} and {gigabytes(self.free)} are "
+                f"free; {advice}, or a machine with more memory."
+            )
 
-    Raises:
-        InputError: when not even mini-batches fit.
-    """
-    free = psutil.virtual_memory().available if free is None else free
-    parameters = (features + 1) * labels
-    lbfgs = 4 * parameters * LBFGS_VECTORS
-    logits = 4 * rows * labels * LOGITS_TENSORS
-    if max(lbfgs, logits) <= free // 4:
-        return Plan("lbfgs", parameters, lbfgs + logits, free)
-    adamw = 4 * parameters * ADAMW_VECTORS + 4 * min(rows, BATCH_ROWS) * labels * LOGITS_TENSORS + 4 * rows * labels
-    if adamw <= free:
-        return Plan("adamw", parameters, adamw, free)
-    raise InputError(
-        f"the model needs about {gigabytes(adamw)} of memory for {features:,} features x {labels:,} labels and "
-        f"{gigabytes(free)} are free; use fewer text columns or fewer labels, or a machine with more memory."
-    )
+
+def free_memory(device: str = "cpu") -> int:
+    """Return how many bytes a device has free."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
 def gigabytes(size: int) -> str:
@@ -92,134 +155,17 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"
 
 
-def fit_linear(
-    X: DesignMatrix,
-    targets: Tensor,
-    *,
-    loss: Loss,
-    C: float,
-    solver: Solver = "lbfgs",
-    start: Linear | None = None,
-    max_iter: int = 100,
-    seed: int = 0,
-    progress: Callable[[int, float], None] = lambda step, value: None,
-) -> Linear:
-    r"""Minimise the sum over rows of the loss + :math:`|W|^2/(2C)`; the bias is not penalised.
+def device_of(wanted: str) -> str:
+    """Return "cuda" or "cpu"; "auto" takes a card where there is one.
 
-    Args:
-        X: (rows, features), CSR or dense.
-        targets: (rows, labels).
-        loss: (logits, targets) to the sum over rows.
-        C: > 0, the larger the weaker the penalty.
-        solver: full batch, or mini-batches.
-        start: weights to start from; zeros by default.
-        max_iter: of L-BFGS.
-        seed: of the order of mini-batches.
-        progress: called with the number of evaluations or epochs and the mean loss.
+    Raises:
+        InputError: a card is asked for and PyTorch sees none.
     """
-    shape = (X.shape[1], targets.shape[1])
-    weight = torch.zeros(shape) if start is None else start.weight.clone()
-    bias = torch.zeros(shape[1]) if start is None else start.bias.clone()
-    weight.requires_grad_()
-    bias.requires_grad_()
-    fit = _lbfgs if solver == "lbfgs" else _adamw
-    fit(X, targets, weight, bias, loss, C, max_iter, seed, progress)
-    return Linear(weight.detach(), bias.detach())
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda expects a CUDA card that PyTorch can use; there is none: use --device cpu.")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-def _lbfgs(X, targets, weight, bias, loss, C, max_iter, seed, progress) -> None:
-    rows = X.shape[0]
-    product, transposed = _Product(X), _Product(_transposed(X))
-    # The mean in place of the sum has the same optimum, and tolerances that mean the same at any number of rows.
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=max_iter,
-        history_size=HISTORY,
-        tolerance_grad=0.0,
-        tolerance_change=TOLERANCE,
-        line_search_fn="strong_wolfe",
-    )
-    evaluations = 0
-
-    def closure() -> Tensor:
-        nonlocal evaluations
-        optimizer.zero_grad()
-        logits = _Multiply.apply(weight, product, transposed) + bias
-        value = (loss(logits, targets) + weight.square().sum() / (2 * C)) / rows
-        value.backward()
-        evaluations += 1
-        progress(evaluations, value.item())
-        return value
-
-    optimizer.step(closure)
-
-
-def _adamw(X, targets, weight, bias, loss, C, max_iter, seed, progress) -> None:
-    rows = X.shape[0]
-    generator = torch.Generator().manual_seed(seed)
-    # weight_decay=0: the penalty stands in the objective, so that C means the same for both solvers.
-    rate = LEARNING_RATE / mean_squared_length(X) ** 0.5
-    optimizer = torch.optim.AdamW([weight, bias], lr=rate, weight_decay=0.0)
-    batches = -(-rows // BATCH_ROWS)
-    epochs = max(MIN_EPOCHS, -(-STEPS // batches))
-    steps = epochs * batches
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    for epoch in range(epochs):
-        total = 0.0
-        for batch in torch.randperm(rows, generator=generator).split(BATCH_ROWS):
-            part = X[batch.numpy()]
-            optimizer.zero_grad()
-            logits = _Multiply.apply(weight, _Product(part), _Product(_transposed(part))) + bias
-            value = loss(logits, targets[batch]) / len(batch) + weight.square().sum() / (2 * C * rows)
-            value.backward()
-            optimizer.step()
-            schedule.step()
-            total += value.item() * len(batch)
-        progress(epoch + 1, total / rows)
-
-
-def mean_squared_length(X: DesignMatrix) -> float:
-    """Return the mean over rows of the squared length; never 0."""
-    values: np.ndarray = X if isinstance(X, np.ndarray) else X.data
-    return max(float(np.square(values, dtype=np.float64).sum()) / X.shape[0], 1e-12)
-
-
-def _transposed(X: DesignMatrix) -> DesignMatrix:
-    # CSR of the transpose: one pass over rows for the gradient too, and no scatter.
-    return sp.csr_array(X.T) if sp.issparse(X) else np.ascontiguousarray(X.T)
-
-
-class _Multiply(torch.autograd.Function):
-    """X @ W through scipy: bitwise repeatable, faster on the CPU than torch's CSR product, and without its warning."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, product: "_Product", transposed: "_Product") -> Tensor:
-        ctx.transposed = transposed
-        return torch.from_numpy(product(weight.detach().numpy()))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return torch.from_numpy(ctx.transposed(np.ascontiguousarray(grads[0].numpy()))), None, None
-
-
-class _Product:
-    """Multiplication by a fixed matrix. CSR rows are cut in blocks of equal work, one a thread: scipy releases the GIL.
-
-    A row is summed by one thread in the order of its columns, so the result does not depend on the number of threads.
-    """
-
-    def __init__(self, X: DesignMatrix) -> None:
-        threads = min(torch.get_num_threads(), os.cpu_count() or 1)
-        if sp.issparse(X) and threads > 1 and X.nnz > 100_000:
-            X = sp.csr_array(X)
-            cuts = np.searchsorted(X.indptr, np.linspace(0, X.nnz, threads + 1)[1:-1])
-            bounds = [0, *cuts.tolist(), X.shape[0]]
-            self.blocks: list[Any] = [X[a:b] for a, b in pairwise(bounds)]
-        else:
-            self.blocks = [X]
-
-    def __call__(self, dense: np.ndarray) -> np.ndarray:
-        if len(self.blocks) == 1:
-            return self.blocks[0] @ dense
-        with ThreadPoolExecutor(len(self.blocks)) as pool:
-            return np.concatenate(list(pool.map(lambda block: block @ dense, self.blocks)))
+def tensors(arrays: Arrays) -> dict[str, Tensor]:
+    """Copy arrays to memory that torch aligned: matrix products may round by where a tensor starts."""
+    return {name: torch.from_numpy(np.array(value)).clone() for name, value in arrays.items()}

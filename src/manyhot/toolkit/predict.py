@@ -23,7 +23,7 @@ from manyhot.toolkit.examples import (
     read_examples,
 )
 from manyhot.toolkit.features import Features
-from manyhot.toolkit.model import Linear
+from manyhot.toolkit.model import Model
 
 
 class Run:
@@ -43,7 +43,7 @@ class Run:
         self,
         *,
         features: Features,
-        model: Linear,
+        model: Model,
         columns: Columns,
         label_names: list[str],
         train_counts: np.ndarray,

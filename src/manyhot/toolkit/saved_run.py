@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -19,7 +18,7 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.cross_fit import Step
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.features import Features
-from manyhot.toolkit.model import Linear
+from manyhot.toolkit.kinds import described, restored
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import read_run, to_json
 
@@ -35,9 +34,9 @@ def run_files(
     """Lay out a run as files: weights as safetensors, everything else as text."""
     state, arrays = run.features.state()
     terms = [block.pop("terms") for block in state["text"]]
-    arrays |= {"weight": run.model.weight.numpy(), "bias": run.model.bias.numpy()}
-    described = {
-        "model": "linear",
+    arrays |= run.model.arrays()
+    state_of_run = {
+        **described(run.model),
         "task": run.task,
         "chosen": run.info,
         "cardinality": run.cardinality._asdict(),
@@ -69,7 +68,7 @@ def run_files(
         "metrics.json": to_json(metrics),
         "model.safetensors": save_tensors({name: np.ascontiguousarray(value) for name, value in arrays.items()}),
         "provenance.json": to_json(origin),
-        "run.json": to_json(described),
+        "run.json": to_json(state_of_run),
         "terms.json": to_json(terms),
     }
 
@@ -107,9 +106,10 @@ def load_run(path: str | Path) -> Run:
         arrays = load_tensors(files["model.safetensors"])
         for block, block_terms in zip(state["features"]["text"], terms, strict=True):
             block["terms"] = block_terms
+        features = Features.from_state(state["features"], arrays)
         run = Run(
-            features=Features.from_state(state["features"], arrays),
-            model=Linear(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"])),
+            features=features,
+            model=restored(state, arrays, features.size, len(state["labels"])),
             columns=_columns(state["columns"]),
             label_names=[label["name"] for label in state["labels"]],
             train_counts=np.array([label["rows"] for label in state["labels"]], dtype=np.float64),
@@ -130,9 +130,6 @@ def load_run(path: str | Path) -> Run:
             block.transform([""])
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"{path}: expected a run of this manyhot, but its parts do not fit: {error}.") from None
-    shape = (run.features.size, len(run.label_names))
-    if tuple(run.model.weight.shape) != shape or tuple(run.model.bias.shape) != shape[1:]:
-        raise InputError(f"{path}: expected weights of shape {shape}; got {tuple(run.model.weight.shape)}.")
     if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
         raise InputError(f"{path}: expected a calibration of {len(run.label_names)} labels, with temperatures above 0.")
     return run

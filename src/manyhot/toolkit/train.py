@@ -12,12 +12,13 @@ import torch
 from manyhot.labels import cardinality_range, label_counts
 from manyhot.toolkit.calibrate import Calibrated, calibrate
 from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
-from manyhot.toolkit.cross_fit import Fold, Step, choose, make_folds, prior_logits
+from manyhot.toolkit.cross_fit import Fold, Step, choose, fit_name, make_folds, prior_logits, score_by
 from manyhot.toolkit.data import InputError, files_of
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.features import DesignMatrix, Features
 from manyhot.toolkit.inputs import Training, read
-from manyhot.toolkit.model import Linear, Plan, fit_linear, plan
+from manyhot.toolkit.kinds import learner_for
+from manyhot.toolkit.model import Learner, Unsaved
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import check_free, free_path, provenance, write_run
@@ -70,11 +71,11 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
         listener.say(sentence)
     features = Features.fit(training.train)
     targets = training.train.targets.toarray()
-    memory = plan(training.train.rows, features.size, targets.shape[1])
-    listener.say(f"model: linear on {features.describe()}; {memory.describe()}")
+    learner = plan(config, training, features, targets)
+    listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     if dry_run:
         return None
-    fitted = fit(config, training, features, targets, memory, listener)
+    fitted = fit(config, training, features, targets, learner, listener)
     run = fitted.run
 
     metrics: dict[str, Any] = {
@@ -94,11 +95,20 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
     return Trained(run, path, metrics)
 
 
+def plan(config: Config, training: Training, features: Features, targets: np.ndarray) -> Learner:
+    """Say how the models of a run are fitted, and what that takes.
+
+    Raises:
+        InputError: a device that is not there, or more memory than is free.
+    """
+    loss, score = loss_of(config.loss, targets), score_by(cardinality_range(training.train.targets))
+    return learner_for(config, training.train.rows, features.size, targets.shape[1], loss, score)
+
+
 def fit(
-    config: Config, training: Training, features: Features, targets: np.ndarray, memory: Plan, listener: Listener
+    config: Config, training: Training, features: Features, targets: np.ndarray, learner: Learner, listener: Listener
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
-    loss = loss_of(config.loss, targets)
     X = features.transform(training.train)
     cardinality, counts = cardinality_range(training.train.targets), label_counts(training.train.targets)
     multiclass = config.task == "multiclass"
@@ -111,42 +121,39 @@ def fit(
     # Also where C and tau are given: the calibration needs rows that were held out.
     choice = choose(
         folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass),
-        loss=loss,
+        learner=learner,
         C=config.C,
         tau=0.0 if config.loss in WITHOUT_PRIOR else config.tau,
         cardinality=cardinality,
         train_counts=counts,
-        solver=memory.solver,
-        seed=config.seed,
         multiclass=multiclass,
         on_step=on_step,
         progress=listener.progress,
     )
     step = choice.step
     calibrated = calibrate(choice.logits, choice.held.targets, multiclass=multiclass, seed=config.seed)
-    model = fit_linear(
+    name = fit_name(step.C, "all rows")
+    model = learner.fit(
         X,
         torch.from_numpy(targets),
-        loss=loss,
         C=step.C,
-        solver=memory.solver,
         start=choice.start,
-        max_iter=config.max_iter,
-        seed=config.seed,
-        progress=lambda n, value: listener.progress(f"C {step.C:g}, all rows", n, value),
+        rough=False,
+        steps=Unsaved(),
+        progress=lambda n, of, value: listener.progress(name, n, value),
     )
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
-    bias = model.bias - step.tau * torch.from_numpy(prior_logits(targets, multiclass)) + step.offset
+    by = np.float32(step.offset) - np.float32(step.tau) * prior_logits(targets, multiclass)
     run = Run(
         features=features,
-        model=Linear(model.weight, bias),
+        model=model.shifted(by),
         columns=training.columns,
         label_names=training.train.label_names,
         train_counts=counts,
         cardinality=cardinality,
         calibration=calibrated.calibration,
         drop_unlabelled=config.drop_unlabelled,
-        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset, "solver": memory.solver},
+        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset, **learner.info},
         task=config.task,
     )
     return Fitted(run, step, steps, calibrated)

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from manyhot import zlpr_loss
-from manyhot.toolkit import model as module
+from manyhot.toolkit import linear as module
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.model import Linear, fit_linear, plan
+from manyhot.toolkit.linear import Linear, LinearLearner, fit_linear
+from manyhot.toolkit.model import Memory, gigabytes
 
 
 def bce(logits, targets):
@@ -235,7 +236,7 @@ def test_a_start_is_taken_and_left_as_it_is(tight):
     kept = best.weight.clone(), best.bias.clone()
     evaluations = []
     again = fit_linear(
-        X, targets, loss=bce, C=1.0, start=best, max_iter=1, progress=lambda n, v: evaluations.append((n, v))
+        X, targets, loss=bce, C=1.0, start=best, max_iter=1, progress=lambda n, of, v: evaluations.append((n, v))
     )
     np.testing.assert_allclose(again.weight.numpy(), best.weight.numpy(), atol=1e-3)
     assert evaluations[0][1] == pytest.approx(objective(best, X, targets, bce, 1.0) / 80, rel=1e-5)
@@ -248,17 +249,19 @@ def test_a_start_is_taken_and_left_as_it_is(tight):
 def test_progress_counts_from_one_and_the_loss_falls(solver):
     X, targets = example()
     heard = []
-    fit_linear(X, targets, loss=bce, C=1.0, solver=solver, progress=lambda n, v: heard.append((n, v)))
-    assert [n for n, _ in heard] == list(range(1, len(heard) + 1))
-    assert heard[-1][1] < heard[0][1]
+    fit_linear(X, targets, loss=bce, C=1.0, solver=solver, progress=lambda n, of, v: heard.append((n, of, v)))
+    assert [n for n, _, _ in heard] == list(range(1, len(heard) + 1))
+    assert {n <= of for n, of, _ in heard} == {True}
+    assert len({of for _, of, _ in heard}) == 1
+    assert heard[-1][2] < heard[0][2]
     if solver == "lbfgs":
-        assert heard[0][1] == pytest.approx(3 * np.log(2), rel=1e-6)  # zero logits
+        assert heard[0][2] == pytest.approx(3 * np.log(2), rel=1e-6)  # zero logits
 
 
 def test_max_iter_bounds_lbfgs(tight):
     X, targets = example()
     heard = []
-    short = fit_linear(X, targets, loss=bce, C=10.0, max_iter=2, progress=lambda n, v: heard.append(n))
+    short = fit_linear(X, targets, loss=bce, C=10.0, max_iter=2, progress=lambda n, of, v: heard.append(n))
     long = fit_linear(X, targets, loss=bce, C=10.0, max_iter=200)
     assert len(heard) < 30
     assert objective(long, X, targets, bce, 10.0) < objective(short, X, targets, bce, 10.0)
@@ -282,23 +285,31 @@ def test_labels_never_and_always_positive_stay_finite(solver):
 ROWS, FEATURES, LABELS = 10_000, 50_000, 100
 
 
+def plan(rows, features, labels, free=None):
+    learner = LinearLearner.planned(rows, features, labels, loss=bce, free=free)
+    assert learner.warm == (learner.solver == "lbfgs")
+    return learner
+
+
 def test_plan_takes_lbfgs_mini_batches_or_refuses_by_free_memory():
     roomy = plan(ROWS, FEATURES, LABELS, free=10**12)
-    assert (roomy.solver, roomy.parameters, roomy.free) == ("lbfgs", 50_001 * 100, 10**12)
+    assert (roomy.solver, roomy.memory.parameters, roomy.memory.free) == ("lbfgs", 50_001 * 100, 10**12)
     # The rule: the vectors of L-BFGS and the dense logits each within a quarter.
-    vectors = 4 * roomy.parameters * 26
-    assert roomy.bytes >= vectors
+    vectors = 4 * roomy.memory.parameters * 26
+    assert roomy.memory.bytes >= vectors
     assert plan(ROWS, FEATURES, LABELS, free=4 * vectors).solver == "lbfgs"
     tight = plan(ROWS, FEATURES, LABELS, free=4 * vectors - 4)
     assert tight.solver == "adamw"
-    assert tight.bytes < roomy.bytes
-    assert plan(ROWS, FEATURES, LABELS, free=tight.bytes) == module.Plan(
-        "adamw", roomy.parameters, tight.bytes, tight.bytes
+    assert tight.memory.bytes < roomy.memory.bytes
+    least = plan(ROWS, FEATURES, LABELS, free=tight.memory.bytes)
+    assert least.solver == "adamw"
+    assert least.memory == Memory(
+        "AdamW in mini-batches", roomy.memory.parameters, tight.memory.bytes, tight.memory.bytes
     )
     with pytest.raises(InputError, match=r"^the model needs about .* of memory for 50,000 features x 100 labels and "):
-        plan(ROWS, FEATURES, LABELS, free=tight.bytes - 1)
+        plan(ROWS, FEATURES, LABELS, free=tight.memory.bytes - 1)
     # At the very least weights, gradient and two moments.
-    assert tight.bytes >= 4 * 4 * tight.parameters
+    assert tight.memory.bytes >= 4 * 4 * tight.memory.parameters
 
 
 def test_plan_counts_the_logits_too():
@@ -312,10 +323,10 @@ def test_plan_counts_the_logits_too():
 
 
 def test_plan_says_it_in_words():
-    said = plan(ROWS, FEATURES, LABELS, free=64 * 10**9).describe()
+    said = plan(ROWS, FEATURES, LABELS, free=64 * 10**9).memory.describe()
     assert said.startswith("5,000,100 weights, full-batch L-BFGS, about ")
     assert said.endswith("of memory (64.0 GB free)")
-    said = plan(ROWS, FEATURES, LABELS, free=10**9).describe()
+    said = plan(ROWS, FEATURES, LABELS, free=10**9).memory.describe()
     assert said.startswith("5,000,100 weights, AdamW in mini-batches, about ")
     assert said.endswith("of memory (1.0 GB free)")
 
@@ -325,11 +336,11 @@ def test_plan_asks_the_machine(monkeypatch):
         available = 123_456
 
     monkeypatch.setattr("psutil.virtual_memory", Memory)
-    assert plan(2, 2, 2).free == 123_456
+    assert plan(2, 2, 2).memory.free == 123_456
     with pytest.raises(InputError, match="1 MB are free"):
         plan(ROWS, FEATURES, LABELS)
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "1 MB"), (12_345_678, "12 MB"), (10**9, "1.0 GB"), (25e9, "25.0 GB")])
 def test_gigabytes(size, text):
-    assert module.gigabytes(int(size)) == text
+    assert gigabytes(int(size)) == text

@@ -1,0 +1,196 @@
+"""One hidden layer: logits = V relu(W x + c) + b, by AdamW in mini-batches, stopped early and fitted again on all rows.
+
+A sparse row takes its rows of W from an embedding bag, its values being the weights; a dense one is multiplied.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manyhot.toolkit.adamw import HELD, Schedule, fit_stopped_early
+from manyhot.toolkit.features import DesignMatrix
+from manyhot.toolkit.linear import mean_squared_length
+from manyhot.toolkit.model import Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
+
+# benchmarks/mlp.py chose these on training rows.
+HIDDEN = 512
+DROPOUT = 0.5
+SCALE = 0.2
+SCHEDULE = Schedule(batch=64, epochs=100, rate=1e-3, patience=10)
+# Prediction goes by blocks of exactly so many rows, the last one filled up, so that a row's logits have the same bits
+# whatever rows come with it: products of other shapes may round otherwise.
+BLOCK = 256
+# Weights, gradient, two moments, and the gradient that an embedding bag builds beside.
+VECTORS = 5
+# Temporaries of the eager loss and its backward in tensors of rows x labels float32, as in `linear`.
+LOGITS_TENSORS = 12
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Weights of both layers, (features, hidden) and (hidden, labels), and their biases, float32."""
+
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def drawn(cls, X: DesignMatrix, labels: int, *, seed: int, device: str) -> "Mlp":
+        """Draw weights at which hidden numbers have about the size SCALE whatever the length of a row is."""
+        random = torch.Generator().manual_seed(seed)
+        scale = SCALE * mean_squared_length(X) ** -0.5
+        drawn = cls(
+            torch.randn(X.shape[1], HIDDEN, generator=random) * scale,
+            torch.zeros(HIDDEN),
+            torch.randn(HIDDEN, labels, generator=random) * HIDDEN**-0.5,
+            torch.zeros(labels),
+        )
+        return cls(**{name: tensor.to(device).requires_grad_() for name, tensor in drawn.parameters().items()})
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the weights by name."""
+        return {name: getattr(self, name) for name in ("hidden_weight", "hidden_bias", "weight", "bias")}
+
+    def forward(self, X: DesignMatrix, random: torch.Generator | None = None) -> Tensor:
+        """Return logits; in training `random` draws which hidden numbers drop out."""
+        device = self.bias.device
+        if sp.issparse(X):
+            rows = sp.csr_array(X)
+            indices, starts = (
+                torch.from_numpy(part.astype(np.int64)).to(device) for part in (rows.indices, rows.indptr)
+            )
+            values = torch.from_numpy(rows.data).to(device)
+            product = F.embedding_bag(
+                indices, self.hidden_weight, starts, mode="sum", per_sample_weights=values, include_last_offset=True
+            )
+        else:
+            product = torch.from_numpy(np.ascontiguousarray(X)).to(device) @ self.hidden_weight
+        hidden = F.relu(product + self.hidden_bias)
+        if random is not None:
+            kept = torch.rand(hidden.shape, generator=random) >= DROPOUT
+            hidden = hidden * (kept.to(device) / (1 - DROPOUT))
+        return hidden @ self.weight + self.bias
+
+    def logits(self, X: DesignMatrix) -> np.ndarray:
+        """Return (rows, labels) float32."""
+        blocks = []
+        with torch.no_grad():
+            for first in range(0, X.shape[0], BLOCK):
+                part = X[first : first + BLOCK]
+                rows = part.shape[0]
+                if rows < BLOCK and sp.issparse(part):
+                    part = sp.csr_array(part)
+                    part.resize(BLOCK, X.shape[1])
+                elif rows < BLOCK:
+                    part = np.pad(part, ((0, BLOCK - rows), (0, 0)))
+                blocks.append(self.forward(part)[:rows].cpu().numpy())
+        return np.concatenate(blocks)
+
+    def shifted(self, by: np.ndarray) -> "Mlp":
+        """Return the model whose logits are higher by `by`, a number a label."""
+        moved = self.bias.detach() + torch.from_numpy(by).to(self.bias.device)
+        return Mlp(self.hidden_weight, self.hidden_bias, self.weight, moved)
+
+    def arrays(self) -> Arrays:
+        """Return the weights."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.parameters().items()}
+
+    @classmethod
+    def restored(cls, arrays: Arrays, features: int, labels: int) -> "Mlp":
+        """Restore what :meth:`arrays` returned, on the CPU.
+
+        Raises:
+            ValueError: arrays of another shape.
+        """
+        names = ("hidden_weight", "hidden_bias", "weight", "bias")
+        hidden = arrays["hidden_bias"].size
+        wanted = [(features, hidden), (hidden,), (hidden, labels), (labels,)]
+        got = [arrays[name].shape for name in names]
+        if got != wanted:
+            raise ValueError(f"expected weights of shapes {wanted}; got {got}")
+        return cls(**tensors({name: arrays[name] for name in names}))
+
+
+@dataclass(frozen=True)
+class MlpLearner:
+    """How models with a hidden layer are fitted. They have no penalty: dropout and early stopping are in its place."""
+
+    loss: Loss
+    score: Score
+    memory: Memory
+    shape: tuple[int, int]
+    seed: int
+    device: str
+    penalised = False
+    warm = False
+
+    @classmethod
+    def planned(
+        cls,
+        rows: int,
+        features: int,
+        labels: int,
+        *,
+        loss: Loss,
+        score: Score,
+        seed: int = 0,
+        device: str = "cpu",
+        free: int | None = None,
+    ) -> "MlpLearner":
+        """Count what fitting takes.
+
+        Raises:
+            InputError: more than is free.
+        """
+        parameters = (features + 1) * HIDDEN + (HIDDEN + 1) * labels
+        batch = SCHEDULE.batch * (labels * LOGITS_TENSORS + 4 * HIDDEN)
+        needed = 4 * (parameters * VECTORS + batch + rows // HELD * labels * 3)
+        memory = Memory(
+            f"{HIDDEN} hidden units, AdamW in mini-batches on {device.upper()}",
+            parameters,
+            needed,
+            free_memory(device) if free is None else free,
+        )
+        memory.check(f"{features:,} features x {HIDDEN} hidden units x {labels:,} labels", "use --model linear")
+        return cls(loss, score, memory, (features, labels), seed, device)
+
+    @property
+    def info(self) -> dict[str, str]:
+        """The device."""
+        return {"device": self.device}
+
+    def fit(
+        self,
+        X: DesignMatrix,
+        targets: Tensor,
+        *,
+        C: float | None = None,
+        start: Model | None = None,
+        rough: bool = False,
+        steps: Steps,
+        progress: Progress,
+    ) -> Mlp:
+        """Fit on rows X and targets; folds are fitted by the same rule as all rows."""
+        return fit_stopped_early(
+            lambda: Mlp.drawn(X, targets.shape[1], seed=self.seed, device=self.device),
+            X,
+            targets.to(self.device),
+            loss=self.loss,
+            score=self.score,
+            schedule=SCHEDULE,
+            seed=self.seed,
+            steps=steps,
+            progress=progress,
+        )
+
+    def mean(self, models: list[Model]) -> None:
+        """Return nothing: the mean of networks is no network of use."""
+
+    def model(self, arrays: Arrays) -> Mlp:
+        """Restore what :meth:`Mlp.arrays` returned."""
+        return Mlp.restored(arrays, *self.shape)
