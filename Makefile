@@ -6,6 +6,7 @@
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
+# make kill-test  a hundred trainings killed at random moments and gone on with, 10 minutes
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check defaults defaults-mlp bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
+.PHONY: setup demo test check defaults defaults-mlp kill-test bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -68,6 +69,10 @@ VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
   > $$(build/$(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth && \
   build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index
 KERNEL_TESTS := test_native test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
+
+# A hundred kills of trainings, each at a random moment; ten minutes.
+kill-test: $(STAMP)
+	$(BIN)/python -m pytest -m kill tests/test_checkpoint.py
 
 wheel: $(STAMP)
 	rm -rf dist && $(BIN)/python -m build --no-isolation --outdir dist .

@@ -22,6 +22,7 @@ from manyhot.labels import cardinality_range, label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.cross_fit import choose, make_folds
 from manyhot.toolkit.features import Features
+from manyhot.toolkit.linear import LinearLearner
 from manyhot.toolkit.objectives import loss_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -80,15 +81,15 @@ def held_out(load: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
     examples = load()
     fitted = Features.fit(examples)
     targets = examples.targets.toarray()
+    X = fitted.transform(examples)
+    rows, features = X.shape
     choice = choose(
-        make_folds(fitted.transform(examples), targets, 0),
-        loss=loss_of("zlpr", targets),
+        make_folds(X, targets, 0),
+        learner=LinearLearner.planned(rows, features, targets.shape[1], loss=loss_of("zlpr", targets)),
         C="auto",
         tau="auto",
         cardinality=cardinality_range(targets),
         train_counts=label_counts(targets),
-        solver="lbfgs",
-        seed=0,
     )
     return choice.logits, choice.held.targets
 

@@ -48,7 +48,7 @@ ALLOWED = {
 TOOLKIT = (
     *("files", "label_lists", "delimited", "jsonl", "matrix", "arff", "svmlight", "data"),
     *("cells", "columns", "attributes", "examples", "features", "model", "adamw", "linear", "mlp", "run_folder"),
-    *("calibrate", "evaluate", "predict", "predictions", "config", "kinds", "inputs", "objectives"),
+    *("calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "kinds", "inputs", "objectives"),
     *("cross_fit", "saved_run", "train", "demo", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.

@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -109,6 +110,9 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
@@ -140,7 +144,7 @@ def train(
 
         settings = make_config(config, set_ or [], options)
         with listening() as listener:
-            trained = run_training(settings, listener, dry_run=dry_run)
+            trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
         if trained is None:
             say("dry run: nothing written")
             if as_json:
@@ -236,12 +240,17 @@ def failing_clearly() -> Iterator[None]:
         yield
     except InputError as error:
         fail(str(error), 2)
-    except KeyboardInterrupt:
-        fail("interrupted; nothing was written", 130)
+    except KeyboardInterrupt as error:
+        fail(f"interrupted; {_left(error)}", 130)
     except MemoryError:
         fail("out of memory; use fewer columns or labels, or a machine with more memory", 1)
     except OSError as error:
-        fail(f"{error.filename or 'writing'}: {error.strerror or error}; nothing was written", 1)
+        fail(f"{error.filename or 'writing'}: {error.strerror or error}; {_left(error)}", 1)
+
+
+def _left(error: BaseException) -> str:
+    # A training that left a checkpoint says so in a note.
+    return "; ".join(getattr(error, "__notes__", ["nothing was written"]))
 
 
 def say(message: str) -> None:
@@ -293,13 +302,47 @@ def listening() -> "Iterator[Listener]":
             f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
         )
 
-    with stderr.status("reading") as status:
-        yield Listener(
-            say=say,
-            warn=warn,
-            on_step=on_step,
-            progress=lambda what, step, value: status.update(f"{what}: evaluation {step}, loss {value:.4f}"),
-        )
+    with progress_bar() as progress:
+        yield Listener(say=say, warn=warn, on_step=on_step, progress=progress)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
+    """Show what is being fitted, the time it took and the time left: a bar on a terminal, elsewhere a line a minute."""
+    if not stderr.is_terminal:
+        yield PlainProgress()
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(text, BarColumn(None), *left, console=stderr, transient=True, expand=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def update(what: str, share: float, value: float) -> None:
+            bar.update(task, description=f"{what}: loss {value:.4f}", completed=share, total=1.0)
+
+        yield update
+
+
+class PlainProgress:
+    """Progress as lines for a log: after the first minute of a training, one a minute."""
+
+    EVERY = 60.0
+
+    def __init__(self) -> None:
+        self.began = self.said = time.monotonic()
+        self.first: float | None = None  # more than 0 where a training goes on from a checkpoint
+
+    def __call__(self, what: str, share: float, value: float) -> None:
+        """Say how far the training is, if a minute is over."""
+        now = time.monotonic()
+        if self.first is None:
+            self.began, self.first = now, share
+        elif now - self.said >= self.EVERY and share > self.first:
+            self.said = now
+            left = (now - self.began) * (1 - share) / (share - self.first)
+            say(f"{what}: loss {value:.4f}, {share:.0%} done, about {max(left / 60, 1):.0f} min left")
 
 
 # The first screen: what catches "all zeros" comes first.

@@ -23,15 +23,17 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange, label_prior
 from manyhot.metrics import multiclass_metrics, multilabel_metrics
 from manyhot.split import stratified_split
+from manyhot.toolkit.checkpoint import NO_CHECKPOINT, Checkpoint
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.features import DesignMatrix
 from manyhot.toolkit.linear import mean_squared_length
-from manyhot.toolkit.model import Learner, Loss, Model, Score, Unsaved
+from manyhot.toolkit.model import Learner, Loss, Model, Score
 
 FOLDS = 3
 # C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised
 # columns. The search starts in the second place and walks while the score rises.
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+TRIED = 3  # whichever way the walk goes
 # 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
 TAUS = tuple(i / 4 for i in range(9))
 
@@ -114,8 +116,9 @@ def choose(
     cardinality: CardinalityRange,
     train_counts: np.ndarray,
     multiclass: bool = False,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
     on_step: Callable[[Step], None] = lambda step: None,
-    progress: Callable[[str, int, float], None] = lambda what, step, value: None,
+    progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
 ) -> Choice:
     """Choose C, tau and the offset by held-out rows.
 
@@ -127,13 +130,26 @@ def choose(
         cardinality: how many labels a prediction may have.
         train_counts: positives of each label in all training rows, for the groups of the metrics.
         multiclass: each row has one class: what a prior takes off its logit, and the metrics.
+        checkpoint: where finished fits are kept, and found after an interruption.
         on_step: called with each strength tried.
-        progress: called with what is being fitted, the number of evaluations and the loss.
+        progress: called with what is being fitted, how many fits are done, and the mean loss.
     """
     models: list[Model | None] = [None] * len(folds)
+    rounds = 0
 
     def tried(C: float | None) -> Choice:
-        held = fit_folds(folds, models, learner=learner, C=C, multiclass=multiclass, progress=progress)
+        nonlocal rounds
+        before = rounds * len(folds)
+        rounds += 1
+        held = fit_folds(
+            folds,
+            models,
+            learner=learner,
+            C=C,
+            multiclass=multiclass,
+            checkpoint=checkpoint,
+            progress=lambda what, fits, value: progress(what, before + fits, value),
+        )
         best_tau, offset = choose_tau(held, cardinality) if tau == "auto" else (tau, 0.0)
         shifted = held.shifted(best_tau, offset)
         if multiclass:
@@ -159,23 +175,28 @@ def fit_folds(
     learner: Learner,
     C: float | None,
     multiclass: bool = False,
-    progress: Callable[[str, int, float], None] = lambda what, step, value: None,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+    progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
 ) -> Held:
     """Fit a model a fold, each from the one in `models`, which it replaces, and predict the rows held out."""
     logits = []
     for i, fold in enumerate(folds):
         name = fit_name(C, f"fold {i + 1} of {len(folds)}")
-        fitted = learner.fit(
-            fold.X,
-            torch.from_numpy(fold.targets),
-            C=C,
-            start=models[i],
-            rough=True,
-            steps=Unsaved(),
-            progress=lambda step, of, value, name=name: progress(name, step, value),
-        )
-        logits.append(fitted.logits(fold.X_held))
-        models[i] = fitted if learner.warm else None
+        result = checkpoint.finished(name)
+        if result is None:
+            fitted = learner.fit(
+                fold.X,
+                torch.from_numpy(fold.targets),
+                C=C,
+                start=models[i],
+                rough=True,
+                steps=checkpoint.steps(name),
+                progress=lambda step, of, value, i=i, name=name: progress(name, i + step / of, value),
+            )
+            result = {"held": fitted.logits(fold.X_held)} | (fitted.arrays() if learner.warm else {})
+            checkpoint.finish(name, result)
+        logits.append(result["held"])
+        models[i] = learner.model(result) if learner.warm else None
     prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
     targets = [fold.targets_held for fold in folds]
     return Held(np.concatenate(logits), np.concatenate(prior), np.concatenate(targets))

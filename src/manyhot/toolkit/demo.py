@@ -63,7 +63,7 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
         metrics[name], _ = fitted.run.evaluate_examples(test)
         if config.tau == "auto":
             measured = {"cross_fitted": fitted.step.metrics | fitted.calibrated.measured, "test": metrics[name]}
-            origin = provenance([], seed=config.seed, seconds=time.monotonic() - started)
+            origin = provenance([], sums={}, seed=config.seed, seconds=time.monotonic() - started)
             write_run(path, run_files(fitted.run, config, measured, fitted.steps, fitted.calibrated, origin))
     return Shown(draw(test, {name: run for name, run in runs.items() if name != "ZLPR, no prior"}), metrics, path)
 

@@ -1,5 +1,6 @@
 """A run on disk: data, not code. Written beside its place and renamed once; read only after every checksum agrees."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,13 +22,22 @@ FILES = (
 )
 
 
+def run_name(data: str) -> str:
+    """Return what runs are named after: the data file, without its folder and endings."""
+    return Path(data).name.split(".")[0] or "run"
+
+
 def free_path(data: str) -> Path:
     """Return runs/NAME-N, NAME the data file's and N the first number that is free."""
-    name = Path(data).name.split(".")[0] or "run"
     number = 1
-    while (path := Path("runs") / f"{name}-{number}").exists():
+    while (path := Path("runs") / f"{run_name(data)}-{number}").exists():
         number += 1
     return path
+
+
+def partial_of(path: Path) -> Path:
+    """Return the hidden folder beside a run's place, where it is built and where an interrupted training is kept."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def check_free(path: Path) -> None:
@@ -46,27 +56,31 @@ def check_free(path: Path) -> None:
 def write_run(path: Path, files: dict[str, bytes]) -> None:
     """Write a complete run, or nothing.
 
-    The folder is built beside its place, each file flushed to the disk, the manifest last, and renamed once.
+    The folder is built in a hidden one beside its place, each file flushed to the disk, the manifest last, and renamed.
 
     Raises:
         OSError: the disk is full or refuses; nothing is left behind.
     """
     if set(files) != set(FILES):
         raise ValueError(f"a run holds {FILES}; got {sorted(files)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial = partial_of(path)
+    partial.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=partial))
     try:
         building.chmod(0o755)
         for name, content in files.items():
             write_file(building / name, content)
         sums = {name: sha256(content) for name, content in sorted(files.items())}
         write_file(building / MANIFEST, to_json({"format": FORMAT, "sha256": sums}))
-        _flush_folder(building)
+        flush_folder(building)
         os.rename(building, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+    finally:
+        with contextlib.suppress(OSError):  # a checkpoint is in it
+            partial.rmdir()
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -114,21 +128,28 @@ def read_run(path: Path) -> dict[str, bytes]:
     return files
 
 
-def provenance(inputs: list[tuple[Path, int]], *, seed: int, seconds: float) -> dict[str, Any]:
+def provenance(
+    inputs: list[tuple[Path, int]], *, sums: dict[str, str | None], seed: int, seconds: float
+) -> dict[str, Any]:
     """Say where a run comes from: command line, versions, threads, seed, and each input with its sha256 and rows."""
     import torch
 
-    packages = ("manyhot", "torch", "numpy", "scipy", "scikit-learn", "polars", "safetensors")
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": versions(),
         "threads": torch.get_num_threads(),
         "seed": seed,
         "seconds": round(seconds, 2),
-        "inputs": [{"file": str(file), "rows": rows, "sha256": _file_sha256(file)} for file, rows in inputs],
+        "inputs": [{"file": str(file), "rows": rows, "sha256": sums.get(str(file))} for file, rows in inputs],
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of all that numbers may depend on."""
+    packages = ("manyhot", "torch", "numpy", "scipy", "scikit-learn", "polars", "safetensors")
+    return {name: _version(name) for name in packages}
 
 
 def to_json(value: Any) -> bytes:
@@ -141,7 +162,10 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _file_sha256(path: Path) -> str | None:
+def file_sha256(path: Path) -> str | None:
+    """Return the digest of a file; None of what is no plain file, or cannot be read."""
+    if not path.is_file():
+        return None  # reading a pipe would empty it
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -156,7 +180,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _flush_folder(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -11,28 +11,32 @@ import torch
 
 from manyhot.labels import cardinality_range, label_counts
 from manyhot.toolkit.calibrate import Calibrated, calibrate
+from manyhot.toolkit.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
-from manyhot.toolkit.cross_fit import Fold, Step, choose, fit_name, make_folds, prior_logits, score_by
+from manyhot.toolkit.cross_fit import TRIED, Fold, Step, choose, fit_name, make_folds, prior_logits, score_by
 from manyhot.toolkit.data import InputError, files_of
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.features import DesignMatrix, Features
 from manyhot.toolkit.inputs import Training, read
 from manyhot.toolkit.kinds import learner_for
-from manyhot.toolkit.model import Learner, Unsaved
+from manyhot.toolkit.model import Learner
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.predict import Run
-from manyhot.toolkit.run_folder import check_free, free_path, provenance, write_run
+from manyhot.toolkit.run_folder import file_sha256, free_path, provenance, write_run
 from manyhot.toolkit.saved_run import run_files
 
 
 @dataclass(frozen=True)
 class Listener:
-    """What hears of progress; the command prints it, tests and Python callers may ignore it."""
+    """What hears of progress; the command prints it, tests and Python callers may ignore it.
+
+    `progress` hears what is being fitted, about which share of the training is done, and the mean loss.
+    """
 
     say: Callable[[str], None] = lambda text: None
     warn: Callable[[str], None] = lambda text: None
     on_step: Callable[[Step], None] = lambda step: None
-    progress: Callable[[str, int, float], None] = lambda what, step, value: None
+    progress: Callable[[str, float, float], None] = lambda what, share, value: None
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,56 @@ class Trained:
     metrics: dict[str, Any]
 
 
-def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = False) -> Trained | None:
+def train(
+    config: Config, listener: Listener = Listener(), *, dry_run: bool = False, resume: bool = False
+) -> Trained | None:
     """Train as the config says and write a run folder; None after a dry run, which reads, plans and says.
+
+    Args:
+        config: what was asked for.
+        listener: hears of progress.
+        dry_run: write nothing.
+        resume: go on from the checkpoint that an interrupted training of the same config left.
 
     Raises:
         InputError: bad input; nothing is written.
-        OSError: the disk is full or refuses; nothing is left behind.
+        OSError: the disk is full or refuses; what was written before is whole.
     """
     started = time.monotonic()
     check_loss(config)
-    path = Path(config.out) if config.out else free_path(config.data)
-    if not dry_run:
-        check_free(path)
+    if dry_run:
+        _planned(config, listener)
+        return None
+    sums = {str(file): file_sha256(file) for file in _files(config)}
+    with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
+        training, features, targets, learner = _planned(config, listener)
+        fitted = fit(config, training, features, targets, learner, listener, checkpoint)
+        run = fitted.run
+        metrics: dict[str, Any] = {
+            "valid" if training.valid else "cross_fitted": fitted.step.metrics | fitted.calibrated.measured
+        }
+        if training.test is not None:
+            metrics["test"], notes = run.evaluate_examples(training.test)
+            for note in notes:
+                listener.warn(note)
+        inputs = [(part, rows) for file, rows in training.rows.items() for part in files_of(file)]
+        if config.label_names:
+            inputs.append((Path(config.label_names), len(run.label_names)))
+        origin = provenance(inputs, sums=sums, seed=config.seed, seconds=time.monotonic() - started)
+        if not config.out and path.exists():  # something else took the name meanwhile
+            path = free_path(config.data)
+        write_run(path, run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin))
+    return Trained(run, path, metrics)
+
+
+def _files(config: Config) -> list[Path]:
+    named = [config.data, config.valid, config.test]
+    return [part for file in named if file for part in files_of(file)] + (
+        [Path(config.label_names)] if config.label_names else []
+    )
+
+
+def _planned(config: Config, listener: Listener) -> tuple[Training, Features, np.ndarray, Learner]:
     training = read(config)
     for sentence in training.said:
         listener.say(sentence)
@@ -73,26 +115,7 @@ def train(config: Config, listener: Listener = Listener(), *, dry_run: bool = Fa
     targets = training.train.targets.toarray()
     learner = plan(config, training, features, targets)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
-    if dry_run:
-        return None
-    fitted = fit(config, training, features, targets, learner, listener)
-    run = fitted.run
-
-    metrics: dict[str, Any] = {
-        "valid" if training.valid else "cross_fitted": fitted.step.metrics | fitted.calibrated.measured
-    }
-    if training.test is not None:
-        metrics["test"], notes = run.evaluate_examples(training.test)
-        for note in notes:
-            listener.warn(note)
-    inputs = [(part, rows) for file, rows in training.rows.items() for part in files_of(file)]
-    if config.label_names:
-        inputs.append((Path(config.label_names), len(run.label_names)))
-    origin = provenance(inputs, seed=config.seed, seconds=time.monotonic() - started)
-    if not config.out and path.exists():  # another run took the name meanwhile
-        path = free_path(config.data)
-    write_run(path, run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin))
-    return Trained(run, path, metrics)
+    return training, features, targets, learner
 
 
 def plan(config: Config, training: Training, features: Features, targets: np.ndarray) -> Learner:
@@ -106,7 +129,13 @@ def plan(config: Config, training: Training, features: Features, targets: np.nda
 
 
 def fit(
-    config: Config, training: Training, features: Features, targets: np.ndarray, learner: Learner, listener: Listener
+    config: Config,
+    training: Training,
+    features: Features,
+    targets: np.ndarray,
+    learner: Learner,
+    listener: Listener,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
     X = features.transform(training.train)
@@ -119,16 +148,22 @@ def fit(
         listener.on_step(step)
 
     # Also where C and tau are given: the calibration needs rows that were held out.
+    folds = folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass)
+    fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1)
+    # A fold has two thirds of the rows, and of a model with a penalty half of the iterations.
+    folds_work = fits * 2 / 3 * (0.5 if learner.penalised else 1)
+    folds_share = folds_work / (folds_work + 1)
     choice = choose(
-        folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass),
+        folds,
         learner=learner,
         C=config.C,
         tau=0.0 if config.loss in WITHOUT_PRIOR else config.tau,
         cardinality=cardinality,
         train_counts=counts,
         multiclass=multiclass,
+        checkpoint=checkpoint,
         on_step=on_step,
-        progress=listener.progress,
+        progress=lambda what, done, value: listener.progress(what, min(done / fits, 1) * folds_share, value),
     )
     step = choice.step
     calibrated = calibrate(choice.logits, choice.held.targets, multiclass=multiclass, seed=config.seed)
@@ -139,8 +174,8 @@ def fit(
         C=step.C,
         start=choice.start,
         rough=False,
-        steps=Unsaved(),
-        progress=lambda n, of, value: listener.progress(name, n, value),
+        steps=checkpoint.steps(name),
+        progress=lambda n, of, value: listener.progress(name, folds_share + (1 - folds_share) * n / of, value),
     )
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
     by = np.float32(step.offset) - np.float32(step.tau) * prior_logits(targets, multiclass)
