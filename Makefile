@@ -9,6 +9,7 @@
 # make kill-test  a hundred trainings killed at random moments and gone on with, 10 minutes
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
+# make stream-test  predict on files of 2 GB in less than 1 GB of memory, an hour on 2 cores; each file is deleted after use
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
 # make fuzz       the same for 10 minutes, or FUZZ_SECONDS
 
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check defaults defaults-mlp kill-test bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
+.PHONY: setup demo test check defaults defaults-mlp kill-test stream-test bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -45,6 +46,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n 0 tests/test_imports.py
+
+stream-test: $(STAMP)
+	$(BIN)/python -m pytest -n 0 -s -m stream tests/test_stream.py
 
 # Chooses the defaults of `manyhot train` on training files alone; about a quarter of an hour.
 defaults: $(STAMP)

@@ -110,14 +110,6 @@ def test_stray_quote_inside_a_field_is_text(tmp_path):
     assert [list(row) for row in frame_of(path).rows()] == rows
 
 
-def test_batches_of_the_exact_reader_are_put_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("manyhot.toolkit.delimited._CELLS_A_BATCH", 4)
-    rows = "".join(f'{i},"a ""{i}"""\n' for i in range(7))
-    frame = frame_of(write(tmp_path / "a.csv", f"n,t\n{rows}7,\n"))
-    assert frame["n"].to_list() == [str(i) for i in range(8)]
-    assert frame["t"].to_list() == [*(f'a "{i}"' for i in range(7)), None]
-
-
 def test_cells_longer_than_the_limit_of_the_standard_reader(tmp_path):
     long = 'x"' * 200_000
     assert frame_of(write(tmp_path / "a.csv", f"a,b\n1{long},2\n3,\n"))["a"][0] == f"1{long}"

@@ -1,6 +1,5 @@
 """A saved run in use: the same numbers from every form of input, in every process, in every output."""
 
-import csv
 import json
 import os
 import re
@@ -19,7 +18,6 @@ from manyhot import load_run
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError, Matrix
 from manyhot.toolkit.predict import read_for
-from manyhot.toolkit.predictions import check_output, write_predictions
 from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
 
@@ -347,80 +345,3 @@ def test_what_a_number_run_refuses(number_run, matrix_run):
     assert refused(run.predict, "text").startswith("predict expects rows: a list of strings")
     assert "expected at least one row with labels to measure on" in refused(run.evaluate, X[:0], targets[:0])
     assert refused(matrix_run[1].predict, ["a"]).startswith("this run was trained on 4 numbers; give ")
-
-
-# Output files
-
-
-def read_back(path):
-    if path.suffix == ".parquet":
-        return pl.read_parquet(path).rows()
-    if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        assert all(list(row) == ["labels", "scores"] for row in rows)
-        return [(row["labels"], row["scores"]) for row in rows]
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    assert header == ["labels", "scores"]
-    return [(json.loads(labels), json.loads(scores)) for labels, scores in rows]
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_outputs_hold_labels_and_scores_in_order(text_run, tmp_path, ending):
-    _, run = text_run
-    texts, _ = texts_and_sets(25, seed=2)
-    examples = run._examples(texts, with_labels=False)
-    path = tmp_path / f"out{ending}"
-    path.write_text("what was there before")
-    assert write_predictions(path, run, examples) == 25
-    assert os.listdir(tmp_path) == [path.name]
-    rows = read_back(path)
-    assert [labels for labels, _ in rows] == run.predict(texts)
-    for (labels, scores), logits in zip(rows, run.predict_logits(texts), strict=True):
-        expected = [logits[run.label_names.index(label)] for label in labels]
-        np.testing.assert_allclose(scores, expected, atol=6e-5)
-        assert scores == sorted(scores, reverse=True)
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_labels_of_any_kind_and_empty_rows_survive(number_run, tmp_path, ending):
-    run = load_run(number_run[0])
-    run.label_names = ['a|b, "c"\nd', "标签", "[red]"]
-    run.cardinality = run.cardinality._replace(min_labels=0)
-    X, _ = numbers_and_targets(40, seed=3)
-    path = tmp_path / f"out{ending}"
-    write_predictions(path, run, run._examples(X, with_labels=False))
-    sets = [labels for labels, _ in read_back(path)]
-    assert sets == run.predict(X)
-    assert [] in sets
-    assert {label for labels in sets for label in labels} == set(run.label_names)
-
-
-@pytest.mark.parametrize("name", ["out.txt", "out", "out.json", "out.jsonl.gz", "out.tsv"])
-def test_other_endings_are_refused(tmp_path, name):
-    assert refused(check_output, tmp_path / name) == (
-        f"{tmp_path / name}: expected an output that ends in .jsonl, .csv, .parquet."
-    )
-
-
-def test_places_that_cannot_be_written(text_run, tmp_path):
-    (tmp_path / "d.csv").mkdir()
-    for path in (tmp_path / "d.csv", tmp_path / "no" / "out.csv"):
-        assert refused(check_output, path) == f"{path}: expected a file in a folder that exists."
-    examples = text_run[1]._examples(["a"], with_labels=False)
-    assert "ends in" in refused(write_predictions, tmp_path / "x.txt", text_run[1], examples)
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_an_interrupted_write_leaves_nothing(text_run, tmp_path, monkeypatch, ending):
-    _, run = text_run
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    for name in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(os, name, fail)
-            with pytest.raises(OSError, match="No space left"):
-                write_predictions(tmp_path / f"out{ending}", run, run._examples(["a"], with_labels=False))
-        assert os.listdir(tmp_path) == []

@@ -83,8 +83,10 @@ def holds_vectors(dtype: Any) -> bool:
     return isinstance(dtype, pl.List) and dtype.inner.is_float()
 
 
-def read_numbers(frame: pl.DataFrame, names: Sequence[str], source: str) -> np.ndarray:
+def read_numbers(frame: pl.DataFrame, names: Sequence[str], source: str, start: int = 0) -> np.ndarray:
     """Read numeric columns, one or for lists several each, as (rows, columns) float32; NaN is a missing cell.
+
+    `start` rows of the file are before the frame.
 
     Raises:
         InputError: a cell that is neither empty nor a finite number, or lists of different lengths.
@@ -95,11 +97,11 @@ def read_numbers(frame: pl.DataFrame, names: Sequence[str], source: str) -> np.n
     for column in np.flatnonzero(wrong.any(axis=0)):
         wrong[:, column] &= ~is_missing(frame[single[column]])
     if wrong.any():
-        _refuse_first(wrong, frame, single, source, "a finite number that float32 can hold")
+        _refuse_first(wrong, frame, single, source, "a finite number that float32 can hold", start)
     if len(single) == len(names):
         return numbers
     place = {name: numbers[:, [i]] for i, name in enumerate(single)}
-    return np.hstack([place[name] if name in place else _vectors(frame[name], source) for name in names])
+    return np.hstack([place[name] if name in place else _vectors(frame[name], source, start) for name in names])
 
 
 def is_missing(column: pl.Series) -> np.ndarray:
@@ -120,7 +122,7 @@ def read_categories(frame: pl.DataFrame, names: Sequence[str], source: str) -> p
     return numbered(frame, names).select(trimmed(pl.all().cast(pl.String)))
 
 
-def _vectors(column: pl.Series, source: str) -> np.ndarray:
+def _vectors(column: pl.Series, source: str, start: int) -> np.ndarray:
     """Read a column of lists of one length as (rows, length) float32."""
     sizes = column.list.len()
     where = f"{source}, row {{}}, column {shown(column.name)}"
@@ -128,9 +130,9 @@ def _vectors(column: pl.Series, source: str) -> np.ndarray:
     different = (sizes.ne_missing(size) | sizes.is_null()).arg_max() or 0
     if size is None or sizes[different] != size:
         got = "an empty cell" if sizes[different] is None else sizes[different]
-        expected = "a list of numbers" if size is None else f"{size} numbers as in row 1"
+        expected = "a list of numbers" if size is None else f"{size} numbers as in row {start + 1}"
         raise InputError(
-            f"{where.format(different + 1)}: expected {expected}, got {got}; write lists of one length, or leave the "
+            f"{where.format(start + different + 1)}: expected {expected}, got {got}; write lists of one length, or leave the "
             "row out"
         )
     with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite and is reported as such
@@ -139,7 +141,7 @@ def _vectors(column: pl.Series, source: str) -> np.ndarray:
     if wrong.any():
         row, i = (int(x) for x in divmod(wrong.argmax(), size))
         raise InputError(
-            f"{where.format(row + 1)}, number {i + 1}: expected a finite number that float32 can hold, got "
+            f"{where.format(start + row + 1)}, number {i + 1}: expected a finite number that float32 can hold, got "
             f"{column[row][i]}; correct the cell, or leave the row out"
         )
     return numbers
@@ -182,13 +184,15 @@ def _parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: st
     return numbers.to_numpy(order="c", writable=True)
 
 
-def _refuse_first(wrong: np.ndarray, frame: pl.DataFrame, names: Sequence[str], source: str, expected: str) -> None:
+def _refuse_first(
+    wrong: np.ndarray, frame: pl.DataFrame, names: Sequence[str], source: str, expected: str, start: int = 0
+) -> None:
     row = int(wrong.any(axis=1).argmax())
     name = names[int(wrong[row].argmax())]
     cell = frame[name][row]
     got = "an empty cell" if cell is None or cell == "" else shown(cell)
     raise InputError(
-        f"{source}, row {row + 1}, column {shown(name)}: expected {expected}, got {got}; "
+        f"{source}, row {start + row + 1}, column {shown(name)}: expected {expected}, got {got}; "
         "correct the cell, or leave the row or the column out"
     )
 

@@ -22,6 +22,7 @@ except ImportError as error:  # the losses alone were installed
     sys.exit(f"the command needs {error.name}: pip install 'manyhot[toolkit]'")
 
 if TYPE_CHECKING:
+    from manyhot.toolkit.predictions import Progress
     from manyhot.toolkit.train import Listener, Trained
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed (disk full, internal error), 2 bad input or options, 130 interrupted."
@@ -182,17 +183,20 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     data: Data,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Where to write: .jsonl, .csv or .parquet.")],
+    keep: Annotated[
+        str | None, typer.Option(metavar="COLS", help="Columns of DATA to write too, commas between; all for all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the label set of each row, best label first, with its score."""
+    """Predict the label set of each row, best label first, with its score. DATA may be larger than memory."""
     with failing_clearly():
-        from manyhot.toolkit.predict import read_for
         from manyhot.toolkit.predictions import check_output, write_predictions
         from manyhot.toolkit.saved_run import load_run
 
-        check_output(out)
-        loaded = load_run(run)
-        rows = write_predictions(out, loaded, read_for(loaded, data, with_labels=False))
+        check_output(out, data)
+        columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
+        with predicting() as progress:
+            rows = write_predictions(out, load_run(run), data, keep=columns, progress=progress)
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:
@@ -343,6 +347,31 @@ class PlainProgress:
             self.said = now
             left = (now - self.began) * (1 - share) / (share - self.first)
             say(f"{what}: loss {value:.4f}, {share:.0%} done, about {max(left / 60, 1):.0f} min left")
+
+
+@contextmanager
+def predicting() -> "Iterator[Progress]":
+    """Show on a terminal what is done of a file: rows, rows a second, the share of its bytes, the time left."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+        task = bar.add_task("predicting", total=1.0)
+        begun, surveyed = time.monotonic(), False
+
+        def progress(rows: int | None, share: float) -> None:
+            nonlocal begun, surveyed
+            if rows is None:
+                begun, surveyed = time.monotonic(), True
+                bar.update(task, completed=share, description="checking")
+                return
+            if surveyed:
+                bar.reset(task)
+                surveyed = False
+            speed = rows / max(time.monotonic() - begun, 1e-9)
+            bar.update(task, completed=share, description=f"{rows:,} rows, {speed:,.0f} a second")
+
+        yield progress
 
 
 # The first screen: what catches "all zeros" comes first.

@@ -14,11 +14,12 @@ from manyhot.toolkit.arff import Relation, read_arff
 from manyhot.toolkit.delimited import read_delimited
 from manyhot.toolkit.files import (
     FORMATS,
-    PACKINGS,
     POLARS_ERRORS,
     InputError,
     check_is_file,
-    first_line,
+    kind_of_file,
+    no_rows,
+    not_parquet,
     read_text,
     shown,
 )
@@ -49,9 +50,7 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
         InputError: the file is missing, empty, damaged, of another format or not of the format its name says.
     """
     path = Path(path)
-    name = path.name.lower()
-    packing = next((end for end in PACKINGS if name.endswith(end)), "")
-    kind = Path(name.removesuffix(packing)).suffix
+    kind, packing = kind_of_file(path)
     if not header and kind not in (".csv", ".tsv"):
         raise InputError(f"{path}: expected a CSV or TSV file with --no-header, got {path.name!r}; leave it out")
     matrix = find_matrix(path)
@@ -74,7 +73,7 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
             "convert the file or give it the ending of its format"
         )
     if frame.is_empty():
-        raise InputError(f"{path}: expected rows of data, got none; check that this is the file you meant")
+        raise no_rows(path)
     return frame
 
 
@@ -88,7 +87,4 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, glob=False)
     except (OSError, *POLARS_ERRORS) as error:
-        raise InputError(
-            f"{path}: expected a Parquet file, got something else or a damaged one ({first_line(error)}); "
-            "write it again"
-        ) from None
+        raise not_parquet(path, error) from None

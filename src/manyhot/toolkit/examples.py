@@ -93,6 +93,7 @@ def examples_from_frame(
     *,
     label_names: Sequence[str] | None = None,
     with_labels: bool = True,
+    start: int = 0,
 ) -> Examples:
     """Read the examples of a table by the columns found in training.
 
@@ -103,6 +104,7 @@ def examples_from_frame(
         label_names: needed for "ids", which are positions in it; for "list" and "separated" it fixes the labels and
             their order, and without it the labels are the file's own, sorted; 0/1 columns name their labels themselves.
         with_labels: False ignores the label columns, even where they are malformed or absent.
+        start: rows of the file before the frame, for messages.
 
     Raises:
         InputError: a column is missing, or a cell is not what the column should hold.
@@ -112,7 +114,7 @@ def examples_from_frame(
     wanted = [*columns.text, *columns.features, *columns.categories, *(columns.labels if with_labels else ())]
     _check_present(wanted, frame.columns, source)
     texts = read_texts(frame, columns.text, source) if columns.text else None
-    numbers = read_numbers(frame, columns.features, source) if columns.features else None
+    numbers = read_numbers(frame, columns.features, source, start) if columns.features else None
     categories = read_categories(frame, columns.categories, source) if columns.categories else None
     targets, names = None, []
     if with_labels and columns.label_format in ("indicator", "shares"):
@@ -319,7 +321,13 @@ def read_examples(
 
 
 def examples_of(
-    raw: Raw, columns: Columns, source: str, *, label_names: Sequence[str] | None = None, with_labels: bool = True
+    raw: Raw,
+    columns: Columns,
+    source: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    with_labels: bool = True,
+    start: int = 0,
 ) -> Examples:
     """Take the examples of what :func:`read_file` returned, by the columns that training found.
 
@@ -327,7 +335,7 @@ def examples_of(
         InputError: bad input, or a table where training had a matrix and the other way round.
     """
     if isinstance(raw, pl.DataFrame):
-        return examples_from_frame(raw, columns, source, label_names=label_names, with_labels=with_labels)
+        return examples_from_frame(raw, columns, source, label_names=label_names, with_labels=with_labels, start=start)
     if isinstance(raw, Relation):
         return examples_from_relation(raw, columns, source, label_names=label_names, with_labels=with_labels)
     _check_kind(raw, columns, source)

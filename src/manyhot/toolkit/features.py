@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,15 @@ class TextBlock:
 
     def transform(self, texts: list[str]) -> sp.csr_array:
         """Return (rows, terms) TF-IDF."""
+        return sp.csr_array(self._vectorizer.transform(texts) * np.float32(self.weight))
+
+    @cached_property
+    def _vectorizer(self) -> TfidfVectorizer:
         vocabulary = {term: column for column, term in enumerate(self.terms)}
         fitted = {key: value for key, value in self.parameters.items() if key not in ("min_df", "max_features")}
         vectorizer = TfidfVectorizer(**fitted, vocabulary=vocabulary, **_FLOAT32)
         vectorizer.idf_ = self.idf
-        return sp.csr_array(vectorizer.transform(texts) * np.float32(self.weight))
+        return vectorizer
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,22 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from manyhot.toolkit.files import POLARS_ERRORS, InputError, first_line, shown
+from manyhot.toolkit.files import (
+    BLOCK_BYTES,
+    POLARS_ERRORS,
+    InputError,
+    TextFile,
+    cut_blocks,
+    end_of_lines,
+    first_line,
+    shown,
+)
 
 # What is known of each column so far: its kind, and the line that showed it.
 Kinds = dict[str, tuple[str, int]]
@@ -22,17 +32,72 @@ def read_jsonl(path: Path, data: bytes) -> pl.DataFrame:
     Raises:
         InputError: a line that is no JSON object, or a column of two types.
     """
+    _check_lines(path, data, {})
+    return _parsed(path, data)
+
+
+def survey(
+    path: Path,
+    file: TextFile | io.BytesIO,
+    size: int = BLOCK_BYTES,
+    surveyed: Callable[[], None] = lambda: None,
+) -> tuple[pl.Schema, int]:
+    """Check a file block by block, and return its columns and the number of its rows.
+
+    A number is read as the whole of its column is: 1 is 1.0 where another row has 0.5. So types are known only at the
+    end of the file, and every row is checked before the first is read.
+
+    Args:
+        path: the file, for messages.
+        file: its text.
+        size: bytes that are read at a time, about.
+        surveyed: called after each block.
+
+    Raises:
+        InputError: what :func:`read_jsonl` refuses.
+    """
     kinds: Kinds = {}
-    for line, text in enumerate(io.BytesIO(data), 1):
+    columns, rows = pl.DataFrame(), 0
+    for line, block in cut_blocks(path, file, end_of_lines, size):
+        _check_lines(path, block, kinds, line)
+        if block.strip():
+            frame = _parsed(path, block)
+            rows += frame.height
+            try:
+                columns = pl.concat([columns, frame.clear()], how="diagonal_relaxed")
+            except POLARS_ERRORS as error:
+                raise _mixed(path, error) from None
+        surveyed()
+    return columns.schema, rows
+
+
+def read_rows(
+    path: Path, file: TextFile | io.BytesIO, schema: pl.Schema, size: int = BLOCK_BYTES
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a file that was surveyed, in frames made of about `size` bytes each."""
+    for _, block in cut_blocks(path, file, end_of_lines, size):
+        if block.strip():
+            yield _parsed(path, block, schema)
+
+
+def _check_lines(path: Path, data: bytes, kinds: Kinds, first: int = 1) -> None:
+    for line, text in enumerate(io.BytesIO(data), first):
         if not text.isspace():
             check_object(path, line, text, kinds)
+
+
+def _parsed(path: Path, data: bytes, schema: pl.Schema | None = None) -> pl.DataFrame:
     try:
-        return pl.read_ndjson(data, infer_schema_length=None)
+        return pl.read_ndjson(data, schema=schema, infer_schema_length=None)
     except POLARS_ERRORS as error:
-        raise InputError(
-            f"{path}: expected columns of one type each, also inside nested values, got: "
-            f"{first_line(error)}; leave nested columns out"
-        ) from None
+        raise _mixed(path, error) from None
+
+
+def _mixed(path: Path, error: BaseException) -> InputError:
+    return InputError(
+        f"{path}: expected columns of one type each, also inside nested values, got: "
+        f"{first_line(error)}; leave nested columns out"
+    )
 
 
 def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> None:

@@ -17,7 +17,19 @@ from torch import Tensor
 
 from manyhot.toolkit.adamw import Schedule, descend
 from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import UNSAVED, Arrays, Loss, Memory, Model, Progress, Steps, free_memory, tensors, unheard
+from manyhot.toolkit.model import (
+    BLOCK,
+    UNSAVED,
+    Arrays,
+    Loss,
+    Memory,
+    Model,
+    Progress,
+    Steps,
+    free_memory,
+    tensors,
+    unheard,
+)
 
 Solver = Literal["lbfgs", "adamw"]
 
@@ -50,8 +62,11 @@ class Linear:
 
     def logits(self, X: DesignMatrix) -> np.ndarray:
         """Return (rows, labels) float32."""
-        product = _Product(X)
-        return product(self.weight.numpy()) + self.bias.numpy()
+        weight, bias = self.weight.numpy(), self.bias.numpy()
+        if sp.issparse(X):  # each row is summed by itself
+            return _Product(X)(weight) + bias
+        blocks = [X[first : first + BLOCK] @ weight for first in range(0, X.shape[0], BLOCK)]
+        return np.concatenate(blocks) + bias
 
     def shifted(self, by: np.ndarray) -> "Linear":
         """Return the model whose logits are higher by `by`, a number a label."""

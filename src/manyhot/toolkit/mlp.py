@@ -14,16 +14,13 @@ from torch import Tensor
 from manyhot.toolkit.adamw import HELD, Schedule, fit_stopped_early
 from manyhot.toolkit.features import DesignMatrix
 from manyhot.toolkit.linear import mean_squared_length
-from manyhot.toolkit.model import Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
+from manyhot.toolkit.model import BLOCK, Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
 
 # benchmarks/mlp.py chose these on training rows.
 HIDDEN = 512
 DROPOUT = 0.5
 SCALE = 0.2
 SCHEDULE = Schedule(batch=64, epochs=100, rate=1e-3, patience=10)
-# Prediction goes by blocks of exactly so many rows, the last one filled up, so that a row's logits have the same bits
-# whatever rows come with it: products of other shapes may round otherwise.
-BLOCK = 256
 # Weights, gradient, two moments, and the gradient that an embedding bag builds beside.
 VECTORS = 5
 # Temporaries of the eager loss and its backward in tensors of rows x labels float32, as in `linear`.

@@ -22,6 +22,9 @@ Score = Callable[[np.ndarray, np.ndarray], float]
 Arrays = dict[str, np.ndarray]
 # Called with the step that was made, how many there are at most, and the mean loss.
 Progress = Callable[[int, int, float], None]
+# Prediction goes by blocks of exactly so many rows, so that a row's logits have the same bits whatever rows come with
+# it: products of other shapes may round otherwise. Who predicts a file in parts cuts it at multiples of this.
+BLOCK = 256
 DEVICES = ("auto", "cpu", "cuda")
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.columns import Columns
-from manyhot.toolkit.data import InputError, Matrix
+from manyhot.toolkit.data import InputError, Matrix, Raw, read_file
 from manyhot.toolkit.evaluate import align, measure, measure_probs
 from manyhot.toolkit.examples import (
     Examples,
@@ -20,7 +21,7 @@ from manyhot.toolkit.examples import (
     drop_unlabelled,
     examples_from_frame,
     examples_from_matrix,
-    read_examples,
+    examples_of,
 )
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.model import Model
@@ -201,8 +202,14 @@ class Run:
 
 def read_for(run: Run, path: str, *, with_labels: bool) -> Examples:
     """Read a file the way the run's training file was read."""
+    return examples_for(run, read_file(path, header=run.columns.header), path, with_labels=with_labels)
+
+
+def examples_for(run: Run, raw: Raw, path: str | Path, *, with_labels: bool, start: int = 0) -> Examples:
+    """Take the examples of a file, or of a part of it after `start` rows, the way the training file's were taken."""
     names = run.label_names if run.columns.label_format == "ids" else None
-    return read_examples(path, run.columns, label_names=names, with_labels=with_labels)
+    source = Path(path).name
+    return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:

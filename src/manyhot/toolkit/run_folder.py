@@ -8,9 +8,11 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from manyhot.toolkit.data import InputError
 
@@ -84,11 +86,21 @@ def write_run(path: Path, files: dict[str, bytes]) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it and put it in its place; a full disk leaves nothing behind."""
+    """Write a file: the whole of it or nothing."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file under a temporary name; at the end it is flushed and put in its place, whatever was there before.
+
+    Whatever goes wrong before, the temporary file is removed, and its place is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
