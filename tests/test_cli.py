@@ -1,8 +1,7 @@
-"""The command: what it prints where, its exit codes, and every bad input as one sentence."""
+"""The command: what it prints where, its exit codes, and bad options as one sentence."""
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import statistics
@@ -15,11 +14,10 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 from sklearn.datasets import dump_svmlight_file
-from typer.testing import CliRunner
 
 import manyhot
+from command import as_json, bad, call, files
 from manyhot.toolkit import demo as demo_module
-from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import LOSSES
 
 KEYS = [
@@ -37,41 +35,6 @@ FAST = "--set C=2 --tau 0"
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def call(command, code=0):
-    """Run a command line in this process and return what it printed on stdout and stderr."""
-    result = CliRunner().invoke(app, shlex.split(command))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.stdout, result.stderr
-
-
-def as_json(command):
-    """Run a command with --json: one object on one line of stdout and nothing else there."""
-    stdout, _ = call(f"{command} --json")
-    assert stdout.endswith("\n")
-    assert stdout.count("\n") == 1
-    value = json.loads(stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert isinstance(value, dict)
-    return value
-
-
-def files():
-    return sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*") if path.is_file())
-
-
-def bad(command):
-    """Run a command on bad input: exit code 2, one sentence on stderr, nothing on stdout, nothing written."""
-    before = files()
-    stdout, stderr = call(command, 2)
-    assert stdout == ""
-    *said, last = stderr.strip().splitlines()
-    assert last.startswith("error: ")
-    assert not any(line.startswith(("error", "Traceback")) for line in said)
-    assert files() == before
-    return last.removeprefix("error: ")
 
 
 def table(name="d.csv", rows=30, seed=0, labels=tuple(KINDS)):
@@ -345,109 +308,7 @@ def test_options_for_tables_are_refused_for_matrices():
         )
 
 
-# Bad input
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("d.csv", b"", "d.csv: expected text, got an empty file"),
-        ("d.csv", b"text,labels\n", "d.csv: expected rows of data, got none"),
-        ("d.csv", b'text,labels\n"a b,c\n', "d.csv, line 2: expected a quoted field to end with a quote"),
-        ("d.csv", b"text,labels\na b,x\nc\n", "d.csv, line 3: expected 2 fields as in the header, got 1"),
-        ("d.csv", b"text,labels\na b,x\nc d,y,z\n", "d.csv, line 3: expected 2 fields as in the header, got 3"),
-        ("d.csv", b"text,labels\na b,x\nc \xff d,y\n", "d.csv, line 3: expected UTF-8 text, got the byte 0xff"),
-        ("d.csv", b"text,text\na b,x\n", "expected a different name for each column, got 'text'"),
-        ("d.csv", b"text,labels\na b,x|y\n", "training needs at least two rows, got 1"),
-        ("d.csv", b"text,labels\na b,x\nc d,x\n", "multi-label learning needs at least two labels, got only x"),
-        ("d.csv", b"text,labels\na b,\nc d,\n", "column 'labels': expected labels, got only empty cells"),
-        ("d.csv", b"text,other\na b,p q\nc d,r s\n", "d.csv: expected a list column, a column named labels"),
-        ("d.csv", b"labels,y2\nx,p\ny,q\n", "d.csv: expected a column of text or numeric columns to learn from"),
-        ("d.jsonl", b'{"text": "a b"\n', "d.jsonl, line 1: expected one JSON object"),
-        ("d.jsonl", b'{"text": "a b", "labels": ["x"]}\n[1]\n', "d.jsonl, line 2: expected one JSON object"),
-        ("d.jsonl", b'{"text": "a b", "labels": [], "labels": []}\n', "the key 'labels' comes twice"),
-        ("d.jsonl", b'{"text": "a b", "labels": []}\n' * 3, "expected labels, got only empty cells"),
-        ("d.parquet", b"PAR1 and then nothing", "d.parquet: expected a Parquet file, got something else"),
-        ("d.csv.gz", b"\x1f\x8b and then nothing", "d.csv.gz: expected a whole gz file"),
-        ("d.txt", b"text", "d.txt: expected a file in one of these formats"),
-        ("d.csv", b"text,labels\n...,x\n!,y\n?,x\n", "d.csv: expected texts with words"),
-        ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,nan,1,0\n2,2.5,1,0\n", "row 2, column 'b': expected a finite number"),
-        ("d.csv", b"a,b,y1,y2\n1,2,0,1\n3,inf,1,0\n2,2.5,1,0\n", "row 2, column 'b': expected a finite number"),
-        (
-            "d.csv",
-            b"a,b,y1,y2\n1,2,0,1\n3,2.5,,0\n2,2.5,1,0\n",
-            "row 2, column 'y1': expected 0 or 1, got an empty",
-        ),
-        ("d.csv", b"a,b,y1,y2\n1,2,0,0\n3,2.5,0,0\n2,7,0,0\n", "expected rows with labels, got none"),
-    ],
-)
-def test_bad_files(name, content, expected):
-    Path(name).write_bytes(content)
-    assert expected in bad(f"train {name}")
-    assert expected in bad(f"train {name} --json --out deep/er/run")
-
-
-def test_files_that_are_not_there(run):
-    table("reviews.csv")
-    assert bad("train reveiws.csv").endswith("there is none of this name; did you mean reviews.csv?")
-    assert "there is none of this name" in bad("train reviews.csv --test none.csv")
-    assert "there is none of this name" in bad("train reviews.csv --valid none.csv")
-    assert "there is none of this name" in bad("train reviews.csv --label-names none.txt")
-    assert "expected a config file; No such file" in bad("train reviews.csv --config none.toml")
-    assert "there is none of this name" in bad("evaluate run none.csv")
-    assert "there is none of this name" in bad("predict run none.csv -o out.csv")
-    assert "there is none." in bad("evaluate none reviews.csv")
-    assert "there is none." in bad("predict none reviews.csv -o out.csv")
-
-
-def test_columns_that_are_not_there(run):
-    table()
-    assert "expected a column 'txt', got a file without it (did you mean 'text'?)" in bad("train d.csv --text txt")
-    assert "expected a column 'nope'" in bad("train d.csv --labels nope")
-    assert "expected a column 'nope'" in bad("train d.csv --features nope")
-    assert "got 'text' twice" in bad("train d.csv --text text --labels text")
-    pl.read_csv("d.csv").rename({"text": "body"}).write_csv("t.csv")
-    assert "t.csv: expected the columns text, labels as in training" in bad("evaluate run t.csv")
-    assert "t.csv: expected the columns text as in training" in bad("predict run t.csv -o out.csv")
-    assert "t.csv: expected the columns text, labels" in bad(f"train d.csv --test t.csv {FAST}")
-    pl.read_csv("d.csv").drop("labels").write_csv("t.csv")
-    assert "a file without labels" in bad("evaluate run t.csv")
-
-
-def test_duplicate_label_names():
-    pl.DataFrame({"text": ["a b", "c d", "e f"], "labels": [[0], [1], [0, 1]]}).write_ndjson("d.jsonl")
-    Path("names.txt").write_text("x\ny\nx\n")
-    assert "names.txt, line 3: expected each label name once, got 'x' again after line 1" in bad(
-        "train d.jsonl --label-names names.txt"
-    )
-
-
-def test_bad_matrices():
-    matrix()
-    call(f"train set.X.npz {FAST} --out run")
-    matrix("wide", features=5)
-    matrix("short", Y=sp.csr_matrix(np.ones((29, 3))))
-    rng = np.random.default_rng(0)
-    for value in (np.nan, np.inf):
-        X = rng.normal(size=(30, 4))
-        X[1, 2] = value
-        matrix("bad", X=sp.csr_matrix(X))
-        assert "bad.X.npz, row 2, column 3: expected a finite number" in bad("train bad.X.npz")
-        assert "bad.X.npz, row 2, column 3: expected a finite number" in bad("predict run bad.X.npz -o out.csv")
-    assert "short.Y.npz: expected 30 rows as in short.X.npz, got 29" in bad("train short.X.npz")
-    for command in ("evaluate run wide.X.npz", "predict run wide.X.npz -o out.csv", "train set --test wide"):
-        assert "expected 4 features, as in training; got 5" in bad(command)
-    table()
-    for command in ("evaluate run d.csv", "predict run d.csv -o out.csv"):
-        assert "expected a matrix (NAME.X.npz), as in training; got a table" in bad(command)
-    Path("labels.txt").write_text("a\nb\na\n")
-    assert "labels.txt, line 3: expected each label name once" in bad("train set.X.npz")
-
-
-def test_a_matrix_for_a_run_on_a_table(run):
-    matrix()
-    for command in ("evaluate run set.X.npz", "predict run set -o out.csv"):
-        assert "expected a table (CSV, TSV, JSONL, Parquet, ARFF), as in training; got a matrix" in bad(command)
+# Bad input: what files can have wrong is in test_bad_input.py
 
 
 def test_truncated_and_tampered_runs(run):
