@@ -170,10 +170,12 @@ def test_the_size_of_batches_changes_nothing(kind, ending, text_run, number_run,
 def test_rows_are_numbered_from_the_first_of_the_file(number_run, tmp_path):
     frame = pl.DataFrame(some_numbers(900), schema=[f"x{i}" for i in range(4)])
     rows = frame.write_csv().splitlines(keepends=True)
-    rows[801] = "1,2,,4\n"
+    rows[801] = "1,2,three,4\n"
     (tmp_path / "new.csv").write_text("".join(rows))
     message = refused(write_predictions, tmp_path / "out.csv", number_run, tmp_path / "new.csv", size=1000)
-    assert message.startswith("new.csv, row 801, column 'x2': expected a finite number that float32 can hold, got an ")
+    assert message.startswith(
+        "new.csv, row 801, column 'x2': expected a finite number that float32 can hold, got 'three'"
+    )
     assert os.listdir(tmp_path) == ["new.csv"]
 
 

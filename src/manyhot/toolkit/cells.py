@@ -132,8 +132,8 @@ def _vectors(column: pl.Series, source: str, start: int) -> np.ndarray:
         got = "an empty cell" if sizes[different] is None else sizes[different]
         expected = "a list of numbers" if size is None else f"{size} numbers as in row {start + 1}"
         raise InputError(
-            f"{where.format(start + different + 1)}: expected {expected}, got {got}; write lists of one length, or leave the "
-            "row out"
+            f"{where.format(start + different + 1)}: expected {expected}, got {got}; write lists of one length, "
+            "or leave the row out"
         )
     with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite and is reported as such
         numbers = column.explode().cast(pl.Float64).to_numpy().reshape(-1, size).astype(np.float32)
