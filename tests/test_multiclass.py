@@ -20,7 +20,7 @@ from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import TASKS, Config, make_config
 from manyhot.toolkit.cross_fit import choose, make_folds, prior_logits
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.model import fit_linear
+from manyhot.toolkit.linear import LinearLearner, fit_linear
 from manyhot.toolkit.objectives import LOSSES
 from manyhot.toolkit.train import Listener, train
 
@@ -196,7 +196,8 @@ def test_tau_is_the_one_with_the_best_mean_of_accuracy_and_macro_f1():
     X, ids = rows_of(200)
     targets = np.eye(3, dtype=bool)[ids]
     options: Any = {"cardinality": train_module.cardinality_range(targets), "train_counts": targets.sum(0)}
-    options |= {"loss": LOSSES["ce+prior"], "C": 1.0, "solver": "lbfgs", "seed": 0, "multiclass": True}
+    learner = LinearLearner.planned(*X.shape, targets.shape[1], loss=LOSSES["ce+prior"])
+    options |= {"learner": learner, "C": 1.0, "multiclass": True}
     folds = make_folds(X, targets, 0)
     best: Any = choose(folds, tau="auto", **options).step
     tried = [choose(folds, tau=tau / 4, **options).step for tau in range(9)]

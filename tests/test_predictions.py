@@ -83,7 +83,7 @@ def read_back(path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [row | {name: json.loads(row[name]) for name in ("labels", "scores")} for row in rows]
+    return [row | {name: json.loads(row[name]) for name in ("labels", "scores", "probs")} for row in rows]
 
 
 def refused(action, *arguments, **options):
@@ -105,11 +105,13 @@ def test_outputs_hold_labels_and_scores_in_order(text_run, tmp_path, ending):
     assert write_predictions(path, text_run, tmp_path / "new.jsonl") == 25
     assert sorted(os.listdir(tmp_path)) == ["new.jsonl", path.name]
     rows = read_back(path)
-    assert all(list(row) == ["labels", "scores"] for row in rows)
+    assert all(list(row) == ["labels", "scores", "probs"] for row in rows)
     assert [row["labels"] for row in rows] == text_run.predict(texts)
-    for row, logits in zip(rows, text_run.predict_logits(texts), strict=True):
-        expected = [logits[text_run.label_names.index(label)] for label in row["labels"]]
-        np.testing.assert_allclose(row["scores"], expected, atol=6e-5)
+    probs = text_run.probs(texts)
+    for row, logits, chances in zip(rows, text_run.predict_logits(texts), probs, strict=True):
+        places = [text_run.label_names.index(label) for label in row["labels"]]
+        np.testing.assert_allclose(row["scores"], logits[places], atol=6e-5)
+        np.testing.assert_allclose(row["probs"], chances[places], atol=6e-5)
         assert row["scores"] == sorted(row["scores"], reverse=True)
 
 
@@ -212,7 +214,7 @@ def test_columns_are_kept_as_they_are(text_run, tmp_path, source, ending):
     out = tmp_path / f"out{ending}"
     write_predictions(out, text_run, data, keep=["note", "id"], size=50)
     rows = read_back(out)
-    assert all(list(row) == ["note", "id", "labels", "scores"] for row in rows)
+    assert all(list(row) == ["note", "id", "labels", "scores", "probs"] for row in rows)
     assert [row["note"] for row in rows] == notes
     assert [row["id"] for row in rows] == [i if i or ending != ".csv" else "" for i in ids]
     assert [row["labels"] for row in rows] == text_run.predict(texts)
@@ -235,7 +237,7 @@ def test_numbers_lists_and_dates_are_kept(text_run, tmp_path):
     for ending in ENDINGS:
         write_predictions(tmp_path / f"out{ending}", text_run, tmp_path / "new.parquet", keep=names)
     kept = pl.read_parquet(tmp_path / "out.parquet")
-    assert kept.columns == [*names, "labels", "scores"]
+    assert kept.columns == [*names, "labels", "scores", "probs"]
     assert kept.select(names).equals(frame.select(names).with_columns(pl.col("kind").cast(pl.String)))
     rows = read_back(tmp_path / "out.jsonl")
     assert [row["n"] for row in rows] == [1, 2, None, 4]
@@ -259,7 +261,7 @@ def test_all_columns_are_kept_and_none_is_lost_to_a_name(text_run, tmp_path):
     texts = texts_file(tmp_path / "new.jsonl", scores=range(25), input_labels=["x"] * 25)
     write_predictions(tmp_path / "out.jsonl", text_run, tmp_path / "new.jsonl", keep=None)
     rows = read_back(tmp_path / "out.jsonl")
-    assert list(rows[0]) == ["text", "input_scores", "input_labels", "input_input_labels", "labels", "scores"]
+    assert list(rows[0]) == ["text", "input_scores", "input_labels", "input_input_labels", "labels", "scores", "probs"]
     assert [row["text"] for row in rows] == texts
     assert [row["input_scores"] for row in rows] == list(range(25))
     assert [row["input_labels"] for row in rows] == ["x"] * 25

@@ -188,7 +188,7 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the label set of each row, best label first, with its score. DATA may be larger than memory."""
+    """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
     with failing_clearly():
         from manyhot.toolkit.predictions import check_output, write_predictions
         from manyhot.toolkit.saved_run import load_run

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,14 @@ from manyhot.toolkit.examples import (
 )
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.model import Model
+
+
+class Predicted(NamedTuple):
+    """A label that is predicted for a row: its name, its logit and its probability."""
+
+    name: str
+    score: float
+    prob: float
 
 
 class Run:
@@ -83,7 +91,7 @@ class Run:
         Takes what :meth:`predict_logits` takes.
         """
         logits = self.predict_logits(data)
-        return [[name for name, _ in row] for row in self.label_sets(logits)]
+        return [[label.name for label in row] for row in self.label_sets(logits)]
 
     def probs(self, data: Any) -> np.ndarray:
         """Return the probability of each label for new rows, (rows, labels) float32; calibrated on held-out rows.
@@ -136,14 +144,15 @@ class Run:
             return np.zeros((0, len(self.label_names)), dtype=np.float32)
         return self.model.logits(self.features.transform(examples))
 
-    def label_sets(self, logits: np.ndarray) -> list[list[tuple[str, float]]]:
-        """Return name and logit of the labels of each row, best first."""
+    def label_sets(self, logits: np.ndarray) -> list[list[Predicted]]:
+        """Return the labels of each row, best first."""
         chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
-        sets: list[list[tuple[str, float]]] = [[] for _ in range(len(logits))]
+        probs = self.calibration.probs(logits)
+        sets: list[list[Predicted]] = [[] for _ in range(len(logits))]
         row, label = np.nonzero(chosen)
         order = np.lexsort((-logits[row, label], row))
         for r, i in zip(row[order].tolist(), label[order].tolist(), strict=True):
-            sets[r].append((self.label_names[i], float(logits[r, i])))
+            sets[r].append(Predicted(self.label_names[i], float(logits[r, i]), float(probs[r, i])))
         return sets
 
     def _examples(self, data: Any, *, with_labels: bool) -> Examples:

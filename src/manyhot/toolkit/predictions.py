@@ -37,14 +37,14 @@ def write_predictions(
     size: int = BLOCK_BYTES,
     progress: Progress = lambda rows, share: None,
 ) -> int:
-    """Write labels and their scores, best first, for each row of a data file, in order; the whole file or nothing.
+    """Write labels, best first, with scores (logits) and probabilities, for each row of a data file; all or nothing.
 
     Args:
         path: the file to write, .jsonl, .csv or .parquet.
         run: what predicts.
         data: the file to read.
-        keep: columns of it that are written before the labels; None for all. One that is named labels or scores is
-            written as input_labels or input_scores.
+        keep: columns of it that are written before the labels; None for all. One that is named labels, scores
+            or probs is written as input_labels, input_scores or input_probs.
         size: bytes that are read at a time, about.
         progress: told with each batch how many rows are written.
 
@@ -86,14 +86,15 @@ def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
     """Lay out what is predicted: a list column for each thing that is said of the labels of a row."""
     sets = run.label_sets(logits)
     columns: dict[str, list[list[Any]]] = {
-        "labels": [[name for name, _ in row] for row in sets],
-        "scores": [[round(score, 4) for _, score in row] for row in sets],
+        "labels": [[label.name for label in row] for row in sets],
+        "scores": [[round(label.score, 4) for label in row] for row in sets],
+        "probs": [[round(label.prob, 4) for label in row] for row in sets],
     }
     return pl.DataFrame(columns, schema=PREDICTED)
 
 
 # What is predicted of a row, and its types.
-PREDICTED = pl.Schema({"labels": pl.List(pl.String), "scores": pl.List(pl.Float64)})
+PREDICTED = pl.Schema({"labels": pl.List(pl.String)} | dict.fromkeys(("scores", "probs"), pl.List(pl.Float64)))
 
 
 def check_output(path: Path, data: str | Path | None = None) -> None:
