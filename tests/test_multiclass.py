@@ -196,7 +196,7 @@ def test_tau_is_the_one_with_the_best_mean_of_accuracy_and_macro_f1():
     X, ids = rows_of(200)
     targets = np.eye(3, dtype=bool)[ids]
     options: Any = {"cardinality": train_module.cardinality_range(targets), "train_counts": targets.sum(0)}
-    learner = LinearLearner.planned(*X.shape, targets.shape[1], loss=LOSSES["ce+prior"])
+    learner = LinearLearner.planned(len(X), X.shape[1], targets.shape[1], loss=LOSSES["ce+prior"])
     options |= {"learner": learner, "C": 1.0, "multiclass": True}
     folds = make_folds(X, targets, 0)
     best: Any = choose(folds, tau="auto", **options).step
