@@ -54,7 +54,7 @@ stream-test: $(STAMP)
 defaults: $(STAMP)
 	$(BIN)/python benchmarks/defaults.py
 
-# The same for --model mlp; about 10 minutes.
+# Compares the settings of --model mlp in the same way; about a quarter of an hour.
 defaults-mlp: $(STAMP)
 	$(BIN)/python benchmarks/mlp.py
 

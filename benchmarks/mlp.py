@@ -1,6 +1,6 @@
 """Choose the defaults of `--model mlp` on training files alone; no test file is opened.
 
-    make defaults-mlp        (about 10 minutes on 2 idle cores; --quick: three sets, 1 minute)
+    make defaults-mlp        (a quarter of an hour; --quick: three sets, 1 minute)
 
 As in defaults.py, each training file is cut once more: three quarters play the training rows, one quarter judges by the
 mean of micro- and macro-F1. Inside the three quarters everything goes as in `manyhot train`, except that tau and the
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three sets alone; writes no result")
     quick = parser.parse_args().quick
-    print(f"about {1 if quick else 10} minutes on 2 idle cores; training files alone", flush=True)
+    print(f"about {1 if quick else 15} minutes; training files alone", flush=True)
     began = time.monotonic()
     sets = training_sets(False)
     scores: dict[str, dict[str, float]] = {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manyhot.toolkit import features
+from manyhot.toolkit import features, mlp
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "defaults.json"
 
@@ -34,3 +34,15 @@ def test_the_choice_is_the_best_mean_of_the_sets(chosen: dict[str, Any], grid: s
     assert table["choice"] == max(means, key=lambda option: means[option])
     for option, mean in means.items():
         assert mean == pytest.approx(table["means"][option], abs=1e-4)
+
+
+def test_no_setting_of_the_mlp_is_much_better_than_the_one_in_the_code() -> None:
+    table = json.loads((RESULTS.parent / "mlp.json").read_text())["settings"]
+    means = {
+        option: sum(row[option] for row in table["sets"].values()) / len(table["sets"]) for option in table["means"]
+    }
+    for option, mean in means.items():
+        assert mean == pytest.approx(table["means"][option], abs=1e-4)
+        assert mean < means["as in the code"] + 0.0025, option
+    assert (mlp.HIDDEN, mlp.DROPOUT, mlp.SCALE) == (512, 0.5, 0.2)
+    assert (mlp.SCHEDULE.batch, mlp.SCHEDULE.rate, mlp.SCHEDULE.patience) == (64, 1e-3, 10)

@@ -47,9 +47,9 @@ ALLOWED = {
 # The toolkit, in the order of the data: a module imports earlier ones. The command line is last and sees all.
 TOOLKIT = (
     *("files", "label_lists", "delimited", "jsonl", "matrix", "arff", "svmlight", "data", "parquet", "batches"),
-    *("cells", "columns", "attributes", "examples", "features", "model", "adamw", "linear", "mlp", "run_folder"),
-    *("calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "kinds", "inputs", "objectives"),
-    *("cross_fit", "saved_run", "train", "demo", "cli"),
+    *("cells", "columns", "attributes", "examples", "pretrained", "features", "model", "adamw", "linear", "mlp"),
+    *("encoder", "run_folder", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "kinds"),
+    *("inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.
 OUTSIDE = {"torch", "numpy"}

@@ -96,7 +96,10 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="linear, or mlp: one hidden layer, fitted until held-out rows stop it.  [default: linear]"),
+        typer.Option(
+            help="linear; mlp, one hidden layer; or encoder:DIR, a folder of transformers, frozen, or trained with "
+            "--set fine_tune=true.  [default: linear]"
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
@@ -324,7 +327,7 @@ def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
         task = bar.add_task("reading", total=None)
 
         def update(what: str, share: float, value: float) -> None:
-            bar.update(task, description=f"{what}: loss {value:.4f}", completed=share, total=1.0)
+            bar.update(task, description=f"{what}: loss {value:.4f}" if value else what, completed=share, total=1.0)
 
         yield update
 
@@ -346,7 +349,8 @@ class PlainProgress:
         elif now - self.said >= self.EVERY and share > self.first:
             self.said = now
             left = (now - self.began) * (1 - share) / (share - self.first)
-            say(f"{what}: loss {value:.4f}, {share:.0%} done, about {max(left / 60, 1):.0f} min left")
+            loss = f"loss {value:.4f}, " if value else ""
+            say(f"{what}: {loss}{share:.0%} done, about {max(left / 60, 1):.0f} min left")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ LOSSES = (
 # What a row has, and the losses for it, the default first: any set of labels, or exactly one class.
 TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
 WITHOUT_PRIOR = ("ce", "multiway")
-MODELS = ("linear", "mlp")
+MODELS = ("linear", "mlp", "encoder:DIR")
 Auto = Literal["auto"]
 
 
@@ -44,6 +44,7 @@ class Config:
     task: str = "multilabel"
     model: str = "linear"
     device: str = "auto"
+    fine_tune: bool = False
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     C: float | Auto = "auto"
@@ -102,7 +103,7 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in (*texts, "task", "model", "device", "loss", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
-    for key in ("drop_unlabelled", "no_header"):
+    for key in ("drop_unlabelled", "no_header", "fine_tune"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
     for key in ("test", "valid"):
@@ -163,19 +164,23 @@ def check_model(config: Config) -> None:
     Raises:
         InputError: says which there are, or what to leave out.
     """
-    if config.model not in MODELS:
+    kind, _, folder = config.model.partition(":")
+    if config.model not in ("linear", "mlp") and not (kind == "encoder" and folder):
         raise InputError(f"model expects one of {', '.join(MODELS)}; got {config.model!r}.")
+    if config.fine_tune and kind != "encoder":
+        raise InputError("fine_tune is of --model encoder:DIR; leave it out, or name an encoder.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
     if config.model == "linear":
         if config.device == "cuda":
             raise InputError("the linear model is fitted on the CPU; leave --device out, or use --model mlp.")
+    if config.model == "linear" or (kind == "encoder" and not config.fine_tune):
         return
     for key, default in (("C", "auto"), ("max_iter", Config.max_iter)):
         if (value := getattr(config, key)) != default:
             raise InputError(
-                f"{key} is of the linear model, and --model {config.model} has none: dropout and early stopping are in "
-                f"its place; got {value!r}. Leave {key} out, or use --model linear."
+                f"{key} is of the linear model, and {'fine_tune' if folder else '--model mlp'} has none: dropout and "
+                f"early stopping are in its place; got {value!r}. Leave {key} out, or use --model linear."
             )
 
 

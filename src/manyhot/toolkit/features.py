@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.examples import Examples
+from manyhot.toolkit.pretrained import Encoder, Tokens
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
 DesignMatrix = Any
@@ -113,15 +114,31 @@ class Features:
     centred: bool = True
     missing: list[int] = field(default_factory=list)
     categories: list[Category] = field(default_factory=list)
+    reader: Encoder | Tokens | None = None
 
     @classmethod
-    def fit(cls, examples: Examples) -> "Features":
+    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None) -> "Features":
         """Fit on training rows.
 
+        Args:
+            examples: the rows.
+            reader: in place of TF-IDF; an encoder makes texts numbers, tokens leave that to the model.
+
         Raises:
-            InputError: texts without a single word.
+            InputError: texts without a single word, or none at all for a reader.
         """
         blocks, mean, std, sparse = [], None, None, False
+        if reader is not None and examples.texts is None:
+            raise InputError(f"{examples.source}: an encoder reads text, got only numbers; use --model linear or mlp.")
+        if isinstance(reader, Tokens):
+            if examples.numbers is not None or examples.categories is not None:
+                raise InputError(
+                    f"{examples.source}: fine_tune reads text alone; name its columns with --text, or leave "
+                    "fine_tune out."
+                )
+            return cls(reader=reader)
+        if reader is not None:
+            examples = reader.embedded(examples)
         if examples.texts is not None:
             blocks = _fit_blocks(examples.texts)
             if not blocks:
@@ -139,14 +156,18 @@ class Features:
             missing = np.flatnonzero(examples.missing_counts()).tolist()
             mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
         categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
-        return cls(blocks, mean, std, not sparse, missing, categories)
+        return cls(blocks, mean, std, not sparse, missing, categories, reader)
 
     def transform(self, examples: Examples) -> DesignMatrix:
-        """Return (rows, features) float32: dense for dense numbers alone, else CSR.
+        """Return (rows, features) float32: dense for dense numbers alone, else CSR; or token ids.
 
         Raises:
             InputError: another number of features than in training.
         """
+        if isinstance(self.reader, Tokens):
+            return self.reader.transform(examples.texts or [""] * examples.rows)
+        if self.reader is not None:
+            examples = self.reader.embedded(examples)
         parts: list[Any] = [block.transform(examples.texts or [""] * examples.rows) for block in self.blocks]
         if self.std is not None:
             numbers: Any = examples.numbers
@@ -200,12 +221,27 @@ class Features:
         numbers = 0 if self.std is None else self.std.size + len(self.missing)
         return sum(len(block.terms) for block in self.blocks) + numbers + sum(c.size for c in self.categories)
 
+    @property
+    def reads_text(self) -> bool:
+        """Texts come in."""
+        return bool(self.blocks) or self.reader is not None
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Numbers or categories come in, beside the numbers that an encoder makes."""
+        made = self.reader.width if isinstance(self.reader, Encoder) else 0
+        return bool(self.categories) or (self.std is not None and self.std.size > made)
+
     def describe(self) -> str:
         """Say what the features are, for the terminal."""
+        if isinstance(self.reader, Tokens):
+            return f"texts of at most {self.reader.limit:,} tokens"
         said = [
             f"{len(block.terms):,} {'character 1-3-grams' if block.parameters['analyzer'] == 'char' else kind}"
             for block, kind in zip(self.blocks, ("words", "word pairs"), strict=False)
         ]
+        if self.reader is not None:
+            said.append(f"the mean of {self.reader.name}'s last layer")
         if self.std is not None:
             said.append(f"{self.std.size:,} numbers, {'standardised' if self.centred else 'scaled'}")
         if self.missing:
@@ -222,12 +258,22 @@ class Features:
                 arrays[f"numbers.{name}"] = value
         blocks = [{"parameters": b.parameters, "terms": b.terms, "weight": b.weight} for b in self.blocks]
         categories = [category.values for category in self.categories]
-        state = {"text": blocks, "centred": self.centred, "missing": self.missing, "categories": categories}
+        state: dict[str, Any] = {
+            "text": blocks,
+            "centred": self.centred,
+            "missing": self.missing,
+            "categories": categories,
+        }
+        if isinstance(self.reader, Tokens):
+            state["tokens"] = {"tokenizer": self.reader.tokenizer, "limit": self.reader.limit}
+        elif self.reader is not None:
+            state["encoder"], weights = self.reader.state()
+            arrays |= weights
         return state, arrays
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Features":
-        """Restore what :meth:`state` returned."""
+    def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray], device: str = "cpu") -> "Features":
+        """Restore what :meth:`state` returned; an encoder on this device."""
         blocks = [
             TextBlock(
                 {k: tuple(v) if k == "ngram_range" else v for k, v in block["parameters"].items()},
@@ -237,6 +283,11 @@ class Features:
             )
             for i, block in enumerate(state["text"])
         ]
+        reader: Encoder | Tokens | None = None
+        if "tokens" in state:
+            reader = Tokens(state["tokens"]["tokenizer"], int(state["tokens"]["limit"]))
+        elif "encoder" in state:
+            reader = Encoder.from_state(state["encoder"], arrays, device)
         return cls(
             blocks,
             arrays.get("numbers.mean"),
@@ -244,6 +295,7 @@ class Features:
             state["centred"],
             missing=state["missing"],
             categories=[Category(values) for values in state["categories"]],
+            reader=reader,
         )
 
 

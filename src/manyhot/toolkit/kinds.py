@@ -3,35 +3,53 @@
 from typing import Any
 
 from manyhot.toolkit.config import Config
+from manyhot.toolkit.encoder import EncoderLearner, FineTuned
 from manyhot.toolkit.linear import Linear, LinearLearner
 from manyhot.toolkit.mlp import Mlp, MlpLearner
 from manyhot.toolkit.model import Arrays, Learner, Loss, Model, Score, device_of
+from manyhot.toolkit.pretrained import Encoder
 
 
-def learner_for(config: Config, rows: int, features: int, labels: int, loss: Loss, score: Score) -> Learner:
-    """Plan how a run fits its models.
+def learner_for(
+    config: Config, rows: int, features: int, labels: int, loss: Loss, score: Score, encoder: Encoder | None = None
+) -> Learner:
+    """Plan how a run fits its models; on the numbers of a frozen encoder, that is the linear one.
 
     Raises:
         InputError: a device that is not there, or more memory than is free.
     """
-    if config.model == "mlp":
-        device = device_of(config.device)
-        return MlpLearner.planned(rows, features, labels, loss=loss, score=score, seed=config.seed, device=device)
-    return LinearLearner.planned(rows, features, labels, loss=loss, max_iter=config.max_iter, seed=config.seed)
+    options: Any = {"loss": loss, "seed": config.seed}
+    if config.model == "linear" or (encoder is not None and not config.fine_tune):
+        return LinearLearner.planned(rows, features, labels, max_iter=config.max_iter, **options)
+    options |= {"score": score, "device": device_of(config.device)}
+    if encoder is not None:
+        return EncoderLearner.planned(rows, labels, encoder=encoder, **options)
+    return MlpLearner.planned(rows, features, labels, **options)
+
+
+def read_encoder(config: Config) -> Encoder | None:
+    """Read the checkpoint folder of --model encoder:DIR; None of other models.
+
+    Raises:
+        InputError: no such checkpoint, or no transformers.
+    """
+    kind, _, folder = config.model.partition(":")
+    return Encoder.read(folder, device_of(config.device)) if kind == "encoder" else None
 
 
 def described(model: Model) -> dict[str, Any]:
     """Return what a run says of its model beside the arrays; :func:`restored` reads it."""
-    return {"model": next(name for name, kind in KINDS.items() if isinstance(model, kind))}
+    if isinstance(model, FineTuned):
+        return {"model": "encoder", "encoder": model.config}
+    return {"model": "mlp" if isinstance(model, Mlp) else "linear"}
 
 
 def restored(state: dict[str, Any], arrays: Arrays, features: int, labels: int) -> Model:
-    """Restore the model of a run.
+    """Restore the model of a run, an encoder on a card where there is one.
 
     Raises:
         ValueError, KeyError: no kind of this name, or arrays that do not fit.
     """
-    return KINDS[state["model"]].restored(arrays, features, labels)
-
-
-KINDS = {"linear": Linear, "mlp": Mlp}
+    if state["model"] == "encoder":
+        return FineTuned.restored(state["encoder"], arrays, labels, device_of("auto"))
+    return {"linear": Linear, "mlp": Mlp}[state["model"]].restored(arrays, features, labels)

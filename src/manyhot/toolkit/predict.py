@@ -167,14 +167,14 @@ class Run:
         if isinstance(data, str):
             raise InputError("predict expects rows: a list of strings, such as [text]; got one string.")
         if isinstance(data, list | tuple) and all(isinstance(text, str) for text in data):
-            if not self.features.blocks or self.features.std is not None:
+            if not self.features.reads_text or self.features.reads_numbers:
                 wanted = ", ".join(self.columns.text + self.columns.features) or f"{self.features.size} numbers"
                 raise InputError(f"this run was trained on {wanted}; give a frame or an array with these columns.")
             return Examples(source="the data", texts=list(data), numbers=None, targets=None, label_names=[])
         return self._numbers(data)
 
     def _numbers(self, data: Any) -> Examples:
-        if self.features.blocks:
+        if self.features.reads_text:
             raise InputError(f"this run was trained on text ({', '.join(self.columns.text)}); got numbers.")
         numbers: Any = sp.csr_array(data, dtype=np.float32) if sp.issparse(data) else np.asarray(data, dtype=np.float32)
         if numbers.ndim != 2:

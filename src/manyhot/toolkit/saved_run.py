@@ -19,6 +19,7 @@ from manyhot.toolkit.cross_fit import Step
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.kinds import described, restored
+from manyhot.toolkit.model import device_of
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import read_run, to_json
 
@@ -106,7 +107,7 @@ def load_run(path: str | Path) -> Run:
         arrays = load_tensors(files["model.safetensors"])
         for block, block_terms in zip(state["features"]["text"], terms, strict=True):
             block["terms"] = block_terms
-        features = Features.from_state(state["features"], arrays)
+        features = Features.from_state(state["features"], arrays, device_of("auto"))
         run = Run(
             features=features,
             model=restored(state, arrays, features.size, len(state["labels"])),
@@ -126,7 +127,7 @@ def load_run(path: str | Path) -> Run:
             task=state["task"],
         )
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
-        for block in run.features.blocks:
+        for block in (*run.features.blocks, *((run.features.reader,) if run.features.reader else ())):
             block.transform([""])
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"{path}: expected a run of this manyhot, but its parts do not fit: {error}.") from None

@@ -18,12 +18,15 @@ from manyhot.toolkit.data import InputError, files_of
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.features import DesignMatrix, Features
 from manyhot.toolkit.inputs import Training, read
-from manyhot.toolkit.kinds import learner_for
+from manyhot.toolkit.kinds import learner_for, read_encoder
 from manyhot.toolkit.model import Learner
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.predict import Run
+from manyhot.toolkit.pretrained import Encoder
 from manyhot.toolkit.run_folder import file_sha256, free_path, provenance, write_run
 from manyhot.toolkit.saved_run import run_files
+
+SAMPLE = 16
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,11 @@ def train(
     started = time.monotonic()
     check_loss(config)
     if dry_run:
-        _planned(config, listener)
+        _planned(config, listener, NO_CHECKPOINT, sample=True)
         return None
     sums = {str(file): file_sha256(file) for file in _files(config)}
     with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
-        training, features, targets, learner = _planned(config, listener)
+        training, features, targets, learner = _planned(config, listener, checkpoint)
         fitted = fit(config, training, features, targets, learner, listener, checkpoint)
         run = fitted.run
         metrics: dict[str, Any] = {
@@ -102,30 +105,56 @@ def train(
 
 def _files(config: Config) -> list[Path]:
     named = [config.data, config.valid, config.test]
-    return [part for file in named if file for part in files_of(file)] + (
-        [Path(config.label_names)] if config.label_names else []
-    )
+    files = [part for file in named if file for part in files_of(file)]
+    folder = Path(config.model.partition(":")[2])
+    encoder = sorted(path for path in folder.iterdir() if path.is_file()) if folder.name and folder.is_dir() else []
+    return files + ([Path(config.label_names)] if config.label_names else []) + encoder
 
 
-def _planned(config: Config, listener: Listener) -> tuple[Training, Features, np.ndarray, Learner]:
-    training = read(config)
+def _planned(
+    config: Config, listener: Listener, checkpoint: Checkpoint, *, sample: bool = False
+) -> tuple[Training, Features, np.ndarray, Learner]:
+    training, encoder = read(config), read_encoder(config)
     for sentence in training.said:
         listener.say(sentence)
-    features = Features.fit(training.train)
+    rows = training.train
+    if encoder is None:
+        features = Features.fit(rows)
+    elif config.fine_tune:
+        features = Features.fit(rows, encoder.tokens)
+    else:
+        if sample:  # a plan needs no more, and numbers of all texts may take hours
+            rows = rows.taken(np.arange(min(rows.rows, SAMPLE)))
+        elif rows.texts is not None:
+            _embed(encoder, rows.texts, listener, checkpoint)
+        features = Features.fit(rows, encoder)
     targets = training.train.targets.toarray()
-    learner = plan(config, training, features, targets)
+    learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, targets, learner
 
 
-def plan(config: Config, training: Training, features: Features, targets: np.ndarray) -> Learner:
+def _embed(encoder: Encoder, texts: list[str], listener: Listener, checkpoint: Checkpoint) -> None:
+    """Make the numbers of the training texts once: features are fitted on them, and every fold is cut from them."""
+    name = f"numbers of {encoder.name}"
+    if (result := checkpoint.finished(name)) is None:
+        numbers = encoder.transform(texts, lambda done, of: listener.progress(name, done / of, 0.0))
+        checkpoint.finish(name, {"numbers": numbers})
+    else:
+        encoder.remember(texts, result["numbers"])
+
+
+def plan(
+    config: Config, training: Training, features: Features, targets: np.ndarray, encoder: Encoder | None = None
+) -> Learner:
     """Say how the models of a run are fitted, and what that takes.
 
     Raises:
         InputError: a device that is not there, or more memory than is free.
     """
     loss, score = loss_of(config.loss, targets), score_by(cardinality_range(training.train.targets))
-    return learner_for(config, training.train.rows, features.size, targets.shape[1], loss, score)
+    size = 0 if config.fine_tune else features.size
+    return learner_for(config, training.train.rows, size, targets.shape[1], loss, score, encoder)
 
 
 def fit(

@@ -1,0 +1,172 @@
+"""An encoder fine-tuned: logits = W mean(last layer) + b, all weights trained, stopped early and fitted again."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manyhot.toolkit.adamw import HELD, Schedule, fit_stopped_early
+from manyhot.toolkit.model import Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
+from manyhot.toolkit.pretrained import Encoder, arrays_of, embed, network_of, pooled
+
+WARM_UP = 0.1
+
+
+def warmed(share: float) -> float:
+    """Rise over the first tenth of the steps, then fall to 0."""
+    return share / WARM_UP if share < WARM_UP else (1 - share) / (1 - WARM_UP)
+
+
+# As Devlin et al. (2019) fine-tune BERT: rates of 2e-5 to 5e-5, batches of 16 or 32. Their 2 to 4 epochs are too few
+# for many labels; the rows held out say when it is enough.
+SCHEDULE = Schedule(batch=16, epochs=10, rate=5e-5, factor=warmed, weight_decay=0.01, patience=2)
+# Weights, the pretrained ones, gradient and two moments.
+VECTORS = 5
+NETWORK = "network."
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A network, its configuration, and the last layer: weights (width, labels) and biases."""
+
+    network: nn.Module
+    config: dict[str, Any]
+    weight: Tensor
+    bias: Tensor
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return all that is trained, by name."""
+        named = {NETWORK + name: parameter for name, parameter in self.network.named_parameters()}
+        return named | {"weight": self.weight, "bias": self.bias}
+
+    def forward(self, X: np.ndarray, random: torch.Generator) -> Tensor:
+        """Return the logits of token ids in training."""
+        self.network.train()
+        devices = [self.bias.device] if self.bias.device.type == "cuda" else []
+        # Dropout inside of transformers draws from torch's own random numbers, which are not ours to move.
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
+            return pooled(self.network, X) @ self.weight + self.bias
+
+    def logits(self, X: np.ndarray) -> np.ndarray:
+        """Return (rows, labels) float32."""
+        numbers = embed(self.network.eval(), X, self.weight.shape[0])
+        weight, bias = (tensor.detach().cpu().numpy() for tensor in (self.weight, self.bias))
+        return numbers @ weight + bias
+
+    def shifted(self, by: np.ndarray) -> "FineTuned":
+        """Return the model whose logits are higher by `by`, a number a label."""
+        moved = self.bias.detach() + torch.from_numpy(by).to(self.bias.device)
+        return FineTuned(self.network, self.config, self.weight, moved)
+
+    def arrays(self) -> Arrays:
+        """Return all weights."""
+        head = {"weight": self.weight.detach().cpu().numpy(), "bias": self.bias.detach().cpu().numpy()}
+        return head | {NETWORK + name: value for name, value in arrays_of(self.network).items()}
+
+    @classmethod
+    def restored(cls, config: dict[str, Any], arrays: Arrays, labels: int, device: str) -> "FineTuned":
+        """Restore what :meth:`arrays` returned.
+
+        Raises:
+            ValueError: arrays that do not fit the configuration or the labels.
+        """
+        inner = {name.removeprefix(NETWORK): a for name, a in arrays.items() if name.startswith(NETWORK)}
+        head = tensors({name: arrays[name] for name in ("weight", "bias")})
+        if head["bias"].shape != (labels,) or head["weight"].ndim != 2 or head["weight"].shape[1] != labels:
+            raise ValueError(f"expected weights of {labels} labels; got {tuple(head['weight'].shape)}")
+        network = network_of(config, inner).to(device)
+        return cls(network, config, *(tensor.to(device) for tensor in head.values()))
+
+
+@dataclass(frozen=True)
+class EncoderLearner:
+    """How an encoder is fine-tuned. It has no penalty: early stopping is in its place."""
+
+    loss: Loss
+    score: Score
+    memory: Memory
+    encoder: Encoder
+    seed: int
+    device: str
+    penalised = False
+    warm = False
+
+    @classmethod
+    def planned(
+        cls,
+        rows: int,
+        labels: int,
+        *,
+        encoder: Encoder,
+        loss: Loss,
+        score: Score,
+        seed: int = 0,
+        device: str = "cpu",
+        free: int | None = None,
+    ) -> "EncoderLearner":
+        """Count what fitting takes.
+
+        Raises:
+            InputError: more than is free.
+        """
+        parameters = sum(p.numel() for p in encoder.network.parameters()) + (encoder.width + 1) * labels
+        config, length = encoder.config, encoder.tokens.limit
+        # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
+        layer = 2 * SCHEDULE.batch * length * (34 * encoder.width + 5 * config.get("num_attention_heads", 12) * length)
+        needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + 4 * rows // HELD * labels * 3
+        memory = Memory(
+            f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
+            parameters,
+            needed,
+            free_memory(device) if free is None else free,
+        )
+        memory.check(f"{encoder.name} and texts of {length} tokens", "leave fine_tune out")
+        return cls(loss, score, memory, encoder, seed, device)
+
+    @property
+    def info(self) -> dict[str, str]:
+        """The device."""
+        return {"device": self.device}
+
+    def fit(
+        self,
+        X: np.ndarray,
+        targets: Tensor,
+        *,
+        C: float | None = None,
+        start: Model | None = None,
+        rough: bool = False,
+        steps: Steps,
+        progress: Progress,
+    ) -> FineTuned:
+        """Fit on token ids and targets; folds are fitted by the same rule as all rows."""
+        return fit_stopped_early(
+            lambda: self._start(targets.shape[1]),
+            X,
+            targets.to(self.device),
+            loss=self.loss,
+            score=self.score,
+            schedule=SCHEDULE,
+            seed=self.seed,
+            steps=steps,
+            progress=progress,
+        )
+
+    def _start(self, labels: int) -> FineTuned:
+        random = torch.Generator().manual_seed(self.seed)
+        # As BERT's own layers are drawn.
+        weight = torch.randn(self.encoder.width, labels, generator=random) * 0.02
+        head = [tensor.to(self.device).requires_grad_() for tensor in (weight, torch.zeros(labels))]
+        network = copy.deepcopy(self.encoder.network).to(self.device)
+        return FineTuned(network, self.encoder.config, *head)
+
+    def mean(self, models: list[Model]) -> None:
+        """Return nothing: the mean of networks is no network of use."""
+
+    def model(self, arrays: Arrays) -> FineTuned:
+        """Restore what :meth:`FineTuned.arrays` returned."""
+        return FineTuned.restored(self.encoder.config, arrays, arrays["bias"].size, self.device)
