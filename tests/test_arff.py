@@ -1,10 +1,12 @@
 """ARFF, dense and sparse, to numbers and words; which attributes are labels; every broken file with its message."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import scipy.sparse as sp
 from manyhot.toolkit import arff
 from manyhot.toolkit.attributes import find_attributes
 from manyhot.toolkit.columns import Columns
-from manyhot.toolkit.data import InputError, Relation, read_file
+from manyhot.toolkit.data import InputError, Relation, files_of, read_file
 from manyhot.toolkit.examples import examples_from_frame, examples_of, read_examples
 
 DATA = Path(os.environ.get("MANYHOT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -160,6 +162,26 @@ def test_indices_in_any_order_and_white_space_for_commas(tmp_path):
     assert relation_of(write(tmp_path / "a.arff", content)).numbers.toarray().tolist() == [[1, 2], [3, 4]]
 
 
+def test_values_in_every_writing(tmp_path):
+    content = "@relation r\n@attribute a { 'x, y' , it's,\"}\", z } % { } comment\n@attribute t string % why\n@data\n"
+    rows = "'x, y', plain text \n it's , 'it\\'s'\n\"}\",\nz,a  b\n"
+    relation = relation_of(write(tmp_path / "a.arff", content + rows))
+    assert relation.attributes[0].values == ("x, y", "it's", "}", "z")
+    assert relation.words["t"].to_list() == ["plain text", "it's", "", "a  b"]
+
+
+@pytest.mark.parametrize(
+    "row", ["x" + " " * 50_000 + "y", "a'" * 30_000, "'a" * 30_001, "{0 " + " " * 50_000, "," * 50_000]
+)
+@pytest.mark.parametrize("declared", ["string", "{" + "a'b" * 20_000])
+def test_no_line_takes_long(tmp_path, row, declared):
+    path = write(tmp_path / "a.arff", f"@relation r\n@attribute a {declared}\n@data\n{row}\n")
+    start = time.process_time()
+    with contextlib.suppress(InputError):
+        read_file(path)
+    assert time.process_time() - start < 1
+
+
 # Bad files
 
 HEADER = "@relation r\n@attribute a numeric\n@attribute b {0,1}\n@attribute c {x,'y z'}\n@data\n"
@@ -197,6 +219,7 @@ NUMBERS = "@relation r\n@attribute a numeric\n@attribute b {0,1}\n@data\n"
         (NUMBERS + "1,2\n", r"line 5, attribute 'b': expected one of \{0,1\}, got '2'"),
         (NUMBERS + "{1 2}\n", r"line 5, attribute 'b': expected one of \{0,1\}, got '2'"),
         (NUMBERS.replace("{0,1}", "{0}") + "1,1\n", r"line 5, attribute 'b': expected one of \{0\}, got '1'"),
+        (HEADER + "1,0, 'x\n", r"line 6: expected a quoted value to end with a quote"),
         (HEADER + "1,0,'x\n", r"line 6: expected a quoted value to end with a quote, got \"1,0,'x\"; write a quote"),
         (HEADER + "{0 1, 2 'x}\n", r"line 6: expected a quoted value to end with a quote, got \"'x\""),
         (HEADER + "{0 1, 2 x\n", r"line 6: expected a sparse row to end with }, got '{0 1, 2 x'; correct"),
@@ -250,6 +273,14 @@ def test_labels_of_the_header_and_of_options(tmp_path, header, options, labels, 
 def xml(*names):
     labels = "".join(f'<label name="{name}"></label>' for name in names)
     return f'<?xml version="1.0"?><labels xmlns="http://mulan.sourceforge.net/labels">{labels}</labels>'
+
+
+def test_the_xml_is_one_of_the_files_of_a_run(tmp_path):
+    path = write(tmp_path / "set-train.arff.gz", b"")
+    assert files_of(path) == [path]
+    beside = write(tmp_path / "Set.xml", xml("a"))
+    assert files_of(path) == [path, beside]
+    assert files_of(tmp_path / "set-train.csv") == [tmp_path / "set-train.csv"]
 
 
 def test_labels_of_mulan_are_those_of_the_xml_that_fits_best(tmp_path):
@@ -399,7 +430,7 @@ def test_one_class_a_row(tmp_path):
 def test_mulan_is_the_same_as_its_matrices(name):
     path = DATA / "mulan" / f"{name}.arff.gz"
     relation = relation_of(path)
-    examples = examples_of(relation, found_in(path)[0], path.name)
+    examples = examples_of(relation, find_attributes(relation, path)[0], path.name)
     matrix = examples_of(read_file(DATA / "mulan" / name), Columns(label_format="matrix"), name)
     assert examples.label_names == matrix.label_names
     assert sp.csr_array(examples.numbers != matrix.numbers).nnz == 0
@@ -410,11 +441,10 @@ def test_mulan_is_the_same_as_its_matrices(name):
 @needs_data
 def test_meka_with_its_labels_in_front():
     path = DATA / "meka_imdb" / "Imdb.arff.bz2"
-    examples = read_examples(path, found_in(path)[0])
+    relation = relation_of(path)
+    examples = examples_of(relation, find_attributes(relation, path)[0], path.name)
     matrix = examples_of(read_file(DATA / "meka_imdb" / "imdb"), Columns(label_format="matrix"), "imdb")
     assert examples.numbers.shape == (120919, 1001)
-    assert [name.replace("-", "") for name in examples.label_names] == [
-        name.replace("-", "") for name in matrix.label_names
-    ]
+    assert examples.label_names == matrix.label_names
     assert sp.csr_array(examples.numbers != matrix.numbers).nnz == 0
     assert sp.csr_array(examples.targets != matrix.targets).nnz == 0

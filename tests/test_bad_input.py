@@ -171,6 +171,11 @@ TRAINING = {
         ({"d.npy": NOISE}, None, "d.npy: expected a matrix of numbers"),
         ({"d.npy": npy(np.array([[print]], dtype=object))}, None, "allow_pickle=False"),
         ({"d.svm": b"1 1:2\n2 1:x\n"}, None, "d.svm, line 2: expected labels and features such as 1,7 3:0.5 8:1"),
+        (
+            {"d.jsonl": b"{}"},
+            "d.jsonl --no-header",
+            "d.jsonl: expected a CSV or TSV file with --no-header, got",
+        ),
         ({"d.txt": b"text"}, None, "d.txt: expected a file in one of these formats"),
     ]
     + [

@@ -135,9 +135,9 @@ def test_without_a_header_columns_are_numbered(tmp_path):
             InputError, match="line 2: expected 2 fields as in the first row, got 1; fill in the missin"
         ):
             read_file(write(path, f"x{mark}1\ny\n"), header=False)
-    for name in ("a.jsonl", "a.parquet", "a.arff", "a.X.npz"):
-        with pytest.raises(InputError, match=r"expected a CSV or TSV file with --no-header, got .*; leave it out"):
-            read_file(write(tmp_path / name, "{}"), header=False)
+    frame = read_file(write(tmp_path / "a.jsonl", '{"x": 1}'), header=False)  # a later file may be of another format
+    assert isinstance(frame, pl.DataFrame)
+    assert frame.columns == ["x"]
 
 
 @pytest.mark.parametrize(

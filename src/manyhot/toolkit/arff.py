@@ -25,8 +25,9 @@ _LARGEST = float(np.finfo(np.float32).max)
 _TRUTHS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _NAME = re.compile(rf"\s*({_QUOTED}|[^\s{{'\"][^\s{{]*)\s*(.*)", re.DOTALL)
-# A value and what ends it; of a bare one, the white space round it is no part.
-_VALUE = re.compile(rf"\s*({_QUOTED}|(?!['\"])[^,]*?)\s*(,|$)", re.DOTALL)
+# A value and what ends it, in a row and in braces. Nothing is tried twice, so that no line takes long.
+_VALUE = re.compile(rf"\s*+({_QUOTED}|(?!['\"])[^,]*+)\s*+(,|$)", re.DOTALL)
+_DECLARED = re.compile(rf"\s*+({_QUOTED}|(?!['\"])[^,}}]*+)\s*+([,}}])", re.DOTALL)
 _INDEX = re.compile(r"\s*(\d+)\s+")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
@@ -158,27 +159,26 @@ def _read_attribute(path: Path, number: int, text: str) -> Attribute:
 
 def _declared_values(text: str) -> tuple[str, ...] | None:
     """Read {a,'b c',d} and what may be a comment after it; None where that is not what it is."""
-    body = re.match(rf"\{{((?:{_QUOTED}|[^}}'\"]|(?<=[^\s,{{])['\"])*)\}}\s*(?:%.*)?$", text)
-    if body is None:
+    split = _split(text, _DECLARED, start=1)
+    if split is None:
         return None
-    values = _split(body[1])
-    if values is None:
-        return None
+    values, end = split
+    rest = text[end:].strip()
     names = tuple(_unquoted(value) for value in values)
-    return names if len(set(names)) == len(names) and "" not in names else None
+    return names if len(set(names)) == len(names) and "" not in names and rest[:1] in ("", "%") else None
 
 
-def _split(text: str) -> list[str] | None:
-    """Split at commas outside quotes, quotes kept; None where a quote does not end as it should."""
-    values, place = [], 0
+def _split(text: str, pattern: re.Pattern[str] = _VALUE, start: int = 0) -> tuple[list[str], int] | None:
+    """Split at commas outside quotes, quotes kept, and say where that ends; None where a quote does not end well."""
+    values, place = [], start
     while True:
-        match = _VALUE.match(text, place)
+        match = pattern.match(text, place)
         if match is None:
             return None
-        values.append(match[1])
-        if not match[2]:
-            return values
+        values.append(match[1].strip())
         place = match.end()
+        if match[2] != ",":
+            return values, place
 
 
 def _unquoted(text: str) -> str:
@@ -288,9 +288,10 @@ def _read_exactly(path: Path, attributes: list[Attribute], rows: list[tuple[int,
 
 
 def _dense_row(where: str, attributes: list[Attribute], text: str) -> dict[int, Any]:
-    values = _split(text)
-    if values is None:
+    split = _split(text)
+    if split is None:
         raise _stray_quote(where, text)
+    values, _ = split
     if len(values) == 1 < len(attributes) and not set("'\"") & set(text):
         values = text.split()  # Weka takes white space for a comma
     if len(values) != len(attributes):
@@ -324,7 +325,7 @@ def _sparse_row(where: str, attributes: list[Attribute], text: str) -> dict[int,
         value = _VALUE.match(body, index.end())
         if value is None:
             raise _stray_quote(where, body[index.end() :])
-        found[i] = _value(where, attributes[i], value[1])
+        found[i] = _value(where, attributes[i], value[1].strip())
         place = value.end()
     return found
 

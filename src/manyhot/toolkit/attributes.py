@@ -19,7 +19,7 @@ from manyhot.toolkit.arff import NUMERIC, Relation
 from manyhot.toolkit.cells import counted, listed
 from manyhot.toolkit.columns import Columns, check_named, counted_off, how_labels_are_written
 from manyhot.toolkit.files import InputError, shown
-from manyhot.toolkit.label_lists import read_label_names
+from manyhot.toolkit.label_lists import find_mulan, read_label_names
 
 
 def find_attributes(
@@ -112,16 +112,13 @@ def _said_by_the_file(relation: Relation, path: Path, names: list[str]) -> tuple
     """Ask the header, which Meka writes the number of labels into, and then MULAN's XML beside the file."""
     if (count := re.search(r"-C\s+(-?\d+)", relation.name)) and int(count[1]):
         return counted_off(names, int(count[1]), path.name), f"by -C {count[1]} in its header"
-    stem = path.name.lower().partition(".arff")[0]
-    beside = [file for file in path.parent.iterdir() if file.suffix.lower() == ".xml"]
-    fitting = [file for file in beside if stem.startswith(file.stem.lower())]
-    if not fitting:
+    xml = find_mulan(path)
+    if xml is None:
         raise InputError(
             f"{path.name}: expected the labels to be named by NAME.xml beside the file (MULAN) or by -C in @relation "
             f"(Meka), got neither; say which attributes are labels: --labels NAME,NAME, --num-labels 6 for the first "
             "six, --num-labels -6 for the last six, or --label-names FILE with their names"
         )
-    xml = max(fitting, key=lambda file: len(file.stem))
     labels = read_label_names(xml)
     if unknown := [name for name in labels if name not in set(names)]:
         raise InputError(

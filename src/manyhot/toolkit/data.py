@@ -24,7 +24,7 @@ from manyhot.toolkit.files import (
     shown,
 )
 from manyhot.toolkit.jsonl import read_jsonl
-from manyhot.toolkit.label_lists import read_label_names
+from manyhot.toolkit.label_lists import find_mulan, read_label_names
 from manyhot.toolkit.matrix import Matrix, find_matrix, read_matrix
 from manyhot.toolkit.svmlight import Svmlight, read_svmlight
 
@@ -41,7 +41,8 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
         path: a file in one of `FORMATS`. For matrices DIR/NAME.X.npz, DIR/NAME.Y.npz and DIR/NAME all mean the same
             three files; the names of the labels come from NAME.labels.txt or else from labels.txt. Embeddings are
             arrays, NAME.npy, NAME.X.npy or an .npz of one array, with the labels in NAME.Y.npz or NAME.Y.npy.
-        header: False for CSV and TSV whose first row is no names; the columns are then named 1, 2, ...
+        header: False for CSV and TSV whose first row is no names; the columns are then named 1, 2, ... Other formats
+            name their columns whatever this says.
 
     Returns:
         A frame with at least one row, CSV and TSV cells as strings; a `Matrix`; for ARFF a `Relation`; or `Svmlight`.
@@ -51,8 +52,6 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
     """
     path = Path(path)
     kind, packing = kind_of_file(path)
-    if not header and kind not in (".csv", ".tsv"):
-        raise InputError(f"{path}: expected a CSV or TSV file with --no-header, got {path.name!r}; leave it out")
     matrix = find_matrix(path)
     if matrix is not None:
         return read_matrix(matrix)
@@ -78,9 +77,18 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """List the files that :func:`read_file` reads for a path: one, or those of a matrix."""
-    matrix = find_matrix(Path(path))
-    return [Path(path)] if matrix is None else matrix.existing()
+    """List the files that a path means: one, those of a matrix, or an ARFF file and MULAN's XML beside it."""
+    path = Path(path)
+    matrix = find_matrix(path)
+    if matrix is not None:
+        return matrix.existing()
+    xml = find_mulan(path) if kind_of_file(path)[0] == ".arff" else None
+    return [path] if xml is None else [path, xml]
+
+
+def is_delimited(path: str | Path) -> bool:
+    """Say whether a file is CSV or TSV by its name."""
+    return kind_of_file(Path(path))[0] in (".csv", ".tsv")
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:

@@ -12,7 +12,17 @@ from manyhot.toolkit.attributes import find_attributes, relation_column
 from manyhot.toolkit.cells import counted, listed, plain, read_categories
 from manyhot.toolkit.columns import Columns, check_named, find_columns
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.data import InputError, Matrix, Raw, Relation, Svmlight, read_file, read_label_names, shown
+from manyhot.toolkit.data import (
+    InputError,
+    Matrix,
+    Raw,
+    Relation,
+    Svmlight,
+    is_delimited,
+    read_file,
+    read_label_names,
+    shown,
+)
 from manyhot.toolkit.examples import (
     KINDS,
     Examples,
@@ -48,7 +58,10 @@ class Training:
 def read(config: Config) -> Training:
     """Read every file of a run before any work is done, and say what is in them."""
     names = read_label_names(config.label_names) if config.label_names else None
-    raw, source = read_file(config.data, header=not config.no_header), Path(config.data).name
+    source = Path(config.data).name
+    if config.no_header and not is_delimited(config.data):
+        raise InputError(f"{source}: expected a CSV or TSV file with --no-header, got another format; leave it out")
+    raw = read_file(config.data, header=not config.no_header)
     apart = _set_apart(raw, config, source)
     columns, said = _find(raw, config, names)
     examples = examples_of(raw, columns, source, label_names=names)

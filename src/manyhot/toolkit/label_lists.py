@@ -36,6 +36,14 @@ def read_label_names(path: str | Path) -> list[str]:
     return names
 
 
+def find_mulan(path: Path) -> Path | None:
+    """Find MULAN's XML beside an ARFF file: the one with the longest name that the file's name starts with."""
+    stem = path.name.lower().partition(".arff")[0]
+    beside = [file for file in path.parent.iterdir() if file.suffix.lower() == ".xml"]
+    fitting = [file for file in beside if stem.startswith(file.stem.lower())]
+    return max(fitting, key=lambda file: len(file.stem), default=None)
+
+
 def _read_xml(path: Path) -> list[str]:
     data = read_text(path)
     # Definitions can make a small file expand to gigabytes, and MULAN's files have none.
