@@ -283,6 +283,33 @@ def test_arff_gives_the_run_of_the_same_table():
     assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
 
 
+def test_numbers_categories_lists_and_missing_cells():
+    rng = np.random.default_rng(0)
+    x, colour = rng.normal(size=(60, 3)), rng.choice(["red", "green", "blue"], 60)
+    frame = pl.DataFrame({"x": x[:, 0], "v": x[:, 1:].tolist(), "colour": colour})
+    frame = frame.with_columns(p=(pl.col("x") > 0).cast(int), q=(pl.col("colour") == "red").cast(int))
+    frame = frame.with_columns(
+        x=pl.when(pl.int_range(60) % 7 == 2).then(None).otherwise("x"),
+        colour=pl.when(pl.int_range(60) % 9 == 4).then(None).otherwise("colour"),
+    )
+    frame.write_parquet("d.parquet")
+    _, stderr = call(f"train d.parquet --labels p,q {FAST} --out run")
+    assert "features: x, v (2 numeric columns)\ncategories: colour (3 values); a column a value" in stderr
+    assert "missing cells: 1 numeric column, colour (7 rows); the mean stands in" in stderr
+    assert "linear on 3 numbers, standardised + 1 for missing cells + 5 for values of categories;" in stderr
+    assert as_json("evaluate run d.parquet")["micro_f1"] > 0.8
+    frame.write_ndjson("d.jsonl")
+    assert as_json("evaluate run d.parquet") == as_json("evaluate run d.jsonl")
+    # A category that training had none of is like one that it had once: it moves no logit here.
+    new = frame.head(2).with_columns(colour=pl.Series(["violet", "pink"]), x=pl.Series([None, 0.5]))
+    new.select("v", "colour", "x").write_ndjson("new.jsonl")
+    call("predict run new.jsonl -o out.jsonl")
+    assert pl.read_ndjson("out.jsonl")["labels"].to_list() == manyhot.load_run("run").predict(new)
+    assert "expected the columns x, v, colour as in training, got a file without x" in str(
+        bad("predict run out.jsonl -o again.jsonl")
+    )
+
+
 def test_svmlight_gives_the_run_of_the_same_matrix():
     X, Y = numbers()
     dump_svmlight_file(X.to_numpy(), sp.csr_array(Y.to_numpy()), "d.svm", zero_based=False, multilabel=True)

@@ -160,12 +160,15 @@ def test_quotes_of_a_tsv_are_text_where_one_cannot_be_a_quoted_field(tmp_path, r
 
 
 def test_the_limit_of_the_standard_reader_is_put_back_when_a_reader_is_left_alone(tmp_path):
-    before = csv.field_size_limit()
-    reader = records(tmp_path / "a.csv", ["a,b\n", "1,2\n", "3,4\n"], ",")
-    assert next(reader) == (1, ["a", "b"])
-    assert csv.field_size_limit() == before
-    assert next(reader) == (2, ["1", "2"])
-    assert csv.field_size_limit() == before
+    before = csv.field_size_limit(1000)
+    try:
+        reader = records(tmp_path / "a.csv", ["a,b\n", f"{'x' * 2000},2\n", "3,4\n"], ",")
+        assert next(reader) == (1, ["a", "b"])
+        assert csv.field_size_limit() == 1000
+        assert next(reader) == (2, ["x" * 2000, "2"])
+        assert csv.field_size_limit() == 1000
+    finally:
+        csv.field_size_limit(before)
 
 
 @pytest.mark.parametrize(
