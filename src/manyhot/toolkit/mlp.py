@@ -16,8 +16,8 @@ from manyhot.toolkit.features import DesignMatrix
 from manyhot.toolkit.linear import mean_squared_length
 from manyhot.toolkit.model import BLOCK, Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
 
-# benchmarks/mlp.py compared these with others on training rows: none is better by more than a quarter of a point of mean
-# F1 on the mean of six sets, and those that are take two to four times as long.
+# benchmarks/mlp.py compared these with others on training rows: none is better by more than a quarter of a point of
+# mean F1 on the mean of six sets, and those that are take two to four times as long.
 HIDDEN = 512
 DROPOUT = 0.5
 SCALE = 0.2
