@@ -1,6 +1,7 @@
 # make demo   train on real data, print the table and where the run is
 # make test   the whole test suite
 # make check  lint, types, import directions
+# make docs   the documentation, as pages in build/docs/html
 # Each sets up .venv first when it has to.
 #
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check defaults defaults-mlp kill-test stream-test bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -49,6 +50,21 @@ check: $(STAMP)
 
 stream-test: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -s -m stream tests/test_stream.py
+
+# What the pages need is installed once, by the names in pyproject.toml: the project itself is there already.
+DOCS_STAMP := .venv/set-up-docs
+
+$(DOCS_STAMP): $(STAMP)
+	$(PIP) --quiet -c constraints.txt $$($(BIN)/python -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'][1:])")
+	@touch $@
+
+# From nothing each time, since a page that is not read again does not warn again.
+docs: $(DOCS_STAMP)
+	rm -rf build/docs docs/_generated
+	$(BIN)/python -m sphinx -b html -W --keep-going -q -d build/docs/doctrees docs build/docs/html
+	$(BIN)/python docs/check_links.py build/docs/html
+	@echo "wrote build/docs/html/index.html"
 
 # Chooses the defaults of `manyhot train` on training files alone; about a quarter of an hour.
 defaults: $(STAMP)

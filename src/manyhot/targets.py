@@ -89,7 +89,7 @@ class IndexTargets:
 
     @property
     def shape(self) -> torch.Size:
-        """The leading shape: that of the logits without the label axis."""
+        """The leading shape, that of the logits without the label axis."""
         return self.labels.shape[:-1] if self.offsets is None else torch.Size([len(self.offsets) - 1])
 
     @property

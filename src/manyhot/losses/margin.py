@@ -158,7 +158,7 @@ def margin_softmax_loss(
         logits: (..., classes), the inner products <f, u_i>, a bias added where there is one.
         targets: (...,), integer class ids; -1 and -100 mean unknown.
         radius: >= 0, a number, or (classes,), that of each class.
-        norms: (classes,), >= 0, the lengths |u_i| of the class vectors, with their gradient. None: all 1, which makes
+        norms: (classes,), >= 0, the lengths of the class vectors, with their gradient. None: all 1, which makes
             it the additive margin of 2 r_y on the target.
         mask: boolean, broadcastable to targets, True where a row's class is known.
         sample_weight: >= 0, one a row.

@@ -264,7 +264,7 @@ def f_weighted_bce_loss(
         ValueError: shapes that do not fit and options or, on the CPU, values out of range.
 
     Reduces to:
-        half of :func:`manyhot.bce_loss` at F = 1 and beta = 1. Divided by p(1-p)/|t-p|, the gradient of
+        half of :func:`manyhot.bce_loss` at F = 1 and beta = 1. Divided by ``p(1-p)/|t-p|``, the gradient of
         :func:`smooth_f_loss` times the half of its denominator is the gradient of this.
 
     Numerics:

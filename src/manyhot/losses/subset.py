@@ -263,7 +263,7 @@ class Subset(Distribution):
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:  # pyright: ignore
-        """Return nothing to check here: -inf is allowed, and takes a label out."""
+        """Return nothing to check here; -inf is allowed, and takes a label out."""
         return {}
 
     @property
@@ -309,7 +309,7 @@ class Subset(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """Return the set with the largest probability: the labels with s > 0, filled up or cut to the range."""
+        """Return the set with the largest probability, the labels with s > 0 filled up or cut to the range."""
         size = (self.logits > 0).sum(-1).maximum(self.min_labels).minimum(self.max_labels)
         return top_k(self.logits, size).to(self.logits.dtype)
 
