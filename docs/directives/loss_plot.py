@@ -29,8 +29,8 @@ RANGE = 6.0
 # The other labels of the row: one of two positives and one of five negatives are wrong.
 POSITIVES, NEGATIVES = [2.0, -1.0], [1.0, -2.0, -2.0, -2.0, -2.0]
 IN_A_ROW = (
-    "The loss of one row of eight labels against the logit of one of them. Of the others, one positive and one negative "
-    "are wrong by 1, and one positive and four negatives right by 2."
+    "The loss of one row of eight labels against the logit of one of them. Of the others, one positive and one "
+    "negative are wrong by 1, and one positive and four negatives right by 2."
 )
 # One class a row: the logit of the class itself, then that of another.
 CLASSES = [1.0, 0.0, -1.0]
