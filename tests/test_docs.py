@@ -42,6 +42,7 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     said: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # torch's own, of making one
         failed, tried = doctest.DocTestRunner().run(examples(page), out=said.append)
     assert tried
     assert not failed, "".join(said)
