@@ -1,15 +1,24 @@
 """The pages of docs/: their examples run, and they cover every public name, every loss and every option."""
 
 import ast
+import csv
 import doctest
+import json
+import random
 import re
+import shlex
+import subprocess
 import warnings
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
 import manyhot
+from manyhot.toolkit.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -68,3 +77,88 @@ def test_every_loss_has_a_page_with_its_plots() -> None:
             page = (DOCS / "losses" / source.name).with_suffix(".md").read_text()
             for name in losses:
                 assert re.search(rf"^```{{loss-plot}} {name}$", page, re.MULTILINE), name
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+# A table as small as one that all of it works on: sentences on five subjects, one of them rare, some labels wrong.
+SAID = {
+    "food": ("the soup was hot and good", "cold pasta", "great bread and cheese", "the fish was fresh"),
+    "service": ("the waiter was kind", "we waited an hour", "friendly people at the bar", "rude service"),
+    "price": ("too expensive", "cheap for what it is", "fair prices", "the bill was a surprise"),
+    "place": ("a quiet garden", "loud music", "lovely view of the lake", "small tables"),
+    "parking": ("no place for the car", "easy to park"),
+}
+SHARES = {"food": 0.6, "service": 0.45, "price": 0.3, "place": 0.25, "parking": 0.02}
+
+
+def reviews(rows: int, seed: int) -> list[tuple[str, list[str]]]:
+    chance = random.Random(seed)
+    drawn = []
+    for _ in range(rows):
+        about = [label for label in SAID if chance.random() < SHARES[label]] or ["food"]
+        text = ", ".join(chance.choice(SAID[label]) for label in about)
+        drawn.append((text, [label for label in about if chance.random() < 0.9] or about))
+    return drawn
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write what the page of the command works on into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    with open("reviews.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("text", "labels"), *((text, "|".join(names)) for text, names in reviews(240, 0))])
+    lines = [json.dumps({"text": text, "labels": names}) + "\n" for text, names in reviews(60, 1)]
+    Path("test.jsonl").write_text("".join(lines))
+    pl.DataFrame({"text": [text for text, _ in reviews(5, 2)]}).write_parquet("new.parquet")
+
+
+def shape(line: str) -> str:
+    """Return a line without its numbers and the width of its columns; label sets without their labels."""
+    if line.startswith("[exit "):
+        return line
+    line = re.sub(r'\["[^]]*\]', "[...]", line)
+    line = re.sub(r"[-+]?\d[\d,.]*\d|\d", "#", line)
+    return " ".join("#" if word == "-" else word for word in re.sub(r"\[[#, ]*\]", "[...]", line).split())
+
+
+def said(command: str) -> list[str]:
+    """Run a line of a shell, `manyhot` within this process, and return what it prints."""
+    if not command.startswith("manyhot "):
+        return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout.splitlines()
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return [*result.output.splitlines(), *([f"[exit {result.exit_code}]"] if result.exit_code else [])]
+
+
+def test_shell_examples(table: None) -> None:
+    tried = 0
+    for line, text in blocks(DOCS / "command.md", "console"):
+        for example in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, *expected = example.splitlines()
+            found = said(command)
+            # A line of three points is any number of lines; points at the end of a line are any end.
+            pattern = "".join(
+                r"(?:.*\n)*?" if want == "..." else re.escape(shape(want)).replace(r"\.\.\.", ".*") + r"\n"
+                for want in expected
+            )
+            shown = "".join(f"{shape(got)}\n" for got in found)
+            assert re.fullmatch(pattern, shown), f"line {line}, {command}:\n" + "\n".join(found)
+            tried += 1
+    assert tried > 5
+
+
+def test_every_option_of_the_command_is_on_its_page() -> None:
+    page = (DOCS / "command.md").read_text()
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    for name, command in group.commands.items():
+        section = re.split(rf"^## manyhot {name}$", page, flags=re.MULTILINE)
+        assert len(section) == 2, f"no section for manyhot {name}"
+        text = re.split(r"^## ", section[1], flags=re.MULTILINE)[0]
+        real = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        said = set(re.findall(r"`(?:-o`, `)?(--[a-z-]+)[` ]", text))
+        assert real - {"--help"} <= said, f"manyhot {name}"
+        if name == "train":
+            assert said <= real, "options that the page has and the command has not"

@@ -278,7 +278,7 @@ class ConformanceTable(SphinxDirective):
                 raise self.error(f"row {number} of the conformance table: expected {case.right}, got {ours}.")
             rows.append((str(number), case.implementation, case.given, case.returned, shown(ours), case.why))
         titles = ("", "implementation", "input", "it returns", "manyhot", "why")
-        table = nodes.table()
+        table = nodes.table(classes=["wide"])
         group = nodes.tgroup(cols=len(titles))
         table += group
         group += [nodes.colspec(colwidth=width) for width in (3, 22, 27, 12, 14, 22)]
