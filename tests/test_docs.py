@@ -3,6 +3,7 @@
 import ast
 import csv
 import doctest
+import importlib.util
 import json
 import random
 import re
@@ -77,6 +78,26 @@ def test_every_loss_has_a_page_with_its_plots() -> None:
             page = (DOCS / "losses" / source.name).with_suffix(".md").read_text()
             for name in losses:
                 assert re.search(rf"^```{{loss-plot}} {name}$", page, re.MULTILINE), name
+
+
+def test_broken_links_of_built_pages_are_found(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("check_links", DOCS / "check_links.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check_links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_links)
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top">A</h1><a href="#top">top</a><a href="b.html#here">b</a><a href="https://example.org">away</a>'
+        '<a href="c.html">c</a><a href="b.html#there">b</a><img src="d.svg"><script src="https://cdn.example.org/x.js">'
+    )
+    (tmp_path / "b.html").write_text('<p id="here"><a href="a.html">a</a><link rel="canonical" href="https://e.org/b">')
+    assert check_links.problems(tmp_path) == [
+        "a.html: c.html is not there",
+        "a.html: b.html#there has no such anchor",
+        "a.html: d.svg is not there",
+        "a.html: loads https://cdn.example.org/x.js",
+    ]
+    assert check_links.problems(tmp_path / "nothing") == [f"{tmp_path / 'nothing'}: no pages"]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
