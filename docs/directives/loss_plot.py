@@ -189,7 +189,7 @@ THEMES = {
 
 @cache
 def drawn(curve: Curve, positive: bool) -> tuple[list[float], list[float], list[float]]:
-    """Return logits, what the loss has above its value at the right end of the axis, and the gradient."""
+    """Return logits, what the loss has above its least value on the axis, and the gradient."""
     s = torch.linspace(-RANGE, RANGE, 121, dtype=torch.float64)
     values, slopes = [], []
     for x in s:
@@ -198,8 +198,7 @@ def drawn(curve: Curve, positive: bool) -> tuple[list[float], list[float], list[
         (slope,) = torch.autograd.grad(loss, leaf)
         values.append(loss.item())
         slopes.append(slope.item())
-    right = values[-1] if positive else values[0]
-    return s.tolist(), [value - right for value in values], slopes
+    return s.tolist(), [value - min(values) for value in values], slopes
 
 
 def _bce(s: Tensor, positive: bool) -> Tensor:
@@ -230,7 +229,7 @@ def draw(plot: Plot, theme: dict[str, str], path: Path) -> None:
             axes[0, column].set_ylim(-0.3, 6.3)
             axes[1, column].set_ylim(-1.55, 1.55)
             axes[0, column].set_xticks([-6, -3, 0, 3, 6])
-        axes[0, 0].set_ylabel("loss, from its end")
+        axes[0, 0].set_ylabel("loss - its least")
         axes[1, 0].set_ylabel("d loss / d s")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         figure.savefig(path, transparent=True, metadata={"Date": None})
