@@ -1,6 +1,7 @@
 """A run folder is complete or not there, and nothing in it is ever executed."""
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -15,9 +16,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
 from manyhot import load_run
+from manyhot.toolkit import checkpoint
 from manyhot.toolkit import run_folder as module
+from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.run_folder import FILES, MANIFEST, check_free, free_path, read_run, write_file, write_run
@@ -286,7 +291,14 @@ def changed_json(run, name, change):
         ("run.json", lambda state: state | {"features": {"text": [[], []]}}),
         ("terms.json", lambda terms: terms[:1]),
         ("terms.json", lambda terms: [terms[0][1:], *terms[1:]]),
-        ("terms.json", lambda terms: None),
+        ("terms.json", lambda terms: []),
+        ("run.json", lambda state: state | {"model": "forest"}),
+        ("run.json", lambda state: state | {"model": "mlp"}),
+        ("run.json", lambda state: state | {"task": "what"}),
+        ("run.json", lambda state: state | {"cardinality": {"min_labels": "a", "max_labels": 3}}),
+        ("run.json", lambda state: state | {"labels": [{"name": 3, "rows": 1}] * len(state["labels"])}),
+        ("calibration.json", lambda calibration: calibration | {"labels": calibration["labels"][1:]}),
+        ("calibration.json", lambda calibration: {}),
     ],
 )
 def test_parts_that_agree_with_the_manifest_and_not_with_each_other(run, name, change):
@@ -296,10 +308,39 @@ def test_parts_that_agree_with_the_manifest_and_not_with_each_other(run, name, c
     assert message.startswith(f"{run}: expected ")
 
 
-def test_weights_that_agree_with_the_manifest_and_are_none(run):
-    (run / "model.safetensors").write_bytes(b"no tensors")
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[1, 2", b"=", b"\x00" * 40])
+def test_a_file_that_agrees_with_the_manifest_and_is_none_of_its_kind_is_named(run, name, content):
+    (run / name).write_bytes(content)
     reseal(run)
-    assert "its parts do not fit" in refused(run)
+    message = refused(run)
+    assert message.startswith(f"{run / name}: expected what training wrote, but it is damaged: ")
+    assert message.endswith("; train again, or restore the folder from a copy.")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".json")])
+def test_json_of_one_value_is_none_of_ours(run, name):
+    (run / name).write_text("3")
+    reseal(run)
+    assert refused(run).startswith(f"{run / name}: expected what training wrote, but it is damaged: ")
+
+
+def test_weights_that_are_not_finite_are_refused(run):
+    arrays = load_file(run / "model.safetensors")
+    arrays["bias"][1] = np.nan
+    save_file(arrays, run / "model.safetensors")
+    reseal(run)
+    assert refused(run).startswith(
+        f"{run / 'model.safetensors'}: expected what training wrote, but it is damaged: a num"
+    )
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_weights_of_another_shape_are_refused(run, name):
+    arrays = load_file(run / "model.safetensors")
+    save_file(arrays | {name: np.ascontiguousarray(arrays[name][1:])}, run / "model.safetensors")
+    reseal(run)
+    assert "its parts do not fit (run.json, terms.json, calibration.json, model.safetensors): " in refused(run)
 
 
 def test_resealing_alone_changes_nothing(run):
@@ -413,12 +454,43 @@ def test_provenance_of_matrices_covers_features_and_targets(tmp_path):
 # A full disk
 
 
+@contextlib.contextmanager
+def disk_for(size):
+    """Let files grow to so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def sizes_of(config, monkeypatch):
+    """Train once, and return the sizes of the files that were written, in order."""
+    sizes = []
+
+    def recorded(path, content):
+        sizes.append(len(content))
+        write_file(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_file", recorded)
+        patch.setattr(checkpoint, "write_file", recorded)
+        train(config)
+    return sizes
+
+
+def command(line, code):
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == code, result.output
+    return result.stderr.strip().splitlines()
+
+
 def test_a_full_disk_is_one_sentence_and_exit_code_1(tmp_path):
     table(tmp_path / "train.csv")
-    limit = 500  # bytes; the first file fits and the weights do not
 
     def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # the first file fits and the weights do not
 
     done = subprocess.run(
         [*COMMAND, "train", "train.csv", "--out", "place/run", "--set", "C=1", "--tau", "0"],
@@ -435,5 +507,40 @@ def test_a_full_disk_is_one_sentence_and_exit_code_1(tmp_path):
     assert "File too large; nothing was written" in last
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "train.csv"]
-    assert not (tmp_path / "place" / "run").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.csv"]
+
+
+def test_wherever_the_disk_is_full_a_run_beside_stays_as_it_was(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    table(Path("train.csv"))
+    sizes = sizes_of(Config(data="train.csv", C=1.0, tau=0.0, out="whole"), monkeypatch)
+    assert len(sizes) == len(FILES) + 1
+    for size in sorted({0, *(size - 1 for size in sizes)}):
+        with disk_for(size):
+            said = command("train train.csv --set C=1 --tau 0 --out deep/run2", 1)
+        assert said[-1].endswith(": File too large; nothing was written")
+        assert sorted(path.name for path in run.parent.iterdir()) == ["run", "train.csv", "whole"]
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    table(Path("train.csv"))
+    sizes = sizes_of(Config(data="train.csv", out="whole"), monkeypatch)
+    # What is written grows with the fits that are done.
+    size = max(sizes[: -len(FILES) - 1]) - 1
+    assert size > sizes[1]
+    with disk_for(size):
+        said = command("train train.csv --out run", 1)
+    assert said[-1].startswith("error: ")
+    assert said[-1].endswith(
+        ": File too large; the same command with --resume goes on from the checkpoint in .run.partial"
+    )
+    assert sorted(os.listdir()) == [".run.partial", "train.csv", "whole"]
+    assert not [name for name in os.listdir(".run.partial") if name.startswith(".")]
+    assert command("train train.csv --out run --resume", 0)[0].startswith("going on from the checkpoint in ")
+    for name in ("model.safetensors", "metrics.json", "log.jsonl"):
+        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()

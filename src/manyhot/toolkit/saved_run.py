@@ -1,6 +1,7 @@
 """A run as files and back: what is written and what is read stand beside each other."""
 
 import json
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from manyhot.calibration import Calibration
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.calibrate import Calibrated
 from manyhot.toolkit.columns import Columns
-from manyhot.toolkit.config import Config
+from manyhot.toolkit.config import TASKS, Config
 from manyhot.toolkit.cross_fit import Step
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.features import Features
@@ -99,13 +100,10 @@ def load_run(path: str | Path) -> Run:
         [['food', 'praise'], ['film']]
     """
     path = Path(path)
-    files = read_run(path)
+    parts = _parsed(path, read_run(path))
+    state, calibration, arrays = parts["run.json"], parts["calibration.json"], parts["model.safetensors"]
     try:
-        state = json.loads(files["run.json"])
-        calibration = json.loads(files["calibration.json"])
-        terms = json.loads(files["terms.json"])
-        arrays = load_tensors(files["model.safetensors"])
-        for block, block_terms in zip(state["features"]["text"], terms, strict=True):
+        for block, block_terms in zip(state["features"]["text"], parts["terms.json"], strict=True):
             block["terms"] = block_terms
         features = Features.from_state(state["features"], arrays, device_of("auto"))
         run = Run(
@@ -129,11 +127,42 @@ def load_run(path: str | Path) -> Run:
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
         for block in (*run.features.blocks, *((run.features.reader,) if run.features.reader else ())):
             block.transform([""])
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(f"{path}: expected a run of this manyhot, but its parts do not fit: {error}.") from None
+        if run.task not in TASKS or not all(isinstance(name, str) for name in run.label_names):
+            raise ValueError(f"task {run.task!r} of labels {run.label_names[:3]}")
+        run.label_sets(np.zeros((1, len(run.label_names)), dtype=np.float32))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{path}: expected a run of this manyhot, but its parts do not fit (run.json, terms.json, "
+            f"calibration.json, model.safetensors): {error}."
+        ) from None
     if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
         raise InputError(f"{path}: expected a calibration of {len(run.label_names)} labels, with temperatures above 0.")
     return run
+
+
+def _parsed(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
+    """Parse every file, those too that prediction needs nothing of: an edited file is named as soon as it is met."""
+    parsed: dict[str, Any] = {}
+    for name, content in files.items():
+        try:
+            if name.endswith(".safetensors"):
+                parsed[name] = load_tensors(content)
+                if not all(np.isfinite(array).all() for array in parsed[name].values()):
+                    raise ValueError("a number in it is not finite")
+            elif name.endswith(".toml"):
+                parsed[name] = tomllib.loads(content.decode())
+            elif name.endswith(".jsonl"):
+                parsed[name] = [json.loads(line) for line in content.decode().splitlines()]
+            else:
+                parsed[name] = json.loads(content)
+                if not isinstance(parsed[name], dict | list):
+                    raise ValueError("it holds one value")
+        except (ValueError, TypeError, SafetensorError) as error:
+            raise InputError(
+                f"{path / name}: expected what training wrote, but it is damaged: {error}; train again, or restore the "
+                "folder from a copy."
+            ) from None
+    return parsed
 
 
 def _columns(saved: dict[str, Any]) -> Columns:
