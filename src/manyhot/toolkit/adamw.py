@@ -84,7 +84,7 @@ def fit_stopped_early(
         targets: (rows, labels), on the device of the network.
         loss: (logits, targets) to the sum over rows.
         score: of the rows held out. The loss would stop too soon: it rises with the certainty of a few wrong logits
-            while label sets still get better (of bibtex' training rows by 3 points of mean F1).
+            while label sets still get better.
         schedule: batches, epochs, rate and patience.
         seed: of the tenth and of the order of rows.
         steps: where the state is left after each epoch.
