@@ -22,7 +22,7 @@ from manyhot.labels import cardinality_range, label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.cross_fit import choose, make_folds
 from manyhot.toolkit.features import Features
-from manyhot.toolkit.linear import LinearLearner
+from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.objectives import loss_of
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,8 +31,8 @@ from manyhot.toolkit.cross_fit import Held, choose_tau, fit_folds, make_folds, m
 from manyhot.toolkit.examples import Examples, examples_from_frame
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.inputs import read
-from manyhot.toolkit.linear import LinearLearner
 from manyhot.toolkit.model import Model, Unsaved, unheard
+from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.objectives import LOSSES
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does

@@ -21,12 +21,12 @@ import torch
 from defaults import decided, rows_of, table_of, training_sets
 from manyhot.labels import cardinality_range
 from manyhot.split import stratified_split
-from manyhot.toolkit import mlp
 from manyhot.toolkit.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, prior_logits, score_by
 from manyhot.toolkit.examples import Examples
 from manyhot.toolkit.features import Features
-from manyhot.toolkit.mlp import MlpLearner
 from manyhot.toolkit.model import Unsaved, unheard
+from manyhot.toolkit.models import mlp
+from manyhot.toolkit.models.mlp import MlpLearner
 from manyhot.toolkit.objectives import LOSSES
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does

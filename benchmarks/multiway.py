@@ -36,7 +36,7 @@ import manyhot
 from manyhot.toolkit import model as linear_model
 from manyhot.toolkit.examples import Examples
 from manyhot.toolkit.features import DesignMatrix, Features
-from manyhot.toolkit.linear import Linear, fit_linear, mean_squared_length
+from manyhot.toolkit.models.linear import Linear, fit_linear, mean_squared_length
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MANYHOT_DATA", ROOT.parent / "shared" / "data"))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from manyhot.toolkit import adamw as module
-from manyhot.toolkit.adamw import Schedule, descend, epoch_seed, fit_stopped_early
 from manyhot.toolkit.model import Unsaved, unheard
+from manyhot.toolkit.models import adamw as module
+from manyhot.toolkit.models.adamw import Schedule, descend, epoch_seed, fit_stopped_early
 
 
 class Recorded:

@@ -15,11 +15,11 @@ import pytest
 import scipy.io.arff
 import scipy.sparse as sp
 
-from manyhot.toolkit import arff
 from manyhot.toolkit.attributes import find_attributes
 from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.data import InputError, Relation, files_of, read_file
 from manyhot.toolkit.examples import examples_from_frame, examples_of, read_examples
+from manyhot.toolkit.formats import arff
 
 DATA = Path(os.environ.get("MANYHOT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}; set MANYHOT_DATA")

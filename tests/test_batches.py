@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from manyhot.toolkit import files, jsonl
 from manyhot.toolkit.batches import read_batches
 from manyhot.toolkit.data import InputError, read_file
+from manyhot.toolkit.formats import files, jsonl
 
 SIZES = (1, 7, 64, 2**23)
 

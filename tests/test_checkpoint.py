@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from manyhot import load_run
 from manyhot.toolkit import checkpoint as module
-from manyhot.toolkit import linear, mlp
 from manyhot.toolkit.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError
+from manyhot.toolkit.models import linear, mlp
 from manyhot.toolkit.run_folder import FILES, partial_of
 from manyhot.toolkit.train import Listener, train
 
@@ -76,8 +76,8 @@ def killed(config, monkeypatch, *, after, call="replace", resume=False):
 
 def of_kind(kind, monkeypatch, **options):
     if kind == "AdamW":
-        monkeypatch.setattr("manyhot.toolkit.linear.LBFGS_VECTORS", 10**9)
-        monkeypatch.setattr("manyhot.toolkit.linear.STEPS", 6)
+        monkeypatch.setattr("manyhot.toolkit.models.linear.LBFGS_VECTORS", 10**9)
+        monkeypatch.setattr("manyhot.toolkit.models.linear.STEPS", 6)
     given: Any = KINDS[kind] | options
     return Config(data="d.csv", valid="v.csv" if kind == "mlp" else None, **given)
 

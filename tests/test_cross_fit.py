@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from manyhot import cardinality_range, decide, label_counts, label_prior, multilabel_metrics, zlpr_loss
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit import cross_fit as module
-from manyhot.toolkit import linear as linear_module
 from manyhot.toolkit.cross_fit import Fold, Held, choose, choose_tau, make_folds, prior_logits, right_offset
-from manyhot.toolkit.linear import LinearLearner, Solver, fit_linear
 from manyhot.toolkit.model import Memory
+from manyhot.toolkit.models import linear as linear_module
+from manyhot.toolkit.models.linear import LinearLearner, Solver, fit_linear
 
 
 @pytest.fixture(autouse=True)

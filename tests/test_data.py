@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from manyhot.toolkit.data import InputError, Matrix, files_of, read_file, read_label_names
-from manyhot.toolkit.delimited import records
+from manyhot.toolkit.formats.delimited import records
 
 DATA = Path(os.environ.get("MANYHOT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}; set MANYHOT_DATA")

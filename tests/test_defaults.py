@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from manyhot.toolkit import features, mlp
+from manyhot.toolkit import features
+from manyhot.toolkit.models import mlp
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "defaults.json"
 

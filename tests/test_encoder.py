@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from manyhot import load_run
-from manyhot.toolkit import encoder as module
-from manyhot.toolkit import pretrained
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.pretrained import Encoder
+from manyhot.toolkit.models import encoder as module
+from manyhot.toolkit.models import pretrained
+from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.train import Listener, train
 from test_checkpoint import Killed, contents, killed
 from tiny_texts import KINDS, texts_and_sets

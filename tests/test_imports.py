@@ -46,14 +46,16 @@ ALLOWED = {
 }
 # The toolkit, in the order of the data: a module imports earlier ones. The command line is last and sees all.
 TOOLKIT = (
-    *("files", "label_lists", "delimited", "jsonl", "matrix", "arff", "svmlight", "data", "parquet", "batches"),
-    *("cells", "columns", "attributes", "examples", "pretrained", "features", "model", "adamw", "linear", "mlp"),
-    *("encoder", "run_folder", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "kinds"),
+    *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix", "formats.arff"),
+    *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes", "examples"),
+    *("models.pretrained", "features", "model", "models.adamw", "models.linear", "models.mlp", "models.encoder"),
+    *("run_folder", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "models.kinds"),
     *("inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.
 OUTSIDE = {"torch", "numpy"}
 LAZY = {"metrics": {"sklearn"}}
+PACKAGES = ("toolkit", "formats", "models")
 NAMES_OF_NOTHING = ("utils", "util", "common", "base", "core", "manager", "helper", "helpers", "misc")
 
 
@@ -82,7 +84,8 @@ def imports(source: str, module: str) -> Iterator[tuple[str, bool]]:
             if node.level:
                 package = ["manyhot", *module.split(".")][: -node.level]
                 base = ".".join([*package, base]).rstrip(".")
-            if base in ("manyhot", "manyhot.losses", "manyhot.kernels", "manyhot.toolkit"):
+            packages = ("losses", "kernels", "toolkit", "toolkit.formats", "toolkit.models")
+            if base in ("manyhot", *(f"manyhot.{package}" for package in packages)):
                 for alias in node.names:
                     yield f"{base}.{alias.name}", eager
             else:
@@ -94,7 +97,7 @@ def wrong_imports(source: str, module: str) -> list[str]:
     problems = []
     in_toolkit = module == "toolkit" or module.startswith("toolkit.")
     own = module.removeprefix("toolkit.")
-    if in_toolkit and own not in (*TOOLKIT, "toolkit"):
+    if in_toolkit and own not in (*TOOLKIT, *PACKAGES):
         return [f"{module} has no place in TOOLKIT yet: put it where its data come from"]
     if not in_toolkit and module not in ALLOWED:
         return [f"{module} has no line in ALLOWED yet: say what it may import"]
@@ -103,7 +106,7 @@ def wrong_imports(source: str, module: str) -> list[str]:
         if package == "manyhot":
             if in_toolkit:
                 later = inner.removeprefix("toolkit.")
-                if inner == "toolkit" or own == "toolkit":
+                if inner == "toolkit" or own in PACKAGES:
                     problems.append(f"{module} imports {name}: name the module, the package itself is empty")
                 elif inner.startswith("toolkit.") and later not in TOOLKIT[: TOOLKIT.index(own)]:
                     problems.append(f"{module} imports {name}, which comes after it")

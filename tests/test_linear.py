@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from manyhot import zlpr_loss
-from manyhot.toolkit import linear as module
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.linear import Linear, LinearLearner, fit_linear
 from manyhot.toolkit.model import Memory, gigabytes
+from manyhot.toolkit.models import linear as module
+from manyhot.toolkit.models.linear import Linear, LinearLearner, fit_linear
 
 
 def bce(logits, targets):

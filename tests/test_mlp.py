@@ -10,13 +10,13 @@ import scipy.sparse as sp
 import torch
 
 from manyhot import cardinality_range, load_run, zlpr_loss
-from manyhot.toolkit import mlp as module
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.cross_fit import score_by
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.linear import fit_linear
-from manyhot.toolkit.mlp import Mlp, MlpLearner
 from manyhot.toolkit.model import Unsaved, device_of, unheard
+from manyhot.toolkit.models import mlp as module
+from manyhot.toolkit.models.linear import fit_linear
+from manyhot.toolkit.models.mlp import Mlp, MlpLearner
 from manyhot.toolkit.train import Listener, train
 from tiny_texts import texts_and_sets
 

@@ -20,7 +20,7 @@ from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import TASKS, Config, make_config
 from manyhot.toolkit.cross_fit import choose, make_folds, prior_logits
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.linear import LinearLearner, fit_linear
+from manyhot.toolkit.models.linear import LinearLearner, fit_linear
 from manyhot.toolkit.objectives import LOSSES
 from manyhot.toolkit.train import Listener, train
 

@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from manyhot.toolkit.arff import NUMERIC, Relation
 from manyhot.toolkit.cells import counted, listed
 from manyhot.toolkit.columns import Columns, check_named, counted_off, how_labels_are_written
-from manyhot.toolkit.files import InputError, shown
-from manyhot.toolkit.label_lists import find_mulan, read_label_names
+from manyhot.toolkit.formats.arff import NUMERIC, Relation
+from manyhot.toolkit.formats.files import InputError, shown
+from manyhot.toolkit.formats.label_lists import find_mulan, read_label_names
 
 
 def find_attributes(

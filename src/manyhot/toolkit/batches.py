@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from manyhot.toolkit import delimited, jsonl
 from manyhot.toolkit.data import Raw, read_file
-from manyhot.toolkit.files import BLOCK_BYTES, InputError, TextFile, check_is_file, empty, kind_of_file, no_rows
-from manyhot.toolkit.matrix import find_matrix
+from manyhot.toolkit.formats import delimited, jsonl
+from manyhot.toolkit.formats.files import BLOCK_BYTES, InputError, TextFile, check_is_file, empty, kind_of_file, no_rows
+from manyhot.toolkit.formats.matrix import find_matrix
 
 
 class Batch(NamedTuple):
@@ -63,7 +63,7 @@ def read_batches(
         return
     check_is_file(path)
     if is_parquet:
-        from manyhot.toolkit import parquet  # its library takes 30 MB, which other formats need not pay
+        from manyhot.toolkit.formats import parquet  # its library takes 30 MB, which other formats need not pay
 
         frames = parquet.read_rows(path, wanted, size)
     elif kind in (".csv", ".tsv"):

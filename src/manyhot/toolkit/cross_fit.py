@@ -26,8 +26,8 @@ from manyhot.split import stratified_split
 from manyhot.toolkit.checkpoint import NO_CHECKPOINT, Checkpoint
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.linear import mean_squared_length
 from manyhot.toolkit.model import Learner, Loss, Model, Score
+from manyhot.toolkit.models.linear import mean_squared_length
 
 FOLDS = 3
 # C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from manyhot.toolkit.arff import Relation, read_arff
-from manyhot.toolkit.delimited import read_delimited
-from manyhot.toolkit.files import (
+from manyhot.toolkit.formats.arff import Relation, read_arff
+from manyhot.toolkit.formats.delimited import read_delimited
+from manyhot.toolkit.formats.files import (
     FORMATS,
     POLARS_ERRORS,
     InputError,
@@ -23,10 +23,10 @@ from manyhot.toolkit.files import (
     read_text,
     shown,
 )
-from manyhot.toolkit.jsonl import read_jsonl
-from manyhot.toolkit.label_lists import find_mulan, read_label_names
-from manyhot.toolkit.matrix import Matrix, find_matrix, read_matrix
-from manyhot.toolkit.svmlight import Svmlight, read_svmlight
+from manyhot.toolkit.formats.jsonl import read_jsonl
+from manyhot.toolkit.formats.label_lists import find_mulan, read_label_names
+from manyhot.toolkit.formats.matrix import Matrix, find_matrix, read_matrix
+from manyhot.toolkit.formats.svmlight import Svmlight, read_svmlight
 
 __all__ = ["InputError", "Matrix", "Raw", "Relation", "Svmlight", "files_of", "read_file", "read_label_names", "shown"]
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.examples import Examples
-from manyhot.toolkit.pretrained import Encoder, Tokens
+from manyhot.toolkit.models.pretrained import Encoder, Tokens
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
 DesignMatrix = Any

@@ -15,7 +15,7 @@ import polars as pl
 from manyhot.toolkit.batches import read_batches
 from manyhot.toolkit.cells import close_matches, listed, plain, type_name
 from manyhot.toolkit.data import InputError, Raw, shown
-from manyhot.toolkit.files import BLOCK_BYTES
+from manyhot.toolkit.formats.files import BLOCK_BYTES
 from manyhot.toolkit.model import BLOCK
 from manyhot.toolkit.predict import Run, examples_for
 from manyhot.toolkit.run_folder import whole_file

@@ -19,8 +19,8 @@ from manyhot.toolkit.config import TASKS, Config
 from manyhot.toolkit.cross_fit import Step
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.features import Features
-from manyhot.toolkit.kinds import described, restored
 from manyhot.toolkit.model import device_of
+from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import read_run, to_json
 

@@ -18,11 +18,11 @@ from manyhot.toolkit.data import InputError, files_of
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.features import DesignMatrix, Features
 from manyhot.toolkit.inputs import Training, read
-from manyhot.toolkit.kinds import learner_for, read_encoder
 from manyhot.toolkit.model import Learner
+from manyhot.toolkit.models.kinds import learner_for, read_encoder
+from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.predict import Run
-from manyhot.toolkit.pretrained import Encoder
 from manyhot.toolkit.run_folder import file_sha256, free_path, provenance, write_run
 from manyhot.toolkit.saved_run import run_files
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from manyhot.toolkit.files import (
+from manyhot.toolkit.formats.files import (
     BLOCK_BYTES,
     MAX_ROW_BYTES,
     POLARS_ERRORS,

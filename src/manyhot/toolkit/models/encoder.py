@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manyhot.toolkit.adamw import HELD, Schedule, fit_stopped_early
 from manyhot.toolkit.model import Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
-from manyhot.toolkit.pretrained import Encoder, arrays_of, embed, network_of, pooled
+from manyhot.toolkit.models.adamw import HELD, Schedule, fit_stopped_early
+from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled
 
 WARM_UP = 0.1
 

@@ -15,7 +15,6 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from manyhot.toolkit.adamw import Schedule, descend
 from manyhot.toolkit.features import DesignMatrix
 from manyhot.toolkit.model import (
     BLOCK,
@@ -30,6 +29,7 @@ from manyhot.toolkit.model import (
     tensors,
     unheard,
 )
+from manyhot.toolkit.models.adamw import Schedule, descend
 
 Solver = Literal["lbfgs", "adamw"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_svmlight_file
 
-from manyhot.toolkit.files import InputError, first_line, shown
+from manyhot.toolkit.formats.files import InputError, first_line, shown
 
 # "rows features labels", the first line of the files of the Extreme Classification Repository.
 _SIZES = re.compile(rb"\s*\d+\s+(\d+)\s+\d+\s*\n")

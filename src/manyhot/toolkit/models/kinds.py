@@ -3,11 +3,11 @@
 from typing import Any
 
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.encoder import EncoderLearner, FineTuned
-from manyhot.toolkit.linear import Linear, LinearLearner
-from manyhot.toolkit.mlp import Mlp, MlpLearner
 from manyhot.toolkit.model import Arrays, Learner, Loss, Model, Score, device_of
-from manyhot.toolkit.pretrained import Encoder
+from manyhot.toolkit.models.encoder import EncoderLearner, FineTuned
+from manyhot.toolkit.models.linear import Linear, LinearLearner
+from manyhot.toolkit.models.mlp import Mlp, MlpLearner
+from manyhot.toolkit.models.pretrained import Encoder
 
 
 def learner_for(

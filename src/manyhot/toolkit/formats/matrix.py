@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from manyhot.toolkit.files import InputError, check_is_file, first_line
-from manyhot.toolkit.label_lists import read_label_names
+from manyhot.toolkit.formats.files import InputError, check_is_file, first_line
+from manyhot.toolkit.formats.label_lists import read_label_names
 
 _ENDS = (".npz", ".npy")
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyhot.toolkit.adamw import HELD, Schedule, fit_stopped_early
 from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.linear import mean_squared_length
 from manyhot.toolkit.model import BLOCK, Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
+from manyhot.toolkit.models.adamw import HELD, Schedule, fit_stopped_early
+from manyhot.toolkit.models.linear import mean_squared_length
 
 # benchmarks/mlp.py compared these with others on training rows: none is better by more than a quarter of a point of
 # mean F1 on the mean of six sets, and those that are take two to four times as long.

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from manyhot.toolkit.files import InputError, shown
+from manyhot.toolkit.formats.files import InputError, shown
 
 NUMERIC = ("number", "truth")
 _ROWS_A_BATCH = 10_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from manyhot.toolkit.files import InputError, check_is_file, first_line, read_text
+from manyhot.toolkit.formats.files import InputError, check_is_file, first_line, read_text
 
 
 def read_label_names(path: str | Path) -> list[str]:

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manyhot.toolkit.files import BLOCK_BYTES, POLARS_ERRORS, not_parquet
+from manyhot.toolkit.formats.files import BLOCK_BYTES, POLARS_ERRORS, not_parquet
 
 # A value that comes again and again is stored once: how much memory a row takes is not known before it is read.
 MAX_ROWS = 2**14

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from manyhot.toolkit.files import (
+from manyhot.toolkit.formats.files import (
     BLOCK_BYTES,
     POLARS_ERRORS,
     InputError,

@@ -1,0 +1,1 @@
+"""One reader a format; `data` chooses among them by a file's name."""
