@@ -7,7 +7,7 @@
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
-# make kill-test  a hundred trainings killed at random moments and gone on with, 10 minutes
+# make kill-test  a hundred trainings killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make stream-test  predict on files of 2 GB in less than 1 GB of memory, an hour on 2 cores; each file is deleted after use
@@ -90,7 +90,7 @@ VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
   build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index
 KERNEL_TESTS := test_native test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
 
-# A hundred kills of trainings, each at a random moment; ten minutes.
+# A hundred kills of trainings, each at a random moment; about 150 starts of the command.
 kill-test: $(STAMP)
 	$(BIN)/python -m pytest -m kill tests/test_checkpoint.py
 

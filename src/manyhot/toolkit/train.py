@@ -179,8 +179,8 @@ def fit(
     # Also where C and tau are given: the calibration needs rows that were held out.
     folds = folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass)
     fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1)
-    # A fold has two thirds of the rows, and of a model with a penalty half of the iterations.
-    folds_work = fits * 2 / 3 * (0.5 if learner.penalised else 1)
+    # A fold has two thirds of the rows, and of a model with a penalty two thirds of the iterations.
+    folds_work = fits * 2 / 3 * (2 / 3 if learner.penalised else 1)
     folds_share = folds_work / (folds_work + 1)
     choice = choose(
         folds,

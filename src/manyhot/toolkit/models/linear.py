@@ -35,8 +35,8 @@ Solver = Literal["lbfgs", "adamw"]
 
 HISTORY = 10
 ROUND = 20
-# Of the folds' fits, which start from those of the penalty before, so that few iterations are enough to compare.
-ROUGH_ITER = 30
+# Of the folds' fits, which start from those of the penalty before, so that two rounds are enough to compare.
+ROUGH_ITER = 40
 # Stop where a step gains less than this of the mean loss.
 TOLERANCE = 1e-6
 # Vectors of the size of the weights that torch's L-BFGS holds at its peak: 2 x HISTORY of history, then weights,
