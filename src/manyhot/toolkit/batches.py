@@ -56,8 +56,8 @@ def read_batches(
     """
     path = Path(path)
     kind, packing = kind_of_file(path)
-    is_text = kind in (".csv", ".tsv") or (header and kind in (".jsonl", ".ndjson"))
-    is_parquet = header and kind == ".parquet" and not packing
+    is_text = kind in (".csv", ".tsv", ".jsonl", ".ndjson")
+    is_parquet = kind == ".parquet" and not packing
     if find_matrix(path) is not None or not (is_text or is_parquet):
         yield Batch(read_file(path, header=header), 0, 1.0)
         return
