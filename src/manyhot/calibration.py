@@ -7,7 +7,6 @@ temperature and one offset are fitted on held-out rows, for all labels and for e
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -166,14 +165,15 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
         raise ValueError("fit_calibration needs known targets; every target is unknown.")
     rows, labels = scores.shape
     step = max(1, _BLOCK // rows)
-    blocks = [
-        (scores[:, first : first + step], truth[:, first : first + step], known[:, first : first + step])
-        for first in range(0, labels, step)
-    ]
+    blocks = [_taken((scores, truth, known), slice(first, first + step)) for first in range(0, labels, step)]
 
-    def pooled(slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    def pooled(some: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
         sums = [_sums(*block, slope, offset).sum(1) for block in blocks]
         return np.sum(sums, axis=0)[:, None]
+
+    def separate(block: _Block) -> _Sums:
+        # Labels that have arrived are left out: most arrive early, and each evaluation goes over all rows.
+        return lambda some, slope, offset: _sums(*(block if some.all() else _taken(block, some)), slope, offset)
 
     slope, offset = _newton(pooled, np.ones(1), np.zeros(1), (SLOPE_PRECISION, OFFSET_PRECISION))
     slope = np.maximum(slope, LEAST_SLOPE)
@@ -181,12 +181,12 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
     slopes, offsets = [], []
     for block in blocks:
         start = np.repeat(slope, block[0].shape[1]), np.repeat(offset, block[0].shape[1])
-        own, shift = _newton(partial(_sums, *block), *start, (SLOPE_PRECISION, OFFSET_PRECISION))
+        own, shift = _newton(separate(block), *start, (SLOPE_PRECISION, OFFSET_PRECISION))
         if (turned := own < least).any():
             # Held at the least slope, such a label has its offset left to find.
-            part = partial(_sums, *(values[:, turned] for values in block))
             own[turned] = least
-            _, shift[turned] = _newton(part, own[turned], np.repeat(offset, turned.sum()), (np.inf, OFFSET_PRECISION))
+            held = own[turned], np.repeat(offset, turned.sum())
+            _, shift[turned] = _newton(separate(_taken(block, turned)), *held, (np.inf, OFFSET_PRECISION))
         slopes.append(own)
         offsets.append(shift)
     return Calibration(1 / np.concatenate(slopes), np.concatenate(offsets))
@@ -282,31 +282,46 @@ def _ece(probs: np.ndarray, truth: np.ndarray, bins: int) -> float:
     return float(np.abs(gaps).sum() / len(probs))
 
 
+# Scores, truth and which cells are known, (rows, labels) each.
+_Block = tuple[np.ndarray, np.ndarray, np.ndarray]
+# (which labels, their slopes, their offsets) to (6, labels) of sums.
+_Sums = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def _taken(block: _Block, some: np.ndarray | slice) -> _Block:
+    """Copy some labels, so that each array lies together in memory."""
+    scores, truth, known = (np.ascontiguousarray(values[:, some]) for values in block)
+    return scores, truth, known
+
+
 def _sums(
     scores: np.ndarray, truth: np.ndarray, known: np.ndarray, slope: np.ndarray, offset: np.ndarray
 ) -> np.ndarray:
     """Sum over known rows: (6, labels) of log-loss, its two first and three second derivatives."""
-    z = slope * scores + offset
-    p = _sigmoid(z)
-    loss = np.logaddexp(0, z) - truth * z
+    z = scores * slope
+    z += offset
+    small = np.exp(-np.abs(z))
+    p = np.where(z >= 0, 1, small) / (1 + small)
+    loss = np.maximum(z, 0) + np.log1p(small) - truth * z
     r, v = p - truth, p * (1 - p)
-    return np.stack([(x * known).sum(0) for x in (loss, r * scores, r, v * scores * scores, v * scores, v)])
+    if not known.all():
+        loss, r, v = loss * known, r * known, v * known
+    moments = [np.einsum("rl,rl->l", x, scores) for x in (r, v)]
+    square = np.einsum("rl,rl,rl->l", v, scores, scores)
+    return np.stack([loss.sum(0), moments[0], r.sum(0), square, moments[1], v.sum(0)])
 
 
 def _newton(
-    sums: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    slope: np.ndarray,
-    offset: np.ndarray,
-    precision: tuple[float, float],
+    sums: _Sums, slope: np.ndarray, offset: np.ndarray, precision: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Minimise sums + precision/2 (distance to the start)^2 of each label; an infinite precision holds the slope."""
     held = np.isinf(precision[0])
     tight, loose = (0.0 if held else precision[0]), precision[1]
     start = slope, offset
 
-    def at(slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        value = sums(slope, offset)
-        far, near = slope - start[0], offset - start[1]
+    def at(some: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        value = sums(some, slope, offset)
+        far, near = slope - start[0][some], offset - start[1][some]
         value[0] += (tight * far**2 + loose * near**2) / 2
         value[1] += tight * far
         value[2] += loose * near
@@ -314,9 +329,11 @@ def _newton(
         value[5] += loose
         return value
 
-    now = at(slope, offset)
+    slope, offset = slope.copy(), offset.copy()
+    some = np.ones(len(slope), dtype=bool)
+    now = at(some, slope, offset)
     for _ in range(_ITERATIONS):
-        _, ga, go, haa, hao, hoo = now
+        value, ga, go, haa, hao, hoo = now
         # Where all rows are fitted to rounding nothing curves any more.
         haa, hoo = haa + _FLAT, hoo + _FLAT
         if held:
@@ -324,21 +341,25 @@ def _newton(
         else:
             size = np.maximum(haa * hoo - hao**2, _FLAT * haa * hoo)
             to_slope, to_offset = -(hoo * ga - hao * go) / size, -(haa * go - hao * ga) / size
-        gain = -(ga * to_slope + go * to_offset)
-        if (gain <= 1e-12 * (1 + now[0])).all():
+        moving = -(ga * to_slope + go * to_offset) > 1e-12 * (1 + value)
+        if not moving.any():
             break
+        some[some] = moving
+        now, to_slope, to_offset = now[:, moving], to_slope[moving], to_offset[moving]
         # Halve the step of a label until its sum falls; one that rounding alone keeps from falling has arrived.
-        length, worse, after = np.ones_like(slope), np.ones(slope.shape, dtype=bool), now
+        length, worse, after = np.ones_like(to_slope), np.ones(to_slope.shape, dtype=bool), now
         for _ in range(_HALVINGS):
-            after = at(slope + length * to_slope, offset + length * to_offset)
+            after = at(some, slope[some] + length * to_slope, offset[some] + length * to_offset)
             worse = ~(after[0] <= now[0])
             if not worse.any():
                 break
             length[worse] /= 2
         length[worse] = 0
-        slope, offset = slope + length * to_slope, offset + length * to_offset
-        now = np.where(worse, now, after)
-        if worse.all():
+        slope[some] += length * to_slope
+        offset[some] += length * to_offset
+        now = np.where(worse, now, after)[:, ~worse]
+        some[some] = ~worse
+        if not some.any():
             break
     return slope, offset
 

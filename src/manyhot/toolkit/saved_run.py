@@ -129,14 +129,14 @@ def load_run(path: str | Path) -> Run:
             block.transform([""])
         if run.task not in TASKS or not all(isinstance(name, str) for name in run.label_names):
             raise ValueError(f"task {run.task!r} of labels {run.label_names[:3]}")
+        if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
+            raise ValueError(f"a calibration of {len(run.label_names)} labels has temperatures above 0, one a label")
         run.label_sets(np.zeros((1, len(run.label_names)), dtype=np.float32))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{path}: expected a run of this manyhot, but its parts do not fit (run.json, terms.json, "
             f"calibration.json, model.safetensors): {error}."
         ) from None
-    if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
-        raise InputError(f"{path}: expected a calibration of {len(run.label_names)} labels, with temperatures above 0.")
     return run
 
 
