@@ -333,7 +333,8 @@ def test_progress_says_what_is_fitted():
     assert list(dict.fromkeys(heard)) == [f"C 0.5, fold {i} of {module.FOLDS}" for i in range(1, module.FOLDS + 1)]
 
 
-def test_same_seed_same_choice():
+def test_same_seed_same_choice(monkeypatch):
+    monkeypatch.setattr("manyhot.toolkit.models.linear.STEPS", 60)
     X, targets = example()
     for solver in ("lbfgs", "adamw"):
         first, second = (chosen(X, targets, solver=solver)[1] for _ in range(2))

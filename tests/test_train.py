@@ -184,6 +184,7 @@ def test_metrics_are_saved_as_they_are_returned(tmp_path):
 def test_the_config_repeats_the_run_bitwise(tmp_path, monkeypatch, loss, solver):
     if solver == "adamw":
         monkeypatch.setattr("manyhot.toolkit.models.linear.LBFGS_VECTORS", 10**9)
+        monkeypatch.setattr("manyhot.toolkit.models.linear.STEPS", 60)  # of 1,200, which say no more here
     frame_of_texts().write_ndjson(tmp_path / "d.jsonl")
     first = trained_on(
         Config(data=str(tmp_path / "d.jsonl"), loss=loss, seed=3, text=("text",), out=str(tmp_path / "1"))
