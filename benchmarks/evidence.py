@@ -61,7 +61,7 @@ SETS = {
     "goemotions": Set(
         "goemotions/train.tsv.gz",
         "goemotions/test.tsv.gz",
-        ("--no-header", "--text", "1", "--labels", "2", "--label-names", str(ROOT / "goemotions/labels.txt")),
+        ("--no-header", "--text", "1", "--labels", "2", "--label-names", "goemotions/labels.txt"),
         "BERT, BCE, threshold .3: macro 50.30",
     ),
     "semeval2025 eng": semeval("eng", "eng_gold_from_track_b"),
@@ -116,17 +116,9 @@ def measured(given: Set) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         train, test = files_of(given, Path(place))
         run = Path(place, "run")
-        arguments = [
-            str(COMMAND),
-            "train",
-            str(train),
-            "--test",
-            str(test),
-            *given.options,
-            "--out",
-            str(run),
-            "--json",
-        ]
+        options = [str(ROOT / word) if (ROOT / word).is_file() else word for word in given.options]
+        words = ["train", str(train), "--test", str(test), *options, "--out", str(run), "--json"]
+        arguments = [str(COMMAND), *words]
         began = time.monotonic()
         child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=sys.stderr)
         output = child.stdout.read() if child.stdout else b""
@@ -180,7 +172,7 @@ def table(results: dict[str, Any]) -> str:
             cells = [f"{name}{' (cut)' if given.test is None else ''}", *(c(results[name]) for c in COLUMNS.values())]
             lines.append(f"| {' | '.join([*cells, given.published])} |")
     versions = next(iter(results.values()))["versions"]
-    lines += ["", "The options that describe each file:", "", "```"]
+    lines += ["", "The options that describe each file, in the folder of the data:", "", "```"]
     lines += [results[name]["command"] for name in SETS if name in results]
     lines += [
         "```",

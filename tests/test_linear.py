@@ -255,7 +255,8 @@ def test_progress_counts_from_one_and_the_loss_falls(solver):
     assert len({of for _, of, _ in heard}) == 1
     assert heard[-1][2] < heard[0][2]
     if solver == "lbfgs":
-        assert heard[0][2] == pytest.approx(3 * np.log(2), rel=1e-6)  # zero logits
+        constants = module.best_constants(targets, bce).expand(len(X), -1)
+        assert heard[0][2] == pytest.approx(bce(constants, targets).item() / len(X), rel=1e-5)
 
 
 def test_max_iter_bounds_lbfgs(tight):
@@ -344,3 +345,25 @@ def test_plan_asks_the_machine(monkeypatch):
 @pytest.mark.parametrize(("size", "text"), [(0, "1 MB"), (12_345_678, "12 MB"), (10**9, "1.0 GB"), (25e9, "25.0 GB")])
 def test_gigabytes(size, text):
     assert gigabytes(int(size)) == text
+
+
+def test_biases_start_at_the_model_without_features():
+    _, targets = example(rows=400, labels=12)
+    found = module.best_constants(targets, zlpr)
+    x = scipy.optimize.minimize(
+        lambda b: zlpr(torch.from_numpy(b).expand(400, -1), targets).item() / 400, np.zeros(12), tol=1e-10
+    ).x
+    np.testing.assert_allclose(found, x, atol=0.02)
+
+
+def test_few_rounds_find_the_level_that_all_biases_share():
+    # Few rows, many labels, as cal500: from zero, 40 iterations left the mean logit far from that of the optimum.
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 30)).astype(np.float32)
+    scores = X @ rng.normal(size=(30, 120)) * 0.3 - np.linspace(0.5, 4, 120)
+    targets = torch.from_numpy(rng.random((300, 120)) < 1 / (1 + np.exp(-scores)))
+    short, long = (fit_linear(X, targets, loss=zlpr, C=0.2, max_iter=n).logits(X) for n in (40, 2000))
+    from_zero = Linear(torch.zeros(30, 120), torch.zeros(120))
+    level = fit_linear(X, targets, loss=zlpr, C=0.2, start=from_zero, max_iter=40).logits(X).mean()
+    assert abs(short.mean() - long.mean()) < 0.5 * abs(level - long.mean())
+    assert abs(short.mean() - long.mean()) < 0.1
