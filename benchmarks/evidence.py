@@ -4,8 +4,8 @@
                           --again NAME runs a set anew)
 
 `manyhot train` chooses by training rows alone; test rows are measured once, at the end. Sets without a split are cut by
-`stratified_split`, two thirds to train on. Time and peak memory are those of the whole process. The published numbers
-are those that were read at their source, on the same split where the set has one.
+`stratified_split`, two thirds to train on. Time and peak memory are those of the whole process, beside other work on the
+same two cores. The published numbers are those that were read at their source, on the same split where the set has one.
 """
 
 import argparse
@@ -56,7 +56,7 @@ SETS = {
         "reuters21578/modapte_train.jsonl.gz",
         "reuters21578/modapte_test.jsonl.gz",
         ("--text", "title,text", "--labels", "r90", "--drop-unlabelled"),
-        "BERT, best of eleven losses: micro 90.74",
+        "BERT, best of its losses: micro 90.74",
     ),
     "goemotions": Set(
         "goemotions/train.tsv.gz",
