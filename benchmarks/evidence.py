@@ -4,8 +4,9 @@
                           --again NAME runs a set anew)
 
 `manyhot train` chooses by training rows alone; test rows are measured once, at the end. Sets without a split are cut by
-`stratified_split`, two thirds to train on. Time and peak memory are those of the whole process, beside other work on the
-same two cores. The published numbers are those that were read at their source, on the same split where the set has one.
+`stratified_split`, two thirds to train on. Time and peak memory are those of the whole process, beside other work on
+the same two cores. The published numbers are those that were read at their source, on the same split where the set has
+one.
 """
 
 import argparse
