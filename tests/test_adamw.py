@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from manyhot import stratified_split
 from manyhot.toolkit.model import Unsaved, unheard
 from manyhot.toolkit.models import adamw as module
 from manyhot.toolkit.models.adamw import Schedule, descend, epoch_seed, fit_stopped_early
+from manyhot.toolkit.models.mlp import MlpLearner
 
 
 class Recorded:
@@ -191,3 +193,17 @@ def test_too_few_rows_to_hold_any_out():
 def test_epochs_have_seeds_of_their_own():
     seeds = {epoch_seed(seed, epoch) for seed in range(30) for epoch in range(30)}
     assert len(seeds) == 900
+
+
+def test_rows_of_a_group_are_on_one_side_of_the_tenth(monkeypatch):
+    targets = torch.from_numpy(np.random.default_rng(0).random((60, 3)) < 0.4)
+    groups, seen = np.repeat(np.arange(12), 5), []
+    monkeypatch.setattr(
+        module, "stratified_split", lambda *a, **k: seen.append(k["groups"]) or stratified_split(*a, **k)
+    )
+    split = module.stratified_split(targets, [9.0, 1.0], groups=groups, seed=0)
+    assert all(len(set(split[groups == g])) == 1 for g in range(12))
+    X = np.zeros((60, 2), dtype=np.float32)
+    learner = MlpLearner.planned(60, 2, 3, loss=lambda s, t: (s * 0).sum(), score=lambda s, t: 0.0)
+    learner.fit(X, targets, groups=groups, steps=Unsaved(), progress=unheard)
+    np.testing.assert_array_equal(seen[-1], groups)

@@ -128,3 +128,13 @@ def test_a_calibration_that_was_edited_with_its_checksum(tmp_path, monkeypatch, 
     Path("run", MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=message):
         manyhot.load_run("run")
+
+
+def test_rows_of_a_group_are_in_one_third(monkeypatch):
+    logits, targets = held_out(90)
+    groups, seen = np.repeat(np.arange(18), 5), []
+    monkeypatch.setattr(module, "fit_calibration", lambda s, t: (seen.append(s), fit_calibration(s, t))[1])
+    calibrate(logits, targets, groups=groups)
+    for fitted in seen[:-1]:
+        inside = np.array([(fitted == row).all(1).any() for row in logits])
+        assert all(len(set(inside[groups == g])) == 1 for g in range(18))

@@ -29,21 +29,29 @@ class Calibrated:
     by_label: dict[str, np.ndarray]
 
 
-def calibrate(logits: np.ndarray, targets: np.ndarray, *, multiclass: bool = False, seed: int = 0) -> Calibrated:
+def calibrate(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    multiclass: bool = False,
+    seed: int = 0,
+) -> Calibrated:
     """Fit on held-out rows, and measure each third of them by a calibration fitted on the others.
 
     Args:
         logits: (rows, labels), of the decision: with prior and offset.
         targets: (rows, labels), bool.
+        groups: (rows,), the same for rows that are to be in one third.
         multiclass: each row has one class.
         seed: of the thirds, and of the rows that are taken where there are too many.
     """
     rows = min(len(logits), max(MAX_CELLS // logits.shape[1], PARTS))
     if rows < len(logits):
         chosen = np.sort(np.random.default_rng(seed).choice(len(logits), rows, replace=False))
-        logits, targets = logits[chosen], targets[chosen]
+        logits, targets, groups = logits[chosen], targets[chosen], None if groups is None else groups[chosen]
     truth: Any = targets.argmax(1) if multiclass else targets
-    part = stratified_split(targets, [1.0] * PARTS, seed=seed)
+    part = stratified_split(targets, [1.0] * PARTS, groups=groups, seed=seed)
     probs = np.empty(logits.shape)
     for p in np.unique(part):
         held = part == p

@@ -39,12 +39,14 @@ TAUS = tuple(i / 4 for i in range(9))
 
 
 class Fold(NamedTuple):
-    """Rows to fit on and rows held out."""
+    """Rows to fit on and rows held out, and which of each belong together (None: none do)."""
 
     X: DesignMatrix
     targets: np.ndarray
     X_held: DesignMatrix
     targets_held: np.ndarray
+    groups: np.ndarray | None = None
+    groups_held: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,12 @@ class Step:
 
 
 class Held(NamedTuple):
-    """What is known of held-out rows: their logits without a prior, one unit of the prior, the truth."""
+    """What is known of held-out rows: their logits without a prior, one unit of the prior, the truth, their groups."""
 
     logits: np.ndarray
     prior: np.ndarray
     targets: np.ndarray
+    groups: np.ndarray | None = None
 
     def shifted(self, tau: float, offset: float) -> np.ndarray:
         """Return the logits of a model with this prior and offset."""
@@ -104,7 +107,8 @@ def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarr
     number = min(FOLDS, targets.shape[0] if groups is None else len(np.unique(groups)))
     part = stratified_split(targets, [1.0] * number, groups=groups, seed=seed)
     held = [part == p for p in range(number) if (part == p).any() and (part != p).any()]
-    return [Fold(X[~rows], targets[~rows], X[rows], targets[rows]) for rows in held]
+    of = (lambda rows: None) if groups is None else groups.__getitem__
+    return [Fold(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows)) for rows in held]
 
 
 def choose(
@@ -190,6 +194,7 @@ def fit_folds(
                 C=C,
                 start=models[i],
                 rough=True,
+                groups=fold.groups,
                 steps=checkpoint.steps(name),
                 progress=lambda step, of, value, i=i, name=name: progress(name, i + step / of, value),
             )
@@ -199,7 +204,13 @@ def fit_folds(
         models[i] = learner.model(result) if learner.warm else None
     prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
     targets = [fold.targets_held for fold in folds]
-    return Held(np.concatenate(logits), np.concatenate(prior), np.concatenate(targets))
+    groups = [fold.groups_held for fold in folds if fold.groups_held is not None]
+    return Held(
+        np.concatenate(logits),
+        np.concatenate(prior),
+        np.concatenate(targets),
+        np.concatenate(groups) if groups else None,
+    )
 
 
 def fit_name(C: float | None, rows: str) -> str:

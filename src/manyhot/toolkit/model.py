@@ -86,10 +86,14 @@ class Learner(Protocol):
         C: float | None,
         start: Model | None,
         rough: bool,
+        groups: np.ndarray | None = None,
         steps: Steps,
         progress: Progress,
     ) -> Model:
-        """Fit on rows X (rows, features) and targets (rows, labels); `rough` is enough to compare penalties."""
+        """Fit on rows X (rows, features) and targets (rows, labels); `rough` is enough to compare penalties.
+
+        Where rows are held out to say when to stop, those of a group are held out together.
+        """
         ...
 
     def mean(self, models: list[Model]) -> Model | None:

@@ -195,7 +195,9 @@ def fit(
         progress=lambda what, done, value: listener.progress(what, min(done / fits, 1) * folds_share, value),
     )
     step = choice.step
-    calibrated = calibrate(choice.logits, choice.held.targets, multiclass=multiclass, seed=config.seed)
+    calibrated = calibrate(
+        choice.logits, choice.held.targets, groups=choice.held.groups, multiclass=multiclass, seed=config.seed
+    )
     name = fit_name(step.C, "all rows")
     model = learner.fit(
         X,
@@ -203,6 +205,7 @@ def fit(
         C=step.C,
         start=choice.start,
         rough=False,
+        groups=training.train.groups,
         steps=checkpoint.steps(name),
         progress=lambda n, of, value: listener.progress(name, folds_share + (1 - folds_share) * n / of, value),
     )

@@ -73,6 +73,7 @@ def fit_stopped_early(
     score: Score,
     schedule: Schedule,
     seed: int,
+    groups: np.ndarray | None = None,
     steps: Steps,
     progress: Progress,
 ) -> AnyNet:
@@ -87,17 +88,18 @@ def fit_stopped_early(
             while label sets still get better.
         schedule: batches, epochs, rate and patience.
         seed: of the tenth and of the order of rows.
+        groups: (rows,), the same for rows that are on one side of the tenth.
         steps: where the state is left after each epoch.
         progress: called with the epoch, of both fits together, the last one and the mean loss.
     """
     rows = X.shape[0]
     saved = steps.load()
+    held = stratified_split(targets, [HELD - 1.0, 1.0], groups=groups, seed=seed) == 1
     if saved is not None and "epochs" in saved:
         epochs, before = int(saved["epochs"]), int(saved["before"])
-    elif rows < FEW_ROWS:
+    elif rows < FEW_ROWS or held.all() or not held.any():  # few groups may all be on one side
         epochs, before = FEW_EPOCHS, 0
     else:
-        held = stratified_split(targets, [HELD - 1.0, 1.0], seed=seed) == 1
         X_held, targets_held = X[held], targets[torch.from_numpy(held)].cpu().numpy()
         X_kept, targets_kept = X[~held], targets[torch.from_numpy(~held)]
         net = start()

@@ -140,6 +140,7 @@ class EncoderLearner:
         C: float | None = None,
         start: Model | None = None,
         rough: bool = False,
+        groups: np.ndarray | None = None,
         steps: Steps,
         progress: Progress,
     ) -> FineTuned:
@@ -152,6 +153,7 @@ class EncoderLearner:
             score=self.score,
             schedule=SCHEDULE,
             seed=self.seed,
+            groups=groups,
             steps=steps,
             progress=progress,
         )

@@ -152,6 +152,7 @@ class LinearLearner:
         C: float | None,
         start: Model | None = None,
         rough: bool = False,
+        groups: np.ndarray | None = None,
         steps: Steps,
         progress: Progress,
     ) -> Linear:

@@ -170,6 +170,7 @@ class MlpLearner:
         C: float | None = None,
         start: Model | None = None,
         rough: bool = False,
+        groups: np.ndarray | None = None,
         steps: Steps,
         progress: Progress,
     ) -> Mlp:
@@ -182,6 +183,7 @@ class MlpLearner:
             score=self.score,
             schedule=SCHEDULE,
             seed=self.seed,
+            groups=groups,
             steps=steps,
             progress=progress,
         )
