@@ -50,7 +50,7 @@ TOOLKIT = (
     *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes", "examples"),
     *("models.pretrained", "features", "model", "models.adamw", "models.linear", "models.mlp", "models.encoder"),
     *("run_folder", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "models.kinds"),
-    *("inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "cli"),
+    *("inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "terminal", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.
 OUTSIDE = {"torch", "numpy"}

@@ -3,27 +3,21 @@
 Nothing heavy is imported before a command runs, so that `manyhot --help` answers at once.
 """
 
-import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 try:
     import typer
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+
+    from manyhot.toolkit.terminal import listening, metrics_table, predicting, print_json, print_result, say, warn
 except ImportError as error:  # the losses alone were installed
     sys.exit(f"the command needs {error.name}: pip install 'manyhot[toolkit]'")
-
-if TYPE_CHECKING:
-    from manyhot.toolkit.predictions import Progress
-    from manyhot.toolkit.train import Listener, Trained
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed (disk full, internal error), 2 bad input or options, 130 interrupted."
 
@@ -35,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FORMATS_HELP = "CSV, TSV, JSONL, ARFF, svmlight (each also .gz, .bz2), Parquet, NAME.X.npz or NAME.npy"
 Data = Annotated[str, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
@@ -260,198 +253,7 @@ def _left(error: BaseException) -> str:
     return "; ".join(getattr(error, "__notes__", ["nothing was written"]))
 
 
-def say(message: str) -> None:
-    """Print a sentence on stderr as it is: a path or a label may look like markup."""
-    stderr.print(message, markup=False)
-
-
 def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong and leave."""
     say(f"error: {message}")
     raise typer.Exit(code)
-
-
-def warn(message: str) -> None:
-    """Say what a reader should know, without stopping."""
-    say(f"warning: {message}")
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print the one object that `--json` promises."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-@contextmanager
-def listening() -> "Iterator[Listener]":
-    """Print what training says on stderr: sentences, a line a step, and on a terminal what is being fitted."""
-    from manyhot.toolkit.train import Listener
-
-    header = False
-
-    def on_step(step: Any) -> None:
-        nonlocal header
-        m = step.metrics
-        if "accuracy" in m:
-            if not header:
-                say(f"{'C':>8} {'tau':>5} {'loss':>8} {'accuracy':>9} {'macro-F1':>9} {'rare-F1':>8}")
-                header = True
-            say(
-                f"{penalty(step.C):>8} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
-                f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}"
-            )
-            return
-        if not header:
-            true = f"labels a row (true {m['labels_per_row_true']:.2f})"
-            say(f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}")
-            header = True
-        say(
-            f"{penalty(step.C):>8} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
-            f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
-        )
-
-    with progress_bar() as progress:
-        yield Listener(say=say, warn=warn, on_step=on_step, progress=progress)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
-    """Show what is being fitted, the time it took and the time left: a bar on a terminal, elsewhere a line a minute."""
-    if not stderr.is_terminal:
-        yield PlainProgress()
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    text = TextColumn("{task.description}", markup=False)
-    left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(text, BarColumn(None), *left, console=stderr, transient=True, expand=True) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def update(what: str, share: float, value: float) -> None:
-            bar.update(task, description=f"{what}: loss {value:.4f}" if value else what, completed=share, total=1.0)
-
-        yield update
-
-
-class PlainProgress:
-    """Progress as lines for a log: after the first minute of a training, one a minute."""
-
-    EVERY = 60.0
-
-    def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
-        self.first: float | None = None  # more than 0 where a training goes on from a checkpoint
-
-    def __call__(self, what: str, share: float, value: float) -> None:
-        """Say how far the training is, if a minute is over."""
-        now = time.monotonic()
-        if self.first is None:
-            self.began, self.first = now, share
-        elif now - self.said >= self.EVERY and share > self.first:
-            self.said = now
-            left = (now - self.began) * (1 - share) / (share - self.first)
-            loss = f"loss {value:.4f}, " if value else ""
-            say(f"{what}: {loss}{share:.0%} done, about {max(left / 60, 1):.0f} min left")
-
-
-@contextmanager
-def predicting() -> "Iterator[Progress]":
-    """Show on a terminal what is done of a file: rows, rows a second, the share of its bytes, the time left."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task("predicting", total=1.0)
-        begun, surveyed = time.monotonic(), False
-
-        def progress(rows: int | None, share: float) -> None:
-            nonlocal begun, surveyed
-            if rows is None:
-                begun, surveyed = time.monotonic(), True
-                bar.update(task, completed=share, description="checking")
-                return
-            if surveyed:
-                bar.reset(task)
-                surveyed = False
-            speed = rows / max(time.monotonic() - begun, 1e-9)
-            bar.update(task, completed=share, description=f"{rows:,} rows, {speed:,.0f} a second")
-
-        yield progress
-
-
-# The first screen: what catches "all zeros" comes first.
-ROWS = {
-    "accuracy": "accuracy",
-    "micro_f1": "micro-F1",
-    "macro_f1": "macro-F1",
-    "samples_f1": "samples-F1",
-    "rare_f1": "rare-F1 (1-8 rows)",
-    "medium_f1": "medium-F1 (9-34)",
-    "head_f1": "head-F1 (35+)",
-    "labels_per_row_predicted": "labels a row, predicted",
-    "labels_per_row_true": "labels a row, true",
-    "empty_rows": "rows left empty",
-    "exact_match": "exact match",
-    "hamming_loss": "Hamming loss",
-    "accuracy_at_3": "accuracy, best 3",
-    "lrap": "LRAP",
-    "precision_at_1": "P@1",
-    "precision_at_3": "P@3",
-    "precision_at_5": "P@5",
-    "ndcg_at_5": "nDCG@5",
-    "ece": "calibration error (ECE)",
-    "ece_uncalibrated": "ECE, uncalibrated",
-    "brier": "Brier score",
-    "log_loss": "log-loss",
-    "rows": "rows",
-    "labels": "labels",
-    "classes": "classes",
-}
-
-# No fractions: so many digits.
-PLAIN = {"labels_per_row_predicted": 2, "labels_per_row_true": 2, "log_loss": 4}
-
-
-def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
-    """Lay out metrics, a column each; fractions as per cent."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in columns:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    for key, title in ROWS.items():
-        if not all(key in metrics for metrics in columns.values()):
-            continue
-        cells = []
-        for metrics in columns.values():
-            value = metrics[key]
-            if isinstance(value, int):
-                cells.append(f"{value:,}")
-            elif key in PLAIN and value is not None:
-                cells.append(f"{value:.{PLAIN[key]}f}")
-            else:
-                cells.append(percent(value))
-        table.add_row(title, *cells)
-    return table
-
-
-def penalty(C: float | None) -> str:
-    """Write C; a dash for a model without a penalty."""
-    return "-" if C is None else f"{C:g}"
-
-
-def percent(value: float | None) -> str:
-    """Write a fraction as per cent; a dash for an empty group."""
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def print_result(trained: "Trained") -> None:
-    """Print what was chosen and the table of what was measured."""
-    titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
-    info = trained.run.info
-    low, high = trained.run.cardinality
-    decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
-    if trained.run.task == "multiclass":
-        decision = "the class with the largest logit"
-    say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
-    if trained.metrics:
-        columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
-        Console(soft_wrap=True).print(metrics_table(columns))
