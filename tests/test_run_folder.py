@@ -25,10 +25,20 @@ from manyhot.toolkit import run_folder as module
 from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError
-from manyhot.toolkit.run_folder import FILES, MANIFEST, check_free, free_path, read_run, write_file, write_run
+from manyhot.toolkit.run_folder import (
+    COMPARISON,
+    MANIFEST,
+    RUN,
+    check_free,
+    free_path,
+    read_folder,
+    write_file,
+    write_folder,
+)
 from manyhot.toolkit.train import train
 
 TOOLKIT = Path(__file__).parents[1] / "src" / "manyhot"
+FILES = RUN.files
 CONTENT = {name: f"content of {name}\n".encode() for name in FILES}
 COMMAND = [sys.executable, "-c", "from manyhot.toolkit.cli import main; main()"]
 
@@ -62,7 +72,7 @@ def run(trained, tmp_path):
 def reseal(run):
     """Write a manifest that agrees with the files as they are now."""
     sums = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in FILES}
-    (run / MANIFEST).write_text(json.dumps({"format": module.FORMAT, "sha256": sums}))
+    (run / MANIFEST).write_text(json.dumps({"format": RUN.format, "sha256": sums}))
 
 
 def refused(run):
@@ -77,10 +87,10 @@ def refused(run):
 
 
 def test_a_run_is_complete_and_reads_back(tmp_path):
-    write_run(tmp_path / "run", CONTENT)
+    write_folder(tmp_path / "run", CONTENT, RUN)
     assert os.listdir(tmp_path) == ["run"]
     assert sorted(os.listdir(tmp_path / "run")) == sorted([*FILES, MANIFEST])
-    assert read_run(tmp_path / "run") == CONTENT
+    assert read_folder(tmp_path / "run", RUN) == CONTENT
     manifest = json.loads((tmp_path / "run" / MANIFEST).read_bytes())
     assert manifest["sha256"] == {name: hashlib.sha256(CONTENT[name]).hexdigest() for name in FILES}
 
@@ -99,7 +109,7 @@ def test_the_manifest_is_written_last_and_the_folder_is_named_after_it(tmp_path,
 
     for name in ("replace", "rename", "fsync"):
         recorded(name)
-    write_run(tmp_path / "run", CONTENT)
+    write_folder(tmp_path / "run", CONTENT, RUN)
     places = [place for name, place in happened if name == "replace"]
     assert sorted(places[:-1]) == sorted(FILES)
     assert places[-1] == MANIFEST
@@ -125,7 +135,7 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path, monkeypatch, failing):
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(OSError, match="No space left on device"):
-        write_run(tmp_path / "run", CONTENT)
+        write_folder(tmp_path / "run", CONTENT, RUN)
     assert os.listdir(tmp_path) == []
 
 
@@ -137,7 +147,7 @@ def test_whatever_interrupts_the_writing_leaves_nothing(tmp_path, monkeypatch, e
 
     monkeypatch.setattr(os, name, fail)
     with pytest.raises(type(error)):
-        write_run(tmp_path / "run", CONTENT)
+        write_folder(tmp_path / "run", CONTENT, RUN)
     assert os.listdir(tmp_path) == []
 
 
@@ -157,7 +167,7 @@ def test_a_run_never_replaces_a_folder_with_something_in_it(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
     with pytest.raises(OSError, match="not empty"):
-        write_run(tmp_path / "run", CONTENT)
+        write_folder(tmp_path / "run", CONTENT, RUN)
     assert os.listdir(tmp_path) == ["run"]
     assert (tmp_path / "run" / "mine.txt").read_text() == "mine"
 
@@ -165,15 +175,15 @@ def test_a_run_never_replaces_a_folder_with_something_in_it(tmp_path):
 def test_a_run_takes_an_empty_folder(tmp_path):
     (tmp_path / "run").mkdir()
     check_free(tmp_path / "run")
-    write_run(tmp_path / "run", CONTENT)
-    assert read_run(tmp_path / "run") == CONTENT
+    write_folder(tmp_path / "run", CONTENT, RUN)
+    assert read_folder(tmp_path / "run", RUN) == CONTENT
 
 
 def test_files_of_a_run_are_fixed(tmp_path):
     with pytest.raises(ValueError, match="a run holds"):
-        write_run(tmp_path / "run", CONTENT | {"more.txt": b""})
+        write_folder(tmp_path / "run", CONTENT | {"more.txt": b""}, RUN)
     with pytest.raises(ValueError, match="a run holds"):
-        write_run(tmp_path / "run", {name: b"" for name in FILES[1:]})
+        write_folder(tmp_path / "run", {name: b"" for name in FILES[1:]}, RUN)
     assert os.listdir(tmp_path) == []
 
 
@@ -254,7 +264,7 @@ def test_a_manifest_that_is_none(run, content):
 
 @pytest.mark.parametrize("sums", [[], {}, None, {"run.json": 3}])
 def test_a_manifest_without_the_sums(run, sums):
-    (run / MANIFEST).write_text(json.dumps({"format": module.FORMAT, "sha256": sums}))
+    (run / MANIFEST).write_text(json.dumps({"format": RUN.format, "sha256": sums}))
     assert "changed since training" in refused(run)
 
 
@@ -262,9 +272,8 @@ def test_a_manifest_without_the_sums(run, sums):
 def test_another_format_is_refused(run, kind):
     manifest = json.loads((run / MANIFEST).read_bytes())
     (run / MANIFEST).write_text(json.dumps(manifest | {"format": kind}))
-    assert f"run format {module.FORMAT} is what this manyhot reads; got {kind!r}. Update manyhot, or train" in refused(
-        run
-    )
+    expected = f"run format {RUN.format} is what this manyhot reads; got {kind!r}. Update manyhot, or train again."
+    assert refused(run).endswith(expected)
 
 
 def test_what_is_no_run(tmp_path):
@@ -272,6 +281,25 @@ def test_what_is_no_run(tmp_path):
     (tmp_path / "file").write_text("")
     assert "there is none" in refused(tmp_path / "file")
     assert f"{tmp_path}: expected a run folder, but manifest.json is missing" in refused(tmp_path)
+
+
+def test_a_comparison_is_a_folder_of_its_own_kind(tmp_path):
+    content = {name: name.encode() for name in COMPARISON.files}
+    with pytest.raises(ValueError, match="a comparison holds"):
+        write_folder(tmp_path / "compared", CONTENT, COMPARISON)
+    write_folder(tmp_path / "compared", content, COMPARISON)
+    assert read_folder(tmp_path / "compared", COMPARISON) == content
+    assert refused(tmp_path / "compared") == (
+        f"{tmp_path / 'compared'}: expected a run folder, got a comparison; name the folder of a run, as "
+        "`manyhot train` writes it."
+    )
+    (tmp_path / "compared" / "compare.json").write_bytes(b"changed")
+    with pytest.raises(InputError) as caught:
+        read_folder(tmp_path / "compared", COMPARISON)
+    assert str(caught.value) == (
+        f"{tmp_path / 'compared' / 'compare.json'}: changed since it was written (its sha256 is not the manifest's); "
+        "compare again, or restore the folder from a copy."
+    )
 
 
 def changed_json(run, name, change):

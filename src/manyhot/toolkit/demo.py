@@ -15,7 +15,7 @@ from manyhot.toolkit.examples import Examples
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.inputs import Training, describe
 from manyhot.toolkit.predict import Run
-from manyhot.toolkit.run_folder import check_free, free_path, provenance, write_run
+from manyhot.toolkit.run_folder import RUN, check_free, free_path, provenance, write_folder
 from manyhot.toolkit.saved_run import run_files
 from manyhot.toolkit.train import Listener, fit, plan
 
@@ -64,7 +64,7 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
         if config.tau == "auto":
             measured = {"cross_fitted": fitted.step.metrics | fitted.calibrated.measured, "test": metrics[name]}
             origin = provenance([], sums={}, seed=config.seed, seconds=time.monotonic() - started)
-            write_run(path, run_files(fitted.run, config, measured, fitted.steps, fitted.calibrated, origin))
+            write_folder(path, run_files(fitted.run, config, measured, fitted.steps, fitted.calibrated, origin), RUN)
     return Shown(draw(test, {name: run for name, run in runs.items() if name != "ZLPR, no prior"}), metrics, path)
 
 

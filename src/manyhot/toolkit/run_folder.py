@@ -1,4 +1,4 @@
-"""A run on disk: data, not code. Written beside its place and renamed once; read only after every checksum agrees."""
+"""A run or a comparison on disk: data, not code. Built beside its place, renamed once, read after every checksum."""
 
 import contextlib
 import hashlib
@@ -10,18 +10,38 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from manyhot.toolkit.data import InputError
 
-FORMAT = 2
 MANIFEST = "manifest.json"
-FILES = (
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder is, the command that writes it, and the files it holds."""
+
+    name: str
+    command: str
+    format: int
+    files: tuple[str, ...]
+    since: str
+
+    @property
+    def again(self) -> str:
+        """What to do where the folder is damaged."""
+        return f"{self.command} again, or restore the folder from a copy"
+
+
+RUN_FILES = (
     *("calibration.json", "config.toml", "log.jsonl", "metrics.json", "model.safetensors", "provenance.json"),
     *("run.json", "terms.json"),
 )
+RUN = Kind("run", "train", 2, RUN_FILES, since="training")
+COMPARISON = Kind("comparison", "compare", 1, ("compare.json", "config.toml", "report.html"), since="it was written")
 
 
 def run_name(data: str) -> str:
@@ -55,16 +75,16 @@ def check_free(path: Path) -> None:
         raise InputError(f"{path}: cannot make this folder, {existing} is no folder to write in; choose another --out.")
 
 
-def write_run(path: Path, files: dict[str, bytes]) -> None:
-    """Write a complete run, or nothing.
+def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
+    """Write a complete run or comparison, or nothing.
 
     The folder is built in a hidden one beside its place, each file flushed to the disk, the manifest last, and renamed.
 
     Raises:
         OSError: the disk is full or refuses; nothing is left behind.
     """
-    if set(files) != set(FILES):
-        raise ValueError(f"a run holds {FILES}; got {sorted(files)}.")
+    if set(files) != set(kind.files):
+        raise ValueError(f"a {kind.name} holds {kind.files}; got {sorted(files)}.")
     partial = partial_of(path)
     partial.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=partial))
@@ -73,7 +93,7 @@ def write_run(path: Path, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             write_file(building / name, content)
         sums = {name: sha256(content) for name, content in sorted(files.items())}
-        write_file(building / MANIFEST, to_json({"format": FORMAT, "sha256": sums}))
+        write_file(building / MANIFEST, to_json({"format": kind.format, "sha256": sums}))
         flush_folder(building)
         os.rename(building, path)
         flush_folder(path.parent)
@@ -109,34 +129,41 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def read_run(path: Path) -> dict[str, bytes]:
-    """Read the files of a run after checking each against the manifest.
+def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
+    """Read the files of a run or comparison after checking each against the manifest.
 
     Raises:
-        InputError: no run, a run cut short or changed by hand, or one of a newer format; names the file.
+        InputError: nothing of this kind, one cut short or changed by hand, or one of another format; names the file.
     """
-    again = "train again, or restore the folder from a copy"
+    wanted = f"expected a {kind.name} folder"
     if not path.is_dir():
-        raise InputError(f"{path}: expected a run folder, as `manyhot train` writes it; there is none.")
+        raise InputError(f"{path}: {wanted}, as `manyhot {kind.command}` writes it; there is none.")
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
-        kind, sums = manifest["format"], manifest["sha256"]
+        format_, sums = manifest["format"], manifest["sha256"]
     except OSError:
-        raise InputError(f"{path}: expected a run folder, but {MANIFEST} is missing; {again}.") from None
+        raise InputError(f"{path}: {wanted}, but {MANIFEST} is missing; {kind.again}.") from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path / MANIFEST}: expected the manifest of a run, but it is damaged; {again}.") from None
-    if kind != FORMAT:
         raise InputError(
-            f"{path}: run format {FORMAT} is what this manyhot reads; got {kind!r}. Update manyhot, or train again."
+            f"{path / MANIFEST}: expected the manifest of a {kind.name}, but it is damaged; {kind.again}."
+        ) from None
+    if kind is RUN and isinstance(sums, dict) and set(sums) == set(COMPARISON.files):
+        raise InputError(f"{path}: {wanted}, got a comparison; name the folder of a run, as `manyhot train` writes it.")
+    if format_ != kind.format:
+        raise InputError(
+            f"{path}: {kind.name} format {kind.format} is what this manyhot reads; got {format_!r}. "
+            f"Update manyhot, or {kind.command} again."
         )
     files = {}
-    for name in FILES:
+    for name in kind.files:
         try:
             files[name] = (path / name).read_bytes()
         except OSError:
-            raise InputError(f"{path / name}: missing from the run; {again}.") from None
+            raise InputError(f"{path / name}: missing from the {kind.name}; {kind.again}.") from None
         if not isinstance(sums, dict) or sums.get(name) != sha256(files[name]):
-            raise InputError(f"{path / name}: changed since training (its sha256 is not the manifest's); {again}.")
+            raise InputError(
+                f"{path / name}: changed since {kind.since} (its sha256 is not the manifest's); {kind.again}."
+            )
     return files
 
 

@@ -22,7 +22,7 @@ from manyhot.toolkit.features import Features
 from manyhot.toolkit.model import device_of
 from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.predict import Run
-from manyhot.toolkit.run_folder import read_run, to_json
+from manyhot.toolkit.run_folder import RUN, read_folder, to_json
 
 
 def run_files(
@@ -100,7 +100,7 @@ def load_run(path: str | Path) -> Run:
         [['food', 'praise'], ['film']]
     """
     path = Path(path)
-    parts = _parsed(path, read_run(path))
+    parts = _parsed(path, read_folder(path, RUN))
     state, calibration, arrays = parts["run.json"], parts["calibration.json"], parts["model.safetensors"]
     try:
         for block, block_terms in zip(state["features"]["text"], parts["terms.json"], strict=True):

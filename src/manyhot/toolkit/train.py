@@ -23,7 +23,7 @@ from manyhot.toolkit.models.kinds import learner_for, read_encoder
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.predict import Run
-from manyhot.toolkit.run_folder import file_sha256, free_path, provenance, write_run
+from manyhot.toolkit.run_folder import RUN, file_sha256, free_path, provenance, write_folder
 from manyhot.toolkit.saved_run import run_files
 
 SAMPLE = 16
@@ -99,7 +99,7 @@ def train(
         origin = provenance(inputs, sums=sums, seed=config.seed, seconds=time.monotonic() - started)
         if not config.out and path.exists():  # something else took the name meanwhile
             path = free_path(config.data)
-        write_run(path, run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin))
+        write_folder(path, run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin), RUN)
     return Trained(run, path, metrics)
 
 
