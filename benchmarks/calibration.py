@@ -20,7 +20,7 @@ from defaults import ROOT, training_sets
 from manyhot import Calibration, calibration, calibration_metrics, fit_calibration
 from manyhot.labels import cardinality_range, label_counts
 from manyhot.split import stratified_split
-from manyhot.toolkit.cross_fit import choose, make_folds
+from manyhot.toolkit.cross_fit import choose, choose_tau, make_folds
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.objectives import loss_of
@@ -87,7 +87,7 @@ def held_out(load: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
         make_folds(X, targets, 0),
         learner=LinearLearner.planned(rows, features, targets.shape[1], loss=loss_of("zlpr", targets)),
         C="auto",
-        tau="auto",
+        rule=choose_tau,
         cardinality=cardinality_range(targets),
         train_counts=label_counts(targets),
     )

@@ -11,7 +11,18 @@ import torch.nn.functional as F
 from manyhot import cardinality_range, decide, label_counts, label_prior, multilabel_metrics, zlpr_loss
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit import cross_fit as module
-from manyhot.toolkit.cross_fit import Fold, Held, choose, choose_tau, make_folds, prior_logits, right_offset
+from manyhot.toolkit.cross_fit import (
+    Fold,
+    Held,
+    best_offset,
+    choose,
+    choose_tau,
+    fixed,
+    make_folds,
+    mean_f1,
+    prior_logits,
+    right_offset,
+)
 from manyhot.toolkit.model import Memory
 from manyhot.toolkit.models import linear as linear_module
 from manyhot.toolkit.models.linear import LinearLearner, Solver, fit_linear
@@ -124,27 +135,46 @@ def test_logits_stay_as_they_are():
     np.testing.assert_array_equal(logits, before)
 
 
-@pytest.mark.parametrize("cardinality", [(0, 5), (1, 3)])
+@pytest.mark.parametrize("cardinality", [(0, 5), (1, 3), (0, 2), (2, 2)])
 @pytest.mark.parametrize("seed", range(3))
-def test_tau_has_the_best_score_at_its_own_right_cardinality(cardinality, seed):
+def test_tau_and_offset_have_the_best_score_of_all_that_are_tried(cardinality, seed):
     rng = np.random.default_rng(seed)
     targets = rng.random((200, 5)) < [0.5, 0.3, 0.1, 0.05, 0.03]
     prior = np.tile(prior_logits(targets), (200, 1))
     # Logits that lack the prior: rare labels are too low by twice its half.
     logits = (3 * targets - 1.5 + rng.normal(size=(200, 5)) + 2 * prior).astype(np.float32)
     limits = CardinalityRange(cardinality[0], cardinality[1])
+
+    def score(tau, offset):
+        shifted = logits - np.float32(tau) * prior + np.float32(offset)
+        preds = decide(shifted, min_labels=limits.min_labels, max_labels=limits.max_labels)
+        metrics: Any = multilabel_metrics(preds, targets, shifted)
+        return (metrics["micro_f1"] + metrics["macro_f1"]) / 2
+
     tau, offset = choose_tau(Held(logits, prior, targets), limits)
     assert tau in module.TAUS
     scores = {}
     for candidate in module.TAUS:
         shifted = logits - np.float32(candidate) * prior
-        shifted = shifted + np.float32(right_offset(shifted, targets.sum(), limits))
-        preds = decide(shifted, min_labels=limits.min_labels, max_labels=limits.max_labels)
-        metrics: Any = multilabel_metrics(preds, targets, shifted)
-        scores[candidate] = (metrics["micro_f1"] + metrics["macro_f1"]) / 2
-    assert scores[tau] == pytest.approx(max(scores.values()), abs=1e-9)
-    assert tau > 0
-    assert offset == right_offset(logits - np.float32(tau) * prior, targets.sum(), limits)
+        offsets = [right_offset(shifted, round(share * targets.sum()), limits) for share in module.SHARES]
+        scores[candidate] = max(score(candidate, offset) for offset in (0.0, *offsets))
+    assert score(tau, offset) == pytest.approx(max(scores.values()), abs=1e-9)
+    assert scores[tau] == max(scores.values())
+    if cardinality != (2, 2):
+        assert tau > 0
+
+
+@pytest.mark.parametrize("cardinality", [(0, 4), (1, 3), (4, 4)])
+def test_the_score_of_the_best_offset_is_that_of_its_predictions(cardinality):
+    limits = CardinalityRange(cardinality[0], cardinality[1])
+    rng = np.random.default_rng(1)
+    targets = rng.random((50, 4)) < 0.3
+    logits = np.round(rng.normal(size=(50, 4)) + targets, 1).astype(np.float32)  # with ties
+    score, offset = best_offset(logits, targets, limits)
+    preds = decide(logits + np.float32(offset), min_labels=limits.min_labels, max_labels=limits.max_labels)
+    assert score == pytest.approx(mean_f1(preds, targets), abs=0.02 if limits.max_labels == 3 else 1e-9)
+    metrics: Any = multilabel_metrics(preds, targets, logits)
+    assert mean_f1(preds, targets) == pytest.approx((metrics["micro_f1"] + metrics["macro_f1"]) / 2)
 
 
 def test_where_every_tau_is_as_good_none_is_used():
@@ -216,11 +246,13 @@ def learner_of(X, targets, loss=zlpr, solver: Solver = "lbfgs"):
 def chosen(X, targets, *, loss=zlpr, solver: Solver = "lbfgs", **options: Any):
     steps = []
     options = {"C": "auto", "tau": "auto"} | options
+    tau = options.pop("tau")
     choice = choose(
         options.pop("folds", None) or make_folds(X, targets, seed=0),
         learner=learner_of(X, targets, loss, solver),
         cardinality=cardinality_range(targets),
         train_counts=label_counts(targets),
+        rule=choose_tau if tau == "auto" else fixed(tau),
         on_step=steps.append,
         **options,
     )
@@ -246,8 +278,8 @@ def test_the_walk_over_strengths_finds_a_single_peak(monkeypatch, peak):
 
     def score(C):
         tried.append(C)
-        metrics: dict[str, float | int | None] = {"micro_f1": -abs(module.STRENGTHS.index(C) - peak), "macro_f1": 0.0}
-        return module.Choice(module.Step(C=C, tau=0.0, offset=0.0, loss=0.0, metrics=metrics), nothing, None)
+        score = -abs(module.STRENGTHS.index(C) - peak)
+        return module.Choice(module.Step(C, tau=0.0, offset=0.0, loss=0.0, score=score, metrics={}), nothing, None)
 
     assert module._climb(score).step.C == module.STRENGTHS[peak]
     assert tried[0] == module.STRENGTHS[1]
@@ -299,14 +331,12 @@ def test_a_step_measures_the_held_out_rows(tau):
     expected = multilabel_metrics(preds, held, shifted, train_counts=targets.sum(0))
     assert step.metrics == pytest.approx(expected, rel=1e-9)
     assert step.loss == pytest.approx(zlpr_loss(torch.from_numpy(logits), torch.from_numpy(held)).item(), rel=1e-5)
-    if tau == "auto":
-        assert preds.sum() == held.sum()
 
 
 def test_the_final_fit_can_start_from_the_mean_of_the_folds():
     X, targets = example()
     folds = make_folds(X, targets, seed=0)
-    options: Any = {"C": 0.5, "tau": 0.0, "cardinality": cardinality_range(targets)}
+    options: Any = {"C": 0.5, "rule": fixed(0.0), "cardinality": cardinality_range(targets)}
     choice = choose(folds, learner=learner_of(X, targets), train_counts=label_counts(targets), **options)
     fits = [
         fit_linear(f.X, torch.from_numpy(f.targets), loss=zlpr, C=0.5, max_iter=linear_module.ROUGH_ITER, seed=0)

@@ -50,7 +50,8 @@ TOOLKIT = (
     *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes", "examples"),
     *("models.pretrained", "features", "model", "models.adamw", "models.linear", "models.mlp", "models.encoder"),
     *("run_folder", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "models.kinds"),
-    *("inputs", "objectives", "cross_fit", "saved_run", "train", "demo", "terminal", "cli"),
+    *("inputs", "objectives", "cross_fit", "thresholds", "bootstrap", "tally", "saved_run", "report.render", "train"),
+    *("compare", "demo", "terminal", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.
 OUTSIDE = {"torch", "numpy"}

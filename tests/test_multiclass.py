@@ -18,7 +18,7 @@ from manyhot import calibration_metrics, load_run, multiclass_metrics, multiway_
 from manyhot.toolkit import train as train_module
 from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import TASKS, Config, make_config
-from manyhot.toolkit.cross_fit import choose, make_folds, prior_logits
+from manyhot.toolkit.cross_fit import choose, choose_tau, fixed, make_folds, prior_logits
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.models.linear import LinearLearner, fit_linear
 from manyhot.toolkit.objectives import LOSSES
@@ -197,10 +197,10 @@ def test_tau_is_the_one_with_the_best_mean_of_accuracy_and_macro_f1():
     targets = np.eye(3, dtype=bool)[ids]
     options: Any = {"cardinality": train_module.cardinality_range(targets), "train_counts": targets.sum(0)}
     learner = LinearLearner.planned(len(X), X.shape[1], targets.shape[1], loss=LOSSES["ce+prior"])
-    options |= {"learner": learner, "C": 1.0, "multiclass": True}
+    options |= {"learner": learner, "C": 1.0, "multiclass": True, "on_step": lambda step: None}
     folds = make_folds(X, targets, 0)
-    best: Any = choose(folds, tau="auto", **options).step
-    tried = [choose(folds, tau=tau / 4, **options).step for tau in range(9)]
+    best: Any = choose(folds, rule=choose_tau, **options).step
+    tried = [choose(folds, rule=fixed(tau / 4), **options).step for tau in range(9)]
     assert best.score == max(step.score for step in tried)
     assert best.score == pytest.approx((best.metrics["accuracy"] + best.metrics["macro_f1"]) / 2)
     assert best.tau in [step.tau for step in tried if step.score == best.score]

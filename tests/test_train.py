@@ -246,7 +246,7 @@ def test_fixed_tau_and_strength(tmp_path):
 
 def test_the_chosen_tau_and_offset_are_in_the_bias(tmp_path, monkeypatch):
     monkeypatch.setattr("manyhot.toolkit.cross_fit.TAUS", (1.25,))
-    monkeypatch.setattr("manyhot.toolkit.cross_fit.right_offset", lambda *_: 0.75)
+    monkeypatch.setattr("manyhot.toolkit.cross_fit.best_offset", lambda *_: (0.5, 0.75))
     _, targets = numbers_and_targets()
     frame_of_numbers().write_csv(tmp_path / "d.csv")
     config = Config(data=str(tmp_path / "d.csv"), C=2.0, max_iter=2000, out=str(tmp_path / "a"))

@@ -83,6 +83,12 @@ class Checkpoint:
         if time.monotonic() >= self.due:
             self._write(None)
 
+    def forget(self, start: str) -> None:
+        """Let go of the finished fits whose names start so; the next writing removes their files."""
+        for fits in (self.waiting, self.files):
+            for fit in [fit for fit in fits if fit.startswith(start)]:
+                del fits[fit]
+
     def steps(self, fit: str) -> Steps:
         """Return where a fit leaves its state."""
         return _Steps(self, fit)
@@ -188,14 +194,15 @@ class _Steps:
 NO_CHECKPOINT = Checkpoint()
 
 
-def binding(config: Config, sums: dict[str, str | None]) -> dict[str, Any]:
+def binding(config: Config, sums: dict[str, str | None], compared: dict[str, Any] | None = None) -> dict[str, Any]:
     """Say what a checkpoint belongs to: with any of it changed, going on would give another run.
 
     Args:
         config: what was asked for; where the run goes does not matter.
         sums: sha256 of each input.
+        compared: of a comparison, what is compared.
     """
-    options = dataclasses.asdict(config)
+    options = dataclasses.asdict(config) | (compared or {})
     del options["out"]
     return {
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()},
@@ -221,7 +228,7 @@ def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return said
 
 
-def find_place(config: Config, bound: dict[str, Any], *, resume: bool, say: Callable[[str], None]) -> Path:
+def find_place(config: Config, name: str, bound: dict[str, Any], *, resume: bool, say: Callable[[str], None]) -> Path:
     """Choose where the run goes, and say what interrupted trainings are there.
 
     Without --out it is runs/NAME-N, N the first number that is free; with `resume`, that of the training to go on with.
@@ -239,7 +246,6 @@ def find_place(config: Config, bound: dict[str, Any], *, resume: bool, say: Call
         if said := differences(read_manifest(partial_of(path))["bound"], bound):
             raise InputError(_of_another(path, said))
         return path
-    name = run_name(config.data)
     left = []
     if Path("runs").is_dir():
         numbered = re.compile(rf"\.({re.escape(name)}-\d+)\.partial")
@@ -263,18 +269,25 @@ def find_place(config: Config, bound: dict[str, Any], *, resume: bool, say: Call
 
 @contextmanager
 def reserved(
-    config: Config, sums: dict[str, str | None], *, resume: bool, say: Callable[[str], None]
+    config: Config,
+    sums: dict[str, str | None],
+    *,
+    compared: dict[str, Any] | None = None,
+    resume: bool,
+    say: Callable[[str], None],
 ) -> Iterator[tuple[Path, Checkpoint]]:
     """Hold a place for the length of a training: one process trains there, and its checkpoint is read if asked for.
 
-    What is left at the end is the run, or a checkpoint, or nothing; an interruption is told how to go on.
+    What is left at the end is the run, or a checkpoint, or nothing; an interruption is told how to go on. What a
+    comparison says of itself in `compared` belongs to its checkpoint.
 
     Raises:
         InputError: the place is taken, or holds a checkpoint that is not to be used or is of another training.
     """
-    bound = binding(config, sums)
+    bound = binding(config, sums, compared)
+    name = run_name(config.data) + ("" if compared is None else "-compare")
     while True:
-        path = find_place(config, bound, resume=resume, say=say)
+        path = find_place(config, name, bound, resume=resume, say=say)
         partial = partial_of(path)
         made = [parent for parent in (partial, *partial.parents) if not parent.exists()]
         partial.mkdir(parents=True, exist_ok=True)

@@ -64,18 +64,28 @@ def measure(
     With `multiclass`, those of :func:`manyhot.multiclass_metrics`, `classes` being those of training.
     """
     preds = decide(logits, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
-    targets, counts = aligned.known, train_counts
-    if aligned.unknown_names:
-        missed = np.zeros(aligned.unknown.shape, dtype=preds.dtype)
-        lowest = np.broadcast_to(logits.min(1, keepdims=True) - 1, missed.shape)
-        preds, logits = np.hstack([preds, missed]), np.hstack([logits, lowest])
-        targets = np.hstack([targets, aligned.unknown])
-        counts = np.concatenate([train_counts, np.zeros(len(aligned.unknown_names))])
+    preds, logits, targets, counts = with_unknown(preds, logits, aligned, train_counts)
     if multiclass:
         metrics = multiclass_metrics(logits, targets.argmax(1), train_counts=counts)
         return metrics | {"classes": len(train_counts)}
     metrics = multilabel_metrics(preds, targets, logits, train_counts=counts)
     return metrics | {"labels": len(train_counts)}
+
+
+def with_unknown(
+    preds: np.ndarray, logits: np.ndarray, aligned: Aligned, train_counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return all four with a column for each label that training did not know: missed, and seen 0 times."""
+    if not aligned.unknown_names:
+        return preds, logits, aligned.known, train_counts
+    missed = np.zeros(aligned.unknown.shape, dtype=preds.dtype)
+    lowest = np.broadcast_to(logits.min(1, keepdims=True) - 1, missed.shape)
+    return (
+        np.hstack([preds, missed]),
+        np.hstack([logits, lowest]),
+        np.hstack([aligned.known, aligned.unknown]),
+        np.concatenate([train_counts, np.zeros(len(aligned.unknown_names))]),
+    )
 
 
 def measure_probs(logits: np.ndarray, aligned: Aligned, calibration: Calibration) -> dict[str, float | None]:

@@ -56,6 +56,22 @@ class Steps(Protocol):
         ...
 
 
+class Fits(Protocol):
+    """Where the results of finished fits are kept, and the state of the one under way."""
+
+    def finished(self, fit: str) -> Arrays | None:
+        """Return the result of a fit that is done; None of others."""
+        ...
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        """Keep the result of a fit."""
+        ...
+
+    def steps(self, fit: str) -> Steps:
+        """Return where a fit leaves its state."""
+        ...
+
+
 class Learner(Protocol):
     """How models of one kind are fitted in a run: the loss, the solver, the seed and all else that stays the same.
 

@@ -13,7 +13,19 @@ from manyhot.labels import cardinality_range, label_counts
 from manyhot.toolkit.calibrate import Calibrated, calibrate
 from manyhot.toolkit.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
-from manyhot.toolkit.cross_fit import TRIED, Fold, Step, choose, fit_name, make_folds, prior_logits, score_by
+from manyhot.toolkit.cross_fit import (
+    TRIED,
+    Fold,
+    Rule,
+    Step,
+    choose,
+    choose_tau,
+    fit_name,
+    fixed,
+    make_folds,
+    prior_logits,
+    score_by,
+)
 from manyhot.toolkit.data import InputError, files_of
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.features import DesignMatrix, Features
@@ -81,7 +93,7 @@ def train(
     if dry_run:
         _planned(config, listener, NO_CHECKPOINT, sample=True)
         return None
-    sums = {str(file): file_sha256(file) for file in _files(config)}
+    sums = {str(file): file_sha256(file) for file in files_named(config)}
     with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
         training, features, targets, learner = _planned(config, listener, checkpoint)
         fitted = fit(config, training, features, targets, learner, listener, checkpoint)
@@ -103,7 +115,8 @@ def train(
     return Trained(run, path, metrics)
 
 
-def _files(config: Config) -> list[Path]:
+def files_named(config: Config) -> list[Path]:
+    """Return every file that a config names, parts by themselves, and those of an encoder."""
     named = [config.data, config.valid, config.test]
     files = [part for file in named if file for part in files_of(file)]
     folder = Path(config.model.partition(":")[2])
@@ -186,7 +199,7 @@ def fit(
         folds,
         learner=learner,
         C=config.C,
-        tau=0.0 if config.loss in WITHOUT_PRIOR else config.tau,
+        rule=_rule(config),
         cardinality=cardinality,
         train_counts=counts,
         multiclass=multiclass,
@@ -210,7 +223,7 @@ def fit(
         progress=lambda n, of, value: listener.progress(name, folds_share + (1 - folds_share) * n / of, value),
     )
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
-    by = np.float32(step.offset) - np.float32(step.tau) * prior_logits(targets, multiclass)
+    by = np.asarray(step.offset, dtype=np.float32) - np.float32(step.tau) * prior_logits(targets, multiclass)
     run = Run(
         features=features,
         model=model.shifted(by),
@@ -224,6 +237,12 @@ def fit(
         task=config.task,
     )
     return Fitted(run, step, steps, calibrated)
+
+
+def _rule(config: Config) -> Rule:
+    if config.loss in WITHOUT_PRIOR:
+        return fixed(0.0)
+    return choose_tau if config.tau == "auto" else fixed(config.tau)
 
 
 def folds_of(
