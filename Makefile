@@ -7,6 +7,7 @@
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
+# make quality    `manyhot compare` and what others use on every multi-label set, 2 hours at most; continues where it was left
 # make kill-test  a hundred trainings killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test bench-cpu bench-subset evidence wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test bench-cpu bench-subset evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -82,6 +83,9 @@ bench-subset: $(STAMP)
 
 evidence: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py
+
+quality: $(STAMP)
+	$(BIN)/python benchmarks/quality.py
 
 # A venv of its own that sees the packages of .venv behind its own, so that torch is not installed again.
 VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
