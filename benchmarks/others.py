@@ -7,6 +7,7 @@ their defaults. Only max_iter of the logistic regression is 1000, since its defa
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does; XGBoost waits in OpenMP too
 
 import numpy as np
 import scipy.sparse as sp

@@ -105,8 +105,15 @@ def compare(job: Job, seconds: float) -> dict[str, Any]:
 
 
 def slim(comparison: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a comparison what the page needs."""
+    """Keep of a comparison what the page needs.
+
+    Raises:
+        RuntimeError: a method is missing that the page is about, as when one was renamed.
+    """
     methods = []
+    missing = {quality_page.DEFAULT, *quality_page.RIVALS} - {method["name"] for method in comparison["methods"]}
+    if missing:
+        raise RuntimeError(f"expected methods named {', '.join(sorted(missing))}: see RIVALS in quality_page.py")
     for method in comparison["methods"]:
         kept = {key: method[key] for key in KEPT}
         for key, names in (

@@ -21,7 +21,8 @@ MORE_METRICS = {"exact_match": "exact match", "hamming_loss": "Hamming loss"}
 MODELS = ("linear", "mlp")
 SEMEVAL = "semeval2025 "
 DEFAULT, BASELINE = "zlpr+prior", "bce"
-RIVALS = ("bce+thresholds per label", "bce+thresholds global", "bce")
+# Methods of `manyhot compare`: thresholds one a label, one for all, none.
+RIVALS = ("bce+label-thresholds", "bce+threshold", "bce")
 NOTHING = ["Not run yet."]
 
 Results = dict[str, dict[str, Any]]
@@ -404,9 +405,13 @@ def panels_of(table: Table) -> dict[str, tuple[dict[str, float], float]]:
 def page(results: Results, sets: Sequence[str], languages: Sequence[str]) -> str:
     """Write the sections; docs/measurements/quality.md includes each from its mark to the end of it."""
     linear, mlp = (tabulated(results, sets, languages, model) for model in MODELS)
+    ranked = rank_table(linear)
+    if panels_of(linear):
+        place = "../../docs/measurements/" + PICTURE.name
+        ranked = [f"![Average ranks of the methods, with the critical difference]({place})", "", *ranked]
     sections = {
         "reading": ("What was hoped", reading(results, linear, languages)),
-        "ranks": ("Average ranks", rank_table(linear)),
+        "ranks": ("Average ranks", ranked),
         "wins": ("Wins / ties / losses", wins_table(results, linear, languages, "linear")),
         "tables": ("Every set", metric_tables(linear)),
         "cost": ("Time and memory", cost_table(linear)),
