@@ -151,7 +151,7 @@ def rank_table(table: Table) -> list[str]:
         failures = int(np.isnan(scores).sum())
         notes.append(
             f"- {title}: {len(names)} sets, critical difference {difference:.2f} (Nemenyi, 5 %), Friedman "
-            f"{statistic:.1f}, p {p:.2g}" + (f"; {failures} results are missing and rank last" if failures else "")
+            f"{statistic:.1f}, p {p:.2g}" + (f"; missing and ranked last: {failures}" if failures else "")
         )
     if not columns:
         return NOTHING
