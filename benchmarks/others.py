@@ -91,7 +91,8 @@ def measured(learner: Learner, words: list[str]) -> dict[str, Any]:
         features = Features.fit(train)
         # XGBoost takes what a sparse row does not list as missing, and learns on which side of a split it goes.
         X, X_test = (csr_of_others(features.transform(rows)) for rows in (train, test))
-        targets = train.targets.toarray().astype(np.int8)
+        # Not int8: scikit-learn 1.9 numbers labels in the type of the targets, and mixes up those beyond 127.
+        targets = train.targets.toarray().astype(np.int64)
         began = time.monotonic()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

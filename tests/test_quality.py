@@ -162,6 +162,15 @@ def test_a_learner_on_test_rows(matrices: Path, name: str, make: Any) -> None:
     assert result["seconds"]["fit"] > 0
 
 
+def test_a_learner_of_more_labels_than_a_byte_counts(tmp_path: Path) -> None:
+    Y = np.eye(200, dtype=np.int8).repeat(2, 0)
+    for name, matrix in (("X", Y.astype(np.float32)), ("Y", Y)):
+        sp.save_npz(tmp_path / f"many.{name}.npz", sp.csr_matrix(matrix))
+    (tmp_path / "labels.txt").write_text("\n".join(f"l{i:03}" for i in range(200)))
+    words = [str(tmp_path / "many.X.npz"), "--test", str(tmp_path / "many.X.npz")]
+    assert others.measured(others.LEARNERS["OvR logistic"], words)["metrics"]["precision_at_1"] == 1
+
+
 def test_a_learner_by_folds(matrices: Path) -> None:
     result = others.measured(others.LEARNERS["OvR logistic"], [str(matrices / "test.X.npz")])
     X, Y = arrays(matrices, "test")
