@@ -22,11 +22,11 @@ from manyhot.toolkit.cli import app
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.data import InputError
 from manyhot.toolkit.models import linear, mlp
-from manyhot.toolkit.run_folder import FILES, partial_of
+from manyhot.toolkit.run_folder import RUN, partial_of
 from manyhot.toolkit.train import Listener, train
 
 # What a run is; provenance.json has the time that it took.
-SAME = [name for name in FILES if name != "provenance.json"]
+SAME = [name for name in RUN.files if name != "provenance.json"]
 KINDS = {"L-BFGS": {"max_iter": 50}, "AdamW": {}, "mlp": {"model": "mlp"}}
 
 
@@ -114,7 +114,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(kind, monkeypatch, alway
         patch.setattr(os, "replace", lambda *a: (calls.append(a), original(*a))[1])
         train(of_kind(kind, monkeypatch, out="counted"))
     rng = np.random.default_rng(0)
-    last = len(calls) - len(FILES) - 1
+    last = len(calls) - len(RUN.files) - 1
     assert last > 20
     for number, after in enumerate([*sorted(rng.integers(2, last, 2).tolist()), len(calls) - 1]):
         config = of_kind(kind, monkeypatch, out=f"run{number}")

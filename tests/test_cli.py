@@ -146,7 +146,12 @@ def test_tables_go_to_stdout_and_sentences_to_stderr(run):
     assert "micro-F1" in stdout
     assert "rows left empty" in stdout
     assert "text: text\nlabels: labels (separated by '|', 3 labels)\n30 rows, 3 labels, " in stderr
-    assert stderr.strip().splitlines()[-1] == "saved new, again: manyhot train --config new/config.toml"
+    rows = len(json.loads(Path("new/findings.json").read_bytes())["worst"])
+    assert rows
+    assert stderr.strip().splitlines()[-2:] == [
+        "saved new, again: manyhot train --config new/config.toml",
+        f"report new/report.html, with excerpts of {rows} rows of the data",
+    ]
     stdout, stderr = call("evaluate run t.csv")
     metrics = as_json("evaluate run t.csv")
     lines = {line[:24].strip(): line[24:].split() for line in stdout.splitlines()}

@@ -49,14 +49,14 @@ TOOLKIT = (
     *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix", "formats.arff"),
     *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes", "examples"),
     *("models.pretrained", "features", "model", "models.adamw", "models.linear", "models.mlp", "models.encoder"),
-    *("run_folder", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint", "models.kinds"),
-    *("inputs", "objectives", "cross_fit", "thresholds", "bootstrap", "tally", "saved_run", "report.render", "train"),
-    *("compare", "demo", "terminal", "cli"),
+    *("run_folder", "metric_names", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint"),
+    *("models.kinds", "inputs", "objectives", "cross_fit", "findings", "report.plots", "report.render"),
+    *("report.write", "thresholds", "bootstrap", "tally", "saved_run", "train", "compare", "demo", "terminal", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.
 OUTSIDE = {"torch", "numpy"}
 LAZY = {"metrics": {"sklearn"}}
-PACKAGES = ("toolkit", "formats", "models")
+PACKAGES = ("toolkit", "formats", "models", "report")
 NAMES_OF_NOTHING = ("utils", "util", "common", "base", "core", "manager", "helper", "helpers", "misc")
 
 
@@ -85,7 +85,7 @@ def imports(source: str, module: str) -> Iterator[tuple[str, bool]]:
             if node.level:
                 package = ["manyhot", *module.split(".")][: -node.level]
                 base = ".".join([*package, base]).rstrip(".")
-            packages = ("losses", "kernels", "toolkit", "toolkit.formats", "toolkit.models")
+            packages = ("losses", "kernels", "toolkit", "toolkit.formats", "toolkit.models", "toolkit.report")
             if base in ("manyhot", *(f"manyhot.{package}" for package in packages)):
                 for alias in node.names:
                     yield f"{base}.{alias.name}", eager

@@ -11,6 +11,7 @@ from manyhot.split import stratified_split
 # Two numbers a label need no more, and float64 copies of what a large run holds out would not fit.
 MAX_CELLS = 20_000_000
 PARTS = 3
+BINS = 10
 SCORES = ("ece", "brier", "log_loss")
 
 
@@ -22,11 +23,13 @@ class Calibrated:
         calibration: what the run uses.
         measured: as :func:`compare` returns it.
         by_label: the same names, (labels,) each.
+        reliability: as :func:`reliability` returns it, of the same rows.
     """
 
     calibration: Calibration
     measured: dict[str, float]
     by_label: dict[str, np.ndarray]
+    reliability: np.ndarray
 
 
 def calibrate(
@@ -58,7 +61,22 @@ def calibrate(
         # Rows so few that all are in one part have nothing to be measured by but themselves.
         others = held if held.all() else ~held
         probs[held] = fit_calibration(logits[others], truth[others]).probs(logits[held])
-    return Calibrated(fit_calibration(logits, truth), *compare(logits, truth, probs))
+    return Calibrated(fit_calibration(logits, truth), *compare(logits, truth, probs), reliability(probs, truth))
+
+
+def reliability(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Count probabilities in ten equal steps from 0 to 1, and add them and the truth up: (3, 10), blocks of rows add.
+
+    Args:
+        probs: (rows, labels).
+        truth: (rows, labels), bool; or (rows,) class ids, where the most probable class of each row counts alone.
+    """
+    right = truth
+    if truth.ndim == 1:
+        right, probs = probs.argmax(1) == truth, probs.max(1)
+    place = np.minimum((probs * BINS).astype(np.int64), BINS - 1).ravel()
+    weights = (None, probs.ravel(), right.ravel())
+    return np.stack([np.bincount(place, weight, minlength=BINS).astype(np.float64) for weight in weights])
 
 
 def compare(logits: np.ndarray, truth: np.ndarray, probs: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:

@@ -15,7 +15,16 @@ try:
     import typer
     from rich.console import Console
 
-    from manyhot.toolkit.terminal import listening, metrics_table, predicting, print_json, print_result, say, warn
+    from manyhot.toolkit.terminal import (
+        listening,
+        metrics_table,
+        predicting,
+        print_json,
+        print_result,
+        rows_inside,
+        say,
+        warn,
+    )
 except ImportError as error:  # the losses alone were installed
     sys.exit(f"the command needs {error.name}: pip install 'manyhot[toolkit]'")
 
@@ -106,6 +115,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
     ] = None,
+    no_rows: Annotated[
+        bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")
@@ -133,6 +145,7 @@ def train(
         "loss": loss,
         "tau": tau,
         "seed": seed,
+        "no_rows": no_rows,
         "out": out,
     }
     with failing_clearly():
@@ -152,6 +165,7 @@ def train(
         else:
             print_result(trained)
             say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
+            say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -164,13 +178,13 @@ def evaluate(
         from manyhot.toolkit.saved_run import load_run
 
         loaded = load_run(run)
-        metrics, notes = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
-        for note in notes:
+        measured = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
+        for note in measured.notes:
             warn(note)
         if as_json:
-            print_json(metrics)
+            print_json(measured.metrics)
         else:
-            Console(soft_wrap=True).print(metrics_table({Path(data).name: metrics}))
+            Console(soft_wrap=True).print(metrics_table({Path(data).name: measured.metrics}))
             say(f"measured {run} on {data}")
 
 
@@ -197,6 +211,26 @@ def predict(
             print_json({"out": str(out), "rows": rows})
         else:
             say(f"wrote {out}: {rows:,} rows")
+
+
+@app.command(epilog=EXIT_CODES)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|COMPARISON", help="A run folder, or that of a comparison.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where to write.  [default: NAME-report.html]")
+    ] = None,
+    no_rows: Annotated[bool, typer.Option("--no-rows", help="Leave out the excerpts of rows.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a report as one HTML file, from what the folder holds: needs neither the data nor the model."""
+    with failing_clearly():
+        from manyhot.toolkit.report.write import write_report
+
+        written = write_report(folder, out, with_rows=not no_rows)
+        if as_json:
+            print_json({"out": str(written.out), "kind": written.kind, "rows": written.rows})
+        else:
+            say(f"wrote {written.out}: the report of a {written.kind}, {rows_inside(written.rows)}")
 
 
 @app.command(epilog=EXIT_CODES)

@@ -50,6 +50,7 @@ class Config:
     C: float | Auto = "auto"
     max_iter: int = 60
     seed: int = 0
+    no_rows: bool = False
     out: str | None = None
 
     def to_toml(self) -> str:
@@ -103,7 +104,7 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in (*texts, "task", "model", "device", "loss", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
-    for key in ("drop_unlabelled", "no_header", "fine_tune"):
+    for key in ("drop_unlabelled", "no_header", "no_rows", "fine_tune"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
     for key in ("test", "valid"):

@@ -41,7 +41,10 @@ SHARES = tuple(np.geomspace(0.25, 4, 33))
 
 
 class Fold(NamedTuple):
-    """Rows to fit on and rows held out, and which of each belong together (None: none do)."""
+    """Rows to fit on and rows held out, which of each belong together (None: none do), and which rows were held out.
+
+    `rows_held` are positions in the rows they were taken from; None where all of these are held out.
+    """
 
     X: DesignMatrix
     targets: np.ndarray
@@ -49,6 +52,7 @@ class Fold(NamedTuple):
     targets_held: np.ndarray
     groups: np.ndarray | None = None
     groups_held: np.ndarray | None = None
+    rows_held: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,13 @@ class Step:
 
 
 class Held(NamedTuple):
-    """What is known of held-out rows: their logits without a prior, one unit of the prior, the truth, their groups."""
+    """What is known of held-out rows: logits without a prior, one unit of the prior, the truth, groups, positions."""
 
     logits: np.ndarray
     prior: np.ndarray
     targets: np.ndarray
     groups: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
     def shifted(self, tau: float, offset: float | np.ndarray) -> np.ndarray:
         """Return the logits of a model with this prior and offset."""
@@ -109,7 +114,10 @@ def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarr
     part = stratified_split(targets, [1.0] * number, groups=groups, seed=seed)
     held = [part == p for p in range(number) if (part == p).any() and (part != p).any()]
     of = (lambda rows: None) if groups is None else groups.__getitem__
-    return [Fold(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows)) for rows in held]
+    return [
+        Fold(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows), np.flatnonzero(rows))
+        for rows in held
+    ]
 
 
 def choose(
@@ -208,11 +216,13 @@ def fit_folds(
     prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
     targets = [fold.targets_held for fold in folds]
     groups = [fold.groups_held for fold in folds if fold.groups_held is not None]
+    rows = [np.arange(len(fold.targets_held)) if fold.rows_held is None else fold.rows_held for fold in folds]
     return Held(
         np.concatenate(logits),
         np.concatenate(prior),
         np.concatenate(targets),
         np.concatenate(groups) if groups else None,
+        np.concatenate(rows),
     )
 
 

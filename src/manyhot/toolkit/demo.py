@@ -17,7 +17,7 @@ from manyhot.toolkit.inputs import Training, describe
 from manyhot.toolkit.predict import Run
 from manyhot.toolkit.run_folder import RUN, check_free, free_path, provenance, write_folder
 from manyhot.toolkit.saved_run import run_files
-from manyhot.toolkit.train import Listener, fit, plan
+from manyhot.toolkit.train import Listener, findings_of, fit, plan
 
 ROWS, TEST_ROWS = 3000, 1500
 SLOTS = 4
@@ -60,11 +60,14 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
         learner = plan(config, training, features, targets)
         fitted = fit(config, training, features, targets, learner, listener)
         runs[name] = fitted.run
-        metrics[name], _ = fitted.run.evaluate_examples(test)
+        on_test = fitted.run.evaluate_examples(test)
+        metrics[name] = on_test.metrics
         if config.tau == "auto":
-            measured = {"cross_fitted": fitted.step.metrics | fitted.calibrated.measured, "test": metrics[name]}
+            measured = {"cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured, "test": metrics[name]}
             origin = provenance([], sums={}, seed=config.seed, seconds=time.monotonic() - started)
-            write_folder(path, run_files(fitted.run, config, measured, fitted.steps, fitted.calibrated, origin), RUN)
+            findings = findings_of(config, training, fitted, on_test, measured, origin)
+            files = run_files(fitted.run, config, measured, fitted.steps, fitted.calibrated, origin, findings)
+            write_folder(path, files, RUN)
     return Shown(draw(test, {name: run for name, run in runs.items() if name != "ZLPR, no prior"}), metrics, path)
 
 

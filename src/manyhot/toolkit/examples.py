@@ -48,6 +48,7 @@ class Examples:
         label_names: the labels of `targets`, column by column.
         categories: (rows, columns) text, null where a cell is missing; or None.
         groups: (rows,) numbers, the same for rows that are held out together; or None.
+        places: (rows,) positions in the file, from 0; None where all of its rows are here, in order.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Examples:
     label_names: list[str]
     categories: pl.DataFrame | None = None
     groups: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -83,6 +85,7 @@ class Examples:
             targets=None if self.targets is None else self.targets[rows],
             categories=None if self.categories is None else self.categories[rows],
             groups=None if self.groups is None else self.groups[rows],
+            places=np.asarray(rows) if self.places is None else self.places[rows],
         )
 
 

@@ -14,7 +14,7 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.data import InputError, Matrix, Raw, read_file
-from manyhot.toolkit.evaluate import align, measure, measure_probs
+from manyhot.toolkit.evaluate import Aligned, align, measure, measure_probs
 from manyhot.toolkit.examples import (
     Examples,
     check_one_class,
@@ -33,6 +33,16 @@ class Predicted(NamedTuple):
     name: str
     score: float
     prob: float
+
+
+class Measured(NamedTuple):
+    """Numbers, what a reader of them should know, and what they were measured on."""
+
+    metrics: dict[str, float | int | None]
+    notes: list[str]
+    examples: Examples
+    aligned: Aligned
+    logits: np.ndarray
 
 
 class Run:
@@ -112,13 +122,13 @@ class Run:
         Returns:
             Numbers. Labels that training did not know count as missed, and a warning names them.
         """
-        metrics, notes = self.evaluate_examples(self._labelled(data, targets))
-        for note in notes:
+        measured = self.evaluate_examples(self._labelled(data, targets))
+        for note in measured.notes:
             warnings.warn(note, stacklevel=2)
-        return metrics
+        return measured.metrics
 
-    def evaluate_examples(self, examples: Examples) -> tuple[dict[str, float | int | None], list[str]]:
-        """Measure the run on examples as read; the second value says what a reader of the numbers should know."""
+    def evaluate_examples(self, examples: Examples) -> Measured:
+        """Measure the run on examples as read."""
         notes = []
         if self.drop_unlabelled:
             examples, dropped = drop_unlabelled(examples)
@@ -136,7 +146,8 @@ class Run:
         metrics = measure(
             logits, aligned, cardinality=self.cardinality, train_counts=self.train_counts, multiclass=multiclass
         )
-        return metrics | measure_probs(logits, aligned, self.calibration), notes
+        metrics |= measure_probs(logits, aligned, self.calibration)
+        return Measured(metrics, notes, examples, aligned, logits)
 
     def logits(self, examples: Examples) -> np.ndarray:
         """Return the logits of examples as read."""

@@ -37,10 +37,10 @@ class Kind:
 
 
 RUN_FILES = (
-    *("calibration.json", "config.toml", "log.jsonl", "metrics.json", "model.safetensors", "provenance.json"),
-    *("run.json", "terms.json"),
+    *("calibration.json", "config.toml", "findings.json", "log.jsonl", "metrics.json", "model.safetensors"),
+    *("provenance.json", "report.html", "run.json", "terms.json"),
 )
-RUN = Kind("run", "train", 2, RUN_FILES, since="training")
+RUN = Kind("run", "train", 3, RUN_FILES, since="training")
 COMPARISON = Kind("comparison", "compare", 1, ("compare.json", "config.toml", "report.html"), since="it was written")
 
 

@@ -22,6 +22,7 @@ from manyhot.toolkit.features import Features
 from manyhot.toolkit.model import device_of
 from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.predict import Run
+from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.run_folder import RUN, read_folder, to_json
 
 
@@ -32,6 +33,7 @@ def run_files(
     steps: list[Step],
     calibrated: Calibrated,
     origin: dict[str, Any],
+    findings: dict[str, Any],
 ) -> dict[str, bytes]:
     """Lay out a run as files: weights as safetensors, everything else as text."""
     state, arrays = run.features.state()
@@ -66,10 +68,12 @@ def run_files(
     return {
         "calibration.json": to_json(calibration),
         "config.toml": config.to_toml().encode(),
+        "findings.json": to_json(findings),
         "log.jsonl": "".join(line + "\n" for line in log).encode(),
         "metrics.json": to_json(metrics),
         "model.safetensors": save_tensors({name: np.ascontiguousarray(value) for name, value in arrays.items()}),
         "provenance.json": to_json(origin),
+        "report.html": render_run(findings).encode(),
         "run.json": to_json(state_of_run),
         "terms.json": to_json(terms),
     }
@@ -151,6 +155,8 @@ def _parsed(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
                     raise ValueError("a number in it is not finite")
             elif name.endswith(".toml"):
                 parsed[name] = tomllib.loads(content.decode())
+            elif name.endswith(".html"):
+                content.decode()
             elif name.endswith(".jsonl"):
                 parsed[name] = [json.loads(line) for line in content.decode().splitlines()]
             else:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from manyhot.toolkit.metric_names import TITLES, penalty, percent, written
+
 if TYPE_CHECKING:
     from manyhot.toolkit.predictions import Progress
     from manyhot.toolkit.train import Listener, Trained
@@ -130,69 +132,25 @@ def predicting() -> "Iterator[Progress]":
         yield progress
 
 
-# The first screen: what catches "all zeros" comes first.
-ROWS = {
-    "accuracy": "accuracy",
-    "micro_f1": "micro-F1",
-    "macro_f1": "macro-F1",
-    "samples_f1": "samples-F1",
-    "rare_f1": "rare-F1 (1-8 rows)",
-    "medium_f1": "medium-F1 (9-34)",
-    "head_f1": "head-F1 (35+)",
-    "labels_per_row_predicted": "labels a row, predicted",
-    "labels_per_row_true": "labels a row, true",
-    "empty_rows": "rows left empty",
-    "exact_match": "exact match",
-    "hamming_loss": "Hamming loss",
-    "accuracy_at_3": "accuracy, best 3",
-    "lrap": "LRAP",
-    "precision_at_1": "P@1",
-    "precision_at_3": "P@3",
-    "precision_at_5": "P@5",
-    "ndcg_at_5": "nDCG@5",
-    "ece": "calibration error (ECE)",
-    "ece_uncalibrated": "ECE, uncalibrated",
-    "brier": "Brier score",
-    "log_loss": "log-loss",
-    "rows": "rows",
-    "labels": "labels",
-    "classes": "classes",
-}
-
-# No fractions: so many digits.
-PLAIN = {"labels_per_row_predicted": 2, "labels_per_row_true": 2, "log_loss": 4}
-
-
 def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     """Lay out metrics, a column each; fractions as per cent."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    for key, title in ROWS.items():
+    for key, title in TITLES.items():
         if not all(key in metrics for metrics in columns.values()):
             continue
         cells = []
         for metrics in columns.values():
-            value = metrics[key]
-            if isinstance(value, int):
-                cells.append(f"{value:,}")
-            elif key in PLAIN and value is not None:
-                cells.append(f"{value:.{PLAIN[key]}f}")
-            else:
-                cells.append(percent(value))
+            cells.append(written(key, metrics[key]))
         table.add_row(title, *cells)
     return table
 
 
-def penalty(C: float | None) -> str:
-    """Write C; a dash for a model without a penalty."""
-    return "-" if C is None else f"{C:g}"
-
-
-def percent(value: float | None) -> str:
-    """Write a fraction as per cent; a dash for an empty group."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def rows_inside(rows: int) -> str:
+    """Say whether a report can be passed on as freely as its numbers."""
+    return f"with excerpts of {rows} rows of the data" if rows else "without any row of the data"
 
 
 def print_result(trained: "Trained") -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from manyhot.toolkit.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
 from manyhot.toolkit.cross_fit import (
     TRIED,
+    Choice,
     Fold,
     Rule,
     Step,
@@ -27,14 +28,15 @@ from manyhot.toolkit.cross_fit import (
     score_by,
 )
 from manyhot.toolkit.data import InputError, files_of
-from manyhot.toolkit.evaluate import align
+from manyhot.toolkit.evaluate import Aligned, align
 from manyhot.toolkit.features import DesignMatrix, Features
+from manyhot.toolkit.findings import Judged, find
 from manyhot.toolkit.inputs import Training, read
 from manyhot.toolkit.model import Learner
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
-from manyhot.toolkit.predict import Run
+from manyhot.toolkit.predict import Measured, Run
 from manyhot.toolkit.run_folder import RUN, file_sha256, free_path, provenance, write_folder
 from manyhot.toolkit.saved_run import run_files
 
@@ -56,21 +58,22 @@ class Listener:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A run in memory, the step that was chosen, every step tried, and the calibration with its numbers."""
+    """A run in memory, what was chosen and by which rows, every step tried, and the calibration with its numbers."""
 
     run: Run
-    step: Step
+    choice: Choice
     steps: list[Step]
     calibrated: Calibrated
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives: the run in memory, its place, its numbers."""
+    """What training gives: the run in memory, its place, its numbers, and how many rows its report shows."""
 
     run: Run
     path: Path | None
     metrics: dict[str, Any]
+    shown_rows: int
 
 
 def train(
@@ -99,11 +102,13 @@ def train(
         fitted = fit(config, training, features, targets, learner, listener, checkpoint)
         run = fitted.run
         metrics: dict[str, Any] = {
-            "valid" if training.valid else "cross_fitted": fitted.step.metrics | fitted.calibrated.measured
+            "valid" if training.valid else "cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured
         }
+        measured = None
         if training.test is not None:
-            metrics["test"], notes = run.evaluate_examples(training.test)
-            for note in notes:
+            measured = run.evaluate_examples(training.test)
+            metrics["test"] = measured.metrics
+            for note in measured.notes:
                 listener.warn(note)
         inputs = [(part, rows) for file, rows in training.rows.items() for part in files_of(file)]
         if config.label_names:
@@ -111,8 +116,49 @@ def train(
         origin = provenance(inputs, sums=sums, seed=config.seed, seconds=time.monotonic() - started)
         if not config.out and path.exists():  # something else took the name meanwhile
             path = free_path(config.data)
-        write_folder(path, run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin), RUN)
-    return Trained(run, path, metrics)
+        findings = findings_of(config, training, fitted, measured, metrics, origin)
+        files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings)
+        write_folder(path, files, RUN)
+    return Trained(run, path, metrics, len(findings["worst"] or ()))
+
+
+def findings_of(
+    config: Config,
+    training: Training,
+    fitted: Fitted,
+    measured: Measured | None,
+    metrics: dict[str, Any],
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    """Collect what a report says: of the test rows where some were measured, else of the rows that were held out.
+
+    Nothing that differs between a training and its repetition is in it, such as the time it took.
+    """
+    run, held = fitted.run, fitted.choice.held
+    if measured is not None:
+        rows = np.arange(measured.examples.rows)
+        judged = Judged("test", measured.examples, rows, measured.aligned, measured.logits)
+    else:
+        part, examples = ("valid", training.valid) if training.valid else ("cross_fitted", training.train)
+        rows = np.arange(examples.rows) if held.rows is None else held.rows
+        aligned = Aligned(held.targets, np.zeros((len(held.targets), 0), dtype=bool), [])
+        judged = Judged(part, examples, rows, aligned, fitted.choice.logits, fitted.calibrated.reliability)
+    return {
+        "kind": "run",
+        "data": Path(config.data).name,
+        "task": config.task,
+        "model": config.model.partition(":")[0],
+        "features": run.features.describe(),
+        "train_rows": training.train.rows,
+        "said": training.said,
+        "chosen": run.info,
+        "cardinality": list(run.cardinality),
+        "metrics": metrics,
+        "steps": [asdict(step) for step in fitted.steps],
+        **find(run, judged, training.train, with_rows=not config.no_rows),
+        "config": config.to_toml(),
+        "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
+    }
 
 
 def files_named(config: Config) -> list[Path]:
@@ -236,7 +282,7 @@ def fit(
         info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset, **learner.info},
         task=config.task,
     )
-    return Fitted(run, step, steps, calibrated)
+    return Fitted(run, choice, steps, calibrated)
 
 
 def _rule(config: Config) -> Rule:
@@ -259,7 +305,7 @@ def folds_of(
     if training.valid is None:
         return make_folds(X, targets, seed, training.train.groups)
     held = align(training.valid.targets, training.valid.label_names, training.train.label_names)
-    X_held, targets_held = features.transform(training.valid), held.known
+    X_held, targets_held, rows_held = features.transform(training.valid), held.known, None
     if multiclass and held.unknown_names:
         # A row of an unknown class has no class to compare with.
         known = targets_held.any(1)
@@ -268,7 +314,7 @@ def folds_of(
                 f"{training.valid.source}: expected classes of the training file, got only others; name another --valid"
             )
         listener.warn(f"{int((~known).sum()):,} rows of --valid left out: their class is unknown to the run")
-        X_held, targets_held = X_held[known], targets_held[known]
+        X_held, targets_held, rows_held = X_held[known], targets_held[known], np.flatnonzero(known)
     elif warning := held.warning():
         listener.warn(warning)
-    return [Fold(X, targets, X_held, targets_held)]
+    return [Fold(X, targets, X_held, targets_held, rows_held=rows_held)]

@@ -1,0 +1,52 @@
+"""What metrics are called where people read them, and how their numbers are written."""
+
+# The first screen: what catches "all zeros" comes first.
+TITLES = {
+    "accuracy": "accuracy",
+    "micro_f1": "micro-F1",
+    "macro_f1": "macro-F1",
+    "samples_f1": "samples-F1",
+    "rare_f1": "rare-F1 (1-8 rows)",
+    "medium_f1": "medium-F1 (9-34)",
+    "head_f1": "head-F1 (35+)",
+    "labels_per_row_predicted": "labels a row, predicted",
+    "labels_per_row_true": "labels a row, true",
+    "empty_rows": "rows left empty",
+    "exact_match": "exact match",
+    "hamming_loss": "Hamming loss",
+    "accuracy_at_3": "accuracy, best 3",
+    "lrap": "LRAP",
+    "precision_at_1": "P@1",
+    "precision_at_3": "P@3",
+    "precision_at_5": "P@5",
+    "ndcg_at_5": "nDCG@5",
+    "ece": "calibration error (ECE)",
+    "ece_uncalibrated": "ECE, uncalibrated",
+    "brier": "Brier score",
+    "log_loss": "log-loss",
+    "rows": "rows",
+    "labels": "labels",
+    "classes": "classes",
+}
+
+# No fractions: so many digits.
+PLAIN = {"labels_per_row_predicted": 2, "labels_per_row_true": 2, "log_loss": 4}
+
+
+def written(key: str, value: float | int | None) -> str:
+    """Write a metric: counts as they are, fractions as per cent."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if key in PLAIN and value is not None:
+        return f"{value:.{PLAIN[key]}f}"
+    return percent(value)
+
+
+def penalty(C: float | None) -> str:
+    """Write C; a dash for a model without a penalty."""
+    return "-" if C is None else f"{C:g}"
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction as per cent; a dash for an empty group."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,206 @@
+"""Plots as inline SVG: drawn by matplotlib, coloured by the page, so that they follow its light and dark mode.
+
+Names from data are never drawn: matplotlib would read a dollar sign as mathematics and has no glyphs for many scripts.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Drawn in these, which no plot needs, and replaced by what the page calls them.
+INK, MUTED, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004", "#000005"
+PAGE_COLOURS = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    FIRST: "var(--first)",
+    SECOND: "var(--second)",
+}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "manyhot",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+WIDTH, HEIGHT = 5.6, 3.3
+METHOD = 26  # letters of a method's name that have room beside a plot
+Place = tuple[float, float, float, float]  # left, bottom, width, height
+PLACE: Place = (0.125, 0.155, 0.84, 0.82)
+
+
+def drawn(
+    name: str,
+    title: str,
+    description: str,
+    draw: Callable[[Axes], Any],
+    *,
+    height: float = HEIGHT,
+    place: Place = PLACE,
+) -> Markup:
+    """Draw one plot as SVG for the inside of a page: `name` begins its ids, title and description are for listeners.
+
+    `place` is where the axes stand, as shares of the figure: finding it by measuring texts takes longer than drawing.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height))
+        draw(figure.add_axes(place))
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    size = re.search(r'viewBox="[^"]*"', svg)
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
+    body = body[body.index(">") + 1 :].replace("xlink:href", "href")
+    # Ids are of the page, which has several plots; those that nothing names are left out.
+    named = set(re.findall(r"#([\w-]+)[\")]", body))
+    body = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in named else "", body)
+    body = re.sub(r'(url\(|href=")#([\w-]+)', rf"\1#{name}-\2", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = re.sub(r" transform=\"rotate\(-0 [^\"]*\"", "", body)
+    body = re.sub(r"(\.\d\d)\d{4,}", r"\1", body)
+    for drawn_in, called in PAGE_COLOURS.items():
+        body = body.replace(drawn_in, called)
+    body = re.sub(r"\n\s*", "\n", body)
+    heading = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
+    return Markup(
+        f'<svg {size[0] if size else ""} role="img" aria-labelledby="{name}-title {name}-desc">{heading}{body}'
+    )
+
+
+def plot_reliability(sums: list[list[float]], *, what: str) -> Markup:
+    """Draw the share that is true against the stated probability, with 95 % intervals, ten steps of probability."""
+    counts, probs, truth = np.asarray(sums)
+    full = counts > 0
+    n, mean, share = counts[full], probs[full] / counts[full], truth[full] / counts[full]
+    low, high = wilson(share, n)
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+        axes.vlines(mean, low, high, color=FIRST, linewidth=1.5)
+        axes.plot(mean, share, color=FIRST, marker="o", markersize=5, linewidth=1.2)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="stated probability", ylabel=f"share of {what}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    said = "; ".join(f"stated {m:.0%}, true {s:.0%} of {int(c):,}" for m, s, c in zip(mean, share, n, strict=True))
+    return drawn("reliability", "Stated probabilities and how often they are true", f"{said}.", draw)
+
+
+def wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval of a share of n by Wilson's formula, which stays inside 0 and 1."""
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+def plot_sizes(predicted: list[int], true: list[int], *, name: str = "sizes", most: int = 30) -> Markup:
+    """Draw how many rows have 0, 1, 2, ... labels, truly and as predicted; the last bar takes all above `most`."""
+    length = max(len(predicted), len(true))
+    counts = np.zeros((2, min(length, most + 1)), dtype=np.int64)
+    for i, given in enumerate((true, predicted)):
+        np.add.at(counts[i], np.minimum(np.arange(len(given)), counts.shape[1] - 1), given)
+    x = np.arange(counts.shape[1])
+
+    def draw(axes: Axes) -> None:
+        axes.bar(x - 0.2, counts[0], 0.4, color=SECOND)
+        axes.bar(x + 0.2, counts[1], 0.4, color=FIRST)
+        axes.grid(axis="x", visible=False)
+        axes.set(
+            xlabel="labels of a row" + (f" ({most} and more at {most})" if length > most + 1 else ""), ylabel="rows"
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+    said = "; ".join(f"{i}: {t:,} true, {p:,} predicted" for i, (t, p) in enumerate(counts.T.tolist()))
+    return drawn(name, "Rows by the number of their labels", f"{said}.", draw)
+
+
+def plot_scores(scores: dict[str, list[Any]]) -> Markup:
+    """Draw how the scores of labels that rows have and of those they do not have are distributed, each adding to 1."""
+    edges = np.asarray(scores["edges"])
+    positives, negatives = (np.asarray(scores[side], dtype=float) for side in ("positives", "negatives"))
+
+    def draw(axes: Axes) -> None:
+        for values, colour in ((negatives, SECOND), (positives, FIRST)):
+            axes.stairs(values / max(values.sum(), 1), edges, color=colour, fill=True, alpha=0.35)
+            axes.stairs(values / max(values.sum(), 1), edges, color=colour, linewidth=1.2)
+        axes.axvline(0, color=INK, linewidth=1)
+        axes.set(xlabel="score (a label is predicted above 0)", ylabel="share", ylim=(0, None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    above = [values[(edges[:-1] + edges[1:]) / 2 > 0].sum() / max(values.sum(), 1) for values in (positives, negatives)]
+    said = (
+        f"About {above[0]:.0%} of the labels that rows have score above 0, and {above[1]:.1%} of those they have not."
+    )
+    return drawn("scores", "Scores of labels that rows have, and of those they have not", said, draw)
+
+
+def plot_steps(steps: list[dict[str, Any]]) -> Markup:
+    """Draw loss and F1 on held-out rows against the penalty that was tried."""
+    tried = sorted(steps, key=lambda step: step["C"])
+    x = [step["C"] for step in tried]
+    first = "accuracy" if "accuracy" in tried[0]["metrics"] else "micro_f1"
+    curves = [[step["metrics"][key] for step in tried] for key in (first, "macro_f1")]
+    loss = [step["loss"] for step in tried]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(x, curves[0], color=FIRST, marker="o", markersize=4)
+        axes.plot(x, curves[1], color=SECOND, marker="s", markersize=4)
+        axes.set(xscale="log", xlabel="C (larger: weaker penalty)", ylabel="F1")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        right = axes.twinx()
+        right.plot(x, loss, color=MUTED, linestyle=(0, (4, 3)), marker=".", markersize=5)
+        right.set(ylabel="loss (dashed)")
+        right.grid(visible=False)
+        right.spines["right"].set_visible(True)
+        axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.minorticks_off()
+
+    said = "; ".join(
+        f"C {C:g}: {a:.1%}, macro-F1 {b:.1%}, loss {c:.4f}" for C, a, b, c in zip(x, *curves, loss, strict=True)
+    )
+    return drawn("steps", "What was tried", f"{said}.", draw)
+
+
+def plot_forest(name: str, title: str, rows: list[tuple[str, float, tuple[float, float] | None, bool]]) -> Markup:
+    """Draw a value with its interval a line: (method, value, interval, ours); methods are named by the command."""
+
+    def draw(axes: Axes) -> None:
+        for y, (_, value, interval, ours) in enumerate(rows):
+            colour = FIRST if ours else SECOND
+            if interval:
+                axes.hlines(y, *interval, color=colour, linewidth=2)
+            axes.plot([value], [y], color=colour, marker="o" if ours else "s", markersize=6)
+        axes.set_yticks(range(len(rows)), [method[:METHOD] for method, *_ in rows], parse_math=False)
+        axes.set(ylim=(len(rows) - 0.4, -0.6))
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+
+    said = "; ".join(
+        f"{method} {value:.1%}" + (f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else "")
+        for method, value, interval, _ in rows
+    )
+    height = 0.6 + 0.32 * len(rows)
+    place = (0.4, 0.35 / height, 0.55, 1 - 0.4 / height)
+    return drawn(name, f"{title} of each method", f"{said}.", draw, height=height, place=place)

@@ -1,0 +1,190 @@
+"""Findings to a page: one HTML file that needs nothing else, in which nothing from data is ever code.
+
+jinja escapes every value, names stand in <bdi> so that their direction ends with them, and the page's own policy lets
+no script run but the one that belongs to it.
+"""
+
+import base64
+import hashlib
+import math
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from manyhot.toolkit.metric_names import TITLES, penalty, percent, written
+from manyhot.toolkit.report import plots
+
+# Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
+MOST_LABELS = 2000
+NAME_LENGTH = 120
+# Bins of probabilities from 60 to 80 %: what a reader is told of first, if there are so many.
+TOLD_BINS, TOLD_LEAST = slice(6, 8), 30
+# How far off the number of labels may be and still be called right.
+ABOUT = 0.05
+PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
+COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
+
+
+def render_run(findings: dict[str, Any]) -> str:
+    """Write the report of a run: findings as :func:`manyhot.toolkit.train.findings_of` collects them."""
+    measured = findings["measured"]
+    metrics = findings["metrics"][measured["part"]]
+    multiclass = findings["task"] == "multiclass"
+    labels = shown_labels(findings["labels"])
+    steps = findings["steps"]
+    return _page(
+        "run.html",
+        f=findings,
+        m=metrics,
+        measured=measured,
+        multiclass=multiclass,
+        noun="class" if multiclass else "label",
+        nouns="classes" if multiclass else "labels",
+        labels=labels,
+        left_out=len(findings["labels"]) - len(labels),
+        number_of=lambda group: sum(label["group"] == group for label in findings["labels"]),
+        learned=_learned_labels(findings["labels"]),
+        cardinality=None if multiclass else _cardinality_sentence(metrics),
+        calibration=_calibration_sentence(findings["reliability"], multiclass=multiclass),
+        reliability=plots.plot_reliability(
+            findings["reliability"],
+            what="rows whose likeliest class is right" if multiclass else "labels that are true",
+        ),
+        sizes=None if multiclass else plots.plot_sizes(**findings["sizes"]),
+        scores=plots.plot_scores(findings["scores"]),
+        steps=plots.plot_steps(steps) if len(steps) > 1 and steps[0]["C"] is not None else None,
+        parts=PARTS,
+        rows=[key for key in TITLES if all(key in part for part in findings["metrics"].values())],
+    )
+
+
+def render_comparison(comparison: dict[str, Any]) -> str:
+    """Write the report of a comparison, as compare.json holds it."""
+    fine = [method for method in comparison["methods"] if method["error"] is None]
+    indices = shown_labels(
+        [
+            {"train_rows": rows, "f1": max((m["label_f1"][i] for m in fine), default=None), "index": i}
+            for i, rows in enumerate(comparison["train_counts"])
+        ]
+    )
+    keys = [key for key in COMPARED if any(m["metrics"].get(key) is not None for m in fine)]
+    return _page(
+        "comparison.html",
+        c=comparison,
+        fine=fine,
+        failed=[method for method in comparison["methods"] if method["error"] is not None],
+        verdicts=[verdict for key in comparison["best"] if (verdict := _verdict(comparison, key))],
+        keys=keys,
+        forests=[(TITLES[key], plots.plot_forest(f"forest-{key}", TITLES[key], _estimates(fine, key))) for key in keys],
+        sizes=[(m, plots.plot_sizes(**m["cardinality"], name=f"sizes-{i}")) for i, m in enumerate(fine)],
+        indices=[row["index"] for row in indices],
+        left_out=len(comparison["labels"]) - len(indices),
+        rows=[key for key in TITLES if any(key in m["metrics"] for m in fine)],
+    )
+
+
+def shown_labels(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the labels that a page can hold: of more, half the room for those with fewest rows, half for the worst."""
+    if len(labels) <= MOST_LABELS:
+        return labels
+    order = range(len(labels))
+    rare = sorted(order, key=lambda i: labels[i]["train_rows"])[: MOST_LABELS // 2]
+    rest = set(order) - set(rare)
+    worst = sorted(rest, key=lambda i: (labels[i]["f1"] is None, labels[i]["f1"] or 0.0, i))
+    return [labels[i] for i in sorted({*rare, *worst[: MOST_LABELS - len(rare)]})]
+
+
+def _learned_labels(labels: list[dict[str, Any]]) -> tuple[int, int]:
+    """Count the labels that measured rows have, and those of them with an F1 of at least a half."""
+    known = [label for label in labels if label["rows"]]
+    return len(known), sum(label["f1"] >= 0.5 for label in known)
+
+
+def _cardinality_sentence(metrics: dict[str, Any]) -> str:
+    """Say whether as many labels are predicted as there are."""
+    predicted, true = metrics["labels_per_row_predicted"], metrics["labels_per_row_true"]
+    if not true:
+        return "The rows have no labels."
+    off = predicted / true - 1
+    if abs(off) <= ABOUT:
+        return "It predicts about as many labels as there are."
+    return f"It predicts {100 * abs(off):.0f} % {'more' if off > 0 else 'fewer'} labels than there are."
+
+
+def _calibration_sentence(sums: list[list[float]], *, multiclass: bool) -> str:
+    """Say in one sentence how far a stated probability can be believed."""
+    n, stated, right = (sum(row[TOLD_BINS]) for row in sums)
+    what = "rows" if multiclass else "labels"
+    if n >= TOLD_LEAST:
+        return (
+            f"Where it states 60 to 80 %, on the mean {100 * stated / n:.0f} %, {100 * right / n:.0f} % of "
+            f"{n:,.0f} {what} {'have that class' if multiclass else 'are true'}."
+        )
+    if not sum(sums[0]):
+        return "No probability could be measured."
+    return "Few probabilities lie between 60 and 80 %: too few to say in one number how true they are."
+
+
+def _estimates(methods: list[dict[str, Any]], key: str) -> list[tuple[str, float, Any, bool]]:
+    """List what is known of a metric for each method, the best first."""
+    known = [m for m in methods if m["metrics"].get(key) is not None]
+    known.sort(key=lambda m: -m["metrics"][key])
+    return [(m["name"], m["metrics"][key], m["intervals"].get(key), m["kind"] == "ours") for m in known]
+
+
+def _verdict(comparison: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """Say of one metric whether our best method beats the best rival by more than chance."""
+    best = comparison["best"][key]
+    by_name = {method["name"]: method for method in comparison["methods"]}
+    ours, rival = by_name.get(best.get("ours")), by_name.get(best.get("rival"))
+    if ours is None or rival is None:
+        return None
+    value = ours["metrics"][key] - rival["metrics"][key]
+    difference = (ours["differences"] or {}).get(key)
+    low, high = difference["interval"] if difference else (-math.inf, math.inf)
+    result = "win" if low > 0 else "loss" if high < 0 else "tie"
+    return {
+        "key": key,
+        "ours": ours,
+        "rival": rival,
+        "result": result,
+        "difference": difference["value"] if difference else value,
+        "interval": difference["interval"] if difference else None,
+    }
+
+
+def points(difference: float) -> str:
+    """Write a difference of fractions in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def cut(name: str) -> str:
+    """Shorten a name that no page has room for."""
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    folder = files("manyhot.toolkit.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "penalty": penalty, "cut": cut, "points": points}
+    environment.filters["from_metrics"] = lambda key, metrics: written(key, metrics[key])
+    # A page has no "</style>" or "</script>" in either: they are ours.
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"style": Markup(style), "script": Markup(script), "script_hash": f"sha256-{digest}"}
+    environment.globals |= {"TITLES": TITLES}
+    return environment
+
+
+def _page(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(**values)

@@ -1,0 +1,80 @@
+"""The report of a folder, a run's or a comparison's, written anew from what the folder holds: no data, no model."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from manyhot.toolkit.data import InputError
+from manyhot.toolkit.report.render import render_comparison, render_run
+from manyhot.toolkit.run_folder import COMPARISON, RUN, read_folder, write_file
+
+
+class Written(NamedTuple):
+    """Where a report is, whether of a run or a comparison, and how many rows of the data are in it."""
+
+    out: Path
+    kind: str
+    rows: int
+
+
+def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = True) -> Written:
+    """Write the report of a run or a comparison as one file, whole or not at all.
+
+    Args:
+        folder: what `manyhot train` or `manyhot compare` wrote.
+        out: the file; NAME-report.html in the current folder if left out.
+        with_rows: False leaves out the rows that the findings hold.
+
+    Raises:
+        InputError: no such folder, one that was changed, or a file that cannot be written.
+        OSError: the disk is full or refuses; the file is as it was before.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: expected the folder of a run or a comparison, as `manyhot train` and `manyhot compare` write "
+            "it; there is none."
+        )
+    out = out or Path(f"{folder.resolve().name}-report.html")
+    _check_output(out, folder)
+    kind = COMPARISON if (folder / "compare.json").exists() else RUN
+    name = "compare.json" if kind is COMPARISON else "findings.json"
+    content = read_folder(folder, kind)[name]
+    rows = 0
+    try:
+        said: dict[str, Any] = json.loads(content)
+        if kind is COMPARISON:
+            page = render_comparison(said)
+        else:
+            said["worst"] = said["worst"] if with_rows else None
+            rows = len(said["worst"] or ())
+            page = render_run(said)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        ZeroDivisionError,
+        jinja2.TemplateError,
+    ) as error:
+        # Its checksum agrees: it was edited, and the manifest too.
+        raise InputError(
+            f"{folder / name}: expected what `manyhot {kind.command}` wrote, but it is damaged: {error}; {kind.again}."
+        ) from None
+    write_file(out, page.encode())
+    return Written(out, kind.name, rows)
+
+
+def _check_output(out: Path, folder: Path) -> None:
+    if out.suffix != ".html":
+        raise InputError(f"{out}: expected an output that ends in .html.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: expected a file in a folder that exists.")
+    if out.exists() and not out.is_file():
+        raise InputError(f"{out}: expected a file, got a pipe or device; choose another --out.")
+    if out.parent.resolve() == folder.resolve():
+        raise InputError(
+            f"{out}: expected a file outside of the folder, whose files no longer change; choose another --out."
+        )
