@@ -112,7 +112,7 @@ def test_labels_are_found_by_any_part_of_their_name(opened):
         assert said == (f"{found} of {len(NAMES)}" if wanted else "")
     field.fill("x")
     field.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "scroll"
+    assert page.evaluate("document.activeElement.className") == "scroll tall"
 
 
 def test_what_is_hostile_did_nothing(opened):

@@ -111,7 +111,7 @@ def _cardinality_sentence(metrics: dict[str, Any]) -> str:
     off = predicted / true - 1
     if abs(off) <= ABOUT:
         return "It predicts about as many labels as there are."
-    return f"It predicts {100 * abs(off):.0f} % {'more' if off > 0 else 'fewer'} labels than there are."
+    return _unbroken(f"It predicts {100 * abs(off):.0f} % {'more' if off > 0 else 'fewer'} labels than there are.")
 
 
 def _calibration_sentence(sums: list[list[float]], *, multiclass: bool) -> str:
@@ -119,7 +119,7 @@ def _calibration_sentence(sums: list[list[float]], *, multiclass: bool) -> str:
     n, stated, right = (sum(row[TOLD_BINS]) for row in sums)
     what = "rows" if multiclass else "labels"
     if n >= TOLD_LEAST:
-        return (
+        return _unbroken(
             f"Where it states 60 to 80 %, on the mean {100 * stated / n:.0f} %, {100 * right / n:.0f} % of "
             f"{n:,.0f} {what} {'have that class' if multiclass else 'are true'}."
         )
@@ -133,6 +133,11 @@ def _estimates(methods: list[dict[str, Any]], key: str) -> list[tuple[str, float
     known = [m for m in methods if m["metrics"].get(key) is not None]
     known.sort(key=lambda m: -m["metrics"][key])
     return [(m["name"], m["metrics"][key], m["intervals"].get(key), m["kind"] == "ours") for m in known]
+
+
+def _unbroken(sentence: str) -> str:
+    """Keep a number and its sign on one line."""
+    return sentence.replace(" %", "\u00a0%")
 
 
 def _verdict(comparison: dict[str, Any], key: str) -> dict[str, Any] | None:
