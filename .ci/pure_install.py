@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from importlib.resources import files
 
 import pytest
 import torch
@@ -25,4 +26,7 @@ torch.testing.assert_close(gradient, expected)
 torch.testing.assert_close(losses[0].item(), 0.5775, rtol=0, atol=5e-5)
 with pytest.raises(ValueError, match=re.escape(native.MISSING)):
     manyhot.zlpr_loss(logits, targets, impl="native")
+# What reports are made of is no Python, and in the wheel all the same.
+for name in ("page.html", "run.html", "comparison.html", "parts.html", "style.css", "script.js"):
+    assert (files("manyhot.toolkit.report") / name).is_file(), name
 print(f"works without a compiler: {caught[0].message}")

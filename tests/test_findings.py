@@ -242,6 +242,11 @@ def test_blocks_and_chosen_rows_change_nothing_but_memory(trained, monkeypatch):
     rng = np.random.default_rng(0)
     logits, known = rng.normal(size=(200, 12)).astype(np.float32), rng.random((200, 12)) < 0.3
     whole = module.score_histogram(logits, known)
+    edges = whole["edges"]
+    for side, cells in (("positives", logits[known]), ("negatives", logits[~known])):
+        assert whole[side][0] == (cells < edges[1]).sum()
+        assert whole[side][-1] == (cells >= edges[-2]).sum()
+    assert whole["negatives"][0] > 1
     monkeypatch.setattr(module, "BLOCK_CELLS", 100)
     assert module.score_histogram(logits, known) == whole
     names = [str(i) for i in range(12)]

@@ -185,9 +185,9 @@ def test_the_number_of_labels_is_judged(findings, predicted, sentence):
 
 def test_probabilities_are_put_into_one_sentence(findings):
     sums = [
-        [100.0, 0, 0, 0, 0, 0, 30, 20, 0, 9],
-        [2.0, 0, 0, 0, 0, 0, 19.5, 15.5, 0, 8],
-        [1.0, 0, 0, 0, 0, 0, 10, 15, 0, 9],
+        [100.0, 0, 0, 0, 0, 7, 30, 20, 5, 9],
+        [2.0, 0, 0, 0, 0, 4, 19.5, 15.5, 4, 8],
+        [1.0, 0, 0, 0, 0, 7, 10, 15, 5, 9],
     ]
     assert "Where it states 60 to 80 %, on the mean 70 %, 50 % of 50 labels are true." in text_of(
         render_run(findings | {"reliability": sums})
