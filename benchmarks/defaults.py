@@ -1,6 +1,7 @@
 """Choose the defaults of `manyhot train` on training files alone; no test file is opened.
 
-    make defaults        (about 15 minutes on 2 idle cores; --quick: the small sets, 2 minutes)
+    make defaults        (about 15 minutes on 2 idle cores; --quick: the small sets, 2 minutes;
+                          --only rule: the rule for the prior alone, half of it)
 
 Each training file is cut once more: three quarters play the training rows, and everything `manyhot train` chooses is
 chosen inside them; one quarter judges, by the mean of micro- and macro-F1. What wins on the mean over the sets is the
@@ -27,13 +28,25 @@ from manyhot.split import stratified_split
 from manyhot.toolkit import cross_fit, features
 from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.cross_fit import Held, choose_tau, fit_folds, make_folds, mean_f1, penalty, prior_logits
+from manyhot.toolkit.cross_fit import (
+    TAUS,
+    Held,
+    Rule,
+    choose_tau,
+    fit_folds,
+    make_folds,
+    mean_f1,
+    penalty,
+    prior_logits,
+    right_offset,
+)
 from manyhot.toolkit.examples import Examples, examples_from_frame
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.inputs import read
 from manyhot.toolkit.model import Model, Unsaved, unheard
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.thresholds import choose_threshold
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 
@@ -47,6 +60,16 @@ PAIR_WEIGHTS = (0.0, 0.5, 1.0)
 def no_prior(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
     """Predict s > 0 of plain ZLPR."""
     return 0.0, 0.0
+
+
+def offset_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+    """For each tau take the offset at which as many labels are predicted as there are; the best tau by F1."""
+    best = (-1.0, 0.0, 0.0)
+    for tau in TAUS:
+        offset = right_offset(held.shifted(tau, 0.0), int(held.targets.sum()), cardinality)
+        score = mean_f1(decided(held.shifted(tau, offset), cardinality), held.targets)
+        best = max(best, (score, -tau, offset))
+    return -best[1], best[2]
 
 
 def tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
@@ -64,10 +87,12 @@ def tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple
     return (low + high) / 2, 0.0
 
 
-RULES: dict[str, Callable[[Held, CardinalityRange], tuple[float, float]]] = {
+RULES: dict[str, Rule] = {
     "no prior": no_prior,
     "tau by cardinality": tau_of_right_cardinality,
-    "offset by cardinality, tau by F1": choose_tau,
+    "offset by cardinality, tau by F1": offset_of_right_cardinality,
+    "no prior, offset by F1": choose_threshold,
+    "tau and offset by F1": choose_tau,
 }
 CRITERIA = ("loss", "F1")
 
@@ -160,7 +185,9 @@ def training_sets(quick: bool) -> dict[str, Callable[[], Examples]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the small sets alone; writes no result")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=["rule"], help="leave the other grid as it is in the results")
+    asked = parser.parse_args()
+    quick = asked.quick
     print(f"about {2 if quick else 15} minutes on 2 idle cores; training files of {ROOT} alone", flush=True)
     began = time.monotonic()
     default_weight = features.PAIR_WEIGHT
@@ -168,18 +195,20 @@ def main() -> None:
     pairs: dict[str, dict[str, float]] = {}
     for name, load in training_sets(quick).items():
         examples = load()
-        for weight in PAIR_WEIGHTS if examples.texts is not None else (default_weight,):
+        for weight in PAIR_WEIGHTS if examples.texts is not None and not asked.only else (default_weight,):
             features.PAIR_WEIGHT = weight
             scores = judge(examples)
             if weight == default_weight:
                 rules[name] = scores
-            if examples.texts is not None:
-                pairs.setdefault(name, {})[str(weight)] = scores["offset by cardinality, tau by F1; C by F1"]
+            if examples.texts is not None and not asked.only:
+                pairs.setdefault(name, {})[str(weight)] = scores["tau and offset by F1; C by F1"]
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     result = {
         "judge": "mean of micro- and macro-F1 on a quarter of the training rows that nothing else saw",
         "rule": table_of("rule", rules),
-        "pair weight": table_of("weight of word pairs", pairs),
+        "pair weight": table_of("weight of word pairs", pairs)
+        if pairs
+        else json.loads(RESULTS.read_text())["pair weight"],
     }
     if not quick:
         RESULTS.parent.mkdir(exist_ok=True)

@@ -168,53 +168,38 @@ def rank_table(table: Table) -> list[str]:
     return [*markdown(["method", *columns], rows), "", *notes]
 
 
-def pair(run: dict[str, Any], ours: str, rival: str, metric: str) -> tuple[float, tuple[float, float]] | None:
-    """Return ours minus a rival with its paired interval; None where the comparison has none of this pair.
-
-    A comparison has the differences of every method of ours to the best rival, and of every rival to the best of ours.
-    """
-    methods = {method["name"]: method for method in run["methods"]}
-    best = run["best"].get(metric) or {}
-    for name, other, sign in ((ours, ("rival", rival), 1), (rival, ("ours", ours), -1)):
-        found = methods.get(name, {}).get("differences", {}).get(metric)
-        if best.get(other[0]) == other[1] and found and found.get("interval"):
-            low, high = sorted(sign * side for side in found["interval"])
-            return sign * found["value"], (low, high)
-    return None
-
-
 def pairs(
-    results: Results, table: Table, languages: Sequence[str], model: str, ours: str, rival: str, metric: str
+    results: Results, table: Table, languages: Sequence[str], model: str, rival: str, metric: str
 ) -> list[ranks.Interval]:
-    """Return the intervals of a pair on the sets that have them; the languages of SemEval give one."""
+    """Return the paired intervals of the default minus a rival, one a set; the languages of SemEval give one."""
     found: list[ranks.Interval] = []
     for name in table:
         parts = [SEMEVAL + language for language in languages] if name not in results else [name]
         runs = [results[part][model] for part in parts if model in results[part]]
-        known = [pair(run, ours, rival, metric) for run in runs]
-        whole = [item for item in known if item is not None]
-        if whole and len(whole) == len(parts):
-            found.append(ranks.mean_difference([v for v, _ in whole], [i for _, i in whole])[1])
+        known = []
+        for run in runs:
+            methods = {method["name"]: method for method in run["methods"]}
+            # The comparison has it the other way round: the rival minus the default.
+            of_rival = methods.get(rival, {}).get("against_default", {}).get(metric)
+            if of_rival:
+                low, high = of_rival["interval"]
+                known.append((-of_rival["value"], (-high, -low)))
+        if known and len(known) == len(parts):
+            found.append(ranks.mean_difference([v for v, _ in known], [i for _, i in known])[1])
     return found
 
 
 def wins_table(results: Results, table: Table, languages: Sequence[str], model: str) -> list[str]:
-    """Lay out wins / ties / losses of ours against BCE and its thresholds, by paired intervals."""
-    kinds = {m["name"]: m["kind"] for runs in results.values() for m in runs.get(model, {"methods": []})["methods"]}
-    ours = [name for name, kind in kinds.items() if kind == "ours"]
-    compared = [name for name, row in table.items() if any(m in row for m in ours)]
-    if not compared:
+    """Lay out wins / ties / losses of the default against every other method of the comparisons."""
+    named = {m["name"]: m["kind"] for runs in results.values() for m in runs.get(model, {"methods": []})["methods"]}
+    if DEFAULT not in named:
         return NOTHING
     rows = []
-    for method in ours:
-        row = [method]
-        for metric in ("micro_f1", "macro_f1"):
-            for rival in RIVALS:
-                found = pairs(results, table, languages, model, method, rival, metric)
-                row.append("{} / {} / {}".format(*ranks.tally(found)) + f" of {len(found)}")
-        rows.append(row)
-    head = [f"{METRICS[metric]} against {rival}" for metric in ("micro_f1", "macro_f1") for rival in RIVALS]
-    return markdown(["method", *head], rows)
+    for method in named:
+        if method != DEFAULT:
+            found = [pairs(results, table, languages, model, method, metric) for metric in ("micro_f1", "macro_f1")]
+            rows.append([method, *("{} / {} / {}".format(*ranks.tally(intervals)) for intervals in found)])
+    return markdown([f"{DEFAULT} against", *(METRICS[metric] for metric in ("micro_f1", "macro_f1"))], rows)
 
 
 def cost_table(table: Table) -> list[str]:
@@ -260,13 +245,13 @@ def reading(results: Results, table: Table, languages: Sequence[str]) -> list[st
             gap = average[DEFAULT] - average[rival]
             behind.append(gap > difference)
             values = scores[:, methods.index(DEFAULT)] - scores[:, methods.index(rival)]
-            found = pairs(results, table, languages, "linear", DEFAULT, rival, metric)
+            found = pairs(results, table, languages, "linear", rival, metric)
             wins, ties, losses = ranks.tally(found)
             lines.append(
                 f"  - {rival} has {average[rival]:.2f}, {'better' if gap > 0 else 'worse' if gap < 0 else 'the same'}; "
                 f"the critical difference is {difference:.2f}. {DEFAULT} is above it on {int((values > 0).sum())} sets "
-                f"and below it on {int((values < 0).sum())}; of the {len(found)} sets with an interval of this pair it "
-                f"wins {wins}, ties {ties} and loses {losses}."
+                f"and below it on {int((values < 0).sum())}; by the paired "
+                f"intervals it wins {wins}, ties {ties} and loses {losses}."
             )
         reached.append(place == 1 if metric == "macro_f1" else not any(behind))
     said = ["reached" if yes else "not reached" for yes in reached]

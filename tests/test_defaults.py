@@ -23,7 +23,7 @@ def test_pairs_of_words(chosen: dict[str, Any]) -> None:
 
 def test_rule_for_the_prior(chosen: dict[str, Any]) -> None:
     # cross_fit has this rule and no other; the name is the benchmark's.
-    assert chosen["rule"]["choice"] == "offset by cardinality, tau by F1; C by F1"
+    assert chosen["rule"]["choice"] == "tau and offset by F1; C by F1"
 
 
 @pytest.mark.parametrize("grid", ["rule", "pair weight"])

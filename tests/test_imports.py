@@ -51,7 +51,8 @@ TOOLKIT = (
     *("models.pretrained", "features", "model", "models.adamw", "models.linear", "models.mlp", "models.encoder"),
     *("run_folder", "metric_names", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint"),
     *("models.kinds", "inputs", "objectives", "cross_fit", "findings", "report.plots", "report.render"),
-    *("report.write", "thresholds", "bootstrap", "tally", "saved_run", "train", "compare", "demo", "terminal", "cli"),
+    *("report.write", "thresholds", "methods", "bootstrap", "standings", "tally", "saved_run", "train", "trial"),
+    *("compare", "demo", "terminal", "cli"),
 )
 # metrics uses scikit-learn where that has the metric, and imports it inside its functions.
 OUTSIDE = {"torch", "numpy"}

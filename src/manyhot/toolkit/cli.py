@@ -8,8 +8,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 try:
     import typer
@@ -19,6 +20,7 @@ try:
         listening,
         metrics_table,
         predicting,
+        print_comparison,
         print_json,
         print_result,
         rows_inside,
@@ -44,46 +46,58 @@ Data = Annotated[str, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 
+# What says how to read the data: the same for every command that trains.
+OptionalData = Annotated[str | None, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
+Valid = Annotated[str | None, typer.Option(metavar="FILE", help="Choose by these rows in place of cross-fitting.")]
+Text = Annotated[str | None, typer.Option(metavar="COLS", help="Text columns, commas between. Found if left out.")]
+NumericColumns = Annotated[
+    str | None, typer.Option("--features", metavar="COLS", help="Numeric columns, commas between. Found if left out.")
+]
+Labels = Annotated[
+    str | None, typer.Option(metavar="COLS", help="One column of label sets, or 0/1 columns. Found if left out.")
+]
+NumLabels = Annotated[
+    int | None, typer.Option(metavar="N", help="The first N columns are labels; the last, if N is negative.")
+]
+LabelSep = Annotated[str | None, typer.Option(metavar="S", help="What separates labels in a cell.")]
+LabelNames = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Names of labels, one a line; cells may hold their numbers from 0.")
+]
+NoHeader = Annotated[bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")]
+SplitColumn = Annotated[
+    str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
+]
+Group = Annotated[str | None, typer.Option(metavar="COL", help="Rows with the same value are held out together.")]
+DropUnlabelled = Annotated[
+    bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
+]
+Seed = Annotated[int | None, typer.Option(help="Of the folds.  [default: 0]")]
+ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Options from a run's config.toml.")]
+Pairs = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")]
+
+
 @app.command(epilog=EXIT_CODES)
 def train(
-    data: Annotated[
-        str | None,
-        typer.Argument(metavar="DATA", help=FORMATS_HELP),
-    ] = None,
+    context: typer.Context,
+    data: OptionalData = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Measure the run on these rows.")] = None,
-    valid: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Choose by these rows in place of cross-fitting.")
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(metavar="COLS", help="Text columns, commas between. Found if left out.")
-    ] = (None),
-    features: Annotated[
-        str | None, typer.Option(metavar="COLS", help="Numeric columns, commas between. Found if left out.")
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(metavar="COLS", help="One column of label sets, or 0/1 columns. Found if left out."),
-    ] = None,
-    num_labels: Annotated[
-        int | None, typer.Option(metavar="N", help="The first N columns are labels; the last, if N is negative.")
-    ] = None,
-    label_sep: Annotated[str | None, typer.Option(metavar="S", help="What separates labels in a cell.")] = None,
-    label_names: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Names of labels, one a line; cells may hold their numbers from 0."),
-    ] = None,
-    no_header: Annotated[
-        bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")
-    ] = None,
-    split_column: Annotated[
-        str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COL", help="Rows with the same value are held out together.")
-    ] = None,
-    drop_unlabelled: Annotated[
-        bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
-    ] = None,
+    valid: Valid = None,
+    text: Text = None,
+    features: NumericColumns = None,
+    labels: Labels = None,
+    num_labels: NumLabels = None,
+    label_sep: LabelSep = None,
+    label_names: LabelNames = None,
+    no_header: NoHeader = None,
+    split_column: SplitColumn = None,
+    group: Group = None,
+    drop_unlabelled: DropUnlabelled = None,
     task: Annotated[
         str | None,
         typer.Option(help="multilabel, or multiclass where each row has one class.  [default: multilabel]"),
@@ -103,56 +117,27 @@ def train(
             "--set fine_tune=true.  [default: linear]"
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
-    ] = None,
+    device: Device = None,
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the folds.  [default: 0]")] = None,
+    seed: Seed = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder.  [default: runs/NAME-N]")] = None,
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="Options from a run's config.toml.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
-    ] = None,
+    config: ConfigFile = None,
+    set_: Pairs = None,
     no_rows: Annotated[
         bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")
-    ] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
-    options = {
-        "data": data,
-        "test": test,
-        "valid": valid,
-        "text": text,
-        "features": features,
-        "labels": labels,
-        "num_labels": num_labels,
-        "label_sep": label_sep,
-        "label_names": label_names,
-        "no_header": no_header,
-        "split_column": split_column,
-        "group": group,
-        "drop_unlabelled": drop_unlabelled,
-        "task": task,
-        "model": model,
-        "device": device,
-        "loss": loss,
-        "tau": tau,
-        "seed": seed,
-        "no_rows": no_rows,
-        "out": out,
-    }
     with failing_clearly():
         from manyhot.toolkit.config import make_config
         from manyhot.toolkit.train import train as run_training
 
-        settings = make_config(config, set_ or [], options)
+        settings = make_config(config, set_ or [], options_of(context))
         with listening() as listener:
             trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
         if trained is None:
@@ -166,6 +151,61 @@ def train(
             print_result(trained)
             say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
             say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
+
+
+@app.command(epilog=EXIT_CODES)
+def compare(
+    context: typer.Context,
+    data: OptionalData = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Measure on these rows.  [default: folds of DATA]")
+    ] = None,
+    valid: Valid = None,
+    losses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Some of zlpr, zlpr+prior, subset, subset+prior, bce, bce+prior, bce+threshold, bce+label-thresholds, "
+            "bce+pos_weight, focal, asymmetric, two-way; commas between.  [default: all]",
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Of the mlp, whose training is random.")] = 1,
+    text: Text = None,
+    features: NumericColumns = None,
+    labels: Labels = None,
+    num_labels: NumLabels = None,
+    label_sep: LabelSep = None,
+    label_names: LabelNames = None,
+    no_header: NoHeader = None,
+    split_column: SplitColumn = None,
+    group: Group = None,
+    drop_unlabelled: DropUnlabelled = None,
+    model: Annotated[str | None, typer.Option(help="linear, or mlp, one hidden layer.  [default: linear]")] = None,
+    device: Device = None,
+    seed: Seed = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The comparison's folder.  [default: runs/NAME-compare-N]")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Pairs = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train with each loss on the same rows and say honestly which is best: BCE with tuned thresholds among them."""
+    with failing_clearly():
+        from manyhot.toolkit.compare import compare as run_comparison
+        from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.methods import make_comparison
+
+        settings = make_comparison(make_config(config, set_ or [], options_of(context)), losses, folds, seeds)
+        with listening() as listener:
+            compared = run_comparison(settings, listener, command=["manyhot", *sys.argv[1:]], resume=resume)
+        if as_json:
+            print_json(compared.result)
+        else:
+            print_comparison(compared.result)
+            say(f"saved {compared.path}, look at {compared.path}/report.html")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -263,6 +303,13 @@ def main() -> None:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     app()
+
+
+def options_of(context: typer.Context) -> dict[str, Any]:
+    """Return the options of a command that are keys of config.toml, by their names."""
+    from manyhot.toolkit.config import Config
+
+    return {field.name: context.params[field.name] for field in fields(Config) if field.name in context.params}
 
 
 @contextmanager

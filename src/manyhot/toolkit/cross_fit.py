@@ -2,11 +2,13 @@
 
 The prior enters training as s + tau/2 logit(pi) and prediction uses s. Where the last layer has a free bias, as here,
 that is the model trained without it, its bias lowered by tau/2 logit(pi): the optimum is the same in every other weight
-(a test compares both). So one fit serves every tau, and all else is read off held-out logits:
+(a test compares both). So one fit serves every tau, and all else is read off held-out logits: the tau and one offset
+for all labels that have the best mean of micro- and macro-F1, and the C for which that is best. The offset goes into
+the bias too, so that s > 0 stays the decision.
 
-- for each tau one offset, the same for all labels, at which as many labels are predicted as there are: the rule of
-  right cardinality (mathematics.md, section 1). It goes into the bias too, so that s > 0 stays the decision;
-- the tau, and the C, whose predictions have the best mean of micro- and macro-F1.
+Where labels are predicted well, the best offset is that of right cardinality, at which as many labels are predicted as
+there are (mathematics.md, section 1). Where they are not, F1 asks for more: the best threshold for a probability is
+half of the best F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892). `make defaults` compares both rules.
 
 Where each row has one class, the same holds of cross-entropy with s + tau log(pi), which is logit adjustment. The
 largest logit decides, so there is no offset, and micro-F1 is the accuracy.

@@ -165,3 +165,48 @@ def print_result(trained: "Trained") -> None:
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))
+
+
+# Of a comparison: what is measured with an interval, and shown of each method.
+COMPARED = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "rare_f1": "rare-F1"}
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """Print a row a method, best macro-F1 first, and for each metric how ours stand against the best rival."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for title in (*COMPARED.values(), "labels", "time", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
+    fine = [row for row in result["methods"] if row["error"] is None]
+    for row in sorted(fine, key=lambda row: -row["metrics"]["macro_f1"]):
+        table.add_row(
+            Text(row["name"]),
+            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in COMPARED),
+            f"{row['metrics']['labels_per_row_predicted']:.2f}",
+            f"{sum(row['seconds'].values()):,.0f} s",
+            f"{row['peak_mb'] / 1000:.1f} GB",
+        )
+    Console(soft_wrap=True).print(table)
+    rows, true = result["design"]["rows"], sum(result["test_counts"])
+    say(f"on {rows:,} rows with {true / rows:.2f} labels each; ± is half of a {result['level']:.0%} interval")
+    for row in result["methods"]:
+        if row["error"] is not None:
+            say(f"{row['name']} failed: {row['error']}")
+    for key, title in COMPARED.items():
+        for row in fine:
+            # The default, whether or not another of ours is better here: that one was not chosen beforehand.
+            if row["name"] == result["default"] and (difference := row["differences"][key]):
+                say(f"{title}: {verdict(row['name'], difference)}")
+
+
+def verdict(name: str, difference: dict[str, Any]) -> str:
+    """Say whether a difference is more than chance of rows."""
+    low, high = difference["interval"]
+    word = "better than" if low > 0 else "worse than" if high < 0 else "no different, beyond chance, from"
+    value = f"{100 * difference['value']:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{name} is {word} {difference['than']}, the best rival ({value})"
+
+
+def plus_minus(interval: list[float] | None) -> str:
+    """Write half the width of an interval."""
+    return "" if interval is None else f"±{50 * (interval[1] - interval[0]):.1f}"
