@@ -230,12 +230,12 @@ def test_of_too_many_labels_the_rare_and_the_worst_are_kept():
 def test_a_comparison_says_who_wins(pages):
     said = text_of(pages["comparison"])
     assert (
-        "win micro-F1 zlpr+prior (ours) is better than the best rival, bce+thresholds per label : "
+        "win micro-F1 zlpr+prior , the default, is better than the best rival, bce+label-thresholds : "
         "91.0 against 88.0, a difference of +3.0 points "
         "(95 % interval +1.0 to +5.0)." in said
     )
     assert (
-        "loss macro-F1 bce+thresholds per label (a rival) is better than the best of ours, zlpr+prior : "
+        "loss macro-F1 bce+label-thresholds , the best rival, is better than the default, zlpr+prior : "
         "72.0 against 77.0, a difference of −5.0 points "
         "(95 % interval −8.0 to −2.0)." in said
     )
@@ -261,6 +261,9 @@ def test_a_comparison_of_folds_and_one_without_a_side(pages):
     said = text_of(render_comparison(compared))
     assert "240 rows, each measured once, by models fitted without it (3 parts)" in said
     assert "There is nothing to compare" in said
+    other = comparison()
+    other["default"] = "not compared"
+    assert "is better than the best of ours, zlpr+prior : " in text_of(render_comparison(other))
     compared["methods"] = compared["methods"][-1:]
     assert "it &lt;diverged&gt;" in text_of(render_comparison(compared))
 

@@ -286,7 +286,7 @@ def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: Cardinalit
 
 
 def score_by(cardinality: CardinalityRange) -> Score:
-    """Return what C and tau are chosen by, for one set of logits: the mean F1 where their number of labels is right."""
+    """Return what stops a network, of one set of logits: the mean F1 where their number of labels is right."""
 
     def score(logits: np.ndarray, targets: np.ndarray) -> float:
         shifted = logits + np.float32(right_offset(logits, int(targets.sum()), cardinality))

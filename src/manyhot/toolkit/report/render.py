@@ -141,11 +141,16 @@ def _unbroken(sentence: str) -> str:
 
 
 def _verdict(comparison: dict[str, Any], key: str) -> dict[str, Any] | None:
-    """Say of one metric whether our best method beats the best rival by more than chance."""
+    """Say of one metric whether the default beats the best rival by more than chance.
+
+    Where the default is not compared or failed, the best of ours is in its place.
+    """
     best = comparison["best"][key]
     by_name = {method["name"]: method for method in comparison["methods"]}
-    ours, rival = by_name.get(best.get("ours")), by_name.get(best.get("rival"))
-    if ours is None or rival is None:
+    default = by_name.get(comparison["default"])
+    stands = default is not None and default["error"] is None
+    ours, rival = default if stands else by_name.get(best["ours"]), by_name.get(best["rival"])
+    if ours is None or rival is None or ours["metrics"][key] is None:
         return None
     value = ours["metrics"][key] - rival["metrics"][key]
     difference = (ours["differences"] or {}).get(key)
@@ -156,6 +161,7 @@ def _verdict(comparison: dict[str, Any], key: str) -> dict[str, Any] | None:
         "ours": ours,
         "rival": rival,
         "result": result,
+        "who": "the default" if stands else "the best of ours",
         "difference": difference["value"] if difference else value,
         "interval": difference["interval"] if difference else None,
     }
