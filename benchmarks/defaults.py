@@ -29,16 +29,15 @@ from manyhot.toolkit import cross_fit, features
 from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.cross_fit import (
-    TAUS,
     Held,
     Rule,
     choose_tau,
+    choose_tau_of_right_cardinality,
     fit_folds,
     make_folds,
     mean_f1,
     penalty,
     prior_logits,
-    right_offset,
 )
 from manyhot.toolkit.examples import Examples, examples_from_frame
 from manyhot.toolkit.features import Features
@@ -62,16 +61,6 @@ def no_prior(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def offset_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
-    """For each tau take the offset at which as many labels are predicted as there are; the best tau by F1."""
-    best = (-1.0, 0.0, 0.0)
-    for tau in TAUS:
-        offset = right_offset(held.shifted(tau, 0.0), int(held.targets.sum()), cardinality)
-        score = mean_f1(decided(held.shifted(tau, offset), cardinality), held.targets)
-        best = max(best, (score, -tau, offset))
-    return -best[1], best[2]
-
-
 def tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
     """Raise tau until as many labels are predicted as there are; no offset."""
     low, high, labels = 0.0, 3.0, int(held.targets.sum())
@@ -90,7 +79,7 @@ def tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple
 RULES: dict[str, Rule] = {
     "no prior": no_prior,
     "tau by cardinality": tau_of_right_cardinality,
-    "offset by cardinality, tau by F1": offset_of_right_cardinality,
+    "offset by cardinality, tau by F1": choose_tau_of_right_cardinality,
     "no prior, offset by F1": choose_threshold,
     "tau and offset by F1": choose_tau,
 }

@@ -53,6 +53,7 @@ def test_false_and_zero_are_said(file):
         ("C=auto", "C", "auto"),
         ('C="auto"', "C", "auto"),
         ("tau=0", "tau", 0.0),
+        ("decision=cardinality", "decision", "cardinality"),
         ("tau=1.5", "tau", 1.5),
         ("tau='2'", "tau", 2.0),
         ("max_iter=7", "max_iter", 7),
@@ -200,3 +201,10 @@ def test_the_docstring_names_what_is_saved():
     assert saved["loss"] == "zlpr"
     assert saved["tau"] == saved["C"] == "auto"
     assert saved["seed"] == 0
+
+
+def test_a_decision_that_is_none_or_has_nothing_to_choose():
+    assert "decision expects one of f1, cardinality; got 'best'" in refused("decision=best")
+    assert "and --tau 1.5 leaves nothing to choose" in refused("decision=cardinality", "tau=1.5")
+    assert "and --task multiclass leaves nothing to choose" in refused("decision=cardinality", "task=multiclass")
+    assert made("decision=f1", "tau=1.5").decision == "f1"

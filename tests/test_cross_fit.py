@@ -17,6 +17,7 @@ from manyhot.toolkit.cross_fit import (
     best_offset,
     choose,
     choose_tau,
+    choose_tau_of_right_cardinality,
     fixed,
     make_folds,
     mean_f1,
@@ -162,6 +163,27 @@ def test_tau_and_offset_have_the_best_score_of_all_that_are_tried(cardinality, s
     assert scores[tau] == max(scores.values())
     if cardinality != (2, 2):
         assert tau > 0
+
+
+@pytest.mark.parametrize("limits", [CardinalityRange(0, 5), CardinalityRange(1, 3)])
+def test_as_many_labels_as_there_are(limits):
+    rng = np.random.default_rng(0)
+    targets = rng.random((200, 5)) < [0.5, 0.3, 0.1, 0.05, 0.03]
+    targets[~targets.any(1), 0] = True
+    prior = np.tile(prior_logits(targets), (200, 1))
+    logits = (targets + rng.normal(size=(200, 5)) + 2 * prior).astype(np.float32)
+    held = Held(logits, prior, targets)
+
+    def preds(tau, offset):
+        shifted = held.shifted(tau, offset)
+        return decide(shifted, min_labels=limits.min_labels, max_labels=limits.max_labels)
+
+    tau, offset = choose_tau_of_right_cardinality(held, limits)
+    assert preds(tau, offset).sum() == targets.sum()
+    others = {t: right_offset(held.shifted(t, 0.0), int(targets.sum()), limits) for t in module.TAUS}
+    assert mean_f1(preds(tau, offset), targets) == max(mean_f1(preds(t, o), targets) for t, o in others.items())
+    # These labels are hard to predict: F1 asks for more of them.
+    assert preds(*choose_tau(held, limits)).sum() > targets.sum()
 
 
 @pytest.mark.parametrize("cardinality", [(0, 4), (1, 3), (4, 4)])

@@ -507,3 +507,14 @@ def test_the_label_list_is_that_of_the_names_file(tmp_path):
     assert run.label_names == names
     assert run.train_counts[0] == 0
     assert run.evaluate(frame_of_texts(20, seed=1))["labels"] == 5
+
+
+def test_a_decision_of_right_cardinality_predicts_as_many_labels_as_there_are(tmp_path):
+    frame_of_numbers().write_csv(tmp_path / "d.csv")
+    config = Config(data=str(tmp_path / "d.csv"), C=0.01, decision="cardinality", out=str(tmp_path / "run"))
+    measured: Any = trained_on(config).metrics["cross_fitted"]
+    assert round(60 * measured["labels_per_row_predicted"]) == round(60 * measured["labels_per_row_true"])
+    plain: Any = trained_on(replace(config, tau=0.0, decision="f1", out=str(tmp_path / "plain"))).metrics[
+        "cross_fitted"
+    ]
+    assert plain["labels_per_row_predicted"] != measured["labels_per_row_predicted"]

@@ -121,6 +121,12 @@ def train(
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="f1, as many labels as give the best F1; or cardinality, as many as there are.  [default: f1]"
+        ),
+    ] = None,
     seed: Seed = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder.  [default: runs/NAME-N]")] = None,
     config: ConfigFile = None,

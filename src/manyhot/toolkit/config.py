@@ -19,6 +19,8 @@ LOSSES = (
 )
 # What a row has, and the losses for it, the default first: any set of labels, or exactly one class.
 TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
+# What tau and the offset aim at.
+DECISIONS = ("f1", "cardinality")
 WITHOUT_PRIOR = ("ce", "multiway")
 MODELS = ("linear", "mlp", "encoder:DIR")
 Auto = Literal["auto"]
@@ -47,6 +49,7 @@ class Config:
     fine_tune: bool = False
     loss: str = "zlpr"
     tau: float | Auto = "auto"
+    decision: str = "f1"
     C: float | Auto = "auto"
     max_iter: int = 60
     seed: int = 0
@@ -101,7 +104,7 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group")
-    for key in (*texts, "task", "model", "device", "loss", "out"):
+    for key in (*texts, "task", "model", "device", "loss", "decision", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
     for key in ("drop_unlabelled", "no_header", "no_rows", "fine_tune"):
@@ -152,6 +155,14 @@ def check_loss(config: Config) -> None:
         hint = f"; {config.loss} goes with --task {others[0]}" if others else ""
         of_task = " for --task multiclass" if config.task == "multiclass" else ""
         raise InputError(f"loss expects one of {', '.join(losses)}{of_task}; got {config.loss!r}{hint}.")
+    if config.decision not in DECISIONS:
+        raise InputError(f"decision expects one of {', '.join(DECISIONS)}; got {config.decision!r}.")
+    if config.decision != "f1" and (config.tau != "auto" or config.task == "multiclass"):
+        other = "--task multiclass" if config.task == "multiclass" else f"--tau {config.tau:g}"
+        raise InputError(
+            f"decision {config.decision} is about how many labels tau and an offset give, and {other} leaves nothing "
+            "to choose; leave one of them out."
+        )
     if config.loss in WITHOUT_PRIOR and config.tau not in ("auto", 0):
         raise InputError(
             f"tau is the strength of the prior, and --loss {config.loss} has none; got {config.tau!r}. "

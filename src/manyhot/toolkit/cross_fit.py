@@ -247,6 +247,16 @@ def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]
     return -best[1], best[2]
 
 
+def choose_tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+    """Find the tau with the best mean of micro- and macro-F1 where as many labels are predicted as there are."""
+    score = score_by(cardinality)
+    best = (-1.0, 0.0)
+    for tau in TAUS:
+        best = max(best, (score(held.shifted(tau, 0.0), held.targets), -tau))
+    tau = -best[1]
+    return tau, right_offset(held.shifted(tau, 0.0), int(held.targets.sum()), cardinality)
+
+
 def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: CardinalityRange) -> tuple[float, float]:
     """Find the offset with the best mean of micro- and macro-F1: that mean, and the offset.
 

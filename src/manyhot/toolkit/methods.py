@@ -66,6 +66,10 @@ def make_comparison(config: Config, losses: str | None, folds: int, seeds: int) 
         raise InputError(f"compare expects --model linear or mlp; got {config.model!r}.")
     if config.tau != "auto":
         raise InputError("tau is what compare chooses; leave it out, or use manyhot train --tau X.")
+    if config.decision != "f1":
+        raise InputError(
+            "decision is what compare compares; leave it out, or use manyhot train --decision cardinality."
+        )
     for option, value, low in (("folds", folds, 2), ("seeds", seeds, 1)):
         if value < low:
             raise InputError(f"--{option} expects a number of {low} or more; got {value}.")

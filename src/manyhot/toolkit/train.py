@@ -21,6 +21,7 @@ from manyhot.toolkit.cross_fit import (
     Step,
     choose,
     choose_tau,
+    choose_tau_of_right_cardinality,
     fit_name,
     fixed,
     make_folds,
@@ -288,7 +289,9 @@ def fit(
 def _rule(config: Config) -> Rule:
     if config.loss in WITHOUT_PRIOR:
         return fixed(0.0)
-    return choose_tau if config.tau == "auto" else fixed(config.tau)
+    if config.tau != "auto":
+        return fixed(config.tau)
+    return choose_tau if config.decision == "f1" else choose_tau_of_right_cardinality
 
 
 def folds_of(

@@ -111,7 +111,10 @@ def _cardinality_sentence(metrics: dict[str, Any]) -> str:
     off = predicted / true - 1
     if abs(off) <= ABOUT:
         return "It predicts about as many labels as there are."
-    return _unbroken(f"It predicts {100 * abs(off):.0f} % {'more' if off > 0 else 'fewer'} labels than there are.")
+    said = _unbroken(f"It predicts {100 * abs(off):.0f} % {'more' if off > 0 else 'fewer'} labels than there are.")
+    if off > 0:
+        said += " Where labels are hard to predict, F1 is highest so; --decision cardinality keeps to their number."
+    return said
 
 
 def _calibration_sentence(sums: list[list[float]], *, multiclass: bool) -> str:
