@@ -92,6 +92,14 @@ def columns_of(table: Table) -> list[str]:
     return list(dict.fromkeys([*longest, *(method for row in table.values() for method in row)]))
 
 
+def compared(table: Table, results: Results) -> Table:
+    """Leave out what is not of a comparison: learners of others, which have not run wherever a comparison has."""
+    names = {
+        m["name"] for runs in results.values() for what in MODELS for m in runs.get(what, {"methods": []})["methods"]
+    }
+    return {name: {m: found for m, found in row.items() if m in names} for name, row in table.items()}
+
+
 def scores_of(table: Table, metric: str) -> tuple[list[str], np.ndarray]:
     """Return the sets on which all methods ran, and (sets, methods) of a metric: NaN where a method failed."""
     methods, names, rows = columns_of(table), [], []
@@ -390,13 +398,15 @@ def panels_of(table: Table) -> dict[str, tuple[dict[str, float], float]]:
 def page(results: Results, sets: Sequence[str], languages: Sequence[str]) -> str:
     """Write the sections; docs/measurements/quality.md includes each from its mark to the end of it."""
     linear, mlp = (tabulated(results, sets, languages, model) for model in MODELS)
-    ranked = rank_table(linear)
-    if panels_of(linear):
+    ours = compared(linear, results)
+    ranked = rank_table(ours)
+    if panels_of(ours):
         place = "../../docs/measurements/" + PICTURE.name
         ranked = [f"![Average ranks of the methods, with the critical difference]({place})", "", *ranked]
     sections = {
-        "reading": ("What was hoped", reading(results, linear, languages)),
+        "reading": ("What was hoped", reading(results, ours, languages)),
         "ranks": ("Average ranks", ranked),
+        "others": ("Average ranks, with learners of others", rank_table(linear) if linear != ours else NOTHING),
         "wins": ("Wins / ties / losses", wins_table(results, linear, languages, "linear")),
         "tables": ("Every set", metric_tables(linear)),
         "cost": ("Time and memory", cost_table(linear)),
@@ -426,7 +436,7 @@ def machine(results: Results) -> list[str]:
 def write(results: Results, sets: Sequence[str], languages: Sequence[str]) -> None:
     """Write the page and, where there are ranks, their picture."""
     PAGE.write_text(page(results, sets, languages))
-    panels = panels_of(tabulated(results, sets, languages, "linear"))
+    panels = panels_of(compared(tabulated(results, sets, languages, "linear"), results))
     if panels:
         PICTURE.write_text(diagram(panels))
     print(f"wrote {PAGE}")

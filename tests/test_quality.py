@@ -466,7 +466,7 @@ def test_page_when_ours_loses(bench: Path) -> None:
 
 def test_page_before_anything_has_run() -> None:
     text = quality_page.page({}, ["yeast"], ("xx",))
-    for mark in ("reading", "ranks", "wins", "tables", "cost", "mlp", "machine"):
+    for mark in ("reading", "ranks", "others", "wins", "tables", "cost", "mlp", "machine"):
         assert text.partition(f"<!-- {mark} -->")[2].partition("<!-- end -->")[0].strip() == "Not run yet."
     assert "90.74" in text
     assert "![" not in text  # a picture that is not there yet breaks the pages

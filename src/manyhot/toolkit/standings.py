@@ -75,7 +75,7 @@ def standings(
         side = "rival" if name in ours else "ours"
         numbers[name] = {
             "metrics": means[name],
-            "intervals": {metric: interval(means[name][metric], drawn[name][metric]) for metric in METRICS},
+            "intervals": {metric: _within(interval(means[name][metric], drawn[name][metric])) for metric in METRICS},
             "differences": {metric: difference(name, leading[metric][side], metric) for metric in METRICS},
             "against_default": None
             if name == default or default not in means
@@ -88,6 +88,11 @@ def standings(
             "by_seed": [{metric: part[metric] for metric in METRICS} for part in measured[name]],
         }
     return Standings(numbers, leading)
+
+
+def _within(found: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Cut an interval to what a fraction can be."""
+    return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
 
 def _mean(parts: list[dict[str, Any]]) -> dict[str, Any]:
