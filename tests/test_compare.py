@@ -310,6 +310,17 @@ def test_groups_stay_on_one_side_and_are_drawn_together():
         assert (held.reshape(10, 6).sum(1) % 6 == 0).all()
 
 
+@pytest.mark.parametrize("group", ["", "--group who"])
+def test_too_few_rows_for_folds_of_folds(group):
+    numbers("d.csv", rows=2 if not group else 20)
+    frame = pl.read_csv("d.csv")
+    frame.with_columns(pl.Series("who", [i % 2 for i in range(len(frame))])).write_csv("d.csv")
+    what = "groups" if group else "rows"
+    said = bad(f"compare d.csv {group} --features x0,x1 --labels labels")
+    assert said.startswith(f"d.csv: expected 3 {what} or more")
+    assert "--test FILE" in said
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -36,6 +36,7 @@ from manyhot.toolkit.tally import PeakMemory, Tally
 from manyhot.toolkit.train import Listener, files_named, folds_of
 from manyhot.toolkit.trial import Split, Trial, tried
 
+LEAST = 3  # of two, a fold would be fitted on one, which cannot be held out
 RANDOM = ("mlp",)  # models whose fits depend on the seed
 
 
@@ -121,7 +122,14 @@ class Trials:
             self.measured = test
             self.design = f"measured on the {test.rows:,} rows of {test.source}"
         else:
-            number = min(comparison.folds, rows.rows if rows.groups is None else len(np.unique(rows.groups)))
+            units = rows.rows if rows.groups is None else len(np.unique(rows.groups))
+            if units < LEAST:
+                what = "rows" if rows.groups is None else "groups"
+                raise InputError(
+                    f"{rows.source}: expected {LEAST} {what} or more, so that folds have folds of their own; got "
+                    f"{units}. Name rows to measure on: --test FILE."
+                )
+            number = min(comparison.folds, units)
             part = stratified_split(rows.targets, [1.0] * number, groups=rows.groups, seed=self.config.seed)
             self.parts = [part == i for i in np.unique(part)]
             self.measured = rows
