@@ -72,12 +72,15 @@ OF_TRAIN = {
 }
 
 
-def test_every_method_is_what_train_gives():
+@pytest.mark.parametrize(
+    ("names", "penalty"), [(NAMES, "--set C=1"), (("zlpr+prior", "bce"), "")], ids=["each loss", "penalty searched"]
+)
+def test_every_method_is_what_train_gives(names, penalty):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    methods = by_name(compared("d.csv --test t.csv --out c"))
-    assert tuple(methods) == NAMES
-    for name, options in OF_TRAIN.items():
-        run = as_json(f"train d.csv --test t.csv {options}")
+    methods = by_name(compared(f"d.csv --test t.csv --losses {','.join(names)} {penalty} --out c"))
+    assert tuple(methods) == names
+    for name in OF_TRAIN.keys() & set(names):
+        run = as_json(f"train d.csv --test t.csv {OF_TRAIN[name]} {penalty}")
         want = {key: value for key, value in run["test"].items() if key in methods[name]["metrics"]}
         same(methods[name]["metrics"], want)
         chosen = methods[name]["chosen"][0]
