@@ -132,6 +132,12 @@ def test_without_test_rows_each_row_is_measured_by_a_model_that_did_not_see_it()
         same(by_name(result)[name]["metrics"], want)
 
 
+def test_the_command_that_repeats_it_can_be_pasted(monkeypatch):
+    numbers("my data.csv")
+    monkeypatch.setattr("sys.argv", ["manyhot", "compare", "my data.csv"])
+    assert compared("'my data.csv' --losses bce --set C=1")["command"] == "manyhot compare 'my data.csv'"
+
+
 def test_what_is_written_is_what_is_printed():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     result = compared("d.csv --test t.csv --losses zlpr+prior,bce,focal --out c")

@@ -7,6 +7,7 @@ then it is fitted on all of them, and measured on rows that nothing was chosen b
 
 import os
 import platform
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -82,7 +83,7 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
             "data": Path(config.data).name,
             "said": training.said,
             **trials.run(),
-            "command": " ".join(command),
+            "command": shlex.join(command),
             "inputs": [{"file": file, "sha256": digest} for file, digest in sums.items()],
             "versions": versions() | {"python": platform.python_version()},
             "platform": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -145,7 +146,7 @@ class Trials:
         """Fit, decide, measure; the part of compare.json that is numbers."""
         shape = self.aligned.known.shape
         decided = {
-            method.name: [Decided(np.empty(shape, np.float32), np.empty(shape, np.int64)) for _ in self.seeds]
+            method.name: [Decided(np.empty(shape, np.float32), np.empty(shape, bool)) for _ in self.seeds]
             for method in self.methods
         }
         losses = len({method.loss for method in self.methods})

@@ -11,7 +11,7 @@ from manyhot.toolkit.evaluate import Aligned, with_unknown
 
 
 class Decided(NamedTuple):
-    """What a method gives for the rows that are measured: logits and predictions, (rows, labels)."""
+    """What a method gives for the rows that are measured: logits and predictions, bool, (rows, labels)."""
 
     logits: np.ndarray
     preds: np.ndarray
