@@ -21,6 +21,7 @@ def _method(name: str, kind: str, micro: float, macro: float, differences: Any, 
         "intervals": {key: [metrics[key] - 0.02, metrics[key] + 0.02] for key in measured} | {"rare_f1": None},
         "differences": differences,
         "label_f1": [round(macro + 0.1 * np.cos(i), 3) for i in range(len(LABELS))],
+        "scores": {"edges": [-1.0, 0.0, 1.0], "positives": [20, 280], "negatives": [600, 100]},
         "cardinality": {"predicted": [0, 110, 70, 20], "true": [0, 120, 60, 20]},
         "chosen": [{"seed": 0, "fold": 1, "C": 3.4, "tau": 1.0, "offset": -0.2, "thresholds": "0"}],
         "seconds": {"search": 1.5, "fit": 0.5}, "predict_seconds": 0.25, "peak_mb": 210,
@@ -37,10 +38,10 @@ def _difference(micro: tuple[float, float, float], macro: tuple[float, float, fl
 
 def comparison() -> dict[str, Any]:
     """Return one in which ours wins by micro-F1 and loses by macro-F1."""
-    failed = dict.fromkeys(("metrics", "intervals", "differences", "cardinality", "seconds", "predict_seconds"))
-    failed |= {"peak_mb": None, "label_f1": [], "chosen": [], "by_seed": []}
+    failed = dict.fromkeys(("metrics", "intervals", "differences", "cardinality", "scores", "seconds"))
+    failed |= {"predict_seconds": None, "peak_mb": None, "label_f1": [], "chosen": [], "by_seed": []}
     return {
-        "kind": "comparison", "format": 1, "data": "reviews.csv", "said": ["240 rows, 5 labels, <b>1.5</b> a row"],
+        "kind": "comparison", "format": 2, "data": "reviews.csv", "said": ["240 rows, 5 labels, <b>1.5</b> a row"],
         "design": {"kind": "test", "file": "test.csv", "rows": 200},
         "model": "linear", "features": "50 words", "seeds": [0], "resamples": 2000, "level": 0.95,
         "train_counts": [100, 80, 40, 15, 4], "labels": LABELS, "test_counts": [90, 70, 30, 10, 0],
@@ -56,6 +57,11 @@ def comparison() -> dict[str, Any]:
             "micro_f1": {"ours": "zlpr+prior", "rival": "bce+label-thresholds"},
             "macro_f1": {"ours": "zlpr+prior", "rival": "bce+label-thresholds"},
         },
+        "warnings": [{"text": "3 rows repeat an earlier training row.", "labels": [], "more": 0}],
+        "hard": [
+            {"row": 7, "text": "so <b>good</b>, مرحبا", "f1": 0.0,
+             "true": [{"name": LABELS[0], "methods": 0}], "others": [{"name": LABELS[4], "methods": 2}]},
+        ],
         "command": "manyhot compare reviews.csv --test test.csv", "versions": {"manyhot": "0.1.0", "scipy": None},
         "platform": "Linux", "threads": 2, "seconds": 123.4,
     }  # fmt: skip

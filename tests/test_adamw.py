@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manyhot import stratified_split
-from manyhot.toolkit.model import Unsaved, unheard
+from manyhot.toolkit.model import Curve, Unsaved, unheard
 from manyhot.toolkit.models import adamw as module
 from manyhot.toolkit.models.adamw import Schedule, descend, epoch_seed, fit_stopped_early
 from manyhot.toolkit.models.mlp import MlpLearner
@@ -102,12 +102,13 @@ def test_held_out_rows_stop_the_descent(scores, patience, made):
     said = []
     heard = descend(
         {"p": point}, 10, value, schedule, seed=0, steps=Unsaved(),
-        progress=lambda step, of, value: said.append((step, of, value)), held=lambda: next(left),
+        progress=lambda *step: said.append(step), held=lambda: next(left),
     )  # fmt: skip
     assert heard == scores[:made]
-    assert [step for step, _, _ in said] == list(range(1, made + 1))
+    assert [step for step, *_ in said] == list(range(1, made + 1))
     assert said[-1][2] < said[0][2]  # what is said is the loss of training
     assert said[-1][1] == made
+    assert [score for *_, score in said] == heard
 
 
 class Line:
@@ -156,7 +157,7 @@ def test_the_second_fit_has_all_rows_and_the_epochs_that_the_first_one_found(mon
 
     monkeypatch.setattr(module, "descend", recorded)
     said = []
-    fitted(Unsaved(), progress=lambda step, of, value: said.append((step, of)))
+    fitted(Unsaved(), progress=lambda step, of, *_: said.append((step, of)))
     (first_rows, first_epochs, heard), (second_rows, second_epochs, _) = calls
     assert (first_rows, second_rows) == (54, 60)
     assert first_epochs is None
@@ -183,9 +184,38 @@ def test_where_it_is_interrupted_changes_no_bit():
         assert 10**9 - again.saves == number - saves
 
 
+def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
+    class Rarely(Recorded):
+        """Keeps every third state alone, as a checkpoint that is not yet due."""
+
+        asked = 0
+
+        def save(self, state):
+            self.asked += 1
+            if self.asked % 3 == 0:
+                super().save(state)
+
+    said = []
+    whole = Curve(Rarely(), lambda *step: said.append(step))
+    fitted(whole, progress=whole.progress)
+    assert whole.losses == [loss for _, _, loss, _ in said]
+    assert whole.scores == [score for *_, score in said]
+    held = [score for score in whole.scores if score is not None]
+    assert whole.scores == held + [None] * (len(whole.scores) - len(held))
+    assert len(whole.scores) == len(held) + int(np.argmax(held)) + 1
+    for saves in range(1, len(said) // 3):
+        broken = Rarely(saves)
+        curve = Curve(broken, unheard)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(curve, progress=curve.progress)
+        curve = Curve(Rarely(state=broken.state), unheard)
+        fitted(curve, progress=curve.progress)
+        assert (curve.losses, curve.scores) == (whole.losses, whole.scores), saves
+
+
 def test_too_few_rows_to_hold_any_out():
     heard = []
-    net, _, _ = fitted(Unsaved(), rows=module.FEW_ROWS - 1, progress=lambda step, of, value: heard.append((step, of)))
+    net, _, _ = fitted(Unsaved(), rows=module.FEW_ROWS - 1, progress=lambda step, of, *_: heard.append((step, of)))
     assert heard[-1] == (module.FEW_EPOCHS, module.FEW_EPOCHS)
     assert net.w.abs().max() > 0.1
 

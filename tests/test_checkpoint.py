@@ -361,7 +361,7 @@ def test_a_damaged_checkpoint_is_named(monkeypatch, always, change):
     "change",
     [
         lambda manifest: [],
-        lambda manifest: manifest | {"format": 2},
+        lambda manifest: manifest | {"format": 1},
         lambda manifest: manifest | {"bound": None},
         lambda manifest: manifest | {"bound": {}},
         lambda manifest: manifest | {"fits": []},

@@ -156,6 +156,8 @@ def test_what_is_written_is_what_is_printed():
         for metric in TRUTHS:
             low, high = method["intervals"][metric]
             assert low < m[metric] < high
+        assert sum(method["scores"]["positives"]) == sum(truth)
+        assert sum(method["scores"]["negatives"]) == 40 * len(result["labels"]) - sum(truth)
         assert method["seconds"]["search"] > 0
         assert method["peak_mb"] > 50
     ours = by_name(result)["zlpr+prior"]
@@ -173,6 +175,23 @@ def test_what_is_written_is_what_is_printed():
     assert ours["against_default"] is None
 
 
+def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
+    numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
+    lines = Path("d.csv").read_text().splitlines()
+    Path("t.csv").write_text("\n".join([*Path("t.csv").read_text().splitlines(), lines[1]]) + "\n")
+    result = compared("d.csv --test t.csv --losses zlpr+prior,bce --out c")
+    said = [warning["text"] for warning in result["warnings"]]
+    assert any(text.startswith("1 row is in t.csv and among the training rows alike") for text in said)
+    assert result["hard"]
+    assert all(row["f1"] < 1 for row in result["hard"])
+    assert "Rows that most methods get wrong" in Path("c/report.html").read_text()
+    hidden = compared("d.csv --test t.csv --losses zlpr+prior,bce --no-rows --out n")
+    assert hidden["hard"] is None
+    assert "<blockquote" not in Path("n/report.html").read_text()
+    twice = compared("t.csv --losses bce --folds 2")
+    assert not any("alike" in warning["text"] for warning in twice["warnings"])
+
+
 def test_the_table_and_the_verdict():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     stdout, stderr = call("compare d.csv --test t.csv --losses zlpr+prior,bce")
@@ -181,7 +200,10 @@ def test_the_table_and_the_verdict():
     assert {line.split()[0] for line in lines[1:]} == {"zlpr+prior", "bce"}
     assert max(map(len, lines)) <= 80
     assert re.search(r"micro-F1: zlpr\+prior is .* bce, the best rival \([+-]", stderr)
-    assert "saved runs/d-compare-1, look at runs/d-compare-1/report.html" in stderr
+    assert (
+        "saved runs/d-compare-1, look at runs/d-compare-1/report.html, with excerpts of "
+        f"{len(json.loads(Path('runs/d-compare-1/compare.json').read_bytes())['hard'])} row" in stderr
+    )
 
 
 @pytest.mark.parametrize(

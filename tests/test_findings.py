@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+import torch
 
+import manyhot
 from manyhot import load_run
 from manyhot.toolkit import findings as module
 from manyhot.toolkit.calibrate import reliability
@@ -16,7 +18,7 @@ from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.evaluate import Aligned
 from manyhot.toolkit.examples import Examples
-from manyhot.toolkit.findings import Judged
+from manyhot.toolkit.predict import read_for
 from manyhot.toolkit.train import train
 
 WORDS = {"animal": "fox bird cat", "plant": "tree rose moss", "stone": "flint slate chalk", "star": "sirius vega mira"}
@@ -144,6 +146,20 @@ def test_held_out_rows_are_those_of_the_training_file(trained):
         assert label["rows"] == label["train_rows"]
     # Of the calibration by other rows, as the numbers beside it.
     assert sum(held["reliability"][0]) == len(learned) * len(held["labels"])
+
+
+def test_the_curve_ends_at_the_objective_of_the_model(trained, tmp_path):
+    folder, learned, _, _ = trained
+    train(Config(data=str(folder / "d.jsonl"), C=2.0, tau=0.0, out=str(tmp_path / "plain")))
+    run = load_run(tmp_path / "plain")
+    truth = torch.tensor([[name in labels for name in run.label_names] for _, labels in learned])
+    logits = torch.from_numpy(run.logits(read_for(run, folder / "d.jsonl", with_labels=True)))
+    penalty = np.square(run.model.arrays()["weight"]).sum() / (2 * 2.0)
+    objective = (manyhot.zlpr_loss(logits, truth, reduction="sum").item() + penalty) / len(learned)
+    curve = json.loads((tmp_path / "plain" / "findings.json").read_bytes())["curve"]
+    assert curve["losses"][-1] == pytest.approx(objective, rel=1e-4)
+    assert curve["losses"][0] > curve["losses"][-1]
+    assert curve["scores"] == [None] * len(curve["losses"])
 
 
 def test_warnings_say_what_is_wrong_with_the_data(trained):
@@ -287,14 +303,16 @@ def test_labels_that_nothing_is_known_of_are_warned_of():
         targets, targets, targets, [f"l{i}" for i in range(25)], np.r_[np.zeros(2), np.full(23, 40)]
     )
     rows[3] |= {"rows": 0}
-    judged = Judged(
-        "valid", examples, np.arange(30), Aligned(targets.toarray(), np.zeros((30, 0), bool), []), np.zeros((30, 25))
-    )
-    said = [(w["text"].split(".")[0], w["labels"], w["more"]) for w in module.warnings_of(examples, judged, rows)]
+    aligned = Aligned(targets.toarray(), np.zeros((30, 0), bool), [])
+
+    def warnings(rows):
+        return module.warnings_of(examples, "valid", examples, aligned, rows)
+
+    said = [(w["text"].split(".")[0], w["labels"], w["more"]) for w in warnings(rows)]
     assert said[0] == ("2 labels have no training row at all and cannot be learned", ["l0", "l1"], 0)
     assert said[1] == ("1 label has no row among those measured on", ["l3"], 0)
     rows = [row | {"train_rows": 3, "group": "rare", "predicted": 0} for row in rows]
-    said = [(w["text"].split(".")[0], len(w["labels"]), w["more"]) for w in module.warnings_of(examples, judged, rows)]
+    said = [(w["text"].split(".")[0], len(w["labels"]), w["more"]) for w in warnings(rows)]
     assert said[0] == ("25 labels have fewer than 9 training rows", 20, 5)
     assert said[2] == ("24 labels that measured rows have are never predicted", 20, 4)
 

@@ -50,7 +50,7 @@ TOOLKIT = (
     *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes", "examples"),
     *("models.pretrained", "features", "model", "models.adamw", "models.linear", "models.mlp", "models.encoder"),
     *("run_folder", "metric_names", "calibrate", "evaluate", "predict", "predictions", "config", "checkpoint"),
-    *("models.kinds", "inputs", "objectives", "cross_fit", "findings", "report.plots", "report.render"),
+    *("models.kinds", "inputs", "objectives", "cross_fit", "findings", "hard_rows", "report.plots", "report.render"),
     *("report.write", "thresholds", "methods", "bootstrap", "standings", "tally", "saved_run", "train", "trial"),
     *("compare", "demo", "terminal", "cli"),
 )

@@ -236,7 +236,7 @@ def test_a_start_is_taken_and_left_as_it_is(tight):
     kept = best.weight.clone(), best.bias.clone()
     evaluations = []
     again = fit_linear(
-        X, targets, loss=bce, C=1.0, start=best, max_iter=1, progress=lambda n, of, v: evaluations.append((n, v))
+        X, targets, loss=bce, C=1.0, start=best, max_iter=1, progress=lambda n, of, v, _: evaluations.append((n, v))
     )
     np.testing.assert_allclose(again.weight.numpy(), best.weight.numpy(), atol=1e-3)
     assert evaluations[0][1] == pytest.approx(objective(best, X, targets, bce, 1.0) / 80, rel=1e-5)
@@ -249,7 +249,7 @@ def test_a_start_is_taken_and_left_as_it_is(tight):
 def test_progress_counts_from_one_and_the_loss_falls(solver):
     X, targets = example()
     heard = []
-    fit_linear(X, targets, loss=bce, C=1.0, solver=solver, progress=lambda n, of, v: heard.append((n, of, v)))
+    fit_linear(X, targets, loss=bce, C=1.0, solver=solver, progress=lambda n, of, v, _: heard.append((n, of, v)))
     assert [n for n, _, _ in heard] == list(range(1, len(heard) + 1))
     assert {n <= of for n, of, _ in heard} == {True}
     assert len({of for _, of, _ in heard}) == 1
@@ -262,7 +262,7 @@ def test_progress_counts_from_one_and_the_loss_falls(solver):
 def test_max_iter_bounds_lbfgs(tight):
     X, targets = example()
     heard = []
-    short = fit_linear(X, targets, loss=bce, C=10.0, max_iter=2, progress=lambda n, of, v: heard.append(n))
+    short = fit_linear(X, targets, loss=bce, C=10.0, max_iter=2, progress=lambda n, of, v, _: heard.append(n))
     long = fit_linear(X, targets, loss=bce, C=10.0, max_iter=200)
     assert len(heard) < 30
     assert objective(long, X, targets, bce, 10.0) < objective(short, X, targets, bce, 10.0)

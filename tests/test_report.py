@@ -240,7 +240,9 @@ def test_a_comparison_says_who_wins(pages):
         "(95 % interval −8.0 to −2.0)." in said
     )
     assert "asl : it &lt;diverged&gt;" in said
-    assert "No row of the data is in this file" in said
+    assert "This file holds excerpts of 1 row of the data" in said
+    assert "3 rows repeat an earlier training row." in said
+    assert "so &lt;b&gt;good&lt;/b&gt;" in said
     assert "200 rows of test.csv that no method learned from" in said
 
 
@@ -284,6 +286,20 @@ def test_bars_above_the_last_are_added_to_it():
     assert "1: 2 true, 5 predicted; 2: 3 true, 1 predicted;" in svg
 
 
+def test_the_last_fit_is_drawn_with_what_stopped_it(findings):
+    assert "penalty included, at each evaluation of it" in text_of(render_run(findings))
+    stopped = findings | {
+        "chosen": {name: value for name, value in findings["chosen"].items() if name != "solver"},
+        "curve": {"losses": [3.0, 2.0, 1.0, 2.5, 1.5], "scores": [0.5, 0.8, 0.7, None, None]},
+    }
+    said = text_of(render_run(stopped))
+    assert "First nine tenths of the rows were learned" in said
+    assert (
+        "The loss goes from 2.5000 to 1.5000 in 2 epochs; the score of rows held out is best at 80.0%, and 70.0% "
+        "after 3." in said
+    )
+
+
 def test_plots_are_the_same_each_time(findings):
     assert render_run(findings) == render_run(findings)
 
@@ -310,8 +326,13 @@ def test_the_command_tells_a_comparison_from_a_run(here):
     content = to_json(comparison())
     write_folder(here / "c", {"compare.json": content, "config.toml": b"", "report.html": b"x"}, COMPARISON)
     _, stderr = call("report c")
-    assert stderr == "wrote c-report.html: the report of a comparison, without any row of the data\n"
+    assert stderr == "wrote c-report.html: the report of a comparison, with excerpts of 1 row of the data\n"
     assert Path("c-report.html").read_text() == render_comparison(comparison())
+    assert as_json("report c -o x.html --no-rows") == {"out": "x.html", "kind": "comparison", "rows": 0}
+    page = Path("x.html").read_text()
+    assert "<blockquote" not in page
+    assert 'id="hard"' not in page
+    assert "No row of the data is in this file" in page
     write_folder(here / "d", {"compare.json": b'{"methods": 3}', "config.toml": b"", "report.html": b"x"}, COMPARISON)
     assert bad("report d").startswith("d/compare.json: expected what `manyhot compare` wrote, but it is damaged: ")
     Path("c/compare.json").write_bytes(content + b" ")

@@ -79,6 +79,9 @@ ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Options fr
 Pairs = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
 ]
+NoRows = Annotated[
+    bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")]
 
 
@@ -131,9 +134,7 @@ def train(
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder.  [default: runs/NAME-N]")] = None,
     config: ConfigFile = None,
     set_: Pairs = None,
-    no_rows: Annotated[
-        bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
-    ] = None,
+    no_rows: NoRows = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
     resume: Resume = False,
     as_json: Json = False,
@@ -190,6 +191,7 @@ def compare(
     model: Annotated[str | None, typer.Option(help="linear, or mlp, one hidden layer.  [default: linear]")] = None,
     device: Device = None,
     seed: Seed = None,
+    no_rows: NoRows = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="The comparison's folder.  [default: runs/NAME-compare-N]")
     ] = None,
@@ -211,7 +213,8 @@ def compare(
             print_json(compared.result)
         else:
             print_comparison(compared.result)
-            say(f"saved {compared.path}, look at {compared.path}/report.html")
+            rows = len(compared.result["hard"] or ())
+            say(f"saved {compared.path}, look at {compared.path}/report.html, {rows_inside(rows)}")
 
 
 @app.command(epilog=EXIT_CODES)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from manyhot.decisions import decide
@@ -28,6 +29,8 @@ from manyhot.toolkit.data import InputError
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.examples import Examples, drop_unlabelled
 from manyhot.toolkit.features import Features
+from manyhot.toolkit.findings import of_labels, score_histogram, warnings_of
+from manyhot.toolkit.hard_rows import hard_rows
 from manyhot.toolkit.inputs import Training, read
 from manyhot.toolkit.methods import DEFAULT, METHODS, Comparison, Method
 from manyhot.toolkit.report.render import render_comparison
@@ -79,7 +82,7 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
         listener.say(trials.design)
         result = {
             "kind": "comparison",
-            "format": 1,
+            "format": COMPARISON.format,
             "data": Path(config.data).name,
             "said": training.said,
             **trials.run(),
@@ -255,6 +258,7 @@ class Trials:
             groups=groups,
             seed=self.config.seed,
         )
+        preds = [seeds[0].preds for seeds in decided.values()]
         design = {"kind": "folds", "folds": len(self.parts)} if self.parts else {"kind": "test"}
         truth = np.hstack([self.aligned.known, self.aligned.unknown])
         unknown = self.aligned.unknown_names
@@ -273,12 +277,25 @@ class Trials:
             "labels": [*self.training.train.label_names, *unknown],
             "train_counts": [*map(int, train_counts), *[0] * len(unknown)],
             "test_counts": truth.sum(0).tolist(),
-            "methods": [self._row(method, measured.methods.get(method.name, {})) for method in self.methods],
+            "methods": [self._row(method, measured.methods.get(method.name, {}), decided) for method in self.methods],
             "default": DEFAULT,
             "best": measured.best,
+            "warnings": self._warnings(preds, train_counts),
+            "hard": None
+            if self.config.no_rows or not preds
+            else hard_rows(preds, self.measured, self.aligned, self.training.train.label_names, self.training.columns),
         }
 
-    def _row(self, method: Method, numbers: dict[str, Any]) -> dict[str, Any]:
+    def _warnings(self, preds: list[np.ndarray], train_counts: np.ndarray) -> list[dict[str, Any]]:
+        """Say what a reader should know of the data; a label is predicted where any method predicts it."""
+        given, known = sp.csr_array(self.aligned.known.shape, dtype=bool), sp.csr_array(self.aligned.known)
+        for decided in preds:
+            given = given + sp.csr_array(decided)
+        labels = of_labels(given, known, given.multiply(known), self.training.train.label_names, train_counts)
+        part = "test" if self.parts is None else "cross_fitted"
+        return warnings_of(self.training.train, part, self.measured, self.aligned, labels)
+
+    def _row(self, method: Method, numbers: dict[str, Any], decided: dict[str, list[Decided]]) -> dict[str, Any]:
         """Return a method's part of compare.json; of one that failed, the reason and nothing else."""
         row = {
             "name": method.name,
@@ -286,7 +303,9 @@ class Trials:
             "loss": method.loss,
             "kind": "ours" if method.ours else "rival",
             "error": self.errors.get(method.name),
-            **dict.fromkeys(("metrics", "intervals", "differences", "against_default", "label_f1", "cardinality")),
+            **dict.fromkeys(
+                ("metrics", "intervals", "differences", "against_default", "label_f1", "cardinality", "scores")
+            ),
             **{"by_seed": [], "chosen": [], "seconds": None, "predict_seconds": None, "peak_mb": None},
         }
         if not numbers:
@@ -297,6 +316,7 @@ class Trials:
             row
             | numbers
             | {
+                "scores": score_histogram(decided[method.name][0].logits, self.aligned.known),
                 "by_seed": [{"seed": s} | part for s, part in zip(self.seeds, numbers["by_seed"], strict=True)],
                 "chosen": [{"seed": run["seed"], "fold": run["fold"]} | run["trial"].chosen for run in runs],
                 "seconds": {

@@ -209,7 +209,7 @@ def fit_folds(
                 rough=True,
                 groups=fold.groups,
                 steps=checkpoint.steps(name),
-                progress=lambda step, of, value, i=i, name=name: progress(name, i + step / of, value),
+                progress=lambda step, of, loss, _, i=i, name=name: progress(name, i + step / of, loss),
             )
             result = {"held": fitted.logits(fold.X_held)} | (fitted.arrays() if learner.warm else {})
             checkpoint.finish(name, result)

@@ -92,7 +92,7 @@ def find(run: Run, judged: Judged, train: Examples, *, with_rows: bool = True) -
         "confused": confused(missed, added, run.label_names),
         "together": None if multiclass else together(targets, preds, run.label_names),
         "worst": worst,
-        "warnings": warnings_of(train, judged, label_rows, multiclass=multiclass),
+        "warnings": warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass),
     }
 
 
@@ -278,9 +278,24 @@ def excerpt(text: str) -> str:
 
 
 def warnings_of(
-    train: Examples, judged: Judged, label_rows: list[dict[str, Any]], *, multiclass: bool = False
+    train: Examples,
+    part: str,
+    measured: Examples,
+    aligned: Aligned,
+    label_rows: list[dict[str, Any]],
+    *,
+    multiclass: bool = False,
 ) -> list[dict[str, Any]]:
-    """Say what a reader should know of the data before trusting a number: sentences, each with the labels it is of."""
+    """Say what a reader should know of the data before trusting a number: sentences, each with the labels it is of.
+
+    Args:
+        train: the training rows.
+        part: what was measured: "test", "valid", or "cross_fitted" of the training rows themselves.
+        measured: those rows.
+        aligned: their targets.
+        label_rows: what :func:`of_labels` counts.
+        multiclass: labels are called classes.
+    """
     what = ("class", "classes") if multiclass else ("label", "labels")
     found: list[dict[str, Any]] = []
 
@@ -310,14 +325,14 @@ def warnings_of(
             f"{len(silent):,} {what[len(silent) > 1]} that measured rows have {verb} never predicted.",
             named(silent),
         )
-    if judged.aligned.unknown_names:
-        number, times = len(judged.aligned.unknown_names), int(judged.aligned.unknown.sum())
+    if aligned.unknown_names:
+        number, times = len(aligned.unknown_names), int(aligned.unknown.sum())
         warn(
-            f"{judged.examples.source} has {number:,} {what[number > 1]} that the training rows do not have "
+            f"{measured.source} has {number:,} {what[number > 1]} that the training rows do not have "
             f"({times:,} time{'s' if times > 1 else ''}), which count as missed.",
-            judged.aligned.unknown_names,
+            aligned.unknown_names,
         )
-    _warn_of_rows(train, judged, warn)
+    _warn_of_rows(train, part, measured, warn)
     return found
 
 
@@ -325,7 +340,7 @@ def _labels(rows: list[dict[str, Any]], what: tuple[str, str]) -> str:
     return f"1 {what[0]} has" if len(rows) == 1 else f"{len(rows):,} {what[1]} have"
 
 
-def _warn_of_rows(train: Examples, judged: Judged, warn: Any) -> None:
+def _warn_of_rows(train: Examples, part: str, measured: Examples, warn: Any) -> None:
     sizes = np.diff(train.targets.indptr)
     if empty := int((sizes == 0).sum()):
         warn(
@@ -345,16 +360,16 @@ def _warn_of_rows(train: Examples, judged: Judged, warn: Any) -> None:
         other = f", {contradicting:,} of them with other labels" if contradicting else ""
         held = (
             " A held-out row may have its like among the rows fitted on, so that the numbers are too good."
-            if judged.part == "cross_fitted"
+            if part == "cross_fitted"
             else ""
         )
         warn(f"{_rows(repeated, 'repeats', 'repeat')} an earlier training row{other}.{held}")
-    if judged.part != "cross_fitted":
-        both = sum(print_ in seen for print_ in fingerprints(judged.examples))
+    if part != "cross_fitted":
+        both = sum(print_ in seen for print_ in fingerprints(measured))
         if both:
             warn(
-                f"{_rows(both, 'is', 'are')} in {judged.examples.source} and among the training rows alike "
-                f"({100 * both / judged.examples.rows:.1f} % of those measured on): the numbers are too good for new "
+                f"{_rows(both, 'is', 'are')} in {measured.source} and among the training rows alike "
+                f"({100 * both / measured.rows:.1f} % of those measured on): the numbers are too good for new "
                 "rows."
             )
 

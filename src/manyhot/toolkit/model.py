@@ -20,8 +20,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 # (logits, targets) of rows held out to what is to be high.
 Score = Callable[[np.ndarray, np.ndarray], float]
 Arrays = dict[str, np.ndarray]
-# Called with the step that was made, how many there are at most, and the mean loss.
-Progress = Callable[[int, int, float], None]
+# Called with the step that was made, how many there are at most, the mean loss, and the score of rows held out, if any.
+Progress = Callable[[int, int, float, float | None], None]
 # Prediction goes by blocks of exactly so many rows, so that a row's logits have the same bits whatever rows come with
 # it: products of other shapes may round otherwise. Who predicts a file in parts cuts it at multiples of this.
 BLOCK = 256
@@ -135,8 +135,45 @@ class Unsaved:
 UNSAVED = Unsaved()
 
 
-def unheard(step: int, of: int, value: float) -> None:
+def unheard(step: int, of: int, loss: float, score: float | None) -> None:
     """Tell nobody."""
+
+
+class Curve:
+    """The loss of every step of a fit, and the score of rows held out, if any: kept over an interruption.
+
+    It stands between a fit and those who keep its state and hear of its progress.
+
+    Attributes:
+        losses: of each step.
+        scores: of each step; None where no rows were held out.
+    """
+
+    def __init__(self, steps: Steps, progress: Progress) -> None:
+        self.losses: list[float] = []
+        self.scores: list[float | None] = []
+        self._steps = steps
+        self._progress = progress
+
+    def progress(self, step: int, of: int, loss: float, score: float | None) -> None:
+        """Take a step down, and pass it on."""
+        self.losses.append(loss)
+        self.scores.append(score)
+        self._progress(step, of, loss, score)
+
+    def load(self) -> Arrays | None:
+        """Find the state that was left last, and what the steps before it were."""
+        if (state := self._steps.load()) is None:
+            return None
+        if not self.losses:  # a fit that looks again has made more steps than it has left
+            self.losses = state["curve.losses"].tolist()
+            self.scores = [None if np.isnan(score) else score for score in state["curve.scores"].tolist()]
+        return {name: array for name, array in state.items() if not name.startswith("curve.")}
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        """Pass the state on, with the steps so far."""
+        scores = np.array(self.scores, dtype=np.float64)
+        self._steps.save(lambda: state() | {"curve.losses": np.array(self.losses), "curve.scores": scores})
 
 
 @dataclass(frozen=True)

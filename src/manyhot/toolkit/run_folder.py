@@ -40,8 +40,8 @@ RUN_FILES = (
     *("calibration.json", "config.toml", "findings.json", "log.jsonl", "metrics.json", "model.safetensors"),
     *("provenance.json", "report.html", "run.json", "terms.json"),
 )
-RUN = Kind("run", "train", 3, RUN_FILES, since="training")
-COMPARISON = Kind("comparison", "compare", 1, ("compare.json", "config.toml", "report.html"), since="it was written")
+RUN = Kind("run", "train", 4, RUN_FILES, since="training")
+COMPARISON = Kind("comparison", "compare", 2, ("compare.json", "config.toml", "report.html"), since="it was written")
 
 
 def run_name(data: str) -> str:

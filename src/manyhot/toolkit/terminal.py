@@ -150,7 +150,9 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
 
 def rows_inside(rows: int) -> str:
     """Say whether a report can be passed on as freely as its numbers."""
-    return f"with excerpts of {rows} rows of the data" if rows else "without any row of the data"
+    return (
+        f"with excerpts of {rows} row{'s' if rows > 1 else ''} of the data" if rows else "without any row of the data"
+    )
 
 
 def print_result(trained: "Trained") -> None:

@@ -33,7 +33,7 @@ from manyhot.toolkit.evaluate import Aligned, align
 from manyhot.toolkit.features import DesignMatrix, Features
 from manyhot.toolkit.findings import Judged, find
 from manyhot.toolkit.inputs import Training, read
-from manyhot.toolkit.model import Learner
+from manyhot.toolkit.model import Curve, Learner
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
@@ -59,12 +59,16 @@ class Listener:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A run in memory, what was chosen and by which rows, every step tried, and the calibration with its numbers."""
+    """A run in memory, what was chosen and by which rows, every step tried, and the calibration with its numbers.
+
+    `curve` is that of the fit on all rows.
+    """
 
     run: Run
     choice: Choice
     steps: list[Step]
     calibrated: Calibrated
+    curve: Curve
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ def findings_of(
         "cardinality": list(run.cardinality),
         "metrics": metrics,
         "steps": [asdict(step) for step in fitted.steps],
+        "curve": {"losses": fitted.curve.losses, "scores": fitted.curve.scores},
         **find(run, judged, training.train, with_rows=not config.no_rows),
         "config": config.to_toml(),
         "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
@@ -259,6 +264,10 @@ def fit(
         choice.logits, choice.held.targets, groups=choice.held.groups, multiclass=multiclass, seed=config.seed
     )
     name = fit_name(step.C, "all rows")
+    curve = Curve(
+        checkpoint.steps(name),
+        lambda n, of, loss, _: listener.progress(name, folds_share + (1 - folds_share) * n / of, loss),
+    )
     model = learner.fit(
         X,
         torch.from_numpy(targets),
@@ -266,8 +275,8 @@ def fit(
         start=choice.start,
         rough=False,
         groups=training.train.groups,
-        steps=checkpoint.steps(name),
-        progress=lambda n, of, value: listener.progress(name, folds_share + (1 - folds_share) * n / of, value),
+        steps=curve,
+        progress=curve.progress,
     )
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
     by = np.asarray(step.offset, dtype=np.float32) - np.float32(step.tau) * prior_logits(targets, multiclass)
@@ -283,7 +292,7 @@ def fit(
         info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset, **learner.info},
         task=config.task,
     )
-    return Fitted(run, choice, steps, calibrated)
+    return Fitted(run, choice, steps, calibrated, curve)
 
 
 def _rule(config: Config) -> Rule:

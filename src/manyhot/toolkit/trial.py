@@ -121,7 +121,7 @@ def tried(
             rough=False,
             groups=split.training.train.groups,
             steps=tally.steps(name),
-            progress=lambda n, of, value: progress(name, (fits - 1 + n / of) / fits, value),
+            progress=lambda n, of, loss, _: progress(name, (fits - 1 + n / of) / fits, loss),
         )
         predicting = time.monotonic()
         plain = model.logits(split.X_test)

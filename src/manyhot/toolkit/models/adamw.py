@@ -90,7 +90,7 @@ def fit_stopped_early(
         seed: of the tenth and of the order of rows.
         groups: (rows,), the same for rows that are on one side of the tenth.
         steps: where the state is left after each epoch.
-        progress: called with the epoch, of both fits together, the last one and the mean loss.
+        progress: called with the epoch, of both fits together, the last one, the mean loss and the score.
     """
     rows = X.shape[0]
     saved = steps.load()
@@ -111,7 +111,7 @@ def fit_stopped_early(
             schedule,
             seed=seed,
             steps=steps,
-            progress=lambda step, of, value: progress(step, of + min(step, of), value),
+            progress=lambda step, of, loss, score: progress(step, of + min(step, of), loss, score),
             held=lambda: score(net.logits(X_held), targets_held),
         )
         epochs, before = int(np.argmax(heard)) + 1, len(heard)
@@ -125,7 +125,7 @@ def fit_stopped_early(
         epochs=epochs,
         seed=seed,
         steps=_Second(steps, epochs, before),
-        progress=lambda step, of, value: progress(before + step, before + of, value),
+        progress=lambda step, of, loss, score: progress(before + step, before + of, loss, score),
     )
     return net
 
@@ -158,7 +158,7 @@ def descend(
         schedule: batches, epochs and rate.
         seed: of the order of rows.
         steps: where the state is left after each epoch.
-        progress: called with the epoch, the last one and its mean loss.
+        progress: called with the epoch, the last one, its mean loss and the score.
         epochs: stop after so many; the rate falls as if all of the schedule's came.
         held: the score of rows held out, which stops the descent by the schedule's patience.
 
@@ -191,8 +191,8 @@ def descend(
             optimizer.step()
             total += loss.item() * len(part)
         heard.append(total / rows if held is None else held())
+        progress(len(heard), end(), total / rows, None if held is None else heard[-1])
         steps.save(lambda: _state(optimizer, parameters, heard))
-        progress(len(heard), end(), total / rows)
     return heard
 
 

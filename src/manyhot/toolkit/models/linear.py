@@ -263,7 +263,7 @@ def _lbfgs(X, targets, weight, bias, loss, C, max_iter, steps, progress) -> None
         value = (loss(logits, targets) + weight.square().sum() / (2 * C)) / rows
         value.backward()
         evaluations += 1
-        progress(evaluations, _evaluations(max_iter), value.item())
+        progress(evaluations, _evaluations(max_iter), value.item(), None)
         return value
 
     done, ended = 0, False

@@ -46,6 +46,7 @@ WIDTH, HEIGHT = 5.6, 3.3
 METHOD = 26  # letters of a method's name that have room beside a plot
 Place = tuple[float, float, float, float]  # left, bottom, width, height
 PLACE: Place = (0.125, 0.155, 0.84, 0.82)
+TWO_SCALES: Place = (0.125, 0.155, 0.72, 0.82)
 
 
 def drawn(
@@ -135,7 +136,7 @@ def plot_sizes(predicted: list[int], true: list[int], *, name: str = "sizes", mo
     return drawn(name, "Rows by the number of their labels", f"{said}.", draw)
 
 
-def plot_scores(scores: dict[str, list[Any]]) -> Markup:
+def plot_scores(scores: dict[str, list[Any]], *, name: str = "scores") -> Markup:
     """Draw how the scores of labels that rows have and of those they do not have are distributed, each adding to 1."""
     edges = np.asarray(scores["edges"])
     positives, negatives = (np.asarray(scores[side], dtype=float) for side in ("positives", "negatives"))
@@ -152,7 +153,7 @@ def plot_scores(scores: dict[str, list[Any]]) -> Markup:
     said = (
         f"About {above[0]:.0%} of the labels that rows have score above 0, and {above[1]:.1%} of those they have not."
     )
-    return drawn("scores", "Scores of labels that rows have, and of those they have not", said, draw)
+    return drawn(name, "Scores of labels that rows have, and of those they have not", said, draw)
 
 
 def plot_steps(steps: list[dict[str, Any]]) -> Markup:
@@ -179,7 +180,35 @@ def plot_steps(steps: list[dict[str, Any]]) -> Markup:
     said = "; ".join(
         f"C {C:g}: {a:.1%}, macro-F1 {b:.1%}, loss {c:.4f}" for C, a, b, c in zip(x, *curves, loss, strict=True)
     )
-    return drawn("steps", "What was tried", f"{said}.", draw)
+    return drawn("steps", "What was tried", f"{said}.", draw, place=TWO_SCALES)
+
+
+def plot_curve(losses: list[float], scores: list[float | None], *, unit: str) -> Markup:
+    """Draw the loss of each step of training, and the score of rows held out where they say when to stop.
+
+    There, all rows are fitted after that, from the beginning and for as many steps as were best.
+    """
+    held = [score for score in scores if score is not None]
+    first, second = losses[: len(held)], losses[len(held) :]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(range(1, len(second) + 1), second, color=FIRST, linewidth=1.5)
+        axes.set(xlabel=unit, ylabel="loss")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        if held:
+            axes.plot(range(1, len(first) + 1), first, color=FIRST, linewidth=1, linestyle=(0, (4, 3)))
+            right = axes.twinx()
+            right.plot(range(1, len(held) + 1), held, color=SECOND, linewidth=1.5)
+            right.axvline(len(second), color=MUTED, linewidth=1)
+            right.set(ylabel="score of rows held out")
+            right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            right.grid(visible=False)
+            right.spines["right"].set_visible(True)
+
+    said = f"The loss goes from {second[0]:.4f} to {second[-1]:.4f} in {len(second)} {unit}s"
+    if held:
+        said += f"; the score of rows held out is best at {max(held):.1%}, and {held[-1]:.1%} after {len(held)}"
+    return drawn("curve", "The last fit", f"{said}.", draw, place=TWO_SCALES if held else PLACE)
 
 
 def plot_forest(name: str, title: str, rows: list[tuple[str, float, tuple[float, float] | None, bool]]) -> Markup:

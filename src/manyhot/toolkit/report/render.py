@@ -56,6 +56,10 @@ def render_run(findings: dict[str, Any]) -> str:
         sizes=None if multiclass else plots.plot_sizes(**findings["sizes"]),
         scores=plots.plot_scores(findings["scores"]),
         steps=plots.plot_steps(steps) if len(steps) > 1 and steps[0]["C"] is not None else None,
+        curve=plots.plot_curve(
+            **findings["curve"], unit="evaluation" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
+        ),
+        stopped=findings["curve"]["scores"][0] is not None,
         parts=PARTS,
         rows=[key for key in TITLES if all(key in part for part in findings["metrics"].values())],
     )
@@ -80,6 +84,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
         keys=keys,
         forests=[(TITLES[key], plots.plot_forest(f"forest-{key}", TITLES[key], _estimates(fine, key))) for key in keys],
         sizes=[(m, plots.plot_sizes(**m["cardinality"], name=f"sizes-{i}")) for i, m in enumerate(fine)],
+        scores=[(m, plots.plot_scores(m["scores"], name=f"scores-{i}")) for i, m in enumerate(fine)],
         indices=[row["index"] for row in indices],
         left_out=len(comparison["labels"]) - len(indices),
         rows=[key for key in TITLES if any(key in m["metrics"] for m in fine)],

@@ -44,12 +44,10 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
     rows = 0
     try:
         said: dict[str, Any] = json.loads(content)
-        if kind is COMPARISON:
-            page = render_comparison(said)
-        else:
-            said["worst"] = said["worst"] if with_rows else None
-            rows = len(said["worst"] or ())
-            page = render_run(said)
+        excerpts = "hard" if kind is COMPARISON else "worst"
+        said[excerpts] = said[excerpts] if with_rows else None
+        rows = len(said[excerpts] or ())
+        page = render_comparison(said) if kind is COMPARISON else render_run(said)
     except (
         ValueError,
         TypeError,
