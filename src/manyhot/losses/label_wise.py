@@ -64,8 +64,8 @@ def two_sided(
     """Compute t positive(s) + (1 - t) negative(s) of each cell, also where one of the two is infinite."""
     s, t = batch.logits, batch.targets
     pos_share, neg_share = pos_weight * t, neg_weight * (1 - t)
-    # Care for what is infinite takes half to two thirds of the time, and one sum says that nothing is (one that
-    # overflows only asks for the care): benchmarks/cpu.py.
+    # Care for what is infinite is several passes over random masks, and one sum says that nothing is. A sum that
+    # overflows only asks for the care.
     if values_readable(s) and math.isfinite(s.detach().sum().item()):
         return pos_share * positive(s) + neg_share * negative(s)
     return _share(pos_share, _to_the_ends(positive, s)) + _share(neg_share, _to_the_ends(negative, s))
