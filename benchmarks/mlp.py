@@ -26,7 +26,7 @@ from manyhot.toolkit.examples import Examples
 from manyhot.toolkit.features import Features
 from manyhot.toolkit.model import Unsaved, unheard
 from manyhot.toolkit.models import mlp
-from manyhot.toolkit.models.mlp import MlpLearner
+from manyhot.toolkit.models.mlp import plan_mlp
 from manyhot.toolkit.objectives import LOSSES
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
@@ -73,9 +73,7 @@ def judge(examples: Examples, options: dict[str, Any]) -> float:
         fitted = Features.fit(inner)
         X, targets = fitted.transform(inner), inner.targets.toarray()
         cardinality = cardinality_range(targets)
-        learner = MlpLearner.planned(
-            X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], score=score_by(cardinality)
-        )
+        learner = plan_mlp(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], score=score_by(cardinality))
         held = fit_folds(make_folds(X, targets, seed=0)[:1], [None], learner=learner, C=None)
         tau, offset = choose_tau(held, cardinality)
         model = learner.fit(X, torch.from_numpy(targets), steps=Unsaved(), progress=unheard)

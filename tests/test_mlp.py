@@ -16,7 +16,7 @@ from manyhot.toolkit.data import InputError
 from manyhot.toolkit.model import Unsaved, device_of, unheard
 from manyhot.toolkit.models import mlp as module
 from manyhot.toolkit.models.linear import fit_linear
-from manyhot.toolkit.models.mlp import Mlp, MlpLearner
+from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.train import Listener, train
 from tiny_texts import texts_and_sets
 
@@ -109,7 +109,7 @@ def test_what_is_drawn_has_the_same_size_whatever_the_length_of_a_row(layout, sc
 
 def fitted(X, targets, seed=0, steps=None):
     score = score_by(cardinality_range(targets))
-    learner = MlpLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=zlpr, score=score, seed=seed)
+    learner = plan_mlp(X.shape[0], X.shape[1], targets.shape[1], loss=zlpr, score=score, seed=seed)
     return learner.fit(X, torch.from_numpy(targets), steps=steps or Unsaved(), progress=unheard)
 
 
@@ -154,7 +154,7 @@ def test_arrays_of_another_shape_are_refused(wrong):
 
 
 def test_the_plan_says_what_it_takes_and_refuses_what_does_not_fit():
-    learner = MlpLearner.planned(1000, 50_000, 100, loss=zlpr, score=hits, free=10**12)
+    learner = plan_mlp(1000, 50_000, 100, loss=zlpr, score=hits, free=10**12)
     parameters = 50_000 * 512 + 512 + 512 * 100 + 100
     assert learner.memory.parameters == parameters
     assert 4 * 4 * parameters <= learner.memory.bytes <= 8 * 4 * parameters
@@ -162,7 +162,7 @@ def test_the_plan_says_what_it_takes_and_refuses_what_does_not_fit():
         f"{parameters:,} weights, 512 hidden units, AdamW in mini-batches on CPU, about "
     )
     with pytest.raises(InputError, match=r"50,000 features x 512 hidden units x 100 labels and 1\.0 GB are free; use "):
-        MlpLearner.planned(10**7, 50_000, 100, loss=zlpr, score=hits, free=10**9)
+        plan_mlp(10**7, 50_000, 100, loss=zlpr, score=hits, free=10**9)
 
 
 # In a run

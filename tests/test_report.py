@@ -292,6 +292,8 @@ def test_the_last_fit_is_drawn_with_what_stopped_it(findings):
         "chosen": {name: value for name, value in findings["chosen"].items() if name != "solver"},
         "curve": {"losses": [3.0, 2.0, 1.0, 2.5, 1.5], "scores": [0.5, 0.8, 0.7, None, None]},
     }
+    few = stopped | {"curve": {"losses": [2.5, 1.5], "scores": [None, None]}}
+    assert "The loss of all rows in each epoch." in text_of(render_run(few))
     said = text_of(render_run(stopped))
     assert "First nine tenths of the rows were learned" in said
     assert (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manyhot.split import stratified_split
 from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import Arrays, Loss, Progress, Score, Steps, tensors
+from manyhot.toolkit.model import Arrays, Loss, Memory, Model, Progress, Score, Steps, tensors
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 # One row in so many is held out to say when to stop. With fewer rows than this none can be spared: a fixed number of
@@ -24,7 +24,7 @@ FEW_ROWS = 20
 FEW_EPOCHS = 30
 
 
-class Net(Protocol):
+class Net(Model, Protocol):
     """What is fitted by mini-batches."""
 
     def parameters(self) -> dict[str, Tensor]:
@@ -33,10 +33,6 @@ class Net(Protocol):
 
     def forward(self, X: DesignMatrix, random: torch.Generator) -> Tensor:
         """Return the logits of a mini-batch in training; `random` is what dropout draws from."""
-        ...
-
-    def logits(self, X: DesignMatrix) -> np.ndarray:
-        """Return (rows, labels) float32, as in prediction."""
         ...
 
 
@@ -62,6 +58,65 @@ class Schedule:
     factor: Callable[[float], float] = lambda share: 1.0
     weight_decay: float = 0.0
     patience: int = 0
+
+
+@dataclass(frozen=True)
+class NetLearner:
+    """How networks of one kind are fitted. They have no penalty: early stopping is in its place.
+
+    Attributes:
+        start: (X, labels) to the network that a fit starts from, the same every time.
+        restore: from what its `arrays` returned.
+    """
+
+    loss: Loss
+    score: Score
+    memory: Memory
+    schedule: Schedule
+    seed: int
+    device: str
+    start: Callable[[DesignMatrix, int], Net]
+    restore: Callable[[Arrays], Model]
+    penalised = False
+    warm = False
+
+    @property
+    def info(self) -> dict[str, str]:
+        """The device."""
+        return {"device": self.device}
+
+    def fit(
+        self,
+        X: DesignMatrix,
+        targets: Tensor,
+        *,
+        C: float | None = None,
+        start: Model | None = None,
+        rough: bool = False,
+        groups: np.ndarray | None = None,
+        steps: Steps,
+        progress: Progress,
+    ) -> Model:
+        """Fit on rows X and targets; folds are fitted by the same rule as all rows."""
+        return fit_stopped_early(
+            lambda: self.start(X, targets.shape[1]),
+            X,
+            targets.to(self.device),
+            loss=self.loss,
+            score=self.score,
+            schedule=self.schedule,
+            seed=self.seed,
+            groups=groups,
+            steps=steps,
+            progress=progress,
+        )
+
+    def mean(self, models: list[Model]) -> None:
+        """Return nothing: the mean of networks is no network of use."""
+
+    def model(self, arrays: Arrays) -> Model:
+        """Restore what `arrays` of the network returned."""
+        return self.restore(arrays)
 
 
 def fit_stopped_early(

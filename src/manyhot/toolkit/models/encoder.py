@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manyhot.toolkit.model import Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
-from manyhot.toolkit.models.adamw import HELD, Schedule, fit_stopped_early
+from manyhot.toolkit.features import DesignMatrix
+from manyhot.toolkit.model import Arrays, Loss, Memory, Score, free_memory, tensors
+from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
 from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled
 
 WARM_UP = 0.1
@@ -82,93 +83,49 @@ class FineTuned:
         return cls(network, config, *(tensor.to(device) for tensor in head.values()))
 
 
-@dataclass(frozen=True)
-class EncoderLearner:
-    """How an encoder is fine-tuned. It has no penalty: early stopping is in its place."""
+def plan_encoder(
+    rows: int,
+    labels: int,
+    *,
+    encoder: Encoder,
+    loss: Loss,
+    score: Score,
+    seed: int = 0,
+    device: str = "cpu",
+    free: int | None = None,
+) -> NetLearner:
+    """Say how an encoder is fine-tuned, on token ids, and count what that takes.
 
-    loss: Loss
-    score: Score
-    memory: Memory
-    encoder: Encoder
-    seed: int
-    device: str
-    penalised = False
-    warm = False
+    Raises:
+        InputError: more than is free.
+    """
+    parameters = sum(p.numel() for p in encoder.network.parameters()) + (encoder.width + 1) * labels
+    config, length = encoder.config, encoder.tokens.limit
+    # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
+    layer = 2 * SCHEDULE.batch * length * (34 * encoder.width + 5 * config.get("num_attention_heads", 12) * length)
+    needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + 4 * rows // HELD * labels * 3
+    memory = Memory(
+        f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
+        parameters,
+        needed,
+        free_memory(device) if free is None else free,
+    )
+    memory.check(f"{encoder.name} and texts of {length} tokens", "leave fine_tune out")
 
-    @classmethod
-    def planned(
-        cls,
-        rows: int,
-        labels: int,
-        *,
-        encoder: Encoder,
-        loss: Loss,
-        score: Score,
-        seed: int = 0,
-        device: str = "cpu",
-        free: int | None = None,
-    ) -> "EncoderLearner":
-        """Count what fitting takes.
-
-        Raises:
-            InputError: more than is free.
-        """
-        parameters = sum(p.numel() for p in encoder.network.parameters()) + (encoder.width + 1) * labels
-        config, length = encoder.config, encoder.tokens.limit
-        # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
-        layer = 2 * SCHEDULE.batch * length * (34 * encoder.width + 5 * config.get("num_attention_heads", 12) * length)
-        needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + 4 * rows // HELD * labels * 3
-        memory = Memory(
-            f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
-            parameters,
-            needed,
-            free_memory(device) if free is None else free,
-        )
-        memory.check(f"{encoder.name} and texts of {length} tokens", "leave fine_tune out")
-        return cls(loss, score, memory, encoder, seed, device)
-
-    @property
-    def info(self) -> dict[str, str]:
-        """The device."""
-        return {"device": self.device}
-
-    def fit(
-        self,
-        X: np.ndarray,
-        targets: Tensor,
-        *,
-        C: float | None = None,
-        start: Model | None = None,
-        rough: bool = False,
-        groups: np.ndarray | None = None,
-        steps: Steps,
-        progress: Progress,
-    ) -> FineTuned:
-        """Fit on token ids and targets; folds are fitted by the same rule as all rows."""
-        return fit_stopped_early(
-            lambda: self._start(targets.shape[1]),
-            X,
-            targets.to(self.device),
-            loss=self.loss,
-            score=self.score,
-            schedule=SCHEDULE,
-            seed=self.seed,
-            groups=groups,
-            steps=steps,
-            progress=progress,
-        )
-
-    def _start(self, labels: int) -> FineTuned:
-        random = torch.Generator().manual_seed(self.seed)
+    def start(X: DesignMatrix, labels: int) -> FineTuned:
+        random = torch.Generator().manual_seed(seed)
         # As BERT's own layers are drawn.
-        weight = torch.randn(self.encoder.width, labels, generator=random) * 0.02
-        head = [tensor.to(self.device).requires_grad_() for tensor in (weight, torch.zeros(labels))]
-        network = copy.deepcopy(self.encoder.network).to(self.device)
-        return FineTuned(network, self.encoder.config, *head)
+        weight = torch.randn(encoder.width, labels, generator=random) * 0.02
+        head = [tensor.to(device).requires_grad_() for tensor in (weight, torch.zeros(labels))]
+        return FineTuned(copy.deepcopy(encoder.network).to(device), config, *head)
 
-    def mean(self, models: list[Model]) -> None:
-        """Return nothing: the mean of networks is no network of use."""
-
-    def model(self, arrays: Arrays) -> FineTuned:
-        """Restore what :meth:`FineTuned.arrays` returned."""
-        return FineTuned.restored(self.encoder.config, arrays, arrays["bias"].size, self.device)
+    return NetLearner(
+        loss,
+        score,
+        memory,
+        SCHEDULE,
+        seed,
+        device,
+        start=start,
+        restore=lambda arrays: FineTuned.restored(config, arrays, labels, device),
+    )

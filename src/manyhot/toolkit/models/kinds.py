@@ -4,9 +4,9 @@ from typing import Any
 
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.model import Arrays, Learner, Loss, Model, Score, device_of
-from manyhot.toolkit.models.encoder import EncoderLearner, FineTuned
+from manyhot.toolkit.models.encoder import FineTuned, plan_encoder
 from manyhot.toolkit.models.linear import Linear, LinearLearner
-from manyhot.toolkit.models.mlp import Mlp, MlpLearner
+from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.pretrained import Encoder
 
 
@@ -23,8 +23,8 @@ def learner_for(
         return LinearLearner.planned(rows, features, labels, max_iter=config.max_iter, **options)
     options |= {"score": score, "device": device_of(config.device)}
     if encoder is not None:
-        return EncoderLearner.planned(rows, labels, encoder=encoder, **options)
-    return MlpLearner.planned(rows, features, labels, **options)
+        return plan_encoder(rows, labels, encoder=encoder, **options)
+    return plan_mlp(rows, features, labels, **options)
 
 
 def read_encoder(config: Config) -> Encoder | None:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import BLOCK, Arrays, Loss, Memory, Model, Progress, Score, Steps, free_memory, tensors
-from manyhot.toolkit.models.adamw import HELD, Schedule, fit_stopped_early
+from manyhot.toolkit.model import BLOCK, Arrays, Loss, Memory, Score, free_memory, tensors
+from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
 from manyhot.toolkit.models.linear import mean_squared_length
 
 # benchmarks/mlp.py compared these with others on training rows: none is better by more than a quarter of a point of
@@ -114,83 +114,39 @@ class Mlp:
         return cls(**tensors({name: arrays[name] for name in names}))
 
 
-@dataclass(frozen=True)
-class MlpLearner:
-    """How models with a hidden layer are fitted. They have no penalty: dropout and early stopping are in its place."""
+def plan_mlp(
+    rows: int,
+    features: int,
+    labels: int,
+    *,
+    loss: Loss,
+    score: Score,
+    seed: int = 0,
+    device: str = "cpu",
+    free: int | None = None,
+) -> NetLearner:
+    """Say how models with a hidden layer are fitted, and count what that takes.
 
-    loss: Loss
-    score: Score
-    memory: Memory
-    shape: tuple[int, int]
-    seed: int
-    device: str
-    penalised = False
-    warm = False
-
-    @classmethod
-    def planned(
-        cls,
-        rows: int,
-        features: int,
-        labels: int,
-        *,
-        loss: Loss,
-        score: Score,
-        seed: int = 0,
-        device: str = "cpu",
-        free: int | None = None,
-    ) -> "MlpLearner":
-        """Count what fitting takes.
-
-        Raises:
-            InputError: more than is free.
-        """
-        parameters = (features + 1) * HIDDEN + (HIDDEN + 1) * labels
-        batch = SCHEDULE.batch * (labels * LOGITS_TENSORS + 4 * HIDDEN)
-        needed = 4 * (parameters * VECTORS + batch + rows // HELD * labels * 3)
-        memory = Memory(
-            f"{HIDDEN} hidden units, AdamW in mini-batches on {device.upper()}",
-            parameters,
-            needed,
-            free_memory(device) if free is None else free,
-        )
-        memory.check(f"{features:,} features x {HIDDEN} hidden units x {labels:,} labels", "use --model linear")
-        return cls(loss, score, memory, (features, labels), seed, device)
-
-    @property
-    def info(self) -> dict[str, str]:
-        """The device."""
-        return {"device": self.device}
-
-    def fit(
-        self,
-        X: DesignMatrix,
-        targets: Tensor,
-        *,
-        C: float | None = None,
-        start: Model | None = None,
-        rough: bool = False,
-        groups: np.ndarray | None = None,
-        steps: Steps,
-        progress: Progress,
-    ) -> Mlp:
-        """Fit on rows X and targets; folds are fitted by the same rule as all rows."""
-        return fit_stopped_early(
-            lambda: Mlp.drawn(X, targets.shape[1], seed=self.seed, device=self.device),
-            X,
-            targets.to(self.device),
-            loss=self.loss,
-            score=self.score,
-            schedule=SCHEDULE,
-            seed=self.seed,
-            groups=groups,
-            steps=steps,
-            progress=progress,
-        )
-
-    def mean(self, models: list[Model]) -> None:
-        """Return nothing: the mean of networks is no network of use."""
-
-    def model(self, arrays: Arrays) -> Mlp:
-        """Restore what :meth:`Mlp.arrays` returned."""
-        return Mlp.restored(arrays, *self.shape)
+    Raises:
+        InputError: more than is free.
+    """
+    parameters = (features + 1) * HIDDEN + (HIDDEN + 1) * labels
+    batch = SCHEDULE.batch * (labels * LOGITS_TENSORS + 4 * HIDDEN)
+    needed = 4 * (parameters * VECTORS + batch + rows // HELD * labels * 3)
+    memory = Memory(
+        f"{HIDDEN} hidden units, AdamW in mini-batches on {device.upper()}",
+        parameters,
+        needed,
+        free_memory(device) if free is None else free,
+    )
+    memory.check(f"{features:,} features x {HIDDEN} hidden units x {labels:,} labels", "use --model linear")
+    return NetLearner(
+        loss,
+        score,
+        memory,
+        SCHEDULE,
+        seed,
+        device,
+        start=lambda X, labels: Mlp.drawn(X, labels, seed=seed, device=device),
+        restore=lambda arrays: Mlp.restored(arrays, features, labels),
+    )

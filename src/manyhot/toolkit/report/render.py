@@ -35,6 +35,7 @@ def render_run(findings: dict[str, Any]) -> str:
     multiclass = findings["task"] == "multiclass"
     labels = shown_labels(findings["labels"])
     steps = findings["steps"]
+    unit = "evaluation" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
     return _page(
         "run.html",
         f=findings,
@@ -56,9 +57,8 @@ def render_run(findings: dict[str, Any]) -> str:
         sizes=None if multiclass else plots.plot_sizes(**findings["sizes"]),
         scores=plots.plot_scores(findings["scores"]),
         steps=plots.plot_steps(steps) if len(steps) > 1 and steps[0]["C"] is not None else None,
-        curve=plots.plot_curve(
-            **findings["curve"], unit="evaluation" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
-        ),
+        curve=plots.plot_curve(**findings["curve"], unit=unit),
+        unit=unit,
         stopped=findings["curve"]["scores"][0] is not None,
         parts=PARTS,
         rows=[key for key in TITLES if all(key in part for part in findings["metrics"].values())],
