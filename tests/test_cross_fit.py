@@ -149,8 +149,11 @@ def test_tau_and_offset_have_the_best_score_of_all_that_are_tried(cardinality, s
     def score(tau, offset):
         shifted = logits - np.float32(tau) * prior + np.float32(offset)
         preds = decide(shifted, min_labels=limits.min_labels, max_labels=limits.max_labels)
-        metrics: Any = multilabel_metrics(preds, targets, shifted)
-        return (metrics["micro_f1"] + metrics["macro_f1"]) / 2
+        # By hand: multilabel_metrics ranks labels too, which takes most of the time of hundreds of candidates.
+        hits, sizes = (preds.astype(bool) & targets).sum(0), preds.sum(0) + targets.sum(0)
+        return (
+            2 * hits.sum() / sizes.sum() + np.mean([2 * h / n if n else 0.0 for h, n in zip(hits, sizes, strict=True)])
+        ) / 2
 
     tau, offset = choose_tau(Held(logits, prior, targets), limits)
     assert tau in module.TAUS
