@@ -7,7 +7,7 @@
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
-# make quality    `manyhot compare` and what others use on every multi-label set, 2 hours at most; continues where it was left
+# make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make kill-test  a hundred trainings killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower

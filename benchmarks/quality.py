@@ -1,6 +1,6 @@
 """Run `manyhot compare` and what others use on every multi-label set, and rank them.
 
-    make quality         (at most 2 hours on 2 idle cores; what is in the results already is not run again)
+    make quality         (stops after 2 hours, and the next call goes on; what is in the results is not run again)
 
     --only NAME,...      these sets alone        --again NAME    forget what is known of a set, and run it anew
     --minutes N          stop after so many minutes in place of 120; the same command goes on later

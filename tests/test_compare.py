@@ -243,6 +243,8 @@ def test_where_all_fail_the_rows_say_so(monkeypatch):
     result = compared("d.csv --losses bce")
     assert result["methods"][0]["error"]
     assert result["best"]["micro_f1"] == {"ours": None, "rival": None}
+    assert result["hard"] is None
+    assert not any("never predicted" in warning["text"] for warning in result["warnings"])
 
 
 def test_labels_that_training_did_not_know_count_as_missed():

@@ -1,6 +1,7 @@
 """What a report says, compared with small computations by hand that share no code with it."""
 
 import json
+import math
 from collections import Counter
 from itertools import combinations
 
@@ -18,6 +19,7 @@ from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.evaluate import Aligned
 from manyhot.toolkit.examples import Examples
+from manyhot.toolkit.model import Curve
 from manyhot.toolkit.predict import read_for
 from manyhot.toolkit.train import train
 
@@ -160,6 +162,20 @@ def test_the_curve_ends_at_the_objective_of_the_model(trained, tmp_path):
     assert curve["losses"][-1] == pytest.approx(objective, rel=1e-4)
     assert curve["losses"][0] > curve["losses"][-1]
     assert curve["scores"] == [None] * len(curve["losses"])
+
+
+def test_a_step_whose_loss_is_infinite_is_a_gap_in_the_curve(trained, tmp_path, monkeypatch):
+    original, calls = Curve.progress, []
+
+    def progress(self, step, of, loss, score):
+        calls.append(loss)
+        original(self, step, of, math.inf if len(calls) == 2 else loss, score)
+
+    monkeypatch.setattr(Curve, "progress", progress)
+    train(Config(data=str(trained[0] / "d.jsonl"), C=2.0, out=str(tmp_path / "run")))
+    losses = json.loads((tmp_path / "run" / "findings.json").read_bytes())["curve"]["losses"]
+    assert losses == [calls[0], None, *calls[2:]]
+    assert f"The loss goes from {calls[0]:.4f} to {calls[-1]:.4f} in" in (tmp_path / "run/report.html").read_text()
 
 
 def test_warnings_say_what_is_wrong_with_the_data(trained):

@@ -29,7 +29,7 @@ from manyhot.toolkit.data import InputError
 from manyhot.toolkit.evaluate import align
 from manyhot.toolkit.examples import Examples, drop_unlabelled
 from manyhot.toolkit.features import Features
-from manyhot.toolkit.findings import of_labels, score_histogram, warnings_of
+from manyhot.toolkit.findings import of_labels, warnings_of
 from manyhot.toolkit.hard_rows import hard_rows
 from manyhot.toolkit.inputs import Training, read
 from manyhot.toolkit.methods import DEFAULT, METHODS, Comparison, Method
@@ -277,7 +277,7 @@ class Trials:
             "labels": [*self.training.train.label_names, *unknown],
             "train_counts": [*map(int, train_counts), *[0] * len(unknown)],
             "test_counts": truth.sum(0).tolist(),
-            "methods": [self._row(method, measured.methods.get(method.name, {}), decided) for method in self.methods],
+            "methods": [self._row(method, measured.methods.get(method.name, {})) for method in self.methods],
             "default": DEFAULT,
             "best": measured.best,
             "warnings": self._warnings(preds, train_counts),
@@ -287,15 +287,17 @@ class Trials:
         }
 
     def _warnings(self, preds: list[np.ndarray], train_counts: np.ndarray) -> list[dict[str, Any]]:
-        """Say what a reader should know of the data; a label is predicted where any method predicts it."""
-        given, known = sp.csr_array(self.aligned.known.shape, dtype=bool), sp.csr_array(self.aligned.known)
-        for decided in preds:
-            given = given + sp.csr_array(decided)
+        """Say what a reader should know of the data; a label is predicted where any method predicts it.
+
+        Where all methods failed, that labels are not predicted is no fault of the data.
+        """
+        known = sp.csr_array(self.aligned.known)
+        given = sum((sp.csr_array(decided) for decided in preds[1:]), sp.csr_array(preds[0])) if preds else known
         labels = of_labels(given, known, given.multiply(known), self.training.train.label_names, train_counts)
         part = "test" if self.parts is None else "cross_fitted"
         return warnings_of(self.training.train, part, self.measured, self.aligned, labels)
 
-    def _row(self, method: Method, numbers: dict[str, Any], decided: dict[str, list[Decided]]) -> dict[str, Any]:
+    def _row(self, method: Method, numbers: dict[str, Any]) -> dict[str, Any]:
         """Return a method's part of compare.json; of one that failed, the reason and nothing else."""
         row = {
             "name": method.name,
@@ -316,7 +318,6 @@ class Trials:
             row
             | numbers
             | {
-                "scores": score_histogram(decided[method.name][0].logits, self.aligned.known),
                 "by_seed": [{"seed": s} | part for s, part in zip(self.seeds, numbers["by_seed"], strict=True)],
                 "chosen": [{"seed": run["seed"], "fold": run["fold"]} | run["trial"].chosen for run in runs],
                 "seconds": {

@@ -8,6 +8,7 @@ import numpy as np
 from manyhot.metrics import multilabel_metrics
 from manyhot.toolkit.bootstrap import METRICS, Counts, interval, resampled
 from manyhot.toolkit.evaluate import Aligned, with_unknown
+from manyhot.toolkit.findings import score_histogram
 
 
 class Decided(NamedTuple):
@@ -85,6 +86,7 @@ def standings(
                 "predicted": np.bincount(methods[name][0].preds.sum(1)).tolist(),
                 "true": np.bincount(aligned.known.sum(1) + aligned.unknown.sum(1)).tolist(),
             },
+            "scores": score_histogram(methods[name][0].logits, aligned.known),
             "by_seed": [{metric: part[metric] for metric in METRICS} for part in measured[name]],
         }
     return Standings(numbers, leading)

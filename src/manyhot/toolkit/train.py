@@ -1,5 +1,6 @@
 """Training from a file to a run folder: read, choose by held-out rows, fit on all rows, measure, write."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -160,7 +161,11 @@ def findings_of(
         "cardinality": list(run.cardinality),
         "metrics": metrics,
         "steps": [asdict(step) for step in fitted.steps],
-        "curve": {"losses": fitted.curve.losses, "scores": fitted.curve.scores},
+        # A line search may try a point where the loss is infinite, which JSON has no number for.
+        "curve": {
+            "losses": [loss if math.isfinite(loss) else None for loss in fitted.curve.losses],
+            "scores": fitted.curve.scores,
+        },
         **find(run, judged, training.train, with_rows=not config.no_rows),
         "config": config.to_toml(),
         "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},

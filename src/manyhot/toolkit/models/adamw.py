@@ -65,7 +65,7 @@ class NetLearner:
     """How networks of one kind are fitted. They have no penalty: early stopping is in its place.
 
     Attributes:
-        start: (X, labels) to the network that a fit starts from, the same every time.
+        draw: (X, labels) to the network that a fit starts from, the same every time.
         restore: from what its `arrays` returned.
     """
 
@@ -75,7 +75,7 @@ class NetLearner:
     schedule: Schedule
     seed: int
     device: str
-    start: Callable[[DesignMatrix, int], Net]
+    draw: Callable[[DesignMatrix, int], Net]
     restore: Callable[[Arrays], Model]
     penalised = False
     warm = False
@@ -99,7 +99,7 @@ class NetLearner:
     ) -> Model:
         """Fit on rows X and targets; folds are fitted by the same rule as all rows."""
         return fit_stopped_early(
-            lambda: self.start(X, targets.shape[1]),
+            lambda: self.draw(X, targets.shape[1]),
             X,
             targets.to(self.device),
             loss=self.loss,

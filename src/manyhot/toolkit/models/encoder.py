@@ -112,7 +112,7 @@ def plan_encoder(
     )
     memory.check(f"{encoder.name} and texts of {length} tokens", "leave fine_tune out")
 
-    def start(X: DesignMatrix, labels: int) -> FineTuned:
+    def draw(X: DesignMatrix, labels: int) -> FineTuned:
         random = torch.Generator().manual_seed(seed)
         # As BERT's own layers are drawn.
         weight = torch.randn(encoder.width, labels, generator=random) * 0.02
@@ -126,6 +126,6 @@ def plan_encoder(
         SCHEDULE,
         seed,
         device,
-        start=start,
+        draw=draw,
         restore=lambda arrays: FineTuned.restored(config, arrays, labels, device),
     )

@@ -147,6 +147,6 @@ def plan_mlp(
         SCHEDULE,
         seed,
         device,
-        start=lambda X, labels: Mlp.drawn(X, labels, seed=seed, device=device),
+        draw=lambda X, labels: Mlp.drawn(X, labels, seed=seed, device=device),
         restore=lambda arrays: Mlp.restored(arrays, features, labels),
     )

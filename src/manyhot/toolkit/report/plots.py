@@ -183,13 +183,15 @@ def plot_steps(steps: list[dict[str, Any]]) -> Markup:
     return drawn("steps", "What was tried", f"{said}.", draw, place=TWO_SCALES)
 
 
-def plot_curve(losses: list[float], scores: list[float | None], *, unit: str) -> Markup:
+def plot_curve(losses: list[float | None], scores: list[float | None], *, unit: str) -> Markup:
     """Draw the loss of each step of training, and the score of rows held out where they say when to stop.
 
-    There, all rows are fitted after that, from the beginning and for as many steps as were best.
+    There, all rows are fitted after that, from the beginning and for as many steps as were best. A loss of None, which
+    was not finite, is a gap.
     """
     held = [score for score in scores if score is not None]
-    first, second = losses[: len(held)], losses[len(held) :]
+    first, second = np.split(np.array(losses, dtype=float), [len(held)])
+    finite = second[np.isfinite(second)]
 
     def draw(axes: Axes) -> None:
         axes.plot(range(1, len(second) + 1), second, color=FIRST, linewidth=1.5)
@@ -205,7 +207,9 @@ def plot_curve(losses: list[float], scores: list[float | None], *, unit: str) ->
             right.grid(visible=False)
             right.spines["right"].set_visible(True)
 
-    said = f"The loss goes from {second[0]:.4f} to {second[-1]:.4f} in {len(second)} {unit}s"
+    said = "No loss is finite"
+    if finite.size:
+        said = f"The loss goes from {finite[0]:.4f} to {finite[-1]:.4f} in {len(second)} {unit}s"
     if held:
         said += f"; the score of rows held out is best at {max(held):.1%}, and {held[-1]:.1%} after {len(held)}"
     return drawn("curve", "The last fit", f"{said}.", draw, place=TWO_SCALES if held else PLACE)
