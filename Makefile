@@ -51,11 +51,11 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q -n 0 tests/test_imports.py
 
 stream-test: $(STAMP)
-	$(BIN)/python -m pytest -n 0 -s -m stream tests/test_stream.py
+	$(BIN)/python -m pytest -n 0 -s -m stream tests/toolkit/runs/test_stream.py
 
 # Reports, opened by chromium; playwright brings no browser of its own here.
 browser: $(STAMP)
-	$(BIN)/python -m pytest -n 0 -m browser tests/test_browser.py
+	$(BIN)/python -m pytest -n 0 -m browser tests/toolkit/report/test_browser.py
 
 # What the pages need is installed once, by the names in pyproject.toml: the project itself is there already.
 DOCS_STAMP := .venv/set-up-docs
@@ -101,7 +101,7 @@ KERNEL_TESTS := test_native test_symmetric test_subset test_index_targets test_l
 
 # A hundred kills of trainings, each at a random moment; about 150 starts of the command.
 kill-test: $(STAMP)
-	$(BIN)/python -m pytest -m kill tests/test_checkpoint.py
+	$(BIN)/python -m pytest -m kill tests/toolkit/disk/test_checkpoint.py
 
 wheel: $(STAMP)
 	rm -rf dist && $(BIN)/python -m build --no-isolation --outdir dist .

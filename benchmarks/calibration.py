@@ -20,8 +20,8 @@ from defaults import ROOT, training_sets
 from manyhot import Calibration, calibration, calibration_metrics, fit_calibration
 from manyhot.labels import cardinality_range, label_counts
 from manyhot.split import stratified_split
-from manyhot.toolkit.cross_fit import choose, choose_tau, make_folds
-from manyhot.toolkit.features import Features
+from manyhot.toolkit.choose.cross_fit import choose, choose_tau, make_folds
+from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.objectives import loss_of
 

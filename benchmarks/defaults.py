@@ -5,7 +5,7 @@
 
 Each training file is cut once more: three quarters play the training rows, and everything `manyhot train` chooses is
 chosen inside them; one quarter judges, by the mean of micro- and macro-F1. What wins on the mean over the sets is the
-default. tests/test_defaults.py compares benchmarks/results/defaults.json with the code.
+default. tests/toolkit/choose/test_defaults.py compares benchmarks/results/defaults.json with the code.
 """
 
 import argparse
@@ -25,10 +25,8 @@ import torch
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange, cardinality_range
 from manyhot.split import stratified_split
-from manyhot.toolkit import cross_fit, features
-from manyhot.toolkit.columns import Columns
-from manyhot.toolkit.config import Config
-from manyhot.toolkit.cross_fit import (
+from manyhot.toolkit.choose import cross_fit
+from manyhot.toolkit.choose.cross_fit import (
     Held,
     Rule,
     choose_tau,
@@ -39,13 +37,17 @@ from manyhot.toolkit.cross_fit import (
     penalty,
     prior_logits,
 )
-from manyhot.toolkit.examples import Examples, examples_from_frame
-from manyhot.toolkit.features import Features
-from manyhot.toolkit.inputs import read
-from manyhot.toolkit.model import Model, Unsaved, unheard
+from manyhot.toolkit.choose.thresholds import choose_threshold
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.fits import Unsaved
+from manyhot.toolkit.models import features
+from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
+from manyhot.toolkit.models.model import Model, unheard
 from manyhot.toolkit.objectives import LOSSES
-from manyhot.toolkit.thresholds import choose_threshold
+from manyhot.toolkit.read.columns import Columns
+from manyhot.toolkit.read.examples import Examples, examples_from_frame
+from manyhot.toolkit.read.inputs import read
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 

@@ -21,13 +21,14 @@ import torch
 from defaults import decided, rows_of, table_of, training_sets
 from manyhot.labels import cardinality_range
 from manyhot.split import stratified_split
-from manyhot.toolkit.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, prior_logits, score_by
-from manyhot.toolkit.examples import Examples
-from manyhot.toolkit.features import Features
-from manyhot.toolkit.model import Unsaved, unheard
+from manyhot.toolkit.choose.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, prior_logits, score_by
+from manyhot.toolkit.disk.fits import Unsaved
 from manyhot.toolkit.models import mlp
+from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.mlp import plan_mlp
+from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.read.examples import Examples
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 

@@ -33,10 +33,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 import manyhot
-from manyhot.toolkit import model as linear_model
-from manyhot.toolkit.examples import Examples
-from manyhot.toolkit.features import DesignMatrix, Features
+from manyhot.toolkit.models import model as linear_model
+from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.linear import Linear, fit_linear, mean_squared_length
+from manyhot.toolkit.read.examples import Examples
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MANYHOT_DATA", ROOT.parent / "shared" / "data"))

@@ -9,9 +9,9 @@ that nothing is chosen by.
 import argparse
 
 import manyhot
-from manyhot.toolkit.evaluate import align
-from manyhot.toolkit.examples import drop_unlabelled
-from manyhot.toolkit.predict import read_for
+from manyhot.toolkit.read.examples import drop_unlabelled
+from manyhot.toolkit.runs.evaluate import align
+from manyhot.toolkit.runs.predict import read_for
 
 
 def main() -> None:

@@ -28,10 +28,10 @@ from sklearn.svm import LinearSVC
 
 from manyhot import label_counts, multilabel_metrics, stratified_split
 from manyhot.toolkit.config import Config, make_config
-from manyhot.toolkit.evaluate import align
-from manyhot.toolkit.examples import Examples, drop_unlabelled
-from manyhot.toolkit.features import DesignMatrix, Features
-from manyhot.toolkit.inputs import read
+from manyhot.toolkit.models.features import DesignMatrix, Features
+from manyhot.toolkit.read.examples import Examples, drop_unlabelled
+from manyhot.toolkit.read.inputs import read
+from manyhot.toolkit.runs.evaluate import align
 
 FOLDS = 3  # of manyhot compare, where a set has no test rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from manyhot.toolkit.cli import app
+from manyhot.toolkit.cli.main import app
 
 
 def call(command, code=0):

@@ -158,7 +158,7 @@ def test_py_typed_is_shipped() -> None:
 
 def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
-    monkeypatch.delitem(sys.modules, "manyhot.toolkit.saved_run", raising=False)
+    monkeypatch.delitem(sys.modules, "manyhot.toolkit.runs.saved_run", raising=False)
     for name in [name for name in sys.modules if name.startswith("manyhot.toolkit.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(vars(manyhot), "load_run", raising=False)

@@ -19,7 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 import manyhot
-from manyhot.toolkit.cli import app
+from manyhot.toolkit.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

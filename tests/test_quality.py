@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 
 from manyhot import stratified_split
-from manyhot.toolkit.data import InputError
+from manyhot.toolkit.errors import InputError
 
 ranks: Any = pytest.importorskip("ranks", reason="no benchmarks/ beside these tests, as for an installed wheel")
 quality: Any = pytest.importorskip("quality")

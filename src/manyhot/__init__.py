@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from manyhot.split import stratified_split
     from manyhot.symmetric import inclusion_probabilities, log_elementary_symmetric
     from manyhot.targets import IndexTargets, smooth_labels
-    from manyhot.toolkit.predict import Run
-    from manyhot.toolkit.saved_run import load_run
+    from manyhot.toolkit.runs.predict import Run
+    from manyhot.toolkit.runs.saved_run import load_run
 
 __all__ = [
     "AsymmetricLoss",
@@ -163,8 +163,8 @@ _HOME = {
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
     "targets": ("IndexTargets", "smooth_labels"),
-    "toolkit.predict": ("Run",),
-    "toolkit.saved_run": ("load_run",),
+    "toolkit.runs.predict": ("Run",),
+    "toolkit.runs.saved_run": ("load_run",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from manyhot.toolkit.data import InputError
-from manyhot.toolkit.model import DEVICES
+from manyhot.toolkit.errors import InputError
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
 LOSSES = (
@@ -23,6 +22,7 @@ TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
 DECISIONS = ("f1", "cardinality")
 WITHOUT_PRIOR = ("ce", "multiway")
 MODELS = ("linear", "mlp", "encoder:DIR")
+DEVICES = ("auto", "cpu", "cuda")
 Auto = Literal["auto"]
 
 

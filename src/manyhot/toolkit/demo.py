@@ -9,14 +9,15 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.datasets import load_digits
 
-from manyhot.toolkit.columns import Columns
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.examples import Examples
-from manyhot.toolkit.features import Features
-from manyhot.toolkit.inputs import Training, describe
-from manyhot.toolkit.predict import Run
-from manyhot.toolkit.run_folder import RUN, check_free, free_path, provenance, write_folder
-from manyhot.toolkit.saved_run import run_files
+from manyhot.toolkit.disk.run_folder import RUN, check_free, free_path, provenance, write_folder
+from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.read.columns import Columns
+from manyhot.toolkit.read.examples import Examples
+from manyhot.toolkit.read.inputs import Training, describe
+from manyhot.toolkit.report.render import render_run
+from manyhot.toolkit.runs.predict import Run
+from manyhot.toolkit.runs.saved_run import run_files
 from manyhot.toolkit.train import Listener, findings_of, fit, plan
 
 ROWS, TEST_ROWS = 3000, 1500
@@ -66,7 +67,9 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
             measured = {"cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured, "test": metrics[name]}
             origin = provenance([], sums={}, seed=config.seed, seconds=time.monotonic() - started)
             findings = findings_of(config, training, fitted, on_test, measured, origin)
-            files = run_files(fitted.run, config, measured, fitted.steps, fitted.calibrated, origin, findings)
+            files = run_files(
+                fitted.run, config, measured, fitted.steps, fitted.calibrated, origin, findings, render_run(findings)
+            )
             write_folder(path, files, RUN)
     return Shown(draw(test, {name: run for name, run in runs.items() if name != "ZLPR, no prior"}), metrics, path)
 

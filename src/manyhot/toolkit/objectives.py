@@ -16,7 +16,9 @@ from manyhot.losses.multiway import multiway_loss
 from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
 from manyhot.losses.subset import subset_loss
 from manyhot.losses.zlpr import zlpr_loss
-from manyhot.toolkit.model import Loss
+
+# (logits, targets) to the sum over rows.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _bce(logits: Tensor, targets: Tensor) -> Tensor:

@@ -11,10 +11,8 @@ import numpy as np
 import torch
 
 from manyhot.labels import cardinality_range, label_counts
-from manyhot.toolkit.calibrate import Calibrated, calibrate
-from manyhot.toolkit.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
-from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
-from manyhot.toolkit.cross_fit import (
+from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
+from manyhot.toolkit.choose.cross_fit import (
     TRIED,
     Choice,
     Fold,
@@ -29,18 +27,22 @@ from manyhot.toolkit.cross_fit import (
     prior_logits,
     score_by,
 )
-from manyhot.toolkit.data import InputError, files_of
-from manyhot.toolkit.evaluate import Aligned, align
-from manyhot.toolkit.features import DesignMatrix, Features
-from manyhot.toolkit.findings import Judged, find
-from manyhot.toolkit.inputs import Training, read
-from manyhot.toolkit.model import Curve, Learner
+from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
+from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
+from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provenance, write_folder
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
+from manyhot.toolkit.models.model import Curve, Learner
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
-from manyhot.toolkit.predict import Measured, Run
-from manyhot.toolkit.run_folder import RUN, file_sha256, free_path, provenance, write_folder
-from manyhot.toolkit.saved_run import run_files
+from manyhot.toolkit.read.data import files_of
+from manyhot.toolkit.read.inputs import Training, read
+from manyhot.toolkit.report.findings import Judged, find
+from manyhot.toolkit.report.render import render_run
+from manyhot.toolkit.runs.evaluate import Aligned, align
+from manyhot.toolkit.runs.predict import Measured, Run
+from manyhot.toolkit.runs.saved_run import run_files
 
 SAMPLE = 16
 
@@ -123,7 +125,7 @@ def train(
         if not config.out and path.exists():  # something else took the name meanwhile
             path = free_path(config.data)
         findings = findings_of(config, training, fitted, measured, metrics, origin)
-        files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings)
+        files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings, render_run(findings))
         write_folder(path, files, RUN)
     return Trained(run, path, metrics, len(findings["worst"] or ()))
 

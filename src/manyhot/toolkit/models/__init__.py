@@ -1,1 +1,1 @@
-"""One kind of model a file, behind the seam in `model`; `kinds` knows them by name."""
+"""The seam in `model`, and one kind of model a file behind it; `kinds` knows them by name."""

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from manyhot.split import stratified_split
-from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import Arrays, Loss, Memory, Model, Progress, Score, Steps, tensors
+from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.models.features import DesignMatrix
+from manyhot.toolkit.models.model import Memory, Model, Progress, Score, tensors
+from manyhot.toolkit.objectives import Loss
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 # One row in so many is held out to say when to stop. With fewer rows than this none can be spared: a fixed number of

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import Arrays, Loss, Memory, Score, free_memory, tensors
+from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
+from manyhot.toolkit.models.features import DesignMatrix
+from manyhot.toolkit.models.model import Memory, Score, free_memory, tensors
 from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled
+from manyhot.toolkit.objectives import Loss
 
 WARM_UP = 0.1
 

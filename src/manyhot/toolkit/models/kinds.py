@@ -3,11 +3,13 @@
 from typing import Any
 
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.model import Arrays, Learner, Loss, Model, Score, device_of
+from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.encoder import FineTuned, plan_encoder
 from manyhot.toolkit.models.linear import Linear, LinearLearner
 from manyhot.toolkit.models.mlp import Mlp, plan_mlp
+from manyhot.toolkit.models.model import Learner, Model, Score, device_of
 from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.objectives import Loss
 
 
 def learner_for(

@@ -16,21 +16,11 @@ import torch
 from torch import Tensor
 
 from manyhot.labels import label_prior
-from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import (
-    BLOCK,
-    UNSAVED,
-    Arrays,
-    Loss,
-    Memory,
-    Model,
-    Progress,
-    Steps,
-    free_memory,
-    tensors,
-    unheard,
-)
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
 from manyhot.toolkit.models.adamw import Schedule, descend
+from manyhot.toolkit.models.features import DesignMatrix
+from manyhot.toolkit.models.model import BLOCK, Memory, Model, Progress, free_memory, tensors, unheard
+from manyhot.toolkit.objectives import Loss
 
 Solver = Literal["lbfgs", "adamw"]
 

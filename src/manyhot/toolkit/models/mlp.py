@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyhot.toolkit.features import DesignMatrix
-from manyhot.toolkit.model import BLOCK, Arrays, Loss, Memory, Score, free_memory, tensors
+from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
+from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
+from manyhot.toolkit.models.model import BLOCK, Memory, Score, free_memory, tensors
+from manyhot.toolkit.objectives import Loss
 
 # benchmarks/mlp.py compared these with others on training rows: none is better by more than a quarter of a point of
 # mean F1 on the mean of six sets, and those that are take two to four times as long.

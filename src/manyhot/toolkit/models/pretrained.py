@@ -16,8 +16,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from manyhot.toolkit.data import InputError
-from manyhot.toolkit.examples import Examples
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.read.examples import Examples
 
 # Longer texts are cut; attention's memory grows with the square of it.
 MAX_TOKENS = 512

@@ -14,8 +14,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from manyhot.toolkit.metric_names import TITLES, penalty, percent, written
 from manyhot.toolkit.report import plots
+from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, written
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
 MOST_LABELS = 2000

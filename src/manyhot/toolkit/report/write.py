@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from manyhot.toolkit.data import InputError
+from manyhot.toolkit.disk.run_folder import COMPARISON, RUN, read_folder, write_file
+from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.report.render import render_comparison, render_run
-from manyhot.toolkit.run_folder import COMPARISON, RUN, read_folder, write_file
 
 
 class Written(NamedTuple):

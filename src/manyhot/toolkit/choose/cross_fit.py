@@ -1,0 +1,363 @@
+"""Choose the penalty and the strength of the prior from rows a model has not seen, without a threshold to tune.
+
+The prior enters training as s + tau/2 logit(pi) and prediction uses s. Where the last layer has a free bias, as here,
+that is the model trained without it, its bias lowered by tau/2 logit(pi): the optimum is the same in every other weight
+(a test compares both). So one fit serves every tau, and all else is read off held-out logits: the tau and one offset
+for all labels that have the best mean of micro- and macro-F1, and the C for which that is best. The offset goes into
+the bias too, so that s > 0 stays the decision.
+
+Where labels are predicted well, the best offset is that of right cardinality, at which as many labels are predicted as
+there are (mathematics.md, section 1). Where they are not, F1 asks for more: the best threshold for a probability is
+half of the best F1 (Lipton, Elkan and Naryanaswamy 2014, arXiv 1402.1892). `make defaults` compares both rules.
+
+Where each row has one class, the same holds of cross-entropy with s + tau log(pi), which is logit adjustment. The
+largest logit decides, so there is no offset, and micro-F1 is the accuracy.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from manyhot.decisions import decide
+from manyhot.labels import CardinalityRange, label_prior
+from manyhot.metrics import multiclass_metrics, multilabel_metrics
+from manyhot.split import stratified_split
+from manyhot.toolkit.config import Auto
+from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
+from manyhot.toolkit.disk.fits import Fits
+from manyhot.toolkit.models.features import DesignMatrix
+from manyhot.toolkit.models.linear import mean_squared_length
+from manyhot.toolkit.models.model import Learner, Model, Score
+from manyhot.toolkit.objectives import Loss
+
+FOLDS = 3
+# C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised
+# columns. The search starts in the second place and walks while the score rises.
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+TRIED = 3  # whichever way the walk goes
+# 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
+TAUS = tuple(i / 4 for i in range(9))
+# Offsets are tried at which so many times the true number of labels are predicted.
+SHARES = tuple(np.geomspace(0.25, 4, 33))
+
+
+class Fold(NamedTuple):
+    """Rows to fit on and rows held out, which of each belong together (None: none do), and which rows were held out.
+
+    `rows_held` are positions in the rows they were taken from; None where all of these are held out.
+    """
+
+    X: DesignMatrix
+    targets: np.ndarray
+    X_held: DesignMatrix
+    targets_held: np.ndarray
+    groups: np.ndarray | None = None
+    groups_held: np.ndarray | None = None
+    rows_held: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One strength that was tried: what the rule made of it, measured on the held-out rows.
+
+    C is None of a model without a penalty. The offset is one for all labels, or one a label: its threshold, negated.
+    """
+
+    C: float | None
+    tau: float
+    offset: float | np.ndarray
+    loss: float
+    score: float  # what the choice maximises: micro-F1, of classes the accuracy, and macro-F1 count the same
+    metrics: dict[str, float | int | None]
+
+
+class Held(NamedTuple):
+    """What is known of held-out rows: logits without a prior, one unit of the prior, the truth, groups, positions."""
+
+    logits: np.ndarray
+    prior: np.ndarray
+    targets: np.ndarray
+    groups: np.ndarray | None = None
+    rows: np.ndarray | None = None
+
+    def shifted(self, tau: float, offset: float | np.ndarray) -> np.ndarray:
+        """Return the logits of a model with this prior and offset."""
+        return self.logits - np.float32(tau) * self.prior + np.asarray(offset, dtype=np.float32)
+
+    def mean_loss(self, loss: Loss) -> float:
+        """Return the loss a row, before prior and offset."""
+        return loss(torch.from_numpy(self.logits), torch.from_numpy(self.targets)).item() / len(self.logits)
+
+
+class Choice(NamedTuple):
+    """The best step, what is known of its held-out rows, and the mean of its folds' models.
+
+    The final fit starts from that mean; None to start from zero.
+    """
+
+    step: Step
+    held: Held
+    start: Model | None
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The held-out logits as the run's decision sees them."""
+        return self.held.shifted(self.step.tau, self.step.offset)
+
+
+# What held-out rows and the range of labels a row say of tau and the offset.
+Rule = Callable[[Held, CardinalityRange], tuple[float, float | np.ndarray]]
+
+
+def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarray | None = None) -> list[Fold]:
+    """Cut training rows into stratified folds, each held out once; the rows of a group stay together."""
+    number = min(FOLDS, targets.shape[0] if groups is None else len(np.unique(groups)))
+    part = stratified_split(targets, [1.0] * number, groups=groups, seed=seed)
+    held = [part == p for p in range(number) if (part == p).any() and (part != p).any()]
+    of = (lambda rows: None) if groups is None else groups.__getitem__
+    return [
+        Fold(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows), np.flatnonzero(rows))
+        for rows in held
+    ]
+
+
+def choose(
+    folds: list[Fold],
+    *,
+    learner: Learner,
+    C: float | Auto,
+    rule: Rule,
+    cardinality: CardinalityRange,
+    train_counts: np.ndarray,
+    multiclass: bool = False,
+    checkpoint: Fits = NO_CHECKPOINT,
+    on_step: Callable[[Step], None] | None = None,
+    progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
+) -> Choice:
+    """Choose C by held-out rows, and by the same rows what the rule leaves open.
+
+    Args:
+        folds: what to fit on and what to hold out.
+        learner: how a model is fitted.
+        C: a number fixes it; a model without a penalty has none, whatever this says.
+        rule: what makes tau and the offset of held-out rows; C is chosen by what it gets.
+        cardinality: how many labels a prediction may have.
+        train_counts: positives of each label in all training rows, for the groups of the metrics.
+        multiclass: each row has one class: what a prior takes off its logit, and the metrics.
+        checkpoint: where finished fits are kept, and found after an interruption.
+        on_step: called with each strength tried; without it, a step has no metrics but its score.
+        progress: called with what is being fitted, how many fits are done, and the mean loss.
+    """
+    models: list[Model | None] = [None] * len(folds)
+    rounds = 0
+
+    def tried(C: float | None) -> Choice:
+        nonlocal rounds
+        before = rounds * len(folds)
+        rounds += 1
+        held = fit_folds(
+            folds,
+            models,
+            learner=learner,
+            C=C,
+            multiclass=multiclass,
+            checkpoint=checkpoint,
+            progress=lambda what, fits, value: progress(what, before + fits, value),
+        )
+        tau, offset = rule(held, cardinality)
+        shifted = held.shifted(tau, offset)
+        preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+        metrics = {}
+        if on_step is not None and multiclass:
+            metrics = multiclass_metrics(shifted, held.targets.argmax(1), train_counts=train_counts)
+        elif on_step is not None:
+            metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
+        step = Step(C, tau, offset, held.mean_loss(learner.loss), mean_f1(preds, held.targets), metrics)
+        if on_step is not None:
+            on_step(step)
+        return Choice(step, held, learner.mean([model for model in models if model is not None]))
+
+    if not learner.penalised:
+        return tried(None)
+    if C != "auto":
+        return tried(C)
+    return _climb(lambda strength: tried(penalty(strength, folds)))
+
+
+def fit_folds(
+    folds: list[Fold],
+    models: list[Model | None],
+    *,
+    learner: Learner,
+    C: float | None,
+    multiclass: bool = False,
+    checkpoint: Fits = NO_CHECKPOINT,
+    progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
+) -> Held:
+    """Fit a model a fold, each from the one in `models`, which it replaces, and predict the rows held out."""
+    logits = []
+    for i, fold in enumerate(folds):
+        name = fit_name(C, f"fold {i + 1} of {len(folds)}")
+        result = checkpoint.finished(name)
+        if result is None:
+            fitted = learner.fit(
+                fold.X,
+                torch.from_numpy(fold.targets),
+                C=C,
+                start=models[i],
+                rough=True,
+                groups=fold.groups,
+                steps=checkpoint.steps(name),
+                progress=lambda step, of, loss, _, i=i, name=name: progress(name, i + step / of, loss),
+            )
+            result = {"held": fitted.logits(fold.X_held)} | (fitted.arrays() if learner.warm else {})
+            checkpoint.finish(name, result)
+        logits.append(result["held"])
+        models[i] = learner.model(result) if learner.warm else None
+    prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
+    targets = [fold.targets_held for fold in folds]
+    groups = [fold.groups_held for fold in folds if fold.groups_held is not None]
+    rows = [np.arange(len(fold.targets_held)) if fold.rows_held is None else fold.rows_held for fold in folds]
+    return Held(
+        np.concatenate(logits),
+        np.concatenate(prior),
+        np.concatenate(targets),
+        np.concatenate(groups) if groups else None,
+        np.concatenate(rows),
+    )
+
+
+def fit_name(C: float | None, rows: str) -> str:
+    """Name a fit by its penalty and its rows."""
+    return rows if C is None else f"C {C:g}, {rows}"
+
+
+def fixed(tau: float) -> Rule:
+    """Return the rule that takes this strength of the prior and no offset."""
+    return lambda held, cardinality: (tau, 0.0)
+
+
+def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+    """Find the tau and the offset with the best mean of micro- and macro-F1."""
+    best = (-1.0, 0.0, 0.0)
+    for tau in TAUS:
+        score, offset = best_offset(held.shifted(tau, 0.0), held.targets, cardinality)
+        best = max(best, (score, -tau, offset))
+    return -best[1], best[2]
+
+
+def choose_tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+    """Find the tau with the best mean of micro- and macro-F1 where as many labels are predicted as there are."""
+    score = score_by(cardinality)
+    best = (-1.0, 0.0)
+    for tau in TAUS:
+        best = max(best, (score(held.shifted(tau, 0.0), held.targets), -tau))
+    tau = -best[1]
+    return tau, right_offset(held.shifted(tau, 0.0), int(held.targets.sum()), cardinality)
+
+
+def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: CardinalityRange) -> tuple[float, float]:
+    """Find the offset with the best mean of micro- and macro-F1: that mean, and the offset.
+
+    Those are tried at which a quarter to four times the true number of labels are predicted. A row predicts at least a
+    and at most b labels whatever the offset is, so only its (a+1)-th to b-th best logits move: ranked once, each offset
+    costs two counts of labels.
+    """
+    low, labels, true = cardinality.min_labels, logits.shape[1], targets.sum(0)
+    high = min(cardinality.max_labels, labels)
+    order = np.argpartition(-logits, min(high, labels - 1), axis=1)[:, :high]
+    values = np.take_along_axis(logits, order, 1)
+    best_first = np.argsort(-values, axis=1, kind="stable")
+    order, values = np.take_along_axis(order, best_first, 1), np.take_along_axis(values, best_first, 1)
+    hit = np.take_along_axis(targets, order, 1)
+    ranked = np.argsort(-values[:, low:], axis=None, kind="stable")
+    falling, label, right = (part[:, low:].ravel()[ranked] for part in (values, order, hit))
+
+    def counts(above: int) -> tuple[np.ndarray, np.ndarray]:
+        """Count hits and predictions of each label, with so many beside those that every row has."""
+        sure, sure_hits = order[:, :low].ravel(), order[:, :low][hit[:, :low]]
+        moved = label[:above], label[:above][right[:above]]
+        preds, hits = (
+            np.bincount(always, minlength=labels) + np.bincount(more, minlength=labels)
+            for always, more in zip((sure, sure_hits), moved, strict=True)
+        )
+        return hits, preds
+
+    best = (-1.0, 0.0)
+    places = {round(share * true.sum()) - low * len(logits) for share in SHARES}
+    inside = sorted(place for place in places if 0 < place < falling.size)
+    for offset in (0.0, *(-(float(falling[place - 1]) + float(falling[place])) / 2 for place in inside)):
+        hits, preds = counts(int(np.searchsorted(-falling, offset)))
+        score = _f1_of(hits, preds + true)
+        if score > best[0]:
+            best = (score, offset)
+    return best
+
+
+def score_by(cardinality: CardinalityRange) -> Score:
+    """Return what stops a network, of one set of logits: the mean F1 where their number of labels is right."""
+
+    def score(logits: np.ndarray, targets: np.ndarray) -> float:
+        shifted = logits + np.float32(right_offset(logits, int(targets.sum()), cardinality))
+        preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+        return mean_f1(preds, targets)
+
+    return score
+
+
+def penalty(strength: float, folds: list[Fold]) -> float:
+    """Return the C of a strength, to two digits."""
+    size = float(np.mean([mean_squared_length(fold.X) for fold in folds]))
+    return float(f"{strength / size:.2g}")
+
+
+def right_offset(logits: np.ndarray, labels: int, cardinality: CardinalityRange) -> float:
+    """Find the offset at which `labels` labels are predicted in all rows together.
+
+    A row predicts at least a and at most b labels whatever the offset is. So only its (a+1)-th to b-th best logits
+    count, and the offset lifts just the right number of these above 0: no search, one order statistic. 0 where none or
+    all of them are wanted, which leaves the range to decide.
+    """
+    low, high = cardinality
+    ranked = -np.partition(-logits, range(low, high), axis=1)[:, low:high] if high > low else logits[:, :0]
+    values = np.sort(ranked.ravel())[::-1]
+    wanted = labels - low * len(logits)
+    if not 0 < wanted < values.size:
+        return 0.0
+    return -float(values[wanted - 1] + values[wanted]) / 2
+
+
+def prior_logits(targets: np.ndarray, multiclass: bool = False) -> np.ndarray:
+    """Return logit(prior)/2 of each label, log(prior) of each class: what one unit of tau takes off its logit."""
+    prior = label_prior(targets)
+    if multiclass:
+        return np.log(prior / prior.sum()).astype(np.float32)
+    return (np.log(prior / (1 - prior)) / 2).astype(np.float32)
+
+
+def _climb(tried: Callable[[float], Choice]) -> Choice:
+    """Walk up from the second strength while the score rises; down, if the first step up does not."""
+    best = tried(STRENGTHS[1])
+    for path in (STRENGTHS[2:], STRENGTHS[:1]):
+        first = best
+        for strength in path:
+            choice = tried(strength)
+            if choice.step.score <= best.step.score:
+                break
+            best = choice
+        if best is not first:
+            break
+    return best
+
+
+def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
+    """Return the mean of micro- and macro-F1, by counts: for every tau scikit-learn would take most of the time."""
+    return _f1_of((preds.astype(bool) & targets).sum(0), preds.sum(0) + targets.sum(0))
+
+
+def _f1_of(hits: np.ndarray, sizes: np.ndarray) -> float:
+    """Return the mean of micro- and macro-F1, given (labels,) hits and predictions plus positives."""
+    return float(2 * hits.sum() / max(sizes.sum(), 1) + np.mean(2 * hits / np.maximum(sizes, 1))) / 2

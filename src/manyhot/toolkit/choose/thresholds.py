@@ -1,0 +1,39 @@
+"""What people tune where a loss has no threshold of its own: one for all labels, or one a label, on held-out logits.
+
+The rivals of `manyhot compare`, at their best: each threshold is the best one on the same rows, by the same score, that
+ours are chosen by. An offset is a threshold, negated.
+"""
+
+import numpy as np
+
+from manyhot.labels import CardinalityRange
+from manyhot.toolkit.choose.cross_fit import Held, best_offset
+
+
+def choose_threshold(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+    """Find the threshold for all labels with the best mean of micro- and macro-F1."""
+    return 0.0, best_offset(held.logits, held.targets, cardinality)[1]
+
+
+def choose_thresholds(held: Held, cardinality: CardinalityRange) -> tuple[float, np.ndarray]:
+    """Find the threshold of each label with the best F1 of that label; the common one for labels without a positive.
+
+    Every threshold between two logits is tried: with the labels' rows sorted, F1 at the k-th is
+    2 hits / (k + positives). The range of labels a row comes after it, as after every other rule.
+    """
+    logits, targets = held.logits, held.targets
+    order = np.argsort(-logits, axis=0, kind="stable")
+    values = np.take_along_axis(logits, order, 0)
+    hits = np.take_along_axis(targets, order, 0).cumsum(0)
+    positives = targets.sum(0)
+    f1 = 2 * hits / (np.arange(1, len(logits) + 1)[:, None] + positives)
+    # Between two equal logits there is no threshold.
+    f1[:-1][values[:-1] == values[1:]] = -1
+    last = f1.argmax(0)
+    columns = np.arange(logits.shape[1])
+    low = np.where(last + 1 < len(logits), values[np.minimum(last + 1, len(logits) - 1), columns], -np.inf)
+    high = values[last, columns]
+    # Where every row is above it, the threshold is a little below the lowest.
+    threshold = np.where(np.isfinite(low), (high + low) / 2, high - 1)
+    _, common = choose_threshold(held, cardinality)
+    return 0.0, np.where(positives > 0, -threshold, common).astype(np.float32)

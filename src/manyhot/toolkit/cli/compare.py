@@ -1,0 +1,87 @@
+"""`manyhot compare`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from manyhot.toolkit.cli.failing import failing_clearly
+from manyhot.toolkit.cli.options import (
+    ConfigFile,
+    Device,
+    DropUnlabelled,
+    Group,
+    Json,
+    LabelNames,
+    Labels,
+    LabelSep,
+    NoHeader,
+    NoRows,
+    NumericColumns,
+    NumLabels,
+    OptionalData,
+    Pairs,
+    Resume,
+    Seed,
+    SplitColumn,
+    Text,
+    Valid,
+    options_of,
+)
+from manyhot.toolkit.cli.terminal import listening, print_comparison, print_json, rows_inside, say
+
+
+def compare(
+    context: typer.Context,
+    data: OptionalData = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Measure on these rows.  [default: folds of DATA]")
+    ] = None,
+    valid: Valid = None,
+    losses: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Some of zlpr, zlpr+prior, subset, subset+prior, bce, bce+prior, bce+threshold, bce+label-thresholds, "
+            "bce+pos_weight, focal, asymmetric, two-way; commas between.  [default: all]",
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Of the mlp, whose training is random.")] = 1,
+    text: Text = None,
+    features: NumericColumns = None,
+    labels: Labels = None,
+    num_labels: NumLabels = None,
+    label_sep: LabelSep = None,
+    label_names: LabelNames = None,
+    no_header: NoHeader = None,
+    split_column: SplitColumn = None,
+    group: Group = None,
+    drop_unlabelled: DropUnlabelled = None,
+    model: Annotated[str | None, typer.Option(help="linear, or mlp, one hidden layer.  [default: linear]")] = None,
+    device: Device = None,
+    seed: Seed = None,
+    no_rows: NoRows = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The comparison's folder.  [default: runs/NAME-compare-N]")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Pairs = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train with each loss on the same rows and say honestly which is best: BCE with tuned thresholds among them."""
+    with failing_clearly():
+        from manyhot.toolkit.compare.compare import compare as run_comparison
+        from manyhot.toolkit.compare.methods import make_comparison
+        from manyhot.toolkit.config import make_config
+
+        settings = make_comparison(make_config(config, set_ or [], options_of(context)), losses, folds, seeds)
+        with listening() as listener:
+            compared = run_comparison(settings, listener, command=["manyhot", *sys.argv[1:]], resume=resume)
+        if as_json:
+            print_json(compared.result)
+        else:
+            print_comparison(compared.result)
+            rows = len(compared.result["hard"] or ())
+            say(f"saved {compared.path}, look at {compared.path}/report.html, {rows_inside(rows)}")

@@ -1,0 +1,30 @@
+"""`manyhot evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from manyhot.toolkit.cli.failing import failing_clearly
+from manyhot.toolkit.cli.options import Data, Json
+from manyhot.toolkit.cli.terminal import metrics_table, print_json, say, warn
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], data: Data, as_json: Json = False
+) -> None:
+    """Measure a run on labelled rows."""
+    with failing_clearly():
+        from manyhot.toolkit.runs.predict import read_for
+        from manyhot.toolkit.runs.saved_run import load_run
+
+        loaded = load_run(run)
+        measured = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
+        for note in measured.notes:
+            warn(note)
+        if as_json:
+            print_json(measured.metrics)
+        else:
+            Console(soft_wrap=True).print(metrics_table({Path(data).name: measured.metrics}))
+            say(f"measured {run} on {data}")

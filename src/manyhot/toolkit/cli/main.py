@@ -1,0 +1,44 @@
+"""The command `manyhot`: options in, one call of the toolkit, tables or one JSON object out.
+
+Nothing heavy is imported before a command runs, so that `manyhot --help` answers at once.
+"""
+
+import os
+import signal
+import sys
+
+try:
+    import typer
+
+    from manyhot.toolkit.cli.compare import compare
+    from manyhot.toolkit.cli.demo import demo
+    from manyhot.toolkit.cli.evaluate import evaluate
+    from manyhot.toolkit.cli.failing import EXIT_CODES
+    from manyhot.toolkit.cli.predict import predict
+    from manyhot.toolkit.cli.report import report
+    from manyhot.toolkit.cli.train import train
+except ImportError as error:  # the losses alone were installed
+    sys.exit(f"the command needs {error.name}: pip install 'manyhot[toolkit]'")
+
+app = typer.Typer(
+    help="Choosing k of n labels as easily as 1 of n: train on a table, get label sets, never set a threshold.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for command in (train, compare, evaluate, predict, report, demo):
+    app.command(epilog=EXIT_CODES)(command)
+
+
+def main() -> None:
+    """Run the command."""
+    # OpenMP threads that spin at a barrier burn the core that the thread they wait for needs: on 2 cores, beside one
+    # busy process, fits took many times longer than with threads that sleep. It must be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A closed pipe, as in `manyhot evaluate ... | head`, is no error.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    app()

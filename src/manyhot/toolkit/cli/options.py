@@ -1,0 +1,56 @@
+"""The options that commands share, each once: its name, its help and what is taken if it is left out."""
+
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+FORMATS_HELP = "CSV, TSV, JSONL, ARFF, svmlight (each also .gz, .bz2), Parquet, NAME.X.npz or NAME.npy"
+Data = Annotated[str, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+
+# What says how to read the data: the same for every command that trains.
+OptionalData = Annotated[str | None, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
+Valid = Annotated[str | None, typer.Option(metavar="FILE", help="Choose by these rows in place of cross-fitting.")]
+Text = Annotated[str | None, typer.Option(metavar="COLS", help="Text columns, commas between. Found if left out.")]
+NumericColumns = Annotated[
+    str | None, typer.Option("--features", metavar="COLS", help="Numeric columns, commas between. Found if left out.")
+]
+Labels = Annotated[
+    str | None, typer.Option(metavar="COLS", help="One column of label sets, or 0/1 columns. Found if left out.")
+]
+NumLabels = Annotated[
+    int | None, typer.Option(metavar="N", help="The first N columns are labels; the last, if N is negative.")
+]
+LabelSep = Annotated[str | None, typer.Option(metavar="S", help="What separates labels in a cell.")]
+LabelNames = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Names of labels, one a line; cells may hold their numbers from 0.")
+]
+NoHeader = Annotated[bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")]
+SplitColumn = Annotated[
+    str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
+]
+Group = Annotated[str | None, typer.Option(metavar="COL", help="Rows with the same value are held out together.")]
+DropUnlabelled = Annotated[
+    bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
+]
+Seed = Annotated[int | None, typer.Option(help="Of the folds.  [default: 0]")]
+ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Options from a run's config.toml.")]
+Pairs = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
+]
+NoRows = Annotated[
+    bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")]
+
+
+def options_of(context: typer.Context) -> dict[str, Any]:
+    """Return the options of a command that are keys of config.toml, by their names."""
+    from manyhot.toolkit.config import Config
+
+    return {field.name: context.params[field.name] for field in fields(Config) if field.name in context.params}

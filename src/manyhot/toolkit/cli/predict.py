@@ -1,0 +1,34 @@
+"""`manyhot predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manyhot.toolkit.cli.failing import failing_clearly
+from manyhot.toolkit.cli.options import Data, Json
+from manyhot.toolkit.cli.terminal import predicting, print_json, say
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Where to write: .jsonl, .csv or .parquet.")],
+    keep: Annotated[
+        str | None, typer.Option(metavar="COLS", help="Columns of DATA to write too, commas between; all for all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
+    with failing_clearly():
+        from manyhot.toolkit.runs.predictions import check_output, write_predictions
+        from manyhot.toolkit.runs.saved_run import load_run
+
+        check_output(out, data)
+        columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
+        with predicting() as progress:
+            rows = write_predictions(out, load_run(run), data, keep=columns, progress=progress)
+        if as_json:
+            print_json({"out": str(out), "rows": rows})
+        else:
+            say(f"wrote {out}: {rows:,} rows")

@@ -1,0 +1,214 @@
+"""What the command prints: sentences and progress on stderr, tables or one JSON object on stdout."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, written
+
+if TYPE_CHECKING:
+    from manyhot.toolkit.runs.predictions import Progress
+    from manyhot.toolkit.train import Listener, Trained
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print a sentence on stderr as it is: a path or a label may look like markup."""
+    stderr.print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """Say what a reader should know, without stopping."""
+    say(f"warning: {message}")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print the one object that `--json` promises."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def listening() -> "Iterator[Listener]":
+    """Print what training says on stderr: sentences, a line a step, and on a terminal what is being fitted."""
+    from manyhot.toolkit.train import Listener
+
+    header = False
+
+    def on_step(step: Any) -> None:
+        nonlocal header
+        m = step.metrics
+        if "accuracy" in m:
+            if not header:
+                say(f"{'C':>8} {'tau':>5} {'loss':>8} {'accuracy':>9} {'macro-F1':>9} {'rare-F1':>8}")
+                header = True
+            say(
+                f"{penalty(step.C):>8} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
+                f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}"
+            )
+            return
+        if not header:
+            true = f"labels a row (true {m['labels_per_row_true']:.2f})"
+            say(f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}")
+            header = True
+        say(
+            f"{penalty(step.C):>8} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
+            f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
+        )
+
+    with progress_bar() as progress:
+        yield Listener(say=say, warn=warn, on_step=on_step, progress=progress)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
+    """Show what is being fitted, the time it took and the time left: a bar on a terminal, elsewhere a line a minute."""
+    if not stderr.is_terminal:
+        yield PlainProgress()
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    left = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(text, BarColumn(None), *left, console=stderr, transient=True, expand=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def update(what: str, share: float, value: float) -> None:
+            bar.update(task, description=f"{what}: loss {value:.4f}" if value else what, completed=share, total=1.0)
+
+        yield update
+
+
+class PlainProgress:
+    """Progress as lines for a log: after the first minute of a training, one a minute."""
+
+    EVERY = 60.0
+
+    def __init__(self) -> None:
+        self.began = self.said = time.monotonic()
+        self.first: float | None = None  # more than 0 where a training goes on from a checkpoint
+
+    def __call__(self, what: str, share: float, value: float) -> None:
+        """Say how far the training is, if a minute is over."""
+        now = time.monotonic()
+        if self.first is None:
+            self.began, self.first = now, share
+        elif now - self.said >= self.EVERY and share > self.first:
+            self.said = now
+            left = (now - self.began) * (1 - share) / (share - self.first)
+            loss = f"loss {value:.4f}, " if value else ""
+            say(f"{what}: {loss}{share:.0%} done, about {max(left / 60, 1):.0f} min left")
+
+
+@contextmanager
+def predicting() -> "Iterator[Progress]":
+    """Show on a terminal what is done of a file: rows, rows a second, the share of its bytes, the time left."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+        task = bar.add_task("predicting", total=1.0)
+        begun, surveyed = time.monotonic(), False
+
+        def progress(rows: int | None, share: float) -> None:
+            nonlocal begun, surveyed
+            if rows is None:
+                begun, surveyed = time.monotonic(), True
+                bar.update(task, completed=share, description="checking")
+                return
+            if surveyed:
+                bar.reset(task)
+                surveyed = False
+            speed = rows / max(time.monotonic() - begun, 1e-9)
+            bar.update(task, completed=share, description=f"{rows:,} rows, {speed:,.0f} a second")
+
+        yield progress
+
+
+def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
+    """Lay out metrics, a column each; fractions as per cent."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in columns:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for key, title in TITLES.items():
+        if not all(key in metrics for metrics in columns.values()):
+            continue
+        cells = []
+        for metrics in columns.values():
+            cells.append(written(key, metrics[key]))
+        table.add_row(title, *cells)
+    return table
+
+
+def rows_inside(rows: int) -> str:
+    """Say whether a report can be passed on as freely as its numbers."""
+    return (
+        f"with excerpts of {rows} row{'s' if rows > 1 else ''} of the data" if rows else "without any row of the data"
+    )
+
+
+def print_result(trained: "Trained") -> None:
+    """Print what was chosen and the table of what was measured."""
+    titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
+    info = trained.run.info
+    low, high = trained.run.cardinality
+    decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
+    if trained.run.task == "multiclass":
+        decision = "the class with the largest logit"
+    say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+    if trained.metrics:
+        columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
+        Console(soft_wrap=True).print(metrics_table(columns))
+
+
+# Of a comparison: what is measured with an interval, and shown of each method.
+COMPARED = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "rare_f1": "rare-F1"}
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """Print a row a method, best macro-F1 first, and for each metric how ours stand against the best rival."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for title in (*COMPARED.values(), "labels", "time", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
+    fine = [row for row in result["methods"] if row["error"] is None]
+    for row in sorted(fine, key=lambda row: -row["metrics"]["macro_f1"]):
+        table.add_row(
+            Text(row["name"]),
+            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in COMPARED),
+            f"{row['metrics']['labels_per_row_predicted']:.2f}",
+            f"{sum(row['seconds'].values()):,.0f} s",
+            f"{row['peak_mb'] / 1000:.1f} GB",
+        )
+    Console(soft_wrap=True).print(table)
+    rows, true = result["design"]["rows"], sum(result["test_counts"])
+    say(f"on {rows:,} rows with {true / rows:.2f} labels each; ± is half of a {result['level']:.0%} interval")
+    for row in result["methods"]:
+        if row["error"] is not None:
+            say(f"{row['name']} failed: {row['error']}")
+    for key, title in COMPARED.items():
+        for row in fine:
+            # The default, whether or not another of ours is better here: that one was not chosen beforehand.
+            if row["name"] == result["default"] and (difference := row["differences"][key]):
+                say(f"{title}: {verdict(row['name'], difference)}")
+
+
+def verdict(name: str, difference: dict[str, Any]) -> str:
+    """Say whether a difference is more than chance of rows."""
+    low, high = difference["interval"]
+    word = "better than" if low > 0 else "worse than" if high < 0 else "no different, beyond chance, from"
+    value = f"{100 * difference['value']:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{name} is {word} {difference['than']}, the best rival ({value})"
+
+
+def plus_minus(interval: list[float] | None) -> str:
+    """Write half the width of an interval."""
+    return "" if interval is None else f"±{50 * (interval[1] - interval[0]):.1f}"

@@ -1,0 +1,104 @@
+"""`manyhot train`."""
+
+from typing import Annotated
+
+import typer
+
+from manyhot.toolkit.cli.failing import failing_clearly
+from manyhot.toolkit.cli.options import (
+    ConfigFile,
+    Device,
+    DropUnlabelled,
+    Group,
+    Json,
+    LabelNames,
+    Labels,
+    LabelSep,
+    NoHeader,
+    NoRows,
+    NumericColumns,
+    NumLabels,
+    OptionalData,
+    Pairs,
+    Resume,
+    Seed,
+    SplitColumn,
+    Text,
+    Valid,
+    options_of,
+)
+from manyhot.toolkit.cli.terminal import listening, print_json, print_result, rows_inside, say
+
+
+def train(
+    context: typer.Context,
+    data: OptionalData = None,
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="Measure the run on these rows.")] = None,
+    valid: Valid = None,
+    text: Text = None,
+    features: NumericColumns = None,
+    labels: Labels = None,
+    num_labels: NumLabels = None,
+    label_sep: LabelSep = None,
+    label_names: LabelNames = None,
+    no_header: NoHeader = None,
+    split_column: SplitColumn = None,
+    group: Group = None,
+    drop_unlabelled: DropUnlabelled = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="multilabel, or multiclass where each row has one class.  [default: multilabel]"),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
+            "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
+            "ce+prior, ce or multiway.  [default: zlpr, ce+prior]"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="linear; mlp, one hidden layer; or encoder:DIR, a folder of transformers, frozen, or trained with "
+            "--set fine_tune=true.  [default: linear]"
+        ),
+    ] = None,
+    device: Device = None,
+    tau: Annotated[
+        str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
+    ] = None,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="f1, as many labels as give the best F1; or cardinality, as many as there are.  [default: f1]"
+        ),
+    ] = None,
+    seed: Seed = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder.  [default: runs/NAME-N]")] = None,
+    config: ConfigFile = None,
+    set_: Pairs = None,
+    no_rows: NoRows = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
+    with failing_clearly():
+        from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.train import train as run_training
+
+        settings = make_config(config, set_ or [], options_of(context))
+        with listening() as listener:
+            trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
+        if trained is None:
+            say("dry run: nothing written")
+            if as_json:
+                print_json({"dry_run": True})
+            return
+        if as_json:
+            print_json({"run": str(trained.path), **trained.run.info, **trained.metrics})
+        else:
+            print_result(trained)
+            say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
+            say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")

@@ -1,0 +1,330 @@
+"""Which loss, on these data: the same rows, features, penalties to choose from, solver and range of labels for each.
+
+Methods differ in the loss that is trained with, and in the rule by which held-out logits become a decision: none, the
+prior, or thresholds. Whatever a method leaves open, C included, is chosen by the same inner folds of the training rows;
+then it is fitted on all of them, and measured on rows that nothing was chosen by.
+"""
+
+import os
+import platform
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from manyhot.decisions import decide
+from manyhot.labels import cardinality_range, label_counts
+from manyhot.split import stratified_split
+from manyhot.toolkit.choose.cross_fit import Fold
+from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
+from manyhot.toolkit.compare.methods import DEFAULT, METHODS, Comparison, Method
+from manyhot.toolkit.compare.standings import Decided, standings
+from manyhot.toolkit.compare.tally import PeakMemory, Tally
+from manyhot.toolkit.compare.trial import Split, Trial, tried
+from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
+from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.read.examples import Examples, drop_unlabelled
+from manyhot.toolkit.read.inputs import Training, read
+from manyhot.toolkit.report.findings import of_labels, warnings_of
+from manyhot.toolkit.report.hard_rows import hard_rows
+from manyhot.toolkit.report.render import render_comparison
+from manyhot.toolkit.runs.evaluate import align
+from manyhot.toolkit.train import Listener, files_named, folds_of
+
+LEAST = 3  # of two, a fold would be fitted on one, which cannot be held out
+RANDOM = ("mlp",)  # models whose fits depend on the seed
+
+
+class Compared(NamedTuple):
+    """What a comparison gives: the content of compare.json, and the folder."""
+
+    result: dict[str, Any]
+    path: Path
+
+
+def compare(comparison: Comparison, listener: Listener, *, command: list[str], resume: bool = False) -> Compared:
+    """Train and measure every method, and write a folder with the numbers and a report.
+
+    Args:
+        comparison: what to compare.
+        listener: hears of progress.
+        command: the words that repeat it.
+        resume: go on from the checkpoint that an interrupted comparison of the same kind left.
+
+    Raises:
+        InputError: bad input; nothing is written.
+        OSError: the disk is full or refuses; what was written before is whole.
+    """
+    began = time.monotonic()
+    config = comparison.config
+    sums = {str(file): file_sha256(file) for file in files_named(config)}
+    compared = {"losses": list(comparison.methods), "folds": comparison.folds, "seeds": comparison.seeds}
+    with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
+        training = read(config)
+        test = training.test
+        if test is not None and config.drop_unlabelled:
+            test, _ = drop_unlabelled(test)
+        for sentence in training.said:
+            listener.say(sentence)
+        seeds = [config.seed + i for i in range(comparison.seeds if config.model in RANDOM else 1)]
+        if comparison.seeds > len(seeds):
+            listener.say("linear fits are the same for every seed: one is enough")
+        trials = Trials(comparison, training, test, seeds, listener, checkpoint)
+        listener.say(trials.design)
+        result = {
+            "kind": "comparison",
+            "format": COMPARISON.format,
+            "data": Path(config.data).name,
+            "said": training.said,
+            **trials.run(),
+            "command": shlex.join(command),
+            "inputs": [{"file": file, "sha256": digest} for file, digest in sums.items()],
+            "versions": versions() | {"python": platform.python_version()},
+            "platform": f"{platform.machine()}, {os.cpu_count()} cores",
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        files = {
+            "compare.json": to_json(result),
+            "config.toml": config.to_toml().encode(),
+            "report.html": render_comparison(result).encode(),
+        }
+        write_folder(path, files, COMPARISON)
+    return Compared(result, path)
+
+
+class Trials:
+    """Every method on every split with every seed."""
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        training: Training,
+        test: Examples | None,
+        seeds: list[int],
+        listener: Listener,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self.config = comparison.config
+        self.methods = [method for method in METHODS if method.name in comparison.methods]
+        self.seeds = seeds
+        self.listener = listener
+        self.checkpoint = checkpoint
+        self.training = training
+        rows = training.train
+        if test is not None:
+            self.parts = None
+            self.measured = test
+            self.design = f"measured on the {test.rows:,} rows of {test.source}"
+        else:
+            units = rows.rows if rows.groups is None else len(np.unique(rows.groups))
+            if units < LEAST:
+                what = "rows" if rows.groups is None else "groups"
+                raise InputError(
+                    f"{rows.source}: expected {LEAST} {what} or more, so that folds have folds of their own; got "
+                    f"{units}. Name rows to measure on: --test FILE."
+                )
+            number = min(comparison.folds, units)
+            part = stratified_split(rows.targets, [1.0] * number, groups=rows.groups, seed=self.config.seed)
+            self.parts = [part == i for i in np.unique(part)]
+            self.measured = rows
+            self.design = f"no test rows: {len(self.parts)} folds, each measured by models that did not see it"
+        self.aligned = align(self.measured.targets, self.measured.label_names, rows.label_names)
+        if warning := self.aligned.warning():
+            listener.warn(warning)
+        self.described = ""  # the features of the first split
+        self.errors: dict[str, str] = {}
+        self.trials: dict[str, list[dict[str, Any]]] = {method.name: [] for method in self.methods}
+
+    def run(self) -> dict[str, Any]:
+        """Fit, decide, measure; the part of compare.json that is numbers."""
+        shape = self.aligned.known.shape
+        decided = {
+            method.name: [Decided(np.empty(shape, np.float32), np.empty(shape, bool)) for _ in self.seeds]
+            for method in self.methods
+        }
+        losses = len({method.loss for method in self.methods})
+        units = (1 if self.parts is None else len(self.parts)) * len(self.seeds) * losses
+        done = 0
+        memory = PeakMemory()
+        with memory.watched():
+            for fold, (rows, split) in enumerate(self._splits(), 1):
+                limits = split.cardinality._asdict()
+                for i, seed in enumerate(self.seeds):
+                    where = f"{split.name}, seed {seed}" if len(self.seeds) > 1 else split.name
+                    folds = folds_of(split.training, split.X, split.targets, split.features, seed, Listener())
+                    for loss, methods in groupby(self.methods, key=lambda method: method.loss):
+                        tally = Tally(self.checkpoint, f"{where}, {loss}, ", memory)
+                        for method in methods:
+                            trial = self._tried(
+                                method,
+                                split,
+                                folds,
+                                seed,
+                                tally,
+                                where,
+                                lambda what, share, value, done=done: self.listener.progress(
+                                    what, (done + share) / units, value
+                                ),
+                            )
+                            if trial is None:
+                                continue
+                            decided[method.name][i].logits[rows] = trial.logits
+                            decided[method.name][i].preds[rows] = decide(trial.logits, **limits)
+                            self.trials[method.name].append({"seed": seed, "fold": fold, "trial": trial})
+                        # The fits of a loss are of use to its own methods alone.
+                        self.checkpoint.forget(tally.name)
+                        done += 1
+        return self._result({name: seeds for name, seeds in decided.items() if name not in self.errors})
+
+    def _splits(self) -> Iterator[tuple[np.ndarray, Split]]:
+        """Yield each split, made when its turn comes, with the rows of the measured ones that are in it."""
+        if self.parts is None:
+            yield np.arange(self.measured.rows), self._split("test", self.training, self.measured)
+            return
+        for i, held in enumerate(self.parts):
+            part = replace(self.training, train=self.training.train.taken(np.flatnonzero(~held)), test=None)
+            test = self.training.train.taken(np.flatnonzero(held))
+            yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
+
+    def _split(self, name: str, training: Training, test: Examples) -> Split:
+        features = Features.fit(training.train)
+        if not self.described:
+            self.described = features.describe()
+            self.listener.say(f"model: {self.config.model} on {self.described}")
+        return Split(
+            name,
+            training,
+            features,
+            features.transform(training.train),
+            training.train.targets.toarray(),
+            features.transform(test),
+            cardinality_range(training.train.targets),
+        )
+
+    def _tried(
+        self,
+        method: Method,
+        split: Split,
+        folds: list[Fold],
+        seed: int,
+        tally: Tally,
+        where: str,
+        progress: Callable[[str, float, float], None],
+    ) -> Trial | None:
+        """Return what a method gives on a split; None where it failed, which is told and kept."""
+        name = f"{where}, {method.name}"
+        if (result := self.checkpoint.finished(f"{name}: done")) is not None:
+            return Trial.restored(result)
+        config = replace(self.config, seed=seed)
+        try:
+            trial = tried(
+                method,
+                config,
+                split,
+                folds,
+                tally,
+                lambda what, share, value: progress(f"{name}, {what}", share, value),
+            )
+        except Exception as error:  # whatever it is, the other methods are worth their numbers
+            said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            self.errors[method.name] = f"{where}: {said.splitlines()[0]}"
+            self.listener.warn(f"{method.name} failed: {self.errors[method.name]}")
+            return None
+        self.checkpoint.finish(f"{name}: done", trial.arrays())
+        C = "" if trial.C is None else f"C {trial.C:g}, "
+        seconds = trial.search + trial.fit
+        self.listener.say(f"{name}: {C}tau {trial.tau:.2f}, {seconds:.1f} s")
+        return trial
+
+    def _result(self, decided: dict[str, list[Decided]]) -> dict[str, Any]:
+        train_counts, groups = label_counts(self.training.train.targets), self.measured.groups
+        self.listener.progress("resampling rows", 1.0, 0.0)
+        measured = standings(
+            decided,
+            {method.name for method in self.methods if method.ours},
+            DEFAULT,
+            self.aligned,
+            train_counts=train_counts,
+            groups=groups,
+            seed=self.config.seed,
+        )
+        preds = [seeds[0].preds for seeds in decided.values()]
+        design = {"kind": "folds", "folds": len(self.parts)} if self.parts else {"kind": "test"}
+        truth = np.hstack([self.aligned.known, self.aligned.unknown])
+        unknown = self.aligned.unknown_names
+        return {
+            "design": design
+            | {
+                "file": self.measured.source,
+                "rows": self.measured.rows,
+                "drawn": "groups" if groups is not None else "rows",
+            },
+            "model": self.config.model,
+            "features": self.described,
+            "seeds": self.seeds,
+            "resamples": RESAMPLES,
+            "level": LEVEL,
+            "labels": [*self.training.train.label_names, *unknown],
+            "train_counts": [*map(int, train_counts), *[0] * len(unknown)],
+            "test_counts": truth.sum(0).tolist(),
+            "methods": [self._row(method, measured.methods.get(method.name, {})) for method in self.methods],
+            "default": DEFAULT,
+            "best": measured.best,
+            "warnings": self._warnings(preds, train_counts),
+            "hard": None
+            if self.config.no_rows or not preds
+            else hard_rows(preds, self.measured, self.aligned, self.training.train.label_names, self.training.columns),
+        }
+
+    def _warnings(self, preds: list[np.ndarray], train_counts: np.ndarray) -> list[dict[str, Any]]:
+        """Say what a reader should know of the data; a label is predicted where any method predicts it.
+
+        Where all methods failed, that labels are not predicted is no fault of the data.
+        """
+        known = sp.csr_array(self.aligned.known)
+        given = sum((sp.csr_array(decided) for decided in preds[1:]), sp.csr_array(preds[0])) if preds else known
+        labels = of_labels(given, known, given.multiply(known), self.training.train.label_names, train_counts)
+        part = "test" if self.parts is None else "cross_fitted"
+        return warnings_of(self.training.train, part, self.measured, self.aligned, labels)
+
+    def _row(self, method: Method, numbers: dict[str, Any]) -> dict[str, Any]:
+        """Return a method's part of compare.json; of one that failed, the reason and nothing else."""
+        row = {
+            "name": method.name,
+            "what": method.what,
+            "loss": method.loss,
+            "kind": "ours" if method.ours else "rival",
+            "error": self.errors.get(method.name),
+            **dict.fromkeys(
+                ("metrics", "intervals", "differences", "against_default", "label_f1", "cardinality", "scores")
+            ),
+            **{"by_seed": [], "chosen": [], "seconds": None, "predict_seconds": None, "peak_mb": None},
+        }
+        if not numbers:
+            return row
+        runs = self.trials[method.name]
+        trials: list[Trial] = [run["trial"] for run in runs]
+        return (
+            row
+            | numbers
+            | {
+                "by_seed": [{"seed": s} | part for s, part in zip(self.seeds, numbers["by_seed"], strict=True)],
+                "chosen": [{"seed": run["seed"], "fold": run["fold"]} | run["trial"].chosen for run in runs],
+                "seconds": {
+                    "search": round(sum(trial.search for trial in trials), 3),
+                    "fit": round(sum(trial.fit for trial in trials), 3),
+                },
+                "predict_seconds": round(sum(trial.predict for trial in trials), 3),
+                "peak_mb": round(max(trial.peak for trial in trials) / 2**20),
+            }
+        )

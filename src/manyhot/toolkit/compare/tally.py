@@ -1,0 +1,94 @@
+"""What fits cost: wall time and memory, counted once a fit, whoever uses its result."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+
+from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+
+EVERY = 0.05
+
+
+class PeakMemory:
+    """The highest memory of this process since the last start, looked at twenty times a second.
+
+    What the system itself counts, ru_maxrss, never falls again: the first of several fits would hide the others.
+    """
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._peak = 0
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Forget the peak so far."""
+        self._peak = self._process.memory_info().rss
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        self._peak = max(self._peak, self._process.memory_info().rss)
+        return self._peak
+
+    @contextmanager
+    def watched(self) -> Iterator["PeakMemory"]:
+        """Look at it from a thread until the end."""
+        watching = threading.Thread(target=self._watch, daemon=True)
+        watching.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            watching.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(EVERY):
+            self._peak = self.peak
+
+
+class Tally:
+    """Fits that several methods use, and what those that were used cost.
+
+    The cost is kept with the result, so that it is the same after an interruption; of a fit that was interrupted, what
+    it took before is lost.
+
+    Attributes:
+        seconds: of every fit used since `start`.
+        now: of those that were made, and not found.
+        peak: the highest memory of any of them, in bytes.
+    """
+
+    def __init__(self, fits: Fits, name: str, memory: PeakMemory) -> None:
+        self.fits, self.name, self.memory = fits, name, memory
+        self.start()
+
+    def start(self) -> None:
+        """Begin a new sum."""
+        self.seconds, self.now, self.peak = 0.0, 0.0, 0
+
+    def finished(self, fit: str) -> Arrays | None:
+        """Return the result of a fit that is done, and count what it cost."""
+        result = self.fits.finished(self.name + fit)
+        if result is not None:
+            seconds, peak = result["cost"]
+            self.seconds += float(seconds)
+            self.peak = max(self.peak, int(peak))
+        return result
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        """Keep the result of a fit."""
+        seconds, peak = time.monotonic() - self._began, self.memory.peak
+        self.seconds += seconds
+        self.now += seconds
+        self.peak = max(self.peak, peak)
+        self.fits.finish(self.name + fit, result | {"cost": np.array([seconds, peak], dtype=np.float64)})
+
+    def steps(self, fit: str) -> Steps:
+        """Return where a fit leaves its state; its time begins."""
+        self._began = time.monotonic()
+        self.memory.start()
+        return self.fits.steps(self.name + fit)

@@ -1,0 +1,135 @@
+"""One method on one split: chosen by inner folds, fitted on all training rows, predicted on the rows to measure."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from manyhot.labels import CardinalityRange, label_counts
+from manyhot.toolkit.choose.cross_fit import TRIED, Fold, choose, fit_name, prior_logits
+from manyhot.toolkit.compare.methods import Method
+from manyhot.toolkit.compare.tally import Tally
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.fits import Arrays
+from manyhot.toolkit.models.features import DesignMatrix, Features
+from manyhot.toolkit.read.inputs import Training
+from manyhot.toolkit.train import plan
+
+
+class Split(NamedTuple):
+    """Rows to train on and rows to measure on, as design matrices."""
+
+    name: str
+    training: Training
+    features: Features
+    X: DesignMatrix
+    targets: np.ndarray
+    X_test: DesignMatrix
+    cardinality: CardinalityRange
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a method gives on a split.
+
+    Attributes:
+        logits: (rows to measure, labels) float32, of the decision.
+        C: the penalty; None of a model without one.
+        tau: strength of the prior.
+        offset: of all labels, or (labels,): thresholds, negated.
+        search, fit, predict: seconds, of fits that are shared too.
+        peak: the highest memory of the process meanwhile, in bytes.
+    """
+
+    logits: np.ndarray
+    C: float | None
+    tau: float
+    offset: np.ndarray
+    search: float
+    fit: float
+    predict: float
+    peak: int
+
+    def arrays(self) -> Arrays:
+        """Return what :meth:`restored` takes."""
+        numbers = [np.nan if self.C is None else self.C, self.tau, self.search, self.fit, self.predict, self.peak]
+        return {"logits": self.logits, "offset": self.offset, "numbers": np.array(numbers, dtype=np.float64)}
+
+    @classmethod
+    def restored(cls, arrays: Arrays) -> "Trial":
+        """Restore what :meth:`arrays` returned."""
+        C, tau, search, fit, predict, peak = arrays["numbers"].tolist()
+        chosen = (None if np.isnan(C) else C, tau, arrays["offset"])
+        return cls(arrays["logits"], *chosen, search, fit, predict, int(peak))
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, as compare.json has it; of thresholds, one a label, the median of the offsets."""
+        thresholds = "per label" if self.offset.ndim else "one"
+        return {"C": self.C, "tau": self.tau, "offset": float(np.median(self.offset)), "thresholds": thresholds}
+
+
+def tried(
+    method: Method,
+    config: Config,
+    split: Split,
+    folds: list[Fold],
+    tally: Tally,
+    progress: Callable[[str, float, float], None],
+) -> Trial:
+    """Choose by the inner folds, fit on all training rows, predict the rows to measure.
+
+    Args:
+        method: the loss and the rule.
+        config: everything else; its seed is that of this trial.
+        split: rows to train on and to measure.
+        folds: of the training rows.
+        tally: keeps fits, which all methods with this loss share.
+        progress: called with what is being fitted, the share of the work done, and the mean loss.
+
+    Raises:
+        FloatingPointError: the model gives NaN or infinite logits.
+    """
+    learner = plan(replace(config, loss=method.loss), split.training, split.features, split.targets)
+    fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1) + 1
+    tally.start()
+    began = time.monotonic()
+    choice = choose(
+        folds,
+        learner=learner,
+        C=config.C,
+        rule=method.rule,
+        cardinality=split.cardinality,
+        train_counts=label_counts(split.training.train.targets),
+        checkpoint=tally,
+        progress=lambda what, done, value: progress(what, min(done / fits, 1), value),
+    )
+    # What was found instead of made counts too, and the time of the rule itself.
+    search = tally.seconds + (time.monotonic() - began - tally.now)
+    step = choice.step
+    name = fit_name(step.C, "all rows")
+    before = tally.seconds
+    if (fitted := tally.finished(name)) is None:
+        model = learner.fit(
+            split.X,
+            torch.from_numpy(split.targets),
+            C=step.C,
+            start=choice.start,
+            rough=False,
+            groups=split.training.train.groups,
+            steps=tally.steps(name),
+            progress=lambda n, of, loss, _: progress(name, (fits - 1 + n / of) / fits, loss),
+        )
+        predicting = time.monotonic()
+        plain = model.logits(split.X_test)
+        fitted = {"logits": plain, "predict": np.array(time.monotonic() - predicting)}
+        tally.finish(name, fitted)
+    predict = float(fitted["predict"])
+    offset = np.asarray(step.offset, dtype=np.float32)
+    logits = fitted["logits"] + (offset - np.float32(step.tau) * prior_logits(split.targets))
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the model gives logits that are not finite")
+    return Trial(logits, step.C, step.tau, offset, search, tally.seconds - before - predict, predict, tally.peak)

@@ -1,0 +1,50 @@
+"""What a fit needs of a checkpoint: where its state is left between two steps, and where results are kept."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+class Steps(Protocol):
+    """Where a fit leaves its state between two steps, and finds it after an interruption."""
+
+    def load(self) -> Arrays | None:
+        """Return the state that was left last."""
+        ...
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        """Take the state, if it is time to: `state` is called only then."""
+        ...
+
+
+class Fits(Protocol):
+    """Where the results of finished fits are kept, and the state of the one under way."""
+
+    def finished(self, fit: str) -> Arrays | None:
+        """Return the result of a fit that is done; None of others."""
+        ...
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        """Keep the result of a fit."""
+        ...
+
+    def steps(self, fit: str) -> Steps:
+        """Return where a fit leaves its state."""
+        ...
+
+
+class Unsaved:
+    """Steps of a fit that nobody will continue."""
+
+    def load(self) -> Arrays | None:
+        """Find nothing."""
+        return None
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        """Leave nothing."""
+
+
+UNSAVED = Unsaved()

@@ -1,0 +1,229 @@
+"""A run or a comparison on disk: data, not code. Built beside its place, renamed once, read after every checksum."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from manyhot.toolkit.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder is, the command that writes it, and the files it holds."""
+
+    name: str
+    command: str
+    format: int
+    files: tuple[str, ...]
+    since: str
+
+    @property
+    def again(self) -> str:
+        """What to do where the folder is damaged."""
+        return f"{self.command} again, or restore the folder from a copy"
+
+
+RUN_FILES = (
+    *("calibration.json", "config.toml", "findings.json", "log.jsonl", "metrics.json", "model.safetensors"),
+    *("provenance.json", "report.html", "run.json", "terms.json"),
+)
+RUN = Kind("run", "train", 4, RUN_FILES, since="training")
+COMPARISON = Kind("comparison", "compare", 2, ("compare.json", "config.toml", "report.html"), since="it was written")
+
+
+def run_name(data: str) -> str:
+    """Return what runs are named after: the data file, without its folder and endings."""
+    return Path(data).name.split(".")[0] or "run"
+
+
+def free_path(data: str) -> Path:
+    """Return runs/NAME-N, NAME the data file's and N the first number that is free."""
+    number = 1
+    while (path := Path("runs") / f"{run_name(data)}-{number}").exists():
+        number += 1
+    return path
+
+
+def partial_of(path: Path) -> Path:
+    """Return the hidden folder beside a run's place, where it is built and where an interrupted training is kept."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def check_free(path: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        InputError: the folder exists and is not empty, or cannot be made.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: expected a folder that does not exist yet; choose another --out or remove it.")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"{path}: cannot make this folder, {existing} is no folder to write in; choose another --out.")
+
+
+def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
+    """Write a complete run or comparison, or nothing.
+
+    The folder is built in a hidden one beside its place, each file flushed to the disk, the manifest last, and renamed.
+
+    Raises:
+        OSError: the disk is full or refuses; nothing is left behind.
+    """
+    if set(files) != set(kind.files):
+        raise ValueError(f"a {kind.name} holds {kind.files}; got {sorted(files)}.")
+    partial = partial_of(path)
+    partial.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=partial))
+    try:
+        building.chmod(0o755)
+        for name, content in files.items():
+            write_file(building / name, content)
+        sums = {name: sha256(content) for name, content in sorted(files.items())}
+        write_file(building / MANIFEST, to_json({"format": kind.format, "sha256": sums}))
+        flush_folder(building)
+        os.rename(building, path)
+        flush_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # a checkpoint is in it
+            partial.rmdir()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file: the whole of it or nothing."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file under a temporary name; at the end it is flushed and put in its place, whatever was there before.
+
+    Whatever goes wrong before, the temporary file is removed, and its place is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
+    """Read the files of a run or comparison after checking each against the manifest.
+
+    Raises:
+        InputError: nothing of this kind, one cut short or changed by hand, or one of another format; names the file.
+    """
+    wanted = f"expected a {kind.name} folder"
+    if not path.is_dir():
+        raise InputError(f"{path}: {wanted}, as `manyhot {kind.command}` writes it; there is none.")
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        format_, sums = manifest["format"], manifest["sha256"]
+    except OSError:
+        raise InputError(f"{path}: {wanted}, but {MANIFEST} is missing; {kind.again}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path / MANIFEST}: expected the manifest of a {kind.name}, but it is damaged; {kind.again}."
+        ) from None
+    if kind is RUN and isinstance(sums, dict) and set(sums) == set(COMPARISON.files):
+        raise InputError(f"{path}: {wanted}, got a comparison; name the folder of a run, as `manyhot train` writes it.")
+    if format_ != kind.format:
+        raise InputError(
+            f"{path}: {kind.name} format {kind.format} is what this manyhot reads; got {format_!r}. "
+            f"Update manyhot, or {kind.command} again."
+        )
+    files = {}
+    for name in kind.files:
+        try:
+            files[name] = (path / name).read_bytes()
+        except OSError:
+            raise InputError(f"{path / name}: missing from the {kind.name}; {kind.again}.") from None
+        if not isinstance(sums, dict) or sums.get(name) != sha256(files[name]):
+            raise InputError(
+                f"{path / name}: changed since {kind.since} (its sha256 is not the manifest's); {kind.again}."
+            )
+    return files
+
+
+def provenance(
+    inputs: list[tuple[Path, int]], *, sums: dict[str, str | None], seed: int, seconds: float
+) -> dict[str, Any]:
+    """Say where a run comes from: command line, versions, threads, seed, and each input with its sha256 and rows."""
+    import torch
+
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "inputs": [{"file": str(file), "rows": rows, "sha256": sums.get(str(file))} for file, rows in inputs],
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of all that numbers may depend on."""
+    packages = ("manyhot", "torch", "numpy", "scipy", "scikit-learn", "polars", "safetensors")
+    return {name: _version(name) for name in packages}
+
+
+def to_json(value: Any) -> bytes:
+    """Write JSON for people and programs; NaN is an error."""
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def sha256(content: bytes) -> str:
+    """Return the hexadecimal digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return the digest of a file; None of what is no plain file, or cannot be read."""
+    if not path.is_file():
+        return None  # reading a pipe would empty it
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def flush_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

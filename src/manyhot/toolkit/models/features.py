@@ -1,0 +1,320 @@
+"""Texts and numbers to one matrix; what is fitted on training rows is saved as JSON and arrays."""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import StandardScaler
+
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.pretrained import Encoder, Tokens
+from manyhot.toolkit.read.examples import Examples
+
+# np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
+DesignMatrix = Any
+
+# Words, and beside them pairs of words at half weight, each block with rows of length 1. benchmarks/defaults.py chose
+# the weight on training rows; in one joint block the many pairs of a long text would push its words down. A pair must
+# be in 5 texts: with 3, Reuters has twice as many, and fitting takes as much longer.
+WORDS = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b", "sublinear_tf": True}
+PAIR_WEIGHT = 0.5
+MIN_DF = 2
+PAIR_MIN_DF = 5
+CHARACTERS = {"analyzer": "char", "ngram_range": (1, 3), "sublinear_tf": True}
+# The most frequent terms of a block that are kept. Weights are terms x labels: this bounds them where texts are many.
+MAX_TERMS = 2**18
+# Numbers with a larger share of non-zeros than this are held dense.
+DENSE = 0.3
+# With so few rows a word seen once may be all there is of a label.
+FEW_ROWS = 100
+
+_FLOAT32: Any = {"dtype": np.float32}
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+@dataclass(frozen=True)
+class TextBlock:
+    """One TF-IDF block: scikit-learn parameters, terms in column order, idf, and the length of its rows."""
+
+    parameters: dict[str, Any]
+    terms: list[str]
+    idf: np.ndarray
+    weight: float
+
+    @classmethod
+    def fit(cls, texts: list[str], parameters: dict[str, Any], weight: float = 1.0) -> "TextBlock | None":
+        """Fit on training texts; None where no term is in enough of them."""
+        try:
+            vectorizer = TfidfVectorizer(**parameters, **_FLOAT32).fit(texts)
+        except ValueError:  # scikit-learn: "empty vocabulary", "no terms remain"
+            return None
+        return cls(parameters, vectorizer.get_feature_names_out().tolist(), vectorizer.idf_, weight)
+
+    def transform(self, texts: list[str]) -> sp.csr_array:
+        """Return (rows, terms) TF-IDF."""
+        return sp.csr_array(self._vectorizer.transform(texts) * np.float32(self.weight))
+
+    @cached_property
+    def _vectorizer(self) -> TfidfVectorizer:
+        vocabulary = {term: column for column, term in enumerate(self.terms)}
+        fitted = {key: value for key, value in self.parameters.items() if key not in ("min_df", "max_features")}
+        vectorizer = TfidfVectorizer(**fitted, vocabulary=vocabulary, **_FLOAT32)
+        vectorizer.idf_ = self.idf
+        return vectorizer
+
+
+@dataclass(frozen=True)
+class Category:
+    """The values of one column that have a column of the matrix; None is a missing cell. All others share the last."""
+
+    values: list[str | None]
+
+    @classmethod
+    def fit(cls, cells: pl.Series) -> "Category":
+        """Keep the values of two rows or more: one row teaches nothing, and those of one row stand for the unseen."""
+        counts = cells.value_counts().filter(pl.col("count") > 1)
+        return cls(sorted(counts[cells.name].to_list(), key=lambda value: (value is None, value)))
+
+    def transform(self, cells: pl.Series) -> sp.csr_array:
+        """Return (rows, values + 1) of 0 and 1."""
+        known = {value: i for i, value in enumerate(self.values)}
+        other = len(known)
+        codes = np.array([known.get(value, other) for value in cells.to_list()], dtype=np.int64)
+        ones, rows = np.ones(len(codes), dtype=np.float32), np.arange(len(codes))
+        return sp.csr_array((ones, (rows, codes)), shape=(len(codes), self.size))
+
+    @property
+    def size(self) -> int:
+        """Number of columns of the matrix."""
+        return len(self.values) + 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything between a row as read and a row of the matrix.
+
+    Attributes:
+        blocks: of the texts.
+        mean: of each number over the training rows that have it; it stands in for a missing one.
+        std: of each number, which it is divided by; 1 for a constant.
+        centred: whether the mean is subtracted; sparse numbers are scaled alone, since centring would fill the matrix.
+        missing: the positions of the numbers that training had missing: each has a column that says where.
+        categories: one for each column of them.
+    """
+
+    blocks: list[TextBlock] = field(default_factory=list)
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+    centred: bool = True
+    missing: list[int] = field(default_factory=list)
+    categories: list[Category] = field(default_factory=list)
+    reader: Encoder | Tokens | None = None
+
+    @classmethod
+    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None) -> "Features":
+        """Fit on training rows.
+
+        Args:
+            examples: the rows.
+            reader: in place of TF-IDF; an encoder makes texts numbers, tokens leave that to the model.
+
+        Raises:
+            InputError: texts without a single word, or none at all for a reader.
+        """
+        blocks, mean, std, sparse = [], None, None, False
+        if reader is not None and examples.texts is None:
+            raise InputError(f"{examples.source}: an encoder reads text, got only numbers; use --model linear or mlp.")
+        if isinstance(reader, Tokens):
+            if examples.numbers is not None or examples.categories is not None:
+                raise InputError(
+                    f"{examples.source}: fine_tune reads text alone; name its columns with --text, or leave "
+                    "fine_tune out."
+                )
+            return cls(reader=reader)
+        if reader is not None:
+            examples = reader.embedded(examples)
+        if examples.texts is not None:
+            blocks = _fit_blocks(examples.texts)
+            if not blocks:
+                raise InputError(
+                    f"{examples.source}: expected texts with words, but no word or character is in two rows or more; "
+                    "name the text columns with --text."
+                )
+        numbers: Any = examples.numbers
+        missing: list[int] = []
+        if numbers is not None:
+            sparse = sp.issparse(numbers) and numbers.nnz < DENSE * numbers.shape[0] * numbers.shape[1]
+            dense = numbers if sparse or isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
+            with np.errstate(invalid="ignore"):  # a column of nothing but missing numbers, which is 0 throughout
+                scaler: Any = StandardScaler(with_mean=not sparse).fit(dense)  # leaves missing numbers out
+            missing = np.flatnonzero(examples.missing_counts()).tolist()
+            mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
+        categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
+        return cls(blocks, mean, std, not sparse, missing, categories, reader)
+
+    def transform(self, examples: Examples) -> DesignMatrix:
+        """Return (rows, features) float32: dense for dense numbers alone, else CSR; or token ids.
+
+        Raises:
+            InputError: another number of features than in training.
+        """
+        if isinstance(self.reader, Tokens):
+            return self.reader.transform(examples.texts or [""] * examples.rows)
+        if self.reader is not None:
+            examples = self.reader.embedded(examples)
+        parts: list[Any] = [block.transform(examples.texts or [""] * examples.rows) for block in self.blocks]
+        if self.std is not None:
+            numbers: Any = examples.numbers
+            came = 0 if numbers is None else numbers.shape[1]
+            if came != self.std.size:
+                raise InputError(
+                    f"{examples.source}: expected {self.std.size:,} features, as in training; got {came:,}."
+                )
+            numbers, absent = self._filled(numbers)
+            if self.centred:
+                dense = numbers if isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
+                parts.append(((dense - self.mean) / self.std).astype(np.float32))
+            else:
+                scale = sp.diags_array((1 / self.std).astype(np.float32))
+                parts.append(sp.csr_array(sp.csr_array(numbers) @ scale))
+            if self.missing:
+                parts.append(absent if isinstance(parts[-1], np.ndarray) else sp.csr_array(absent))
+        columns = [] if examples.categories is None else list(examples.categories)
+        if len(columns) != len(self.categories):
+            raise InputError(
+                f"{examples.source}: expected {len(self.categories)} columns of categories, as in training; got "
+                f"{len(columns)}; give a table with the columns of training"
+            )
+        parts += [category.transform(cells) for category, cells in zip(self.categories, columns, strict=True)]
+        if all(isinstance(part, np.ndarray) for part in parts):
+            return parts[0] if len(parts) == 1 else np.hstack(parts)
+        return sp.csr_array(sp.hstack([sp.csr_array(part) for part in parts], dtype=np.float32))
+
+    def _filled(self, numbers: Any) -> tuple[Any, np.ndarray]:
+        """Put the means in place of missing numbers, and say where those were that training had missing too."""
+        absent = np.zeros((numbers.shape[0], len(self.missing)), dtype=np.float32)
+        values = numbers if isinstance(numbers, np.ndarray) else numbers.data
+        places = np.flatnonzero(np.isnan(values))
+        if not places.size:
+            return numbers, absent
+        if isinstance(numbers, np.ndarray):
+            row, column = np.divmod(places, numbers.shape[1])
+        else:
+            row, column = np.searchsorted(numbers.indptr, places, side="right") - 1, numbers.indices[places]
+        numbers = numbers.copy()
+        (numbers if isinstance(numbers, np.ndarray) else numbers.data).flat[places] = np.asarray(self.mean)[column]
+        position = np.full(numbers.shape[1], -1)
+        position[self.missing] = np.arange(len(self.missing))
+        reported = position[column] >= 0
+        absent[row[reported], position[column][reported]] = 1
+        return numbers, absent
+
+    @property
+    def size(self) -> int:
+        """Number of columns of the matrix."""
+        numbers = 0 if self.std is None else self.std.size + len(self.missing)
+        return sum(len(block.terms) for block in self.blocks) + numbers + sum(c.size for c in self.categories)
+
+    @property
+    def reads_text(self) -> bool:
+        """Texts come in."""
+        return bool(self.blocks) or self.reader is not None
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Numbers or categories come in, beside the numbers that an encoder makes."""
+        made = self.reader.width if isinstance(self.reader, Encoder) else 0
+        return bool(self.categories) or (self.std is not None and self.std.size > made)
+
+    def describe(self) -> str:
+        """Say what the features are, for the terminal."""
+        if isinstance(self.reader, Tokens):
+            return f"texts of at most {self.reader.limit:,} tokens"
+        said = [
+            f"{len(block.terms):,} {'character 1-3-grams' if block.parameters['analyzer'] == 'char' else kind}"
+            for block, kind in zip(self.blocks, ("words", "word pairs"), strict=False)
+        ]
+        if self.reader is not None:
+            said.append(f"the mean of {self.reader.name}'s last layer")
+        if self.std is not None:
+            said.append(f"{self.std.size:,} numbers, {'standardised' if self.centred else 'scaled'}")
+        if self.missing:
+            said.append(f"{len(self.missing):,} for missing cells")
+        if self.categories:
+            said.append(f"{sum(category.size for category in self.categories):,} for values of categories")
+        return " + ".join(said)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Split into JSON and arrays; :meth:`from_state` puts them together again."""
+        arrays = {f"idf.{i}": np.asarray(block.idf, dtype=np.float64) for i, block in enumerate(self.blocks)}
+        for name in ("mean", "std"):
+            if (value := getattr(self, name)) is not None:
+                arrays[f"numbers.{name}"] = value
+        blocks = [{"parameters": b.parameters, "terms": b.terms, "weight": b.weight} for b in self.blocks]
+        categories = [category.values for category in self.categories]
+        state: dict[str, Any] = {
+            "text": blocks,
+            "centred": self.centred,
+            "missing": self.missing,
+            "categories": categories,
+        }
+        if isinstance(self.reader, Tokens):
+            state["tokens"] = {"tokenizer": self.reader.tokenizer, "limit": self.reader.limit}
+        elif self.reader is not None:
+            state["encoder"], weights = self.reader.state()
+            arrays |= weights
+        return state, arrays
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], arrays: dict[str, np.ndarray], device: str = "cpu") -> "Features":
+        """Restore what :meth:`state` returned; an encoder on this device."""
+        blocks = [
+            TextBlock(
+                {k: tuple(v) if k == "ngram_range" else v for k, v in block["parameters"].items()},
+                block["terms"],
+                arrays[f"idf.{i}"],
+                block["weight"],
+            )
+            for i, block in enumerate(state["text"])
+        ]
+        reader: Encoder | Tokens | None = None
+        if "tokens" in state:
+            reader = Tokens(state["tokens"]["tokenizer"], int(state["tokens"]["limit"]))
+        elif "encoder" in state:
+            reader = Encoder.from_state(state["encoder"], arrays, device)
+        return cls(
+            blocks,
+            arrays.get("numbers.mean"),
+            arrays.get("numbers.std"),
+            state["centred"],
+            missing=state["missing"],
+            categories=[Category(values) for values in state["categories"]],
+            reader=reader,
+        )
+
+
+def _fit_blocks(texts: list[str]) -> list[TextBlock]:
+    few = len(texts) < FEW_ROWS
+    limits = {"min_df": 1 if few else MIN_DF, "max_features": MAX_TERMS}
+    if writes_without_spaces(texts):
+        blocks = [TextBlock.fit(texts, CHARACTERS | limits)]
+    else:
+        pair_limits = limits | {"min_df": 1 if few else PAIR_MIN_DF}
+        blocks = [
+            TextBlock.fit(texts, WORDS | {"ngram_range": (1, 1)} | limits),
+            TextBlock.fit(texts, WORDS | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
+        ]
+    return [block for block in blocks if block is not None]
+
+
+def writes_without_spaces(texts: Iterable[str], sample: int = 1000) -> bool:
+    """Say whether most letters of the first texts are of a script that puts no spaces between words."""
+    letters = [c for text, _ in zip(texts, range(sample), strict=False) for c in text[:200] if c.isalpha()]
+    spaceless = sum(unicodedata.name(c, "").startswith(_SPACELESS) for c in letters)
+    return spaceless > len(letters) / 2

@@ -1,0 +1,187 @@
+"""The seam between models and the rest: what a fitted model can do, and how one is fitted.
+
+`linear`, `mlp` and `encoder` stand behind it, `kinds` knows them by name; nothing else asks which model it has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.features import DesignMatrix
+from manyhot.toolkit.objectives import Loss
+
+# (logits, targets) of rows held out to what is to be high.
+Score = Callable[[np.ndarray, np.ndarray], float]
+# Called with the step that was made, how many there are at most, the mean loss, and the score of rows held out, if any.
+Progress = Callable[[int, int, float, float | None], None]
+# Prediction goes by blocks of exactly so many rows, so that a row's logits have the same bits whatever rows come with
+# it: products of other shapes may round otherwise. Who predicts a file in parts cuts it at multiples of this.
+BLOCK = 256
+
+
+class Model(Protocol):
+    """A fitted model."""
+
+    def logits(self, X: DesignMatrix) -> np.ndarray:
+        """Return (rows, labels) float32."""
+        ...
+
+    def shifted(self, by: np.ndarray) -> "Model":
+        """Return the model whose logits are higher by `by`, a number a label: every model ends in a free bias."""
+        ...
+
+    def arrays(self) -> Arrays:
+        """Return what :meth:`Learner.model` and a run folder restore the model from."""
+        ...
+
+
+class Learner(Protocol):
+    """How models of one kind are fitted in a run: the loss, the solver, the seed and all else that stays the same.
+
+    Attributes:
+        loss: (logits, targets) to the sum over rows.
+        memory: what fitting takes.
+        penalised: C means something. If not, it is None everywhere, and there is nothing to search.
+        warm: a fit can start from a model fitted before.
+        info: what a run says of how it was fitted.
+    """
+
+    @property
+    def loss(self) -> Loss: ...  # noqa: D102
+    @property
+    def memory(self) -> "Memory": ...  # noqa: D102
+    @property
+    def penalised(self) -> bool: ...  # noqa: D102
+    @property
+    def warm(self) -> bool: ...  # noqa: D102
+    @property
+    def info(self) -> dict[str, str]: ...  # noqa: D102
+
+    def fit(
+        self,
+        X: DesignMatrix,
+        targets: Tensor,
+        *,
+        C: float | None,
+        start: Model | None,
+        rough: bool,
+        groups: np.ndarray | None = None,
+        steps: Steps,
+        progress: Progress,
+    ) -> Model:
+        """Fit on rows X (rows, features) and targets (rows, labels); `rough` is enough to compare penalties.
+
+        Where rows are held out to say when to stop, those of a group are held out together.
+        """
+        ...
+
+    def mean(self, models: list[Model]) -> Model | None:
+        """Return the model to start the fit on all rows from, given those of the folds."""
+        ...
+
+    def model(self, arrays: Arrays) -> Model:
+        """Restore what :meth:`Model.arrays` returned."""
+        ...
+
+
+def unheard(step: int, of: int, loss: float, score: float | None) -> None:
+    """Tell nobody."""
+
+
+class Curve:
+    """The loss of every step of a fit, and the score of rows held out, if any: kept over an interruption.
+
+    It stands between a fit and those who keep its state and hear of its progress.
+
+    Attributes:
+        losses: of each step.
+        scores: of each step; None where no rows were held out.
+    """
+
+    def __init__(self, steps: Steps, progress: Progress) -> None:
+        self.losses: list[float] = []
+        self.scores: list[float | None] = []
+        self._steps = steps
+        self._progress = progress
+
+    def progress(self, step: int, of: int, loss: float, score: float | None) -> None:
+        """Take a step down, and pass it on."""
+        self.losses.append(loss)
+        self.scores.append(score)
+        self._progress(step, of, loss, score)
+
+    def load(self) -> Arrays | None:
+        """Find the state that was left last, and what the steps before it were."""
+        if (state := self._steps.load()) is None:
+            return None
+        if not self.losses:  # a fit that looks again has made more steps than it has left
+            self.losses = state["curve.losses"].tolist()
+            self.scores = [None if np.isnan(score) else score for score in state["curve.scores"].tolist()]
+        return {name: array for name, array in state.items() if not name.startswith("curve.")}
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        """Pass the state on, with the steps so far."""
+        scores = np.array(self.scores, dtype=np.float64)
+        self._steps.save(lambda: state() | {"curve.losses": np.array(self.losses), "curve.scores": scores})
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What fitting a model takes."""
+
+    how: str
+    parameters: int
+    bytes: int
+    free: int
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.parameters:,} weights, {self.how}, about {gigabytes(self.bytes)} of memory "
+            f"({gigabytes(self.free)} free)"
+        )
+
+    def check(self, what: str, advice: str) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            InputError: more is needed than is free.
+        """
+        if self.bytes > self.free:
+            raise InputError(
+                f"the model needs about {gigabytes(self.bytes)} of memory for {what} and {gigabytes(self.free)} are "
+                f"free; {advice}, or a machine with more memory."
+            )
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Return how many bytes a device has free."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+
+
+def gigabytes(size: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"
+
+
+def device_of(wanted: str) -> str:
+    """Return "cuda" or "cpu"; "auto" takes a card where there is one.
+
+    Raises:
+        InputError: a card is asked for and PyTorch sees none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda expects a CUDA card that PyTorch can use; there is none: use --device cpu.")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def tensors(arrays: Arrays) -> dict[str, Tensor]:
+    """Copy arrays to memory that torch aligned: matrix products may round by where a tensor starts."""
+    return {name: torch.from_numpy(np.array(value)).clone() for name, value in arrays.items()}

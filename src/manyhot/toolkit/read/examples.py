@@ -1,0 +1,354 @@
+"""Rows as a model sees them: texts, numbers, label sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.read.attributes import relation_column, relation_indicators, relation_numbers
+from manyhot.toolkit.read.cells import (
+    all_bracketed,
+    check_holds_labels,
+    counted,
+    label_codes,
+    label_tokens,
+    listed,
+    plain,
+    read_categories,
+    read_indicators,
+    read_numbers,
+    read_shares,
+    read_texts,
+)
+from manyhot.toolkit.read.columns import Columns
+from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, read_file
+
+KINDS = {
+    "table": "a table (CSV, TSV, JSONL, Parquet, ARFF)",
+    "matrix": "a matrix (NAME.X.npz)",
+    "svmlight": "an svmlight file",
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a model learns from or is asked about, row by row.
+
+    Attributes:
+        source: the file, for messages.
+        texts: one string a row, the text columns joined by a line end, a missing cell being empty; or None.
+        numbers: (rows, features) float32, an array or scipy CSR, NaN where a cell is missing; or None.
+        targets: (rows, labels) bool, scipy CSR; None when labels were not asked for.
+        label_names: the labels of `targets`, column by column.
+        categories: (rows, columns) text, null where a cell is missing; or None.
+        groups: (rows,) numbers, the same for rows that are held out together; or None.
+        places: (rows,) positions in the file, from 0; None where all of its rows are here, in order.
+    """
+
+    source: str
+    texts: list[str] | None
+    numbers: Any
+    targets: Any
+    label_names: list[str]
+    categories: pl.DataFrame | None = None
+    groups: np.ndarray | None = None
+    places: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        if self.texts is not None:
+            return len(self.texts)
+        if self.categories is not None:
+            return self.categories.height
+        return 0 if self.numbers is None else self.numbers.shape[0]
+
+    def missing_counts(self) -> np.ndarray:
+        """Count the missing cells of each column of `numbers`."""
+        numbers = self.numbers
+        if isinstance(numbers, np.ndarray):
+            return np.isnan(numbers).sum(0)
+        return np.bincount(numbers.indices[np.isnan(numbers.data)], minlength=numbers.shape[1])
+
+    def taken(self, rows: np.ndarray) -> Examples:
+        """Take some rows, by their positions."""
+        return replace(
+            self,
+            texts=None if self.texts is None else [self.texts[i] for i in rows],
+            numbers=None if self.numbers is None else self.numbers[rows],
+            targets=None if self.targets is None else self.targets[rows],
+            categories=None if self.categories is None else self.categories[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            places=np.asarray(rows) if self.places is None else self.places[rows],
+        )
+
+
+def examples_from_frame(
+    frame: pl.DataFrame,
+    columns: Columns,
+    source: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    with_labels: bool = True,
+    start: int = 0,
+) -> Examples:
+    """Read the examples of a table by the columns found in training.
+
+    Args:
+        frame: a table, as `read_file` returns it or typed.
+        columns: what `find_columns` returned.
+        source: the file, for messages.
+        label_names: needed for "ids", which are positions in it; for "list" and "separated" it fixes the labels and
+            their order, and without it the labels are the file's own, sorted; 0/1 columns name their labels themselves.
+        with_labels: False ignores the label columns, even where they are malformed or absent.
+        start: rows of the file before the frame, for messages.
+
+    Raises:
+        InputError: a column is missing, or a cell is not what the column should hold.
+    """
+    frame = plain(frame)
+    _check_kind(frame, columns, source)
+    wanted = [*columns.text, *columns.features, *columns.categories, *(columns.labels if with_labels else ())]
+    _check_present(wanted, frame.columns, source)
+    texts = read_texts(frame, columns.text, source) if columns.text else None
+    numbers = read_numbers(frame, columns.features, source, start) if columns.features else None
+    categories = read_categories(frame, columns.categories, source) if columns.categories else None
+    targets, names = None, []
+    if with_labels and columns.label_format in ("indicator", "shares"):
+        read = read_shares if columns.label_format == "shares" else read_indicators
+        targets, names = read(frame, columns.labels, source), list(columns.labels)
+    elif with_labels:
+        targets, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names, categories)
+
+
+def examples_from_relation(
+    relation: Relation,
+    columns: Columns,
+    source: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    with_labels: bool = True,
+) -> Examples:
+    """Read the examples of an ARFF file; the arguments and errors are those of :func:`examples_from_frame`."""
+    _check_kind(relation, columns, source)
+    wanted = [*columns.text, *columns.features, *columns.categories, *(columns.labels if with_labels else ())]
+    _check_present(wanted, [attribute.name for attribute in relation.attributes], source)
+    words = plain(pl.DataFrame([relation_column(relation, name) for name in (*columns.text, *columns.categories)]))
+    texts = read_texts(words, columns.text, source) if columns.text else None
+    numbers = relation_numbers(relation, columns.features, source) if columns.features else None
+    categories = read_categories(words, columns.categories, source) if columns.categories else None
+    targets, names = None, []
+    if with_labels and columns.label_format in ("indicator", "shares"):
+        targets = relation_indicators(relation, columns.labels, source, shares=columns.label_format == "shares")
+        names = list(columns.labels)
+    elif with_labels:
+        column = plain(pl.DataFrame([relation_column(relation, columns.labels[0])])).to_series()
+        targets, names = _label_sets(column, columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names, categories)
+
+
+def _label_sets(
+    column: pl.Series, columns: Columns, source: str, label_names: Sequence[str] | None
+) -> tuple[sp.csr_array, list[str]]:
+    """Read one column of label sets: (rows, labels) bool, and the names of the labels."""
+    ids = columns.label_format == "ids"
+    check_holds_labels(column, source)
+    as_list = columns.label_format == "list" or (ids and columns.label_sep is None and all_bracketed(column))
+    tokens = label_tokens(column, source, as_list=as_list, sep=columns.label_sep)
+    if label_names is None:
+        if ids:
+            raise ValueError("labels given as ids need label_names, the names they are positions in")
+        label_names = tokens["token"].unique().sort().to_list()
+    codes = label_codes(tokens, label_names, column, source, ids=ids)
+    cells = (np.ones(len(codes), dtype=bool), (tokens["row"].to_numpy(), codes.to_numpy()))
+    return sp.csr_array(cells, shape=(len(column), len(label_names))), list(label_names)
+
+
+def _check_present(wanted: Sequence[str], have: Sequence[str], source: str) -> None:
+    known = set(have)
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise InputError(
+            f"{source}: expected the columns {listed(wanted)} as in training, got a file without {listed(missing)}; "
+            f"it has {listed(have)}: add or rename the columns"
+        )
+
+
+def kind_of(raw: Raw) -> str:
+    """Say which of `KINDS` a file is."""
+    if isinstance(raw, Matrix):
+        return "matrix"
+    return "svmlight" if isinstance(raw, Svmlight) else "table"
+
+
+def _check_kind(raw: Raw, columns: Columns, source: str) -> None:
+    """Refuse a table for a run on matrices and the other way round."""
+    kind = kind_of(raw)
+    wanted = columns.label_format if columns.label_format in KINDS else "table"
+    if kind != wanted:
+        raise InputError(
+            f"{source}: expected {KINDS[wanted]}, as in training; got {KINDS[kind]}; name a file of the kind the run "
+            "was trained on"
+        )
+
+
+def examples_from_matrix(matrix: Matrix, source: str, *, with_labels: bool = True) -> Examples:
+    """Take the examples of NAME.X.npz and NAME.Y.npz as they are.
+
+    Raises:
+        InputError: labels are asked for and there is no NAME.Y.npz.
+    """
+    if not with_labels:
+        return Examples(source, None, matrix.features, None, [])
+    if matrix.targets is None:
+        raise InputError(
+            f"{source}: expected labels in NAME.Y.npz beside NAME.X.npz, got none; "
+            "save the 0/1 matrix there with scipy.sparse.save_npz"
+        )
+    return Examples(source, None, matrix.features, matrix.targets, list(matrix.label_names or ()))
+
+
+def find_indices(raw: Svmlight, label_names: Sequence[str] | None = None) -> tuple[Columns, list[str]]:
+    """Find where the features of a training file in svmlight format start, and how many they are.
+
+    They start at 1 unless something has the index 0, as the two habits are; with a first line of sizes they start at 0.
+    """
+    width = raw.features.shape[1]
+    used = np.unique(raw.features.indices)
+    first = 0 if raw.size is not None or (used.size and used[0] == 0) else 1
+    size = max(width - first, raw.size or 0)
+    columns = Columns(labels=tuple(label_names or ()), label_format="svmlight", indices=(first, size))
+    return columns, [f"features: {size:,}, numbered from {first}"]
+
+
+def examples_from_svmlight(raw: Svmlight, columns: Columns, source: str, *, with_labels: bool = True) -> Examples:
+    """Take the examples of an svmlight file; features that training had none of are left out, like unknown words.
+
+    Raises:
+        InputError: an index 0 where training numbered the features from 1, or a label id beyond the names.
+    """
+    first, size = columns.indices or (1, raw.features.shape[1] - 1)
+    features: Any = raw.features
+    if first and (low := np.flatnonzero(features.indices < first)).size:
+        row = int(np.searchsorted(features.indptr, low[0], side="right"))
+        raise InputError(
+            f"{source}, row {row}: expected features numbered from {first}, as in training, got the index 0; "
+            "number them alike"
+        )
+    features = features[:, first : first + size].tocsr()
+    features.resize((len(raw.ids), size))
+    if not with_labels:
+        return Examples(source, None, features, None, [])
+    names = list(columns.labels)
+    known = {str(i): i for i in range(len(names))}
+    if not names:
+        names = sorted({name for row in raw.ids for name in row}, key=int)
+        known = {name: i for i, name in enumerate(names)}
+    for row, ids in enumerate(raw.ids, 1):
+        if wrong := [name for name in ids if name not in known]:
+            raise InputError(
+                f"{source}, row {row}: expected label ids from 0 to {len(names) - 1}, positions in the label names, "
+                f"got {wrong[0]}; correct the row or the file of label names"
+            )
+    cells = [(r, known[name]) for r, ids in enumerate(raw.ids) for name in set(ids)]
+    row, label = (np.array([cell[i] for cell in cells], dtype=np.int64) for i in (0, 1))
+    targets = sp.csr_array((np.ones(len(cells), dtype=bool), (row, label)), shape=(len(raw.ids), len(names)))
+    return Examples(source, None, features, targets, names)
+
+
+def check_trainable(examples: Examples) -> None:
+    """Refuse examples that nothing can be learned from; prediction and evaluation have no such minimum.
+
+    Raises:
+        InputError: fewer than two rows, fewer than two labels, or no row with a label.
+    """
+    if examples.rows < 2:
+        raise InputError(
+            f"{examples.source}: training needs at least two rows, got {examples.rows}; add rows to the file"
+        )
+    positives = 0 if examples.targets is None else int(examples.targets.sum())
+    if not positives:
+        raise InputError(
+            f"{examples.source}: expected rows with labels, got none; name another column: --labels COLUMN"
+        )
+    if len(examples.label_names) < 2:
+        raise InputError(
+            f"{examples.source}: multi-label learning needs at least two labels, got only "
+            f"{listed(examples.label_names)}; name another column: --labels COLUMN"
+        )
+
+
+def check_one_class(examples: Examples) -> None:
+    """Refuse rows with several labels or none, where each is to have one class.
+
+    Raises:
+        InputError: names the first such row, counts them and says what to do.
+    """
+    sizes = np.asarray(examples.targets.sum(axis=1)).ravel()
+    wrong = np.flatnonzero(sizes != 1)
+    if not wrong.size:
+        return
+    row = int(wrong[0])
+    cells = examples.targets[[row]].toarray()[0]
+    got = listed([examples.label_names[i] for i in np.flatnonzero(cells)]) if sizes[row] else "none"
+    several, none = int((sizes > 1).sum()), int((sizes == 0).sum())
+    counts = [f"{counted(n, 'row')} with {what}" for n, what in ((several, "several"), (none, "none")) if n]
+    advice = ["leave --task out to learn sets of labels"]
+    if none:
+        advice.append("--drop-unlabelled leaves out rows without a class")
+    if several:
+        advice.append("--label-sep names another separator where a class has this one in its name")
+    raise InputError(
+        f"{examples.source}, row {row + 1}: expected one class, as --task multiclass asks, got {got} "
+        f"({', '.join(counts)}); {'; '.join(advice)}"
+    )
+
+
+def read_examples(
+    path: str | Path, columns: Columns, *, label_names: list[str] | None = None, with_labels: bool = True
+) -> Examples:
+    """Read a file by the columns that training found.
+
+    Raises:
+        InputError: bad input, or a table where training had a matrix and the other way round.
+    """
+    raw = read_file(path, header=columns.header)
+    return examples_of(raw, columns, Path(path).name, label_names=label_names, with_labels=with_labels)
+
+
+def examples_of(
+    raw: Raw,
+    columns: Columns,
+    source: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    with_labels: bool = True,
+    start: int = 0,
+) -> Examples:
+    """Take the examples of what :func:`read_file` returned, by the columns that training found.
+
+    Raises:
+        InputError: bad input, or a table where training had a matrix and the other way round.
+    """
+    if isinstance(raw, pl.DataFrame):
+        return examples_from_frame(raw, columns, source, label_names=label_names, with_labels=with_labels, start=start)
+    if isinstance(raw, Relation):
+        return examples_from_relation(raw, columns, source, label_names=label_names, with_labels=with_labels)
+    _check_kind(raw, columns, source)
+    if isinstance(raw, Svmlight):
+        return examples_from_svmlight(raw, columns, source, with_labels=with_labels)
+    return examples_from_matrix(raw, source, with_labels=with_labels)
+
+
+def drop_unlabelled(examples: Examples) -> tuple[Examples, int]:
+    """Leave out rows without labels; the second value counts them."""
+    keep = np.flatnonzero(np.diff(examples.targets.indptr) > 0)
+    return examples.taken(keep), examples.rows - len(keep)

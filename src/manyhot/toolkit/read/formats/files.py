@@ -1,0 +1,184 @@
+"""Files as bytes and text; every format's reader begins here."""
+
+from __future__ import annotations
+
+import bz2
+import difflib
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from manyhot.toolkit.errors import InputError, first_line
+
+FORMATS = (
+    ".csv, .tsv, .jsonl or .ndjson, .arff, .svm, .svmlight or .libsvm (each also with .gz or .bz2), .parquet, "
+    "or NAME.X.npz with NAME.Y.npz and labels.txt beside it"
+)
+# polars panics, instead of raising, on some damaged files.
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+PACKINGS = {".gz": gzip.open, ".bz2": bz2.open}
+# What is read at a time: tens of megabytes in all with what is made of it, and time enough for each to hide its cost.
+BLOCK_BYTES = 2**23
+# Beyond this a row is taken for a mistake: memory has an end, and a quote that is never closed makes one row of a file.
+MAX_ROW_BYTES = 2**28
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse a path that is no file, and say which file may have been meant."""
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file, got a folder; name one file in it, one of: {FORMATS}")
+    if path.exists():
+        raise InputError(f"{path}: expected a file that can be read twice, got a pipe or device; save it first")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file, but there is no folder {path.parent}; check the path")
+    close = difflib.get_close_matches(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    hint = f"did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else "check the path"
+    raise InputError(f"{path}: expected a file, but there is none of this name; {hint}")
+
+
+class TextFile(io.RawIOBase):
+    """The bytes of a text file, unpacked and without the byte order mark; it knows how much of the file is read.
+
+    Args:
+        path: the file; its last ending says how it is packed.
+        old_line_ends: carriage returns end its lines, and are read as line feeds.
+
+    Raises:
+        InputError: the file may not be read, or is truncated or corrupt; also later on, where that shows.
+    """
+
+    def __init__(self, path: Path, *, old_line_ends: bool = False) -> None:
+        self.path, self.old_line_ends = path, old_line_ends
+        try:
+            self.packed = open(path, "rb")
+        except PermissionError:
+            raise InputError(f"{path}: expected a file that may be read, got no permission; chmod +r it") from None
+        self.size = os.fstat(self.packed.fileno()).st_size
+        opener = PACKINGS.get(path.suffix.lower())
+        self.unpacked: Any = self.packed if opener is None else opener(self.packed)
+        self.head = self._take(3).removeprefix(b"\xef\xbb\xbf")
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, or a part of it."""
+        data = self.head[: len(buffer)] or self._take(len(buffer))
+        self.head = self.head[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self.packed.close()
+        super().close()
+
+    @property
+    def share(self) -> float:
+        """How much of the file is read, from 0 to 1."""
+        return self.packed.tell() / self.size
+
+    def _take(self, size: int) -> bytes:
+        try:
+            data: bytes = self.unpacked.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(
+                f"{self.path}: expected a whole {self.path.suffix.lstrip('.')} file, got a truncated or corrupt one "
+                f"({error}); download or write it again"
+            ) from None
+        return data.replace(b"\r", b"\n") if self.old_line_ends else data
+
+
+def kind_of_file(path: Path) -> tuple[str, str]:
+    """Split the end of a name into the format, such as .csv, and how it is packed: .gz, .bz2 or nothing."""
+    name = path.name.lower()
+    packing = next((end for end in PACKINGS if name.endswith(end)), "")
+    return Path(name.removesuffix(packing)).suffix, packing
+
+
+def read_text(path: Path) -> bytes:
+    """Unpack a text file and check that it is UTF-8; the byte order mark is dropped."""
+    with TextFile(path) as file:
+        data = file.readall()
+    if not data.strip():
+        raise empty(path)
+    check_utf8(path, data)
+    return data
+
+
+def empty(path: Path) -> InputError:
+    """The error of a text file without text."""
+    return InputError(f"{path}: expected text, got an empty file; check that this is the file you meant")
+
+
+def no_rows(path: Path) -> InputError:
+    """The error of a file without rows."""
+    return InputError(f"{path}: expected rows of data, got none; check that this is the file you meant")
+
+
+def not_parquet(path: Path, error: BaseException) -> InputError:
+    """The error of a file that is no Parquet, whatever its reader said."""
+    return InputError(
+        f"{path}: expected a Parquet file, got something else or a damaged one ({first_line(error)}); write it again"
+    )
+
+
+def check_utf8(path: Path, data: bytes, line: int = 1) -> None:
+    """Refuse lines of a file, the first of which has the number `line`, that are not UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        guess = "UTF-16" if line == 1 and data[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
+        line += data.count(b"\n", 0, error.start)
+        raise InputError(
+            f"{path}, line {line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}; "
+            f"save it as UTF-8 (iconv -f {guess} -t UTF-8)"
+        ) from None
+
+
+def cut_blocks(
+    path: Path, file: io.RawIOBase | io.BytesIO, end_of_rows: Callable[[bytes], int], size: int = BLOCK_BYTES
+) -> Iterator[tuple[int, bytes]]:
+    """Cut text into blocks of whole rows, with the number of the line on which each begins.
+
+    Args:
+        path: the file, for messages.
+        file: the text, from its first byte.
+        end_of_rows: says where the last whole row in some bytes ends, 0 where there is none.
+        size: bytes of a block; more where a row is longer.
+
+    Raises:
+        InputError: a row of more than `MAX_ROW_BYTES`, or a block that is not UTF-8.
+    """
+    line, data = 1, b""
+    while True:
+        chunk = file.read(size) or b""
+        data += chunk
+        end = end_of_rows(data) if chunk else len(data)
+        if end:
+            block, data = data[:end], data[end:]
+            check_utf8(path, block, line)
+            yield line, block
+            line += block.count(b"\n")
+        elif len(data) > MAX_ROW_BYTES:
+            raise InputError(
+                f"{path}, line {line}: expected a row of at most {MAX_ROW_BYTES >> 20} MB, got one that goes on; check "
+                "the line ends, and that every quote is closed"
+            )
+        if not chunk:
+            return
+
+
+def end_of_lines(data: bytes) -> int:
+    """Say where the last whole line ends."""
+    return data.rfind(b"\n") + 1

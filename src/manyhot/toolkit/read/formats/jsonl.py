@@ -1,0 +1,169 @@
+"""JSONL to a frame, with errors that name the line and the column."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from manyhot.toolkit.errors import InputError, first_line, shown
+from manyhot.toolkit.read.formats.files import BLOCK_BYTES, POLARS_ERRORS, TextFile, cut_blocks, end_of_lines
+
+# What is known of each column so far: its kind, and the line that showed it.
+Kinds = dict[str, tuple[str, int]]
+
+
+def read_jsonl(path: Path, data: bytes) -> pl.DataFrame:
+    """Read the bytes of a JSONL file; types are those of the whole file.
+
+    Raises:
+        InputError: a line that is no JSON object, or a column of two types.
+    """
+    _check_lines(path, data, {})
+    return _parsed(path, data)
+
+
+def survey(
+    path: Path,
+    file: TextFile | io.BytesIO,
+    size: int = BLOCK_BYTES,
+    surveyed: Callable[[], None] = lambda: None,
+) -> tuple[pl.Schema, int]:
+    """Check a file block by block, and return its columns and the number of its rows.
+
+    A number is read as the whole of its column is: 1 is 1.0 where another row has 0.5. So types are known only at the
+    end of the file, and every row is checked before the first is read.
+
+    Args:
+        path: the file, for messages.
+        file: its text.
+        size: bytes that are read at a time, about.
+        surveyed: called after each block.
+
+    Raises:
+        InputError: what :func:`read_jsonl` refuses.
+    """
+    kinds: Kinds = {}
+    columns, rows = pl.DataFrame(), 0
+    for line, block in cut_blocks(path, file, end_of_lines, size):
+        _check_lines(path, block, kinds, line)
+        if block.strip():
+            frame = _parsed(path, block)
+            rows += frame.height
+            try:
+                columns = pl.concat([columns, frame.clear()], how="diagonal_relaxed")
+            except POLARS_ERRORS as error:
+                raise _mixed(path, error) from None
+        surveyed()
+    return columns.schema, rows
+
+
+def read_rows(
+    path: Path, file: TextFile | io.BytesIO, schema: pl.Schema, size: int = BLOCK_BYTES
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a file that was surveyed, in frames made of about `size` bytes each."""
+    for _, block in cut_blocks(path, file, end_of_lines, size):
+        if block.strip():
+            yield _parsed(path, block, schema)
+
+
+def _check_lines(path: Path, data: bytes, kinds: Kinds, first: int = 1) -> None:
+    for line, text in enumerate(io.BytesIO(data), first):
+        if not text.isspace():
+            check_object(path, line, text, kinds)
+
+
+def _parsed(path: Path, data: bytes, schema: pl.Schema | None = None) -> pl.DataFrame:
+    try:
+        return pl.read_ndjson(data, schema=schema, infer_schema_length=None)
+    except POLARS_ERRORS as error:
+        raise _mixed(path, error) from None
+
+
+def _mixed(path: Path, error: BaseException) -> InputError:
+    return InputError(
+        f"{path}: expected columns of one type each, also inside nested values, got: "
+        f"{first_line(error)}; leave nested columns out"
+    )
+
+
+def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> None:
+    """Refuse a line that is no object, or has a column of another kind than the lines before it.
+
+    polars turns numbers into text where a column holds both, and keeps one of two equal keys: both are refused here.
+
+    Args:
+        path: the file, for messages.
+        line: its number.
+        text: the line, not blank.
+        kinds: of the columns so far; this line's are added.
+    """
+    for name, value in _json_object(path, line, text).items():
+        kind = _json_kind(value)
+        if kind is None:
+            continue
+        where = f"{path}, line {line}, column {shown(name)}"
+        if kind == "number" and math.isinf(value):
+            raise InputError(f"{where}: expected a finite number, got one that is too large; write null instead")
+        if kind == "list of mixed types":
+            raise InputError(f"{where}: expected a list of one type, got {shown(value)}; write all its items as text")
+        known, first = kinds.setdefault(name, (kind, line))
+        if known == "list" and kind.startswith("list"):
+            kinds[name] = (kind, line)
+        elif kind != known and not (kind == "list" and known.startswith("list")):
+            raise InputError(
+                f"{where}: expected a {known} as on line {first}, got a {kind}, {shown(value)}; "
+                "write the column as one type"
+            )
+
+
+def _json_object(path: Path, line: int, text: bytes) -> dict[str, Any]:
+    where = f"{path}, line {line}"
+    try:
+        record = json.loads(text.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(
+            f"{where}: expected one JSON object, got {shown(text.decode().strip())} ({reason}); correct the line"
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{where}: expected one JSON object, got {shown(record)}; "
+            'write every row as {"column": value, ...} on a line of its own'
+        )
+    # Half a surrogate pair is legal JSON, no Unicode, and a NUL to polars.
+    if b"\\ud" in text.lower() and any(
+        "\ud800" <= character <= "\udfff" for character in json.dumps(record, ensure_ascii=False)
+    ):
+        raise InputError(rf"{where}: expected Unicode text, got half a surrogate pair (\ud800 to \udfff); delete it")
+    return record
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return record
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON, a missing value is null")
+
+
+_JSON_KINDS = {bool: "true/false", int: "number", float: "number", str: "string", list: "list", dict: "object"}
+
+
+def _json_kind(value: Any) -> str | None:
+    """Name the type of a value as messages do; lists also by what is in them, where that is known."""
+    if not isinstance(value, list):
+        return _JSON_KINDS.get(type(value))
+    items = {_JSON_KINDS[type(item)] for item in value if item is not None}
+    if len(items) > 1:
+        return "list of mixed types"
+    return f"list of {items.pop()}s" if items else "list"

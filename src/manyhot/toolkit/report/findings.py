@@ -1,0 +1,402 @@
+"""What a report says of a run, as plain data: computed at the end of training, while the rows are at hand.
+
+All of it is read off the rows that the run is measured on: the test rows where there are some, else the rows that were
+held out. Rows are looked at in blocks and label sets are sparse, so that it takes little beside training; nothing here
+has a number for each pair of labels unless a row has the pair.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from manyhot.decisions import decide
+from manyhot.labels import label_groups
+from manyhot.toolkit.choose.calibrate import reliability
+from manyhot.toolkit.read.columns import Columns
+from manyhot.toolkit.read.examples import Examples
+from manyhot.toolkit.runs.evaluate import Aligned
+from manyhot.toolkit.runs.predict import Run
+
+FORMAT = 1
+EXCERPT = 300
+WORST = 50
+PAIRS = 30
+NAMED = 20
+# Of a row in the list of worst rows: more labels than these tell nothing more.
+SHOWN_LABELS = 30
+# Rows that have two labels together; with fewer it may be chance.
+LEAST_TOGETHER = 3
+HISTOGRAM_BINS = 60
+# Cells of a block of rows, and pairs of labels that are counted, row by row.
+BLOCK_CELLS = 4_000_000
+MOST_PAIRS = 100_000_000
+# C0 and C1 controls but for white space; HTML has no place for them.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The rows that a report is about, and what the run says of them.
+
+    Attributes:
+        part: "test", "valid" or "cross_fitted".
+        examples: where the rows were taken from.
+        rows: (rows,), positions in `examples`.
+        aligned: their targets.
+        logits: (rows, labels), as the decision sees them.
+        reliability: what :func:`manyhot.toolkit.choose.calibrate.reliability` says of probabilities of a calibration
+            that was fitted on other rows; None where the run's own was.
+    """
+
+    part: str
+    examples: Examples
+    rows: np.ndarray
+    aligned: Aligned
+    logits: np.ndarray
+    reliability: np.ndarray | None = None
+
+
+def find(run: Run, judged: Judged, train: Examples, *, with_rows: bool = True) -> dict[str, Any]:
+    """Find what a report says of a run's labels, rows, probabilities and data; JSON-able.
+
+    Args:
+        run: the run.
+        judged: the rows it was measured on.
+        train: the training rows, for the warnings.
+        with_rows: False leaves out everything of single rows.
+    """
+    multiclass = run.task == "multiclass"
+    preds, row_losses, reliable = _look(run, judged)
+    targets = sp.csr_array(judged.aligned.known)
+    right = preds.multiply(targets).tocsr()
+    label_rows = of_labels(preds, targets, right, run.label_names, run.train_counts)
+    missed, added = difference(targets, right), difference(preds, right)
+    worst = None
+    if with_rows:
+        parts = Parts(right, missed, added)
+        worst = worst_rows(run, judged, parts, row_losses)
+    # Labels that training did not know are labels of the row all the same.
+    true_sizes = np.diff(targets.indptr) + judged.aligned.unknown.sum(1)
+    return {
+        "format": FORMAT,
+        "measured": {"part": judged.part, "file": judged.examples.source, "rows": len(judged.logits)},
+        "labels": label_rows,
+        "sizes": {"predicted": np.bincount(np.diff(preds.indptr)).tolist(), "true": np.bincount(true_sizes).tolist()},
+        "reliability": (reliable if judged.reliability is None else judged.reliability).tolist(),
+        "scores": score_histogram(judged.logits, judged.aligned.known),
+        "confused": confused(missed, added, run.label_names),
+        "together": None if multiclass else together(targets, preds, run.label_names),
+        "worst": worst,
+        "warnings": warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass),
+    }
+
+
+def _look(run: Run, judged: Judged) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
+    """Go once over blocks of rows: label sets, how unlikely the labels of each row are, and how true probabilities."""
+    low, high = run.cardinality
+    preds, losses, reliable = [], [], np.zeros(())
+    for rows in blocks(judged.logits.shape):
+        logits, known = judged.logits[rows], judged.aligned.known[rows]
+        preds.append(sp.csr_array(decide(logits, min_labels=low, max_labels=high).astype(bool)))
+        probs = run.calibration.probs(logits)
+        inside = np.clip(probs, 1e-7, 1 - 1e-7)
+        if run.calibration.classes:
+            # A row of an unknown class has no class to be likely.
+            losses.append(-np.where(known, np.log(inside), 0).sum(1))
+            has = known.any(1)
+            reliable = reliable + reliability(probs[has], known[has].argmax(1))
+        else:
+            losses.append(-np.log(np.where(known, inside, 1 - inside)).sum(1))
+            reliable = reliable + reliability(probs, known)
+    sets: Any = sp.vstack(preds, format="csr")
+    return sets, np.concatenate(losses), reliable
+
+
+def blocks(shape: tuple[int, int]) -> Iterator[slice]:
+    """Cut rows so that a block has a bounded number of cells."""
+    step = max(BLOCK_CELLS // max(shape[1], 1), 1)
+    yield from (slice(start, start + step) for start in range(0, shape[0], step))
+
+
+def difference(cells: sp.csr_array, less: sp.csr_array) -> sp.csr_array:
+    """Return the cells of a matrix of bools that are not in the second, which has none but cells of the first."""
+    rest: Any = cells.astype(np.int8) - less.astype(np.int8)
+    rest.eliminate_zeros()
+    return rest.astype(bool)
+
+
+def of_labels(
+    preds: sp.csr_array, targets: sp.csr_array, right: sp.csr_array, names: list[str], train_counts: np.ndarray
+) -> list[dict[str, Any]]:
+    """Count and measure each label: rows in training and here, predictions, hits, precision, recall and F1.
+
+    Precision is None where the label is never predicted, recall and F1 where no row has it (in macro-F1 it counts 0).
+    """
+    predicted, true, hits = (np.asarray(cells.sum(0)).ravel() for cells in (preds, targets, right))
+    group = np.full(len(names), "unseen", dtype=object)
+    for name, members in label_groups(train_counts).items():
+        group[members] = name
+    return [
+        {
+            "name": name,
+            "train_rows": int(train_counts[i]),
+            "rows": int(true[i]),
+            "predicted": int(predicted[i]),
+            "right": int(hits[i]),
+            "precision": float(hits[i] / predicted[i]) if predicted[i] else None,
+            "recall": float(hits[i] / true[i]) if true[i] else None,
+            "f1": float(2 * hits[i] / (predicted[i] + true[i])) if true[i] else None,
+            "group": group[i],
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def score_histogram(logits: np.ndarray, known: np.ndarray) -> dict[str, Any]:
+    """Count the logits of positives and of negatives in bins; the outer ones take the thousandth further out."""
+    step = max(logits.size // 1_000_000, 1)
+    sample = np.concatenate([logits.ravel()[::step], logits[known][:1_000_000]])
+    low, high = (float(q) for q in np.quantile(sample, [0.001, 0.999]))
+    low, high = min(low, -1.0), max(high, 1.0)
+    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+    counts = np.zeros((2, HISTOGRAM_BINS), dtype=np.int64)
+    for rows in blocks(logits.shape):
+        place = ((logits[rows] - low) * (HISTOGRAM_BINS / (high - low))).astype(np.int64)
+        place = np.clip(place, 0, HISTOGRAM_BINS - 1)
+        positive = np.bincount(place[known[rows]], minlength=HISTOGRAM_BINS)
+        counts[0] += positive
+        counts[1] += np.bincount(place.ravel(), minlength=HISTOGRAM_BINS) - positive
+    return {"edges": edges.tolist(), "positives": counts[0].tolist(), "negatives": counts[1].tolist()}
+
+
+def confused(missed: sp.csr_array, added: sp.csr_array, names: list[str]) -> dict[str, Any]:
+    """Count pairs in rows that have the first label and are not given it, and are given the second and do not have it.
+
+    Of classes that is what is taken for what.
+    """
+    rows = _affordable(np.diff(missed.indptr).astype(np.int64) * np.diff(added.indptr))
+    wrong, instead = missed[rows], added[rows]
+    pairs: Any = (wrong.T.astype(np.int32) @ instead.astype(np.int32)).tocoo()
+    order = np.lexsort((pairs.col, pairs.row, -pairs.data))[:PAIRS]
+    of = np.asarray(missed.sum(0)).ravel()
+    found = [
+        {"true": names[i], "predicted": names[j], "rows": int(count), "missed": int(of[i])}
+        for i, j, count in zip(pairs.row[order], pairs.col[order], pairs.data[order], strict=True)
+    ]
+    return {"rows": wrong.shape[0], "pairs": found}
+
+
+def together(targets: sp.csr_array, preds: sp.csr_array, names: list[str]) -> dict[str, Any]:
+    """Find the labels that go together: the share of rows with either that have both, truly and as predicted."""
+    rows = _affordable(np.diff(targets.indptr).astype(np.int64) ** 2)
+    true, predicted = targets[rows].tocsc().astype(np.int32), preds[rows].tocsc().astype(np.int32)
+    pairs: Any = sp.triu(true.T @ true, k=1).tocoo()
+    counts = np.asarray(true.sum(0)).ravel()
+    share = pairs.data / np.maximum(counts[pairs.row] + counts[pairs.col] - pairs.data, 1)
+    enough = np.flatnonzero(pairs.data >= LEAST_TOGETHER)
+    order = enough[np.lexsort((pairs.col[enough], pairs.row[enough], -share[enough]))][:PAIRS]
+    found = [
+        {
+            "labels": [names[i], names[j]],
+            "rows": int(pairs.data[n]),
+            "share": float(share[n]),
+            "predicted_rows": int((predicted[:, [i]].multiply(predicted[:, [j]])).sum()),
+        }
+        for n, i, j in zip(order, pairs.row[order], pairs.col[order], strict=True)
+    ]
+    return {"rows": true.shape[0], "pairs": found}
+
+
+def _affordable(costs: np.ndarray) -> np.ndarray:
+    """Take all rows, or evenly every so many that their pairs can be counted."""
+    stride = max(-(-int(costs.sum()) // MOST_PAIRS), 1)
+    return np.arange(0, len(costs), stride)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Label sets against the truth: labels that are right, those missed, and those wrongly predicted."""
+
+    right: sp.csr_array
+    missed: sp.csr_array
+    added: sp.csr_array
+
+
+def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> list[dict[str, Any]]:
+    """Show the rows that are wrong and whose labels the run finds least likely, the least likely first."""
+    wrong = np.flatnonzero(np.diff(parts.missed.indptr) + np.diff(parts.added.indptr) + judged.aligned.unknown.sum(1))
+    order = wrong[np.lexsort((wrong, -losses[wrong]))][:WORST]
+    shown = judged.examples.taken(judged.rows[order])
+    probs = run.calibration.probs(judged.logits[order])
+    places = judged.rows[order] if shown.places is None else shown.places
+
+    def labels(cells: sp.csr_array, i: int) -> list[dict[str, Any]]:
+        columns = cells.indices[cells.indptr[order[i]] : cells.indptr[order[i] + 1]]
+        best = sorted(columns.tolist(), key=lambda c: (-probs[i, c], c))[:SHOWN_LABELS]
+        return [{"name": run.label_names[c], "prob": round(float(probs[i, c]), 4)} for c in best]
+
+    def unknown(i: int) -> list[dict[str, Any]]:
+        columns = np.flatnonzero(judged.aligned.unknown[order[i]])[:SHOWN_LABELS]
+        return [{"name": judged.aligned.unknown_names[c], "prob": None} for c in columns]
+
+    return [
+        {
+            "row": int(places[i]) + 1,
+            "text": excerpt_of(shown, i, run.columns),
+            "loss": round(float(losses[order[i]]), 4),
+            "right": labels(parts.right, i),
+            "missed": labels(parts.missed, i) + unknown(i),
+            "added": labels(parts.added, i),
+        }
+        for i in range(len(order))
+    ]
+
+
+def excerpt_of(examples: Examples, row: int, columns: Columns) -> str:
+    """Write what a row says, cut to an excerpt: its text, and its cells where columns have names."""
+    said = [] if examples.texts is None else [examples.texts[row][: 4 * EXCERPT]]
+    cells = []
+    if examples.categories is not None:
+        cells += [f"{name}: {v}" for name, v in zip(columns.categories, examples.categories.row(row), strict=True)]
+    if isinstance(examples.numbers, np.ndarray) and len(columns.features) == examples.numbers.shape[1]:
+        cells += [
+            f"{name}: {'missing' if np.isnan(value) else f'{value:g}'}"
+            for name, value in zip(columns.features, examples.numbers[row], strict=True)
+        ]
+    return excerpt(" ".join([*said, ", ".join(cells[:NAMED])]))
+
+
+def excerpt(text: str) -> str:
+    """Cut a text, put one space for any white space, and a mark for each control character."""
+    text = " ".join(_CONTROLS.sub("\ufffd", text).split())
+    return text if len(text) <= EXCERPT else text[: EXCERPT - 1].rstrip() + "…"
+
+
+def warnings_of(
+    train: Examples,
+    part: str,
+    measured: Examples,
+    aligned: Aligned,
+    label_rows: list[dict[str, Any]],
+    *,
+    multiclass: bool = False,
+) -> list[dict[str, Any]]:
+    """Say what a reader should know of the data before trusting a number: sentences, each with the labels it is of.
+
+    Args:
+        train: the training rows.
+        part: what was measured: "test", "valid", or "cross_fitted" of the training rows themselves.
+        measured: those rows.
+        aligned: their targets.
+        label_rows: what :func:`of_labels` counts.
+        multiclass: labels are called classes.
+    """
+    what = ("class", "classes") if multiclass else ("label", "labels")
+    found: list[dict[str, Any]] = []
+
+    def warn(text: str, of: list[str] | None = None) -> None:
+        names = of or []
+        found.append({"text": text, "labels": names[:NAMED], "more": max(len(names) - NAMED, 0)})
+
+    def named(rows: list[dict[str, Any]]) -> list[str]:
+        return [row["name"] for row in rows]
+
+    unseen = [row for row in label_rows if not row["train_rows"]]
+    few = sorted((row for row in label_rows if row["group"] == "rare"), key=lambda row: row["train_rows"])
+    absent = [row for row in label_rows if not row["rows"]]
+    silent = [row for row in label_rows if row["rows"] and not row["predicted"]]
+    if few:
+        warn(
+            f"{_labels(few, what)} fewer than 9 training rows. What is measured of one of them alone says little.",
+            named(few),
+        )
+    if unseen:
+        warn(f"{_labels(unseen, what)} no training row at all and cannot be learned.", named(unseen))
+    if absent:
+        warn(f"{_labels(absent, what)} no row among those measured on. In macro-F1 each counts as 0.", named(absent))
+    if silent:
+        verb = "is" if len(silent) == 1 else "are"
+        warn(
+            f"{len(silent):,} {what[len(silent) > 1]} that measured rows have {verb} never predicted.",
+            named(silent),
+        )
+    if aligned.unknown_names:
+        number, times = len(aligned.unknown_names), int(aligned.unknown.sum())
+        warn(
+            f"{measured.source} has {number:,} {what[number > 1]} that the training rows do not have "
+            f"({times:,} time{'s' if times > 1 else ''}), which count as missed.",
+            aligned.unknown_names,
+        )
+    _warn_of_rows(train, part, measured, warn)
+    return found
+
+
+def _labels(rows: list[dict[str, Any]], what: tuple[str, str]) -> str:
+    return f"1 {what[0]} has" if len(rows) == 1 else f"{len(rows):,} {what[1]} have"
+
+
+def _warn_of_rows(train: Examples, part: str, measured: Examples, warn: Any) -> None:
+    sizes = np.diff(train.targets.indptr)
+    if empty := int((sizes == 0).sum()):
+        warn(
+            f"{_rows(empty, 'has', 'have')} no label ({100 * empty / train.rows:.1f} % of the training rows). Such "
+            "rows are learned as rows to which no label applies; --drop-unlabelled leaves them out."
+        )
+    if train.texts is not None and (blank := sum(not text.strip() for text in train.texts)):
+        warn(f"{_rows(blank, 'has', 'have')} an empty text among the training rows.")
+    seen: dict[bytes, int] = {}
+    repeated, contradicting = 0, 0
+    for row, print_ in enumerate(fingerprints(train)):
+        first = seen.setdefault(print_, row)
+        if first != row:
+            repeated += 1
+            contradicting += _labels_of(train, first) != _labels_of(train, row)
+    if repeated:
+        other = f", {contradicting:,} of them with other labels" if contradicting else ""
+        held = (
+            " A held-out row may have its like among the rows fitted on, so that the numbers are too good."
+            if part == "cross_fitted"
+            else ""
+        )
+        warn(f"{_rows(repeated, 'repeats', 'repeat')} an earlier training row{other}.{held}")
+    if part != "cross_fitted":
+        both = sum(print_ in seen for print_ in fingerprints(measured))
+        if both:
+            warn(
+                f"{_rows(both, 'is', 'are')} in {measured.source} and among the training rows alike "
+                f"({100 * both / measured.rows:.1f} % of those measured on): the numbers are too good for new "
+                "rows."
+            )
+
+
+def _rows(number: int, one: str, many: str) -> str:
+    return f"1 row {one}" if number == 1 else f"{number:,} rows {many}"
+
+
+def _labels_of(examples: Examples, row: int) -> set[int]:
+    targets = examples.targets
+    return set(targets.indices[targets.indptr[row] : targets.indptr[row + 1]].tolist())
+
+
+def fingerprints(examples: Examples) -> Iterator[bytes]:
+    """Yield of each row what only rows with the same text, numbers and categories have."""
+    numbers = examples.numbers
+    categories = None if examples.categories is None else examples.categories.rows()
+    for row in range(examples.rows):
+        hashed = hashlib.blake2b(digest_size=16)
+        if examples.texts is not None:
+            hashed.update(examples.texts[row].encode())
+        if isinstance(numbers, np.ndarray):
+            hashed.update(np.ascontiguousarray(numbers[row]).tobytes())
+        elif numbers is not None:
+            cells = slice(numbers.indptr[row], numbers.indptr[row + 1])
+            hashed.update(numbers.indices[cells].tobytes())
+            hashed.update(numbers.data[cells].tobytes())
+        if categories is not None:
+            hashed.update(repr(categories[row]).encode())
+        yield hashed.digest()

@@ -1,0 +1,209 @@
+"""Label sets of a file's rows, written as a file, batch by batch: all of them or nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import polars as pl
+
+from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.models.model import BLOCK
+from manyhot.toolkit.read.batches import read_batches
+from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
+from manyhot.toolkit.read.data import Raw
+from manyhot.toolkit.read.formats.files import BLOCK_BYTES
+from manyhot.toolkit.runs.predict import Run, examples_for
+
+OUTPUTS = (".jsonl", ".csv", ".parquet")
+# Logits that are held at once; where labels are many a batch is predicted in parts.
+CELLS = 2**22
+
+# Told while the file is looked through before the first row, and then with the rows done; and the share of the file.
+Progress = Callable[[int | None, float], None]
+
+
+def write_predictions(
+    path: Path,
+    run: Run,
+    data: str | Path,
+    *,
+    keep: Sequence[str] | None = (),
+    size: int = BLOCK_BYTES,
+    progress: Progress = lambda rows, share: None,
+) -> int:
+    """Write labels, best first, with scores (logits) and probabilities, for each row of a data file; all or nothing.
+
+    Args:
+        path: the file to write, .jsonl, .csv or .parquet.
+        run: what predicts.
+        data: the file to read.
+        keep: columns of it that are written before the labels; None for all. One that is named labels, scores
+            or probs is written as input_labels, input_scores or input_probs.
+        size: bytes that are read at a time, about.
+        progress: told with each batch how many rows are written.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: an output that cannot be written, or bad input.
+        OSError: the disk is full or refuses.
+    """
+    check_output(path, data)
+    read = run.columns
+    wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
+    step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
+    rows = 0
+    with whole_file(path) as file, WRITERS[path.suffix](file) as write:
+        batches = read_batches(
+            data,
+            wanted=wanted,
+            header=run.columns.header,
+            multiple=BLOCK,
+            size=size,
+            surveying=lambda share: progress(None, share),
+        )
+        for batch in batches:
+            kept = _kept(batch.raw, keep, Path(data).name, path.suffix)
+            examples = examples_for(run, batch.raw, data, with_labels=False, start=batch.start)
+            for start in range(0, examples.rows, step):
+                predicted = predictions(
+                    run, run.logits(examples.taken(np.arange(start, min(start + step, examples.rows))))
+                )
+                write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
+                rows += predicted.height
+            progress(rows, batch.share)
+    return rows
+
+
+def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
+    """Lay out what is predicted: a list column for each thing that is said of the labels of a row."""
+    sets = run.label_sets(logits)
+    columns: dict[str, list[list[Any]]] = {
+        "labels": [[label.name for label in row] for row in sets],
+        "scores": [[round(label.score, 4) for label in row] for row in sets],
+        "probs": [[round(label.prob, 4) for label in row] for row in sets],
+    }
+    return pl.DataFrame(columns, schema=PREDICTED)
+
+
+# What is predicted of a row, and its types.
+PREDICTED = pl.Schema({"labels": pl.List(pl.String)} | dict.fromkeys(("scores", "probs"), pl.List(pl.Float64)))
+
+
+def check_output(path: Path, data: str | Path | None = None) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Raises:
+        InputError: another suffix, a folder that does not exist, or the place of the data.
+    """
+    if path.suffix not in OUTPUTS:
+        raise InputError(f"{path}: expected an output that ends in {', '.join(OUTPUTS)}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file in a folder that exists.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: expected a file, got a pipe or device; choose another --out.")
+    if data is not None and path.exists() and Path(data).exists() and path.samefile(data):
+        raise InputError(f"{path}: expected an output beside the data, got the data file itself; choose another --out.")
+
+
+# Writes frames one after the other.
+Write = Callable[[pl.DataFrame], None]
+
+
+@contextmanager
+def _json_lines(file: BinaryIO) -> Iterator[Write]:
+    """Write an object a line."""
+
+    def write(frame: pl.DataFrame) -> None:
+        buffer = io.BytesIO()
+        frame.write_ndjson(buffer)
+        file.write(buffer.getbuffer())
+
+    yield write
+
+
+@contextmanager
+def _csv(file: BinaryIO) -> Iterator[Write]:
+    """Write lists as JSON text: a label may hold any separator, and `manyhot train` reads such cells as lists."""
+
+    def write(frame: pl.DataFrame) -> None:
+        nested = [column for column in frame if column.dtype.is_nested()]
+        texts = [pl.Series(c.name, [_json(cell) for cell in c.to_list()], dtype=pl.String) for c in nested]
+        buffer = io.BytesIO()
+        frame.with_columns(texts).write_csv(buffer, include_header=file.tell() == 0)
+        file.write(buffer.getbuffer())
+
+    yield write
+
+
+@contextmanager
+def _parquet(file: BinaryIO) -> Iterator[Write]:
+    """Write row groups of some megabytes. polars writes a frame, or pulls the rows itself; pyarrow appends."""
+    import pyarrow.parquet as pq
+
+    writer: Any = None
+
+    def write(frame: pl.DataFrame) -> None:
+        nonlocal writer
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+        writer.write_table(table)
+
+    try:
+        yield write
+    except BaseException:
+        # Left open, it waits for ever at the end of the process. What it still writes is thrown away with the file.
+        with suppress(Exception):
+            writer.close()
+        raise
+    writer.close()
+
+
+WRITERS = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
+
+
+def _json(cell: Any) -> str | None:
+    return None if cell is None else json.dumps(cell, ensure_ascii=False, default=str)
+
+
+def _kept(raw: Raw, keep: Sequence[str] | None, source: str, ending: str) -> pl.DataFrame | None:
+    """Take the columns that are kept, under names that are free."""
+    if keep is not None and not keep:
+        return None
+    if not isinstance(raw, pl.DataFrame):
+        raise InputError(f"{source}: expected a table (CSV, TSV, JSONL, Parquet) with --keep, got another file")
+    for name in keep or ():
+        if name not in raw.columns:
+            raise InputError(
+                f"{source}: expected a column {shown(name)} to keep, got a file without it"
+                f"{close_matches(name, raw.columns)}; it has {listed(raw.columns)}"
+            )
+    # By position: polars takes a name such as * or ^a.*$ for a pattern.
+    frame = plain(raw if keep is None else pl.DataFrame([raw[name] for name in dict.fromkeys(keep)]))
+    for name, dtype in frame.schema.items():
+        if ending != ".parquet" and _holds(dtype, (pl.Binary, pl.Object)):
+            raise InputError(
+                f"{source}, column {shown(name)}: expected text, numbers or dates to keep in a {ending} file, got a "
+                f"{type_name(dtype)} column; leave it out of --keep, or write a .parquet file"
+            )
+    names = {name: name for name in frame.columns}
+    for name in names:
+        while names[name] in PREDICTED or (names[name] != name and names[name] in names):
+            names[name] = f"input_{names[name]}"
+    return frame.rename(names)
+
+
+def _holds(dtype: Any, kinds: tuple[Any, ...]) -> bool:
+    if isinstance(dtype, pl.List | pl.Array):
+        return _holds(dtype.inner, kinds)
+    if isinstance(dtype, pl.Struct):
+        return any(_holds(field.dtype, kinds) for field in dtype.fields)
+    return dtype in kinds

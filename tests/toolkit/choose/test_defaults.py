@@ -1,0 +1,48 @@
+"""The defaults in the code are what benchmarks/defaults.py chose on training rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manyhot.toolkit.models import features, mlp
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "defaults.json"
+
+
+@pytest.fixture(scope="module")
+def chosen() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text())
+
+
+def test_pairs_of_words(chosen: dict[str, Any]) -> None:
+    assert chosen["pair weight"]["choice"] == str(features.PAIR_WEIGHT)
+
+
+def test_rule_for_the_prior(chosen: dict[str, Any]) -> None:
+    # cross_fit has this rule and no other; the name is the benchmark's.
+    assert chosen["rule"]["choice"] == "tau and offset by F1; C by F1"
+
+
+@pytest.mark.parametrize("grid", ["rule", "pair weight"])
+def test_the_choice_is_the_best_mean_of_the_sets(chosen: dict[str, Any], grid: str) -> None:
+    table = chosen[grid]
+    means = {
+        option: sum(row[option] for row in table["sets"].values()) / len(table["sets"]) for option in table["means"]
+    }
+    assert table["choice"] == max(means, key=lambda option: means[option])
+    for option, mean in means.items():
+        assert mean == pytest.approx(table["means"][option], abs=1e-4)
+
+
+def test_no_setting_of_the_mlp_is_much_better_than_the_one_in_the_code() -> None:
+    table = json.loads((RESULTS.parent / "mlp.json").read_text())["settings"]
+    means = {
+        option: sum(row[option] for row in table["sets"].values()) / len(table["sets"]) for option in table["means"]
+    }
+    for option, mean in means.items():
+        assert mean == pytest.approx(table["means"][option], abs=1e-4)
+        assert mean < means["as in the code"] + 0.0025, option
+    assert (mlp.HIDDEN, mlp.DROPOUT, mlp.SCALE) == (512, 0.5, 0.2)
+    assert (mlp.SCHEDULE.batch, mlp.SCHEDULE.rate, mlp.SCHEDULE.patience) == (64, 1e-3, 10)

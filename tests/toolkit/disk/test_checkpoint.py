@@ -1,0 +1,443 @@
+"""Interrupted trainings: going on gives the same bits, nothing else is ever taken for a run or a checkpoint."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from interrupted import contents, killed
+from manyhot import load_run
+from manyhot.toolkit.cli.main import app
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk import checkpoint as module
+from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
+from manyhot.toolkit.disk.run_folder import RUN, partial_of
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models import linear, mlp
+from manyhot.toolkit.train import Listener, train
+
+KINDS = {"L-BFGS": {"max_iter": 50}, "AdamW": {}, "mlp": {"model": "mlp"}}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Write a checkpoint at every step."""
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(module, "SHARE", 1e9)
+
+
+def table(name="d.csv", rows=60, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(rows, 4))
+    targets = X @ np.linspace(-2, 2, 12).reshape(4, 3) + 0.3 * rng.normal(size=(rows, 3)) > 0.5
+    lines = [",".join([*(f"{x:.4f}" for x in a), *(str(int(y)) for y in b)]) for a, b in zip(X, targets, strict=True)]
+    Path(name).write_text("a,b,c,d,y1,y2,y3\n" + "\n".join(lines) + "\n")
+
+
+def of_kind(kind, monkeypatch, **options):
+    if kind == "AdamW":
+        monkeypatch.setattr("manyhot.toolkit.models.linear.LBFGS_VECTORS", 10**9)
+        monkeypatch.setattr("manyhot.toolkit.models.linear.STEPS", 6)
+    given: Any = KINDS[kind] | options
+    return Config(data="d.csv", valid="v.csv" if kind == "mlp" else None, **given)
+
+
+def count_steps(monkeypatch):
+    """Count the products with weights that trainings make from now on."""
+    steps = []
+    for owner, name in ((linear._Product, "__call__"), (mlp.Mlp, "forward")):
+        method = getattr(owner, name)
+
+        def counted(*arguments, original=method, **options):
+            steps.append(1)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+    return steps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(kind, monkeypatch, always):
+    table()
+    table("v.csv", 20, seed=1)
+    config = of_kind(kind, monkeypatch, out="whole")
+    steps = count_steps(monkeypatch)
+    train(config)
+    wanted, needed = contents("whole"), len(steps)
+    calls = []
+    with monkeypatch.context() as patch:
+        original = os.replace
+        patch.setattr(os, "replace", lambda *a: (calls.append(a), original(*a))[1])
+        train(of_kind(kind, monkeypatch, out="counted"))
+    rng = np.random.default_rng(0)
+    last = len(calls) - len(RUN.files) - 1
+    assert last > 20
+    for number, after in enumerate([*sorted(rng.integers(2, last, 2).tolist()), len(calls) - 1]):
+        config = of_kind(kind, monkeypatch, out=f"run{number}")
+        assert killed(config, monkeypatch, after=after)
+        assert not Path(config.out or "").exists()
+        steps.clear()
+        said = []
+        train(config, Listener(say=said.append), resume=True)
+        assert said[0].startswith(f"going on from the checkpoint in .run{number}.partial: ")
+        assert contents(f"run{number}") == wanted
+        assert not partial_of(Path(f"run{number}")).exists()
+        # What was done was not done again.
+        assert len(steps) < needed * (1 - 0.7 * after / len(calls)) + 20
+    assert sorted(os.listdir()) == ["counted", "d.csv", "run0", "run1", "run2", "v.csv", "whole"]
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync", "rename", "unlink"])
+def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkeypatch, always, call):
+    table()
+    options: Any = {"data": "d.csv", "valid": "d.csv", "C": 1.0, "tau": 0.0, "max_iter": 20}
+    train(Config(**options, out="whole"))
+    wanted, after, resumed = contents("whole"), 0, 0
+    while killed(config := Config(**options, out=f"run{after}"), monkeypatch, after=after, call=call):
+        run = Path(f"run{after}")
+        if not run.exists():
+            said = []
+            train(config, Listener(say=said.append), resume=True)
+            resumed += said[0].startswith("going on")
+            assert not partial_of(run).exists()
+        assert contents(run) == wanted
+        after += 1
+    assert contents(f"run{after}") == wanted
+    assert after > 0
+    assert resumed > 0
+
+
+def test_a_run_that_was_killed_twice(monkeypatch, always):
+    table()
+    train(Config(data="d.csv", out="whole"))
+    config = Config(data="d.csv", out="run")
+    assert killed(config, monkeypatch, after=6)
+    assert killed(config, monkeypatch, after=8, resume=True)
+    train(config, resume=True)
+    assert contents("run") == contents("whole")
+
+
+def test_a_short_training_writes_no_checkpoint(monkeypatch):
+    table()
+    written = []
+    monkeypatch.setattr(Checkpoint, "_write", lambda *_: written.append(1))
+    train(Config(data="d.csv", C=1.0, out="run"))
+    assert written == []
+    assert sorted(os.listdir()) == ["d.csv", "run"]
+
+
+def test_checkpoints_are_written_when_they_are_due_and_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    (tmp_path / "p").mkdir()
+    kept = Checkpoint(tmp_path / "p", {"config": {}, "versions": {}, "inputs": {}, "threads": 1})
+    state = {"x": np.arange(3)}
+    asked = []
+
+    def save():
+        kept.save("fit", lambda: (asked.append(clock[0]), state)[1])
+
+    for clock[0] in (1.0, 9.9, 10.0, 10.1, 19.9, 20.0):
+        save()
+    assert asked == [10.0, 20.0]
+    original = module.write_file
+
+    def slow(*arguments):
+        clock[0] += 2.0
+        original(*arguments)
+
+    monkeypatch.setattr(module, "write_file", slow)
+    clock[0] = 30.0
+    save()  # two files: four seconds
+    for clock[0] in (40.0, 113.9, 114.0):
+        save()
+    assert asked == [10.0, 20.0, 30.0, 114.0]
+
+
+# What is said
+
+
+def call(command, code=0):
+    result = CliRunner().invoke(app, command.split())
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr.strip().splitlines()
+
+
+def interrupt(monkeypatch, command, after=6):
+    """Press Ctrl-C at a write of the checkpoint."""
+    original, left = os.replace, [after]
+
+    def replace(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        return call(command, 130)[1]
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(monkeypatch, always):
+    table()
+    said = interrupt(monkeypatch, "train d.csv")
+    partial = "runs/.d-1.partial"
+    assert said[-1] == f"error: interrupted; the same command with --resume goes on from the checkpoint in {partial}"
+    _, said = call("train d.csv --resume")
+    assert said[0] == f"going on from the checkpoint in {partial}: 1 fit finished"
+    assert said[-2].startswith("saved runs/d-1, again: ")
+    assert os.listdir("runs") == ["d-1"]
+
+
+def test_ctrl_c_before_the_first_checkpoint(monkeypatch):
+    table()
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("manyhot.toolkit.train.fit", fail)
+    for out in ("", "--out deep/er/run"):
+        assert call(f"train d.csv {out}", 130)[1][-1] == "error: interrupted; nothing was written"
+        assert os.listdir() == ["d.csv"]
+
+
+def test_what_was_left_is_said_and_not_used(monkeypatch, always):
+    table()
+    interrupt(monkeypatch, "train d.csv")
+    interrupt(monkeypatch, "train d.csv --out o/run")
+    before = sorted(os.listdir("runs/.d-1.partial"))
+    _, said = call("train d.csv")
+    assert said[0] == (
+        "runs/d-1: a training was interrupted here; --resume with the same options goes on, "
+        "rm -r 'runs/.d-1.partial' forgets it. This run gets another number."
+    )
+    assert said[-2].startswith("saved runs/d-2, again: ")
+    assert sorted(os.listdir("runs/.d-1.partial")) == before
+    _, said = call("train d.csv --out o/run", 2)
+    assert said == [
+        "error: o/run: a training was interrupted here; --resume with the same options goes on, "
+        "rm -r 'o/.run.partial' forgets it, or choose another --out."
+    ]
+    shutil.rmtree("o/.run.partial")
+    _, said = call("train d.csv --out o/run --resume")
+    assert said[0] == "no checkpoint to go on from: starting at the beginning"
+    assert Path("o/run/manifest.json").exists()
+    # Of several, the one of this command.
+    interrupt(monkeypatch, "train d.csv --seed 3")
+    _, said = call("train d.csv --resume")
+    assert said[-2].startswith("saved runs/d-1, again: ")
+    _, said = call("train d.csv --resume --seed 3")
+    assert said[-2].startswith("saved runs/d-3, again: ")
+    assert sorted(os.listdir("runs")) == ["d-1", "d-2", "d-3"]
+
+
+def test_a_checkpoint_of_another_training_is_refused(monkeypatch, always):
+    table()
+    table("v.csv", 20, seed=1)
+    module_versions = module.versions()
+    interrupt(monkeypatch, "train d.csv --out run")
+    end = "Type the options it had, or rm -r '.run.partial' to start afresh."
+    begin = "error: .run.partial: expected a checkpoint of this training; "
+
+    def refused(command):
+        (said,) = call(f"{command} --out run --resume", 2)[1]
+        assert said.startswith(begin)
+        assert said.endswith(end)
+        return said[len(begin) : -len(end) - 1]
+
+    assert refused("train d.csv --seed 1") == "seed was 0 and is 1."
+    assert refused("train d.csv --seed 1 --loss bce") == "loss was zlpr and is bce, seed was 0 and is 1."
+    assert refused("train d.csv --valid v.csv") == "valid was not given and is v.csv, v.csv is not the same file."
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "versions", lambda: module_versions | {"torch": "9.9"})
+        assert refused("train d.csv") == f"version of torch was {torch.__version__} and is 9.9."
+        several = "train d.csv --seed 1 --loss bce --tau 1 --set C=3"
+        assert refused(several) == "C was auto and is 3.0, loss was zlpr and is bce, seed was 0 and is 1 and 2 more."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert refused("train d.csv") == f"threads were {threads} and are {threads + 1} (OMP_NUM_THREADS)."
+    finally:
+        torch.set_num_threads(threads)
+    content = Path("d.csv").read_text()
+    Path("d.csv").write_text(content + content.splitlines()[1] + "\n")
+    assert refused("train d.csv") == "d.csv is not the same file."
+    Path("d.csv").write_text(content)
+    assert call("train d.csv --out run --resume")[1][0].startswith("going on")
+
+
+def test_a_place_where_another_process_trains():
+    table()
+    config = Config(data="d.csv")
+    with reserved(config, {}, resume=False, say=lambda text: None) as (path, _):
+        assert path == Path("runs/d-1")
+        # Without --out the next number is taken.
+        assert call("train d.csv --set C=1 --tau 0")[1][-2].startswith("saved runs/d-2, ")
+        _, said = call("train d.csv --out runs/d-1", 2)
+        assert said == ["error: runs/d-1: another manyhot is training there; wait for it, or choose another --out."]
+        assert partial_of(path).exists()
+    assert os.listdir("runs") == ["d-2"]
+
+
+# A checkpoint changed by hand
+
+
+def spoilt(content):
+    return {
+        "truncated": content[:-1],
+        "empty": b"",
+        "one bit": content[:-1] + bytes([content[-1] ^ 1]),
+        "missing": None,
+    }
+
+
+@pytest.mark.parametrize("change", ["truncated", "empty", "one bit", "missing"])
+def test_a_damaged_checkpoint_is_named(monkeypatch, always, change):
+    table()
+    interrupt(monkeypatch, "train d.csv --out run")
+    partial = Path(".run.partial")
+    files = sorted(path.name for path in partial.glob("*.safetensors"))
+    assert len(files) >= 2
+    for name in files:
+        content = (partial / name).read_bytes()
+        new = spoilt(content)[change]
+        (partial / name).unlink() if new is None else (partial / name).write_bytes(new)
+        _, said = call("train d.csv --out run --resume", 2)
+        assert said == [
+            f"error: .run.partial/{name}: expected the checkpoint as it was left (its sha256 is not the manifest's); "
+            "remove .run.partial to start afresh."
+        ]
+        (partial / name).write_bytes(content)
+    assert call("train d.csv --out run --resume")[1][0].startswith("going on")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: [],
+        lambda manifest: manifest | {"format": 1},
+        lambda manifest: manifest | {"bound": None},
+        lambda manifest: manifest | {"bound": {}},
+        lambda manifest: manifest | {"fits": []},
+        lambda manifest: manifest | {"fits": {"x": "../../../etc/passwd"}, "sha256": {"../../../etc/passwd": ""}},
+        lambda manifest: manifest | {"fits": {**manifest["fits"], "x": "999999.safetensors"}},
+        lambda manifest: manifest | {"current": 3},
+    ],
+)
+def test_a_manifest_of_a_checkpoint_changed_by_hand(monkeypatch, always, change):
+    table()
+    interrupt(monkeypatch, "train d.csv --out run")
+    path = Path(".run.partial/manifest.json")
+    path.write_text(json.dumps(change(json.loads(path.read_bytes()))))
+    _, said = call("train d.csv --out run --resume", 2)
+    assert said == [
+        "error: .run.partial/manifest.json: expected the manifest of a checkpoint, but it is damaged or of another "
+        "manyhot; remove .run.partial to start afresh."
+    ]
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle_or_an_archive(monkeypatch, always):
+    table()
+    interrupt(monkeypatch, "train d.csv --model mlp --out run")
+    partial = Path(".run.partial")
+    assert {path.suffix for path in partial.iterdir()} == {".json", ".safetensors", ""}
+    for path in partial.iterdir():
+        assert not path.read_bytes().startswith((b"\x80", b"PK", b"\x1f\x8b")), path.name
+
+
+# Killed for good
+
+SCRIPT = """
+import os
+import manyhot.toolkit.disk.checkpoint as checkpoint
+import manyhot.toolkit.models.linear as linear
+checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
+linear.LBFGS_VECTORS = int(os.environ.get("LBFGS_VECTORS", linear.LBFGS_VECTORS))
+from manyhot.toolkit.cli.main import main
+main()
+"""
+
+
+def start(arguments):
+    """Start a training, and wait until it has read its imports and its data: what follows is to be killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline().decode()
+    assert first.startswith(("going on", "no checkpoint to go on", "features: ")), (
+        first + process.communicate()[0].decode()
+    )
+    return process, time.monotonic()
+
+
+def kill_and_resume(arguments, wanted, seconds, rng):
+    """Kill a training at a random moment, again and again, until it comes through; return how often."""
+    out, kills = Path("run"), 0
+    while True:
+        resume = ["--resume"] if partial_of(out).exists() else []
+        process, _ = start([*arguments, "--out", "run", *resume])
+        try:
+            process.communicate(timeout=float(rng.uniform(0, seconds)))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        if out.exists():
+            load_run(out)
+            assert contents(out) == wanted
+            shutil.rmtree(out)
+            shutil.rmtree(partial_of(out), ignore_errors=True)
+            return kills
+        with pytest.raises(InputError, match="there is none"):
+            load_run(out)
+        assert process.returncode == -signal.SIGKILL
+        assert not [name for name in os.listdir() if name not in ("d.csv", "whole", ".run.partial")]
+
+
+def killed_often(number, arguments):
+    table(rows=200)
+    process, began = start([*arguments, "--out", "whole"])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output.decode()
+    seconds = time.monotonic() - began
+    rng = np.random.default_rng(number)
+    kills = 0
+    while kills < number:
+        kills += kill_and_resume(arguments, contents("whole"), seconds, rng)
+    return kills
+
+
+def test_a_few_kills_at_random_moments_leave_no_broken_run():
+    assert killed_often(3, ["d.csv", "--set", "C=1"]) >= 3
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("kind", ["L-BFGS", "AdamW", "mlp"])
+def test_a_hundred_kills_at_random_moments_leave_no_broken_run(kind, monkeypatch):
+    if kind == "AdamW":  # so many vectors fit no memory
+        monkeypatch.setenv("LBFGS_VECTORS", str(10**9))
+    assert killed_often(34, ["d.csv", *(["--model", "mlp"] if kind == "mlp" else [])]) >= 34
+    solver = load_run("whole").info.get("solver")
+    assert solver == {"L-BFGS": "lbfgs", "AdamW": "adamw", "mlp": None}[kind]

@@ -1,0 +1,242 @@
+"""Mini-batches: AdamW against its formula, the schedule, early stopping, and going on after an interruption."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manyhot import stratified_split
+from manyhot.toolkit.disk.fits import Unsaved
+from manyhot.toolkit.models import adamw as module
+from manyhot.toolkit.models.adamw import Schedule, descend, epoch_seed, fit_stopped_early
+from manyhot.toolkit.models.mlp import plan_mlp
+from manyhot.toolkit.models.model import Curve, unheard
+
+
+class Recorded:
+    """Steps that keep the last state, and break off after some."""
+
+    def __init__(self, saves=10**9, state=None):
+        self.saves, self.state = saves, state
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        # What is kept must not change when the fit goes on: a checkpoint is bytes by then.
+        self.state = {name: np.array(value) for name, value in state().items()}
+        self.saves -= 1
+        if not self.saves:
+            raise KeyboardInterrupt
+
+
+def quadratic(rows=10, seed=0):
+    """Rows of targets; the loss of a row is its squared distance from the one parameter."""
+    wanted = torch.randn(rows, 3, generator=torch.Generator().manual_seed(seed))
+    point = torch.zeros(3, requires_grad=True)
+    return point, wanted, lambda rows, random: (point - wanted[torch.from_numpy(rows)]).square().sum() / len(rows)
+
+
+SCHEDULE = Schedule(batch=4, epochs=5, rate=0.1, factor=lambda share: 1 - share, weight_decay=0.3)
+
+
+def test_steps_are_those_of_the_formula():
+    point, wanted, value = quadratic()
+    heard = descend({"p": point}, 10, value, SCHEDULE, seed=7, steps=Unsaved(), progress=unheard)
+    x, m, v, t = np.zeros(3), np.zeros(3), np.zeros(3), 0
+    for epoch in range(5):
+        order = torch.randperm(10, generator=torch.Generator().manual_seed(epoch_seed(7, epoch))).numpy()
+        total = 0.0
+        for i in range(3):
+            rows = order[4 * i : 4 * i + 4]
+            rate = 0.1 * (1 - t / 15)
+            t += 1
+            target = wanted.double().numpy()[rows]
+            total += ((x - target) ** 2).sum()
+            gradient = 2 * (x - target).sum(0) / len(rows)
+            x = x * (1 - rate * 0.3)
+            m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+            x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        assert heard[epoch] == pytest.approx(total / 10, rel=1e-5)
+    np.testing.assert_allclose(point.detach().numpy(), x, rtol=1e-4)
+
+
+def test_fewer_epochs_are_the_first_of_many():
+    first, second = [], []
+    for epochs, heard in ((None, first), (3, second)):
+        point, _, value = quadratic()
+        heard += descend({"p": point}, 10, value, SCHEDULE, seed=0, steps=Unsaved(), progress=unheard, epochs=epochs)
+    assert first[:3] == second
+    assert len(first) == 5
+
+
+def test_every_row_comes_once_an_epoch_and_the_order_changes():
+    point, _, value = quadratic()
+    taken = []
+
+    def recorded(rows, random):
+        taken.append(rows.tolist())
+        return value(rows, random)
+
+    descend({"p": point}, 10, recorded, replace(SCHEDULE, epochs=2), seed=0, steps=Unsaved(), progress=unheard)
+    assert [len(rows) for rows in taken] == [4, 4, 2, 4, 4, 2]
+    epochs = [[row for rows in part for row in rows] for part in (taken[:3], taken[3:])]
+    assert all(sorted(rows) == list(range(10)) for rows in epochs)
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "made"),
+    [
+        ([1, 3, 2.5, 2.6, 9], 2, 4),  # two epochs without a higher one
+        ([1, 3, 2.5, 3.1, 3, 3, 9], 2, 6),
+        ([1, 3, 3, 3], 2, 4),  # the same is not higher
+        ([3, 2, 1], 1, 2),
+        ([1, 2, 3, 4, 5], 2, 5),  # the schedule ends it
+    ],
+)
+def test_held_out_rows_stop_the_descent(scores, patience, made):
+    point, _, value = quadratic()
+    left = iter(scores)
+    schedule = replace(SCHEDULE, epochs=len(scores), patience=patience)
+    said = []
+    heard = descend(
+        {"p": point}, 10, value, schedule, seed=0, steps=Unsaved(),
+        progress=lambda *step: said.append(step), held=lambda: next(left),
+    )  # fmt: skip
+    assert heard == scores[:made]
+    assert [step for step, *_ in said] == list(range(1, made + 1))
+    assert said[-1][2] < said[0][2]  # what is said is the loss of training
+    assert said[-1][1] == made
+    assert [score for *_, score in said] == heard
+
+
+class Line:
+    """A tiny network: logits = x w, with noise from the epoch's random numbers as dropout has it."""
+
+    def __init__(self):
+        self.w = torch.zeros(2, 3, requires_grad=True)
+        self.unused = torch.ones(2, requires_grad=True)  # as a pooling layer that no loss reaches
+
+    def parameters(self):
+        return {"w": self.w, "unused": self.unused}
+
+    def forward(self, X, random):
+        return torch.from_numpy(X) @ self.w + 0.3 * torch.randn(len(X), 3, generator=random)
+
+    def logits(self, X):
+        return (torch.from_numpy(X) @ self.w).detach().numpy()
+
+
+def squares(logits, targets):
+    return (logits - 2 * targets.float()).square().sum()
+
+
+def closeness(logits, targets):
+    return -float(np.square(logits - 2 * targets).mean())
+
+
+def fitted(steps, rows=60, progress=unheard):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, 2)).astype(np.float32)
+    targets = torch.from_numpy(X @ rng.normal(size=(2, 3)) + rng.normal(size=(rows, 3)) > 0)
+    schedule = Schedule(batch=8, epochs=40, rate=0.02, patience=3)
+    line: Any = Line  # nothing is saved of it
+    return fit_stopped_early(
+        line, X, targets, loss=squares, score=closeness, schedule=schedule, seed=0, steps=steps, progress=progress
+    ), X, targets  # fmt: skip
+
+
+def test_the_second_fit_has_all_rows_and_the_epochs_that_the_first_one_found(monkeypatch):
+    calls = []
+    original = module.descend
+
+    def recorded(parameters, rows, value, schedule, **options):
+        heard = original(parameters, rows, value, schedule, **options)
+        calls.append((rows, options.get("epochs"), heard))
+        return heard
+
+    monkeypatch.setattr(module, "descend", recorded)
+    said = []
+    fitted(Unsaved(), progress=lambda step, of, *_: said.append((step, of)))
+    (first_rows, first_epochs, heard), (second_rows, second_epochs, _) = calls
+    assert (first_rows, second_rows) == (54, 60)
+    assert first_epochs is None
+    assert second_epochs == int(np.argmax(heard)) + 1
+    assert len(heard) == second_epochs + 3
+    assert [step for step, _ in said] == list(range(1, len(heard) + second_epochs + 1))
+    assert said[-1] == (len(heard) + second_epochs,) * 2
+    assert all(step <= of for step, of in said)
+
+
+def test_where_it_is_interrupted_changes_no_bit():
+    whole = Recorded()
+    net, _, _ = fitted(whole)
+    number = 10**9 - whole.saves
+    assert number > 8
+    for saves in range(1, number + 1):
+        broken = Recorded(saves)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(broken)
+        again = Recorded(state=broken.state)
+        resumed, _, _ = fitted(again)
+        assert torch.equal(resumed.w, net.w), saves
+        # It went on, and did not start again.
+        assert 10**9 - again.saves == number - saves
+
+
+def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
+    class Rarely(Recorded):
+        """Keeps every third state alone, as a checkpoint that is not yet due."""
+
+        asked = 0
+
+        def save(self, state):
+            self.asked += 1
+            if self.asked % 3 == 0:
+                super().save(state)
+
+    said = []
+    whole = Curve(Rarely(), lambda *step: said.append(step))
+    fitted(whole, progress=whole.progress)
+    assert whole.losses == [loss for _, _, loss, _ in said]
+    assert whole.scores == [score for *_, score in said]
+    held = [score for score in whole.scores if score is not None]
+    assert whole.scores == held + [None] * (len(whole.scores) - len(held))
+    assert len(whole.scores) == len(held) + int(np.argmax(held)) + 1
+    for saves in range(1, len(said) // 3):
+        broken = Rarely(saves)
+        curve = Curve(broken, unheard)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(curve, progress=curve.progress)
+        curve = Curve(Rarely(state=broken.state), unheard)
+        fitted(curve, progress=curve.progress)
+        assert (curve.losses, curve.scores) == (whole.losses, whole.scores), saves
+
+
+def test_too_few_rows_to_hold_any_out():
+    heard = []
+    net, _, _ = fitted(Unsaved(), rows=module.FEW_ROWS - 1, progress=lambda step, of, *_: heard.append((step, of)))
+    assert heard[-1] == (module.FEW_EPOCHS, module.FEW_EPOCHS)
+    assert net.w.abs().max() > 0.1
+
+
+def test_epochs_have_seeds_of_their_own():
+    seeds = {epoch_seed(seed, epoch) for seed in range(30) for epoch in range(30)}
+    assert len(seeds) == 900
+
+
+def test_rows_of_a_group_are_on_one_side_of_the_tenth(monkeypatch):
+    targets = torch.from_numpy(np.random.default_rng(0).random((60, 3)) < 0.4)
+    groups, seen = np.repeat(np.arange(12), 5), []
+    monkeypatch.setattr(
+        module, "stratified_split", lambda *a, **k: seen.append(k["groups"]) or stratified_split(*a, **k)
+    )
+    split = module.stratified_split(targets, [9.0, 1.0], groups=groups, seed=0)
+    assert all(len(set(split[groups == g])) == 1 for g in range(12))
+    X = np.zeros((60, 2), dtype=np.float32)
+    learner = plan_mlp(60, 2, 3, loss=lambda s, t: (s * 0).sum(), score=lambda s, t: 0.0)
+    learner.fit(X, targets, groups=groups, steps=Unsaved(), progress=unheard)
+    np.testing.assert_array_equal(seen[-1], groups)

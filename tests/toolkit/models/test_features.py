@@ -1,0 +1,345 @@
+"""Texts and numbers to the matrix: every block against scikit-learn or NumPy called directly."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models import features as module
+from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.read.examples import Examples
+
+WORDS = "red fox blue bird green tree runs sings grows under over the a of and with small large very old".split()
+CHINESE = ["今天天气很好", "明天天气不好", "我今天去北京", "他明天去上海", "北京的天气很好"]
+JAPANESE = ["今日はとてもいい天気です", "明日は東京に行きます", "カタカナとひらがな", "東京の天気はいいです"]
+THAI = ["วันนี้อากาศดีมาก", "พรุ่งนี้ฝนจะตก", "ฉันรักประเทศไทย", "อากาศดีที่ประเทศไทย"]
+
+
+def sentences(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(rows)]
+
+
+def of_texts(texts):
+    return Examples("f.csv", list(texts), None, None, [])
+
+
+def of_numbers(numbers, texts=None):
+    return Examples("f.csv", texts, numbers, None, [])
+
+
+def fitted(examples):
+    found = Features.fit(examples)
+    return found, found.transform(examples)
+
+
+def dense(X: Any) -> np.ndarray:
+    return X if isinstance(X, np.ndarray) else X.toarray()
+
+
+def directly(train, new, **parameters):
+    vectorizer = TfidfVectorizer(sublinear_tf=True, **parameters).fit(train)
+    return vectorizer.transform(new).toarray(), vectorizer.get_feature_names_out().tolist()
+
+
+# Text
+
+
+@pytest.mark.parametrize("rows", [30, 250])
+def test_words_and_weighted_pairs_are_those_of_scikit_learn(rows):
+    train, new = sentences(rows), [*sentences(20, seed=1), "", "entirely unseen wordlist", "red zzz fox"]
+    found = Features.fit(of_texts(train))
+    few = rows < module.FEW_ROWS
+    words = {"token_pattern": r"(?u)\b\w+\b"}
+    singles, single_terms = directly(train, new, min_df=1 if few else module.MIN_DF, **words)
+    pairs, pair_terms = directly(train, new, min_df=1 if few else module.PAIR_MIN_DF, ngram_range=(2, 2), **words)
+    assert [block.terms for block in found.blocks] == [single_terms, pair_terms]
+    X = found.transform(of_texts(new))
+    assert X.dtype == np.float32
+    assert found.size == X.shape[1] == len(single_terms) + len(pair_terms)
+    np.testing.assert_allclose(dense(X), np.hstack([singles, module.PAIR_WEIGHT * pairs]), atol=1e-6)
+    # Rows of length 1 in each block, before the weight.
+    np.testing.assert_allclose(np.linalg.norm(dense(X)[:20, : len(single_terms)], axis=1), 1, atol=1e-5)
+    assert found.describe() == f"{len(single_terms):,} words + {len(pair_terms):,} word pairs"
+
+
+def test_both_sides_of_few_rows_are_exercised():
+    assert 30 < module.FEW_ROWS <= 250
+
+
+def test_single_letters_and_digits_are_words():
+    found = Features.fit(of_texts(["a 7 b", "c 8 a"]))
+    assert found.blocks[0].terms == ["7", "8", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("texts", [CHINESE, JAPANESE, THAI], ids=["Chinese", "Japanese", "Thai"])
+def test_scripts_without_spaces_get_character_grams_and_it_is_said(texts):
+    found, X = fitted(of_texts(texts))
+    expected, terms = directly(texts, texts, analyzer="char", ngram_range=(1, 3))
+    assert [block.terms for block in found.blocks] == [terms]
+    assert {len(term) for term in terms} == {1, 2, 3}
+    np.testing.assert_allclose(dense(X), expected, atol=1e-6)
+    assert found.describe() == f"{len(terms):,} character 1-3-grams"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["오늘 날씨가 좋다", "내일 비가 온다"], ["اليوم الطقس جميل", "غدا مطر"], ["Сегодня хорошо", "завтра дождь"]],
+    ids=["Korean", "Arabic", "Russian"],
+)
+def test_scripts_with_spaces_get_words(texts):
+    found = Features.fit(of_texts(texts))
+    assert found.blocks[0].terms == sorted({word.lower() for text in texts for word in text.split()})
+    assert "character" not in found.describe()
+
+
+def test_most_letters_decide_about_the_script():
+    assert module.writes_without_spaces(["hello 今天天气很好"])
+    assert not module.writes_without_spaces(["hello world 今天天气很好"])
+    assert not module.writes_without_spaces(["123 456", ""])
+    assert not module.writes_without_spaces([])
+
+
+def test_unseen_words_and_empty_texts_are_zero_rows():
+    found = Features.fit(of_texts(sentences(20)))
+    X = dense(found.transform(of_texts(["", "never seen before", "red"])))
+    assert X.shape == (3, found.size)
+    assert not X[:2].any()
+    assert X[2].sum() == pytest.approx(1)
+    assert found.blocks[0].terms[int(X[2].argmax())] == "red"
+
+
+def test_empty_training_texts_are_rows_like_others():
+    texts = [*sentences(10), "", " "]
+    found, X = fitted(of_texts(texts))
+    assert X.shape == (12, found.size)
+    assert not dense(X)[10:].any()
+
+
+@pytest.mark.parametrize("texts", [["", " ", "\n"], ["...", "!!", "?"]])
+def test_texts_without_any_word_are_refused(texts):
+    with pytest.raises(InputError) as caught:
+        Features.fit(of_texts(texts))
+    assert str(caught.value).startswith("f.csv: expected texts with words, but no word or character is in two rows")
+    assert "--text" in str(caught.value)
+
+
+def test_words_that_no_two_rows_share_are_refused_where_rows_are_many():
+    texts = [f"w{i}" for i in range(300)]
+    with pytest.raises(InputError, match="no word or character is in two rows or more"):
+        Features.fit(of_texts(texts))
+
+
+def test_texts_of_one_word_have_no_pairs():
+    found, X = fitted(of_texts(["red", "blue", "red"]))
+    assert [block.terms for block in found.blocks] == [["blue", "red"]]
+    np.testing.assert_allclose(dense(X), [[0, 1], [1, 0], [0, 1]], atol=1e-6)
+
+
+def test_the_most_frequent_terms_are_kept(monkeypatch):
+    monkeypatch.setattr(module, "MAX_TERMS", 2)
+    found = Features.fit(of_texts(["a b", "a b c", "a d"]))
+    assert found.blocks[0].terms == ["a", "b"]
+
+
+# Numbers
+
+
+def test_dense_numbers_are_standardised():
+    numbers = np.random.default_rng(0).normal(5, 3, (50, 4)).astype(np.float32)
+    found, X = fitted(of_numbers(numbers))
+    assert isinstance(X, np.ndarray)
+    assert X.dtype == np.float32
+    np.testing.assert_allclose(X.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(X.std(0), 1, atol=1e-5)
+    new = np.arange(8, dtype=np.float32).reshape(2, 4)
+    expected = (new - numbers.astype(np.float64).mean(0)) / numbers.astype(np.float64).std(0)
+    np.testing.assert_allclose(found.transform(of_numbers(new)), expected, rtol=1e-5)
+    assert found.describe() == "4 numbers, standardised"
+
+
+def sparse_numbers(rows=60, columns=20, seed=0):
+    rng = np.random.default_rng(seed)
+    numbers = rng.random((rows, columns), dtype=np.float32)
+    return sp.csr_array(numbers * (rng.random((rows, columns)) < 0.1))
+
+
+def test_sparse_numbers_are_scaled_and_not_centred():
+    numbers = sparse_numbers()
+    found, X = fitted(of_numbers(numbers))
+    assert sp.issparse(X)
+    assert X.dtype == np.float32
+    assert X.nnz == numbers.nnz
+    std = numbers.toarray().astype(np.float64).std(0)
+    np.testing.assert_allclose(dense(X), numbers.toarray() / np.where(std > 0, std, 1), rtol=1e-4)
+    assert found.describe() == "20 numbers, scaled"
+
+
+def test_sparse_matrices_with_few_zeros_are_standardised():
+    full = np.random.default_rng(0).normal(5, 3, (30, 4)).astype(np.float32)
+    _, X = fitted(of_numbers(sp.csr_array(full)))
+    np.testing.assert_array_equal(X, fitted(of_numbers(full))[1])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 1.0, 1000.3, -7.7, 1e-6, 1e20])
+def test_constant_columns_of_a_dense_matrix_become_zero(value):
+    numbers = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    numbers[:, 1] = value
+    X = fitted(of_numbers(numbers))[1]
+    assert np.abs(X[:, 1]).max() < 1e-3
+    assert np.isfinite(X).all()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1.0, 2.0, 1000.3])
+def test_constant_columns_of_a_sparse_matrix_stay_as_they_are(value):
+    numbers = sparse_numbers().toarray()
+    numbers[:, 3] = value
+    numbers[:, 5] = 0
+    X = dense(fitted(of_numbers(sp.csr_array(numbers)))[1])
+    np.testing.assert_allclose(X[:, 3], value, rtol=1e-5)
+    assert not X[:, 5].any()
+
+
+@pytest.mark.parametrize("size", [1e18, 1e-18])
+def test_huge_and_tiny_numbers_are_scaled_like_others(size):
+    numbers = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    X = fitted(of_numbers(numbers))[1]
+    scaled = fitted(of_numbers(numbers * np.float32(size)))[1]
+    if size > 1:  # below 1e-12 a column counts as constant, and is centred only
+        np.testing.assert_allclose(scaled, X, atol=1e-4)
+    assert np.isfinite(scaled).all()
+
+
+def test_one_more_or_one_less_feature_is_refused():
+    found = Features.fit(of_numbers(np.ones((3, 1200), dtype=np.float32)))
+    for came, shown in ((1199, "1,199"), (1201, "1,201")):
+        with pytest.raises(InputError, match=f"^f.csv: expected 1,200 features, as in training; got {shown}"):
+            found.transform(of_numbers(np.ones((2, came), dtype=np.float32)))
+    with pytest.raises(InputError, match="expected 1,200 features, as in training; got 0"):
+        found.transform(of_texts(["a"]))
+
+
+# Missing numbers
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_missing_number_becomes_the_mean_and_is_reported_where_training_had_one(sparse):
+    numbers = sparse_numbers(60, 6).toarray() if sparse else np.random.default_rng(0).normal(5, 3, (60, 6))
+    numbers = numbers.astype(np.float32)
+    numbers[[3, 8], 1] = np.nan
+    numbers[5, 4] = np.nan
+    known = numbers.astype(np.float64)
+    mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
+    new = numbers[:10].copy()
+    new[2, 0] = np.nan  # where training had none
+    filled = np.where(np.isnan(new), mean, new)
+    expected = np.hstack([filled / std if sparse else (filled - mean) / std, np.isnan(new[:, [1, 4]])])
+    as_read = sp.csr_array if sparse else np.asarray
+    found, X = fitted(of_numbers(as_read(numbers)))
+    assert X.shape[1] == found.size == 8
+    np.testing.assert_allclose(dense(found.transform(of_numbers(as_read(new)))), expected, rtol=1e-4, atol=1e-6)
+    assert sp.issparse(X) == sparse
+    assert found.describe() == f"6 numbers, {'scaled' if sparse else 'standardised'} + 2 for missing cells"
+    assert np.isnan(dense(as_read(numbers))).sum() == 3  # what was read is left as it is
+
+
+def test_a_column_of_nothing_but_missing_numbers_is_zero():
+    numbers = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    numbers[:, 1] = np.nan
+    found, X = fitted(of_numbers(numbers))
+    np.testing.assert_array_equal(X[:, 1], 0)
+    assert found.missing == [1]
+    assert np.isfinite(X).all()
+
+
+# Categories
+
+
+def of_categories(*columns, numbers=None):
+    frame = pl.DataFrame({str(i): pl.Series(cells, dtype=pl.String) for i, cells in enumerate(columns)})
+    return Examples("f.csv", None, numbers, None, [], frame)
+
+
+def test_a_category_has_a_column_a_value_and_one_for_the_rest():
+    train = of_categories(["b", "a", "b", "a", "lone"], ["x", None, None, "x", "x"])
+    found, X = fitted(train)
+    assert [category.values for category in found.categories] == [["a", "b"], ["x", None]]
+    expected = [[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0], [0, 0, 1, 1, 0, 0]]
+    assert sp.issparse(X)
+    assert X.dtype == np.float32
+    np.testing.assert_array_equal(dense(X), expected)
+    new = dense(found.transform(of_categories(["new", None, "b"], ["y", "x", None])))
+    np.testing.assert_array_equal(new, [[0, 0, 1, 0, 0, 1], [0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 1, 0]])
+    assert found.size == 6
+    assert found.describe() == "6 for values of categories"
+
+
+def test_categories_stand_beside_numbers():
+    numbers = np.random.default_rng(0).normal(5, 3, (4, 2)).astype(np.float32)
+    train = of_categories(["b", "a", "b", "a"], numbers=numbers)
+    _, X = fitted(train)
+    expected = np.hstack([fitted(of_numbers(numbers))[1], [[0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]]])
+    np.testing.assert_allclose(dense(X), expected, rtol=1e-6)
+
+
+def test_categories_that_are_not_there_are_refused():
+    found = Features.fit(of_categories(["b", "a"], numbers=np.ones((2, 1), dtype=np.float32)))
+    with pytest.raises(InputError, match=r"^f\.csv: expected 1 columns of categories, as in training; got 0; give"):
+        found.transform(of_numbers(np.ones((2, 1), dtype=np.float32)))
+
+
+# Both
+
+
+def mixed(rows=40):
+    numbers = np.random.default_rng(0).normal(5, 3, (rows, 2)).astype(np.float32)
+    return of_numbers(numbers, sentences(rows))
+
+
+def test_text_and_numbers_stand_side_by_side():
+    examples = mixed()
+    found, X = fitted(examples)
+    text = Features.fit(replace(examples, numbers=None))
+    numbers = Features.fit(replace(examples, texts=None))
+    assert sp.issparse(X)
+    assert found.size == text.size + 2
+    expected = np.hstack([dense(part.transform(examples)) for part in (text, numbers)])
+    np.testing.assert_array_equal(dense(X), expected)
+    assert found.describe() == text.describe() + " + 2 numbers, standardised"
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        of_texts(sentences(250)),
+        of_texts(CHINESE),
+        of_numbers(np.random.default_rng(0).normal(5, 3, (50, 4)).astype(np.float32)),
+        of_numbers(sparse_numbers()),
+        mixed(),
+        of_numbers(np.array([[1, np.nan], [2.5, 3], [4, 5]], dtype=np.float32)),
+        of_categories(["b", "a", "b", "a"], ["x", None, None, "y"], numbers=np.ones((4, 1), dtype=np.float32)),
+    ],
+    ids=["words", "characters", "dense", "sparse", "mixed", "missing", "categories"],
+)
+def test_what_is_saved_gives_bitwise_the_same_matrix(examples):
+    found, X = fitted(examples)
+    state, arrays = found.state()
+    # Through the bytes of a file: a tuple becomes a list there.
+    again = Features.from_state(json.loads(json.dumps(state)), {k: np.array(v) for k, v in arrays.items()})
+    np.testing.assert_array_equal(dense(again.transform(examples)), dense(X))
+    assert again.size == found.size
+    assert again.describe() == found.describe()
+    assert json.dumps(again.state()[0]) == json.dumps(state)
+
+
+def test_transform_does_not_look_at_the_other_rows():
+    examples = mixed()
+    found, X = fitted(examples)
+    one = Examples("f.csv", [(examples.texts or [])[7]], examples.numbers[[7]], None, [])
+    np.testing.assert_array_equal(dense(found.transform(one)), dense(X)[[7]])

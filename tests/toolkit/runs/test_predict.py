@@ -1,0 +1,348 @@
+"""A saved run in use: the same numbers from every form of input, in every process, in every output."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+
+from manyhot import load_run
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.read.data import Matrix
+from manyhot.toolkit.runs.predict import read_for
+from manyhot.toolkit.train import train
+from tiny_texts import texts_and_sets
+
+
+def numbers_and_targets(rows, seed=0, features=4):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(rows, features)).astype(np.float32)
+    targets = X @ np.linspace(-2, 2, features * 3).reshape(features, 3) + 0.3 * rng.normal(size=(rows, 3)) > 0.5
+    return X, targets
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    texts, sets = texts_and_sets(60)
+    pl.DataFrame({"text": texts, "labels": sets}).write_ndjson(folder / "train.jsonl")
+    trained = train(Config(data=str(folder / "train.jsonl"), C=5.0, out=str(folder / "run")))
+    assert trained is not None
+    return folder / "run", trained.run
+
+
+@pytest.fixture(scope="module")
+def number_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("numbers")
+    X, targets = numbers_and_targets(80)
+    columns = {f"x{i}": X[:, i] for i in range(4)} | {f"y{i}": targets[:, i].astype(int) for i in range(3)}
+    pl.DataFrame(columns).write_csv(folder / "train.csv")
+    trained = train(Config(data=str(folder / "train.csv"), C=5.0, out=str(folder / "run")))
+    assert trained is not None
+    assert trained.run.columns.features == ("x0", "x1", "x2", "x3")
+    return folder / "run", trained.run
+
+
+@pytest.fixture(scope="module")
+def matrix_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("matrix")
+    X, targets = numbers_and_targets(80)
+    sp.save_npz(folder / "set.X.npz", sp.csr_matrix(X))
+    sp.save_npz(folder / "set.Y.npz", sp.csr_matrix(targets))
+    (folder / "labels.txt").write_text("y0\ny1\ny2\n")
+    trained = train(Config(data=str(folder / "set.X.npz"), C=5.0, out=str(folder / "run")))
+    assert trained is not None
+    return folder / "run", trained.run
+
+
+def refused(action, *arguments):
+    with pytest.raises(InputError) as caught:
+        action(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# What comes back
+
+
+@pytest.mark.parametrize("kind", ["text_run", "number_run", "matrix_run"])
+def test_a_loaded_run_is_bitwise_the_one_that_was_trained(kind, request):
+    path, run = request.getfixturevalue(kind)
+    loaded = load_run(str(path))
+    data = texts_and_sets(30, seed=1)[0] if kind == "text_run" else numbers_and_targets(30, seed=1)[0]
+    np.testing.assert_array_equal(loaded.predict_logits(data), run.predict_logits(data))
+    assert loaded.label_names == run.label_names
+    np.testing.assert_array_equal(loaded.train_counts, run.train_counts)
+    assert (loaded.cardinality, loaded.columns, loaded.info) == (run.cardinality, run.columns, run.info)
+
+
+def test_a_fresh_process_gives_bitwise_the_same_logits(text_run, tmp_path):
+    path, run = text_run
+    texts = texts_and_sets(20, seed=1)[0]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    code = (
+        "import json, sys, numpy, manyhot\n"
+        "run = manyhot.load_run(sys.argv[1])\n"
+        "numpy.save('logits.npy', run.predict_logits(json.load(open('texts.json'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    logits = np.load(tmp_path / "logits.npy")
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, run.predict_logits(texts))
+
+
+def test_logits_are_weights_times_features_plus_bias(number_run):
+    _, run = number_run
+    X, _ = numbers_and_targets(20, seed=1)
+    standardised = (X - run.features.mean) / run.features.std
+    expected = standardised @ run.model.weight.double().numpy() + run.model.bias.double().numpy()
+    logits = run.predict_logits(X)
+    assert logits.dtype == np.float32
+    assert logits.shape == (20, 3)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_predictions_are_labels_above_zero_best_first_within_the_range(number_run):
+    _, run = number_run
+    X, _ = numbers_and_targets(200, seed=1)
+    logits = run.predict_logits(X)
+    low, high = run.cardinality
+    for row, labels in zip(logits, run.predict(X), strict=True):
+        best = [run.label_names[i] for i in np.argsort(-row, kind="stable")]
+        assert labels == best[: min(max(int((row > 0).sum()), low), high)]
+
+
+def test_no_row_is_empty_where_training_has_none(text_run):
+    _, run = text_run
+    assert run.cardinality == (1, 3)
+    unseen = ["nothing of it was seen", "", "zzz"]
+    assert (run.predict_logits(unseen) <= 0).all(1).any()
+    sets = run.predict([*unseen, "fox tree flint comet and bird and rose and slate and nova"])
+    assert all(1 <= len(labels) <= 3 for labels in sets)
+
+
+def test_it_learns(text_run, number_run):
+    texts, sets = texts_and_sets(60, seed=5)
+    assert text_run[1].evaluate(texts, sets)["micro_f1"] > 0.95
+    assert number_run[1].evaluate(*numbers_and_targets(60, seed=5))["micro_f1"] > 0.85
+
+
+# Forms of input
+
+
+def test_texts_in_every_form_give_the_same_logits(text_run, tmp_path):
+    path, run = text_run
+    texts, sets = texts_and_sets(25, seed=2)
+    texts[3] = ""
+    expected = run.predict_logits(texts)
+    frame = pl.DataFrame({"other": range(25), "text": texts, "labels": sets})
+    for form in (
+        tuple(texts),
+        frame,
+        frame.select("text"),
+        frame.with_columns(pl.when(pl.col("text") != "").then("text").alias("text")),
+        frame.with_columns(pl.col("text").cast(pl.Categorical)),
+        pd.DataFrame({"text": texts}),
+        pd.DataFrame({"text": texts, "labels": sets}, index=range(100, 125)),
+        pd.DataFrame({"text": pd.Series(texts, dtype=object)}),
+    ):
+        np.testing.assert_array_equal(run.predict_logits(form), expected)
+        assert run.predict(form) == run.predict(texts)
+    frame.select("text", pl.col("labels").list.join("|")).write_csv(tmp_path / "new.csv")
+    np.testing.assert_array_equal(run.logits(read_for(run, str(tmp_path / "new.csv"), with_labels=False)), expected)
+    frame.write_parquet(tmp_path / "new.parquet")
+    np.testing.assert_array_equal(run.logits(read_for(run, str(tmp_path / "new.parquet"), with_labels=False)), expected)
+    assert load_run(path).predict(texts[:1]) == [run.predict(texts)[0]]
+
+
+@pytest.mark.parametrize("dtype", [object, "str"])
+def test_a_missing_text_of_a_pandas_frame_is_an_empty_text(text_run, dtype):
+    _, run = text_run
+    frame = pd.DataFrame({"text": pd.Series(["a fox", None, float("nan")], dtype=dtype)})
+    # A word "NaN" would be an unknown word here and a feature of a run that has seen it: ask the features too.
+    examples = run._examples(frame, with_labels=False)
+    assert examples.texts == ["a fox", "", ""]
+
+
+def test_missing_labels_of_a_pandas_frame_are_no_labels(text_run):
+    _, run = text_run
+    frame = pd.DataFrame({"text": ["a fox", "a tree"], "labels": [["animal"], None]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run.evaluate(frame)["labels_per_row_true"] == 0.5
+
+
+def test_numbers_in_every_form_give_the_same_logits(number_run, matrix_run, tmp_path):
+    X, _ = numbers_and_targets(25, seed=2)
+    X = np.round(X, 3)
+    names = [f"x{i}" for i in range(4)]
+    _, run = number_run
+    expected = run.predict_logits(X)
+    frame = pl.DataFrame(X, schema=names)
+    frame.write_csv(tmp_path / "new.csv")
+    forms = {
+        "list": X.tolist(),
+        "float64": X.astype(np.float64),
+        "fortran": np.asfortranarray(X),
+        "csr": sp.csr_array(X),
+        "csr_matrix": sp.csr_matrix(X),
+        "csc": sp.csc_array(X),
+        "tensor": torch.from_numpy(X),
+        "polars": frame,
+        "shuffled": frame.select(reversed(names)),
+        "strings": frame.cast(pl.String),
+        "pandas": pd.DataFrame(X, columns=names),
+        "labelled": frame.with_columns(pl.lit(1).alias("y0")),
+    }
+    for name, form in forms.items():
+        np.testing.assert_array_equal(run.predict_logits(form), expected, err_msg=name)
+    read = read_for(run, str(tmp_path / "new.csv"), with_labels=False)
+    np.testing.assert_array_equal(run.logits(read), expected)
+
+    _, run = matrix_run
+    expected = run.predict_logits(X)
+    forms["matrix"] = Matrix(sp.csr_array(X), None, None)
+    for name in ("list", "csr", "csc", "tensor", "polars", "pandas", "matrix"):
+        np.testing.assert_array_equal(run.predict_logits(forms[name]), expected, err_msg=name)
+    sp.save_npz(tmp_path / "new.X.npz", sp.csr_matrix(X))
+    np.testing.assert_array_equal(
+        run.logits(read_for(run, str(tmp_path / "new.X.npz"), with_labels=False)), expected
+    )  # fmt: skip
+
+
+def test_evaluation_in_every_form_gives_the_same_numbers(text_run, number_run, tmp_path):
+    _, run = text_run
+    texts, sets = texts_and_sets(25, seed=2)
+    frame = pl.DataFrame({"text": texts, "labels": sets})
+    expected = run.evaluate(frame)
+    targets = np.array([[name in labels for name in run.label_names] for labels in sets])
+    frame.with_columns(pl.col("labels").list.join(";")).write_csv(tmp_path / "test.csv")
+    for metrics in (
+        run.evaluate(texts, sets),
+        run.evaluate(texts, [set(labels) for labels in sets]),
+        run.evaluate(texts, targets),
+        run.evaluate(texts, targets.astype(int)),
+        run.evaluate(texts, sp.csr_array(targets)),
+        run.evaluate(texts, torch.from_numpy(targets)),
+        run.evaluate(frame.select("text"), sets),
+        run.evaluate(pd.DataFrame({"text": texts, "labels": sets})),
+    ):
+        assert metrics == expected
+    preds = np.array([[name in labels for name in run.label_names] for labels in run.predict(texts)])
+    hits = (preds & targets).sum()
+    assert expected["micro_f1"] == pytest.approx(2 * hits / (preds.sum() + targets.sum()))
+    assert expected["rows"] == 25
+
+    _, run = number_run
+    X, targets = numbers_and_targets(25, seed=2)
+    columns = {f"x{i}": X[:, i] for i in range(4)} | {f"y{i}": targets[:, i].astype(int) for i in range(3)}
+    assert run.evaluate(pl.DataFrame(columns)) == run.evaluate(pd.DataFrame(columns)) == run.evaluate(X, targets)
+
+
+@pytest.mark.parametrize("rows", [[[1, 0, 1, 0], [0, 1, 0, 0]], ((1, 0, 1, 0), (0, 1, 0, 0))])
+def test_targets_as_lists_of_0_and_1(text_run, rows):
+    _, run = text_run
+    texts = ["fox and comet", "rose"]
+    assert run.evaluate(texts, rows) == run.evaluate(texts, np.array(rows))
+
+
+def test_unknown_gold_labels_warn_and_count_as_missed(text_run):
+    _, run = text_run
+    texts, sets = texts_and_sets(25, seed=2)
+    known = run.evaluate(texts, sets)
+    more = [[*labels, "ghost"] if i < 4 else labels for i, labels in enumerate(sets)]
+    with pytest.warns(UserWarning, match=r"1 labels of this file are unknown to the run, 4 times: ghost \(4\)\. They"):
+        metrics = run.evaluate(texts, more)
+    true, predicted = sum(map(len, sets)), known["labels_per_row_predicted"] * 25
+    hits = known["micro_f1"] * (true + predicted) / 2
+    assert metrics["micro_f1"] == pytest.approx(2 * hits / (true + 4 + predicted))
+    assert metrics["macro_f1"] == pytest.approx(known["macro_f1"] * 4 / 5)
+    assert metrics["rare_f1"] == known["rare_f1"]
+    assert metrics["labels"] == 4
+    assert metrics["labels_per_row_true"] == pytest.approx((true + 4) / 25)
+
+
+def test_label_columns_are_ignored_at_prediction_even_when_malformed(text_run, number_run, tmp_path):
+    _, run = text_run
+    texts = ["fox", "rose"]
+    expected = run.predict_logits(texts)
+    for labels in (["[broken", "{"], [1.5, 2.5], [None, None], [{"a": 1}, {"a": 2}], [["x"], []]):
+        np.testing.assert_array_equal(run.predict_logits(pl.DataFrame({"text": texts, "labels": labels})), expected)
+    _, run = number_run
+    X, _ = numbers_and_targets(2)
+    frame = pl.DataFrame(X, schema=[f"x{i}" for i in range(4)])
+    bad = frame.with_columns(pl.Series("y0", ["?", "7"]), pl.lit(None).alias("y2"))
+    bad.write_csv(tmp_path / "bad.csv")
+    np.testing.assert_array_equal(
+        run.logits(read_for(run, str(tmp_path / "bad.csv"), with_labels=False)), run.predict_logits(X)
+    )
+    bad.with_columns(pl.lit(0).alias("y1"), pl.lit(0).alias("y2")).write_csv(tmp_path / "full.csv")
+    with pytest.raises(InputError, match=r"row 1, column 'y0': expected 0 or 1, got '\?'"):
+        read_for(run, str(tmp_path / "full.csv"), with_labels=True)
+
+
+def test_no_rows_give_no_predictions(text_run, number_run):
+    assert text_run[1].predict([]) == []
+    assert text_run[1].predict_logits(pl.DataFrame({"text": []}, schema={"text": pl.String})).shape == (0, 4)
+    assert number_run[1].predict(np.zeros((0, 4), dtype=np.float32)) == []
+
+
+# What is refused
+
+
+def test_what_a_text_run_refuses(text_run):
+    _, run = text_run
+    assert refused(run.predict, "a fox") == "predict expects rows: a list of strings, such as [text]; got one string."
+    assert refused(run.predict, np.zeros((2, 3))) == "this run was trained on text (text); got numbers."
+    assert refused(run.predict, sp.csr_array((2, 3))) == "this run was trained on text (text); got numbers."
+    for frame in (pl.DataFrame({"body": ["a"]}), pd.DataFrame({"body": ["a"]})):
+        message = refused(run.predict, frame)
+        assert "expected the columns text as in training, got a file without text; it has body" in message
+    assert "without labels" in refused(run.evaluate, pl.DataFrame({"text": ["a"]}))
+    message = "evaluate expects a frame with label columns, or evaluate(data, targets)."
+    assert refused(run.evaluate, ["a fox"]) == message
+    assert refused(run.evaluate, ["a", "b"], np.zeros((3, 4))) == "expected targets of shape (2, 4); got (3, 4)."
+    assert refused(run.evaluate, ["a", "b"], np.zeros((2, 3))) == "expected targets of shape (2, 4); got (2, 3)."
+    assert re.match(r"expected targets of shape \(2, 4\)", refused(run.evaluate, ["a", "b"], [["animal"]]))
+
+
+def test_what_a_number_run_refuses(number_run, matrix_run):
+    _, run = number_run
+    X, targets = numbers_and_targets(5)
+    assert refused(run.predict, ["a text"]) == (
+        "this run was trained on x0, x1, x2, x3; give a frame or an array with these columns."
+    )
+    for wrong, width in ((X[:, :3], 3), (sp.csr_array(X[:, :3]), 3), (np.hstack([X, X]), 8)):
+        assert f"expected 4 features, as in training; got {width}." in refused(run.predict, wrong)
+    assert refused(run.predict, X[0]) == "expected rows x features; got an array of shape (4,)."
+    for value in (np.nan, np.inf, -np.inf):
+        bad = X.copy()
+        bad[2, 1] = value
+        for form in (bad, sp.csr_array(bad), bad.tolist()):
+            assert "expected finite features; got NaN or an infinite value." in refused(run.predict, form)
+        names = [f"x{i}" for i in range(4)]
+        frames = [pl.DataFrame(bad, schema=names), pd.DataFrame(bad, columns=names)]
+        for frame in frames[: 1 if np.isnan(value) else 2]:  # in pandas NaN is a missing cell
+            assert "row 3, column 'x1': expected a finite number" in refused(run.predict, frame)
+    assert "without x3" in refused(run.predict, pl.DataFrame(X[:, :3], schema=["x0", "x1", "x2"]))
+    assert refused(run.predict, "text").startswith("predict expects rows: a list of strings")
+    assert "expected at least one row with labels to measure on" in refused(run.evaluate, X[:0], targets[:0])
+    assert refused(matrix_run[1].predict, ["a"]).startswith("this run was trained on 4 numbers; give ")
