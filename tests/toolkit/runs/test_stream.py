@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_the_rows(runs, tmp_path):
     """The small files come first, so that what they take is what the large ones start from."""
     endings = (".jsonl", ".csv", ".parquet", ".csv.gz")
     rows = text_rows().with_columns(page=pl.col("page").repeat_by(8).list.join(" "))
-    for name, size in (("small", 4_000_000), ("large", 30_000_000)):
+    for name, size in (("small", 4_000_000), ("large", 20_000_000)):
         for ending in endings:
             write(tmp_path / f"{name}{ending}", rows.head(400), size)
     script = [sys.executable, "-c", TWICE, str(runs / "texts"), str(tmp_path), *endings]
@@ -178,5 +178,5 @@ def test_memory_does_not_grow_with_the_rows(runs, tmp_path):
     most = json.loads(done.stdout)
     before = max(small for small, _ in most.values())
     for ending, (_, large) in most.items():
-        # Read whole, the large files take some 100 MB more than the small ones.
+        # Read whole, the large files take some 60 MB more than the small ones.
         assert large - before < 25_000, (ending, most)
