@@ -20,6 +20,7 @@ ALLOWED = {
     "logsumexp": {"targets", "kernels.native", "kernels.blocked"},
     "symmetric": {"targets", "logsumexp", "kernels.native", "kernels.subsets"},
     "matmulexp": {"targets", "logsumexp"},
+    "csr": {"kernels.native"},
     "largest": {"targets"},
     "losses": set(),
     "losses.reduction": set(),

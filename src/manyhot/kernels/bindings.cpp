@@ -70,6 +70,17 @@ NB_MODULE(_native, m) {
       },
       "Write log sum_j Z_j(s) - sum_i t_i s_i of each row, and its gradient, where they are asked for.");
 
+  m.def(
+      "write_product",
+      [](int threads, int64_t rows, int64_t columns, Address starts, Address indices, bool has_long_indices,
+         Address values, int type, Address dense, int64_t dense_row, Address out, int64_t out_row) {
+        const Product product{rows,           columns,          at<void>(starts), at<void>(indices), has_long_indices,
+                              at<void>(values), at<void>(dense), dense_row,        at<void>(out),     out_row};
+        nb::gil_scoped_release release;
+        manyhot::write_product(Type(type) == Type::float64 ? chosen->float64 : chosen->float32, product, threads);
+      },
+      "Write the product of a sparse matrix, held by rows, and a dense one.");
+
   nb::class_<Batch>(m, "Batch")
       .def("__init__", [](Batch* self, int64_t rows, int64_t labels, Address logits, int logits_type, int64_t logits_row,
                           double scale, double margin) {

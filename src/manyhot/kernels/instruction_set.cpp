@@ -5,7 +5,7 @@ namespace manyhot::MANYHOT_ISA {
 
 template <class T>
 Blocks blocks() {
-  return {add_block<T>, finish_rows<T>, add_rows<T>, write_block<T>, write_sets<T>};
+  return {add_block<T>, finish_rows<T>, add_rows<T>, write_block<T>, write_sets<T>, write_product<T>};
 }
 
 template Blocks blocks<float>();
