@@ -4,10 +4,7 @@ L-BFGS goes in rounds. After each it forgets its history, so that weights and th
 interrupted fit needs to end in the same bits.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from manyhot.csr import CSR
 from manyhot.labels import label_prior
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
 from manyhot.toolkit.models.adamw import Schedule, descend
@@ -322,7 +320,7 @@ def _transposed(X: DesignMatrix) -> DesignMatrix:
 
 
 class _Multiply(torch.autograd.Function):
-    """X @ W through scipy: bitwise repeatable, faster on the CPU than torch's CSR product, and without its warning."""
+    """X @ W: bitwise repeatable where X is sparse, faster than torch's CSR product, and without its warning."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, product: "_Product", transposed: "_Product") -> Tensor:
@@ -335,23 +333,10 @@ class _Multiply(torch.autograd.Function):
 
 
 class _Product:
-    """Multiplication by a fixed matrix. CSR rows are cut in blocks of equal work, one a thread: scipy releases the GIL.
-
-    A row is summed by one thread in the order of its columns, so the result does not depend on the number of threads.
-    """
+    """Multiplication by a fixed matrix, dense or sparse."""
 
     def __init__(self, X: DesignMatrix) -> None:
-        threads = min(torch.get_num_threads(), os.cpu_count() or 1)
-        if sp.issparse(X) and threads > 1 and X.nnz > 100_000:
-            X = sp.csr_array(X)
-            cuts = np.searchsorted(X.indptr, np.linspace(0, X.nnz, threads + 1)[1:-1])
-            bounds = [0, *cuts.tolist(), X.shape[0]]
-            self.blocks: list[Any] = [X[a:b] for a, b in pairwise(bounds)]
-        else:
-            self.blocks = [X]
+        self.matrix: Any = CSR(X) if sp.issparse(X) else X
 
     def __call__(self, dense: np.ndarray) -> np.ndarray:
-        if len(self.blocks) == 1:
-            return self.blocks[0] @ dense
-        with ThreadPoolExecutor(len(self.blocks)) as pool:
-            return np.concatenate(list(pool.map(lambda block: block @ dense, self.blocks)))
+        return self.matrix @ dense
