@@ -5,6 +5,7 @@
 # Each sets up .venv first when it has to.
 #
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
+# make bench-csr  the product of a sparse and a dense matrix against scipy, 2 minutes
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-subset evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -88,6 +89,9 @@ defaults-mlp: $(STAMP)
 bench-cpu: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py $(if $(QUICK),--quick)
 
+bench-csr: $(STAMP)
+	$(BIN)/python benchmarks/csr.py
+
 bench-subset: $(STAMP)
 	$(BIN)/python benchmarks/subset.py
 
@@ -102,7 +106,7 @@ VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
   $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
   > $$(build/$(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth && \
   build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index
-KERNEL_TESTS := test_native test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
+KERNEL_TESTS := test_native test_csr test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
 
 # A hundred kills of trainings, each at a random moment; about 150 starts of the command.
 kill-test: $(STAMP)
@@ -129,21 +133,30 @@ ISAS := baseline $(if $(X86),v3 v4)
 CHECKED := -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fopenmp -Wall -Wextra -Wno-psabi \
   -Wno-maybe-uninitialized -fno-math-errno -fno-trapping-math $(if $(X86),-DMANYHOT_X86)
 
+FOR_ONE = -DMANYHOT_ISA=$* $(if $(filter-out baseline,$*),-march=x86-64-$*)
+
 $(NATIVE)/%.o: $(KERNELS)/instruction_set.cpp $(wildcard $(KERNELS)/*.h)
 	@mkdir -p $(@D)
-	$(CXX) $(CHECKED) -DMANYHOT_ISA=$* $(if $(filter-out baseline,$*),-march=x86-64-$*) -c $< -o $@
+	$(CXX) $(CHECKED) $(FOR_ONE) -c $< -o $@
 
-DRIVERS := $(NATIVE)/driver $(NATIVE)/sets_driver
+$(NATIVE)/csr_%.o: $(KERNELS)/csr.cpp $(wildcard $(KERNELS)/*.h)
+	@mkdir -p $(@D)
+	$(CXX) $(CHECKED) $(FOR_ONE) -ffp-contract=off -c $< -o $@
 
-$(DRIVERS): $(NATIVE)/%: tests/native/%.cpp $(ISAS:%=$(NATIVE)/%.o) $(wildcard $(KERNELS)/*.h)
-	$(CXX) $(CHECKED) -I$(KERNELS) $< $(ISAS:%=$(NATIVE)/%.o) -o $@
+DRIVERS := $(NATIVE)/driver $(NATIVE)/sets_driver $(NATIVE)/csr_driver
+OBJECTS := $(ISAS:%=$(NATIVE)/%.o) $(ISAS:%=$(NATIVE)/csr_%.o)
+
+$(DRIVERS): $(NATIVE)/%: tests/native/%.cpp tests/native/problems.h $(OBJECTS) $(wildcard $(KERNELS)/*.h)
+	$(CXX) $(CHECKED) -I$(KERNELS) $< $(OBJECTS) -o $@
 
 sanitize: $(DRIVERS)
 	$(NATIVE)/driver 20
 	$(NATIVE)/sets_driver 10
+	$(NATIVE)/csr_driver 5
 
 # Side by side, on two cores.
 fuzz: $(DRIVERS)
+	$(NATIVE)/csr_driver $$(($(FUZZ_SECONDS) / 20)) $(SEED)
 	$(NATIVE)/sets_driver $(FUZZ_SECONDS) $(SEED) & sets=$$!; $(NATIVE)/driver $(FUZZ_SECONDS) $(SEED) && wait $$sets
 
 clean:

@@ -1,19 +1,10 @@
 // The CPU kernel against the formulas of mathematics.md section 1 in long double, on random problems; `make sanitize` and
 // `make fuzz` build and run it. No Python and no torch.
-//
-//   driver SECONDS [SEED]   problem after problem, SEED, SEED + 1, ..., until the time is over
-//
-// Exit 1 describes the first problem that differs; `driver 0 SEED` runs that one again. Every buffer has its exact size,
-// so that AddressSanitizer sees whatever is read or written beside it.
+// Every buffer has its exact size, so that AddressSanitizer sees whatever is read or written beside it.
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
-#include <memory>
-#include <random>
-#include <string>
 
+#include "problems.h"
 #include "threads.h"
 
 using namespace manyhot;
@@ -25,28 +16,6 @@ constexpr Real infinity = std::numeric_limits<Real>::infinity(), nan_value = std
 const char* const type_names[] = {"bool",  "uint8",   "int8",     "int16",   "int32",
                                   "int64", "float16", "bfloat16", "float32", "float64"};
 const char* const link_names[] = {"none", "zlpr", "pairwise", "single_log"};
-
-// --- random numbers; not the distributions of <random>, which differ from one standard library to the next ------------
-
-struct Random {
-  std::mt19937_64 engine;
-  int64_t below(int64_t n) { return static_cast<int64_t>(engine() % static_cast<uint64_t>(n)); }
-  int64_t between(int64_t first, int64_t last) { return first + below(last - first + 1); }
-  double uniform(double from = 0, double to = 1) {
-    return from + (to - from) * static_cast<double>(engine() >> 11) * 0x1p-53;
-  }
-  bool chance(double p) { return uniform() < p; }
-  double sign() { return chance(0.5) ? 1 : -1; }
-  double normal() {
-    double sum = -6;
-    for (int i = 0; i < 12; ++i) sum += uniform();
-    return sum;
-  }
-  template <class T>
-  T any_of(std::initializer_list<T> values) {
-    return values.begin()[below(static_cast<int64_t>(values.size()))];
-  }
-};
 
 // --- half types, from their definition -----------------------------------------------------------------------------------
 
@@ -611,22 +580,13 @@ bool solve(uint64_t seed, std::string& found) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 2) return std::printf("usage: driver SECONDS [SEED]\n"), 2;
-  const double seconds = std::atof(arguments[1]);
-  const uint64_t first = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
-  Random random{std::mt19937_64(first)};
+  Random random{std::mt19937_64(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1)};
   if (!check_halves(random)) return 1;
-  std::string found, sets;
+  std::string sets;
   for (const InstructionSet& set : instruction_sets())
     if (set.here) sets += std::string(" ") + set.name;
-  const auto start = std::chrono::steady_clock::now();
-  uint64_t seed = first;
-  do {
-    if (!solve(seed, found)) return std::printf("driver 0 %llu\n%s\n", (unsigned long long)seed, found.c_str()), 1;
-    ++seed;
-  } while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds);
-  std::printf("%llu problems agree, seeds %llu to %llu, instruction sets%s\n", (unsigned long long)(seed - first),
-              (unsigned long long)first, (unsigned long long)(seed - 1), sets.c_str());
+  const int failed = run_problems(count, arguments, "problems on" + sets, solve);
+  if (failed) return failed;
   for (const int k : {0, 1})
     std::printf("float%d: worst error of neg and pos %.2Lg relative to 1 + |value|, of a gradient %.2Lg of its row's\n",
                 32 << k, worst[k].sums, worst[k].gradient);

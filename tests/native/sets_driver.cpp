@@ -1,38 +1,11 @@
-// Sums over label sets on random problems against dynamic programming in long double; `make sanitize` and `make fuzz` build
-// and run it beside driver.cpp, with the same arguments.
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
-#include <random>
-#include <string>
-
+// Sums over label sets on random problems against dynamic programming in long double.
+#include "problems.h"
 #include "threads.h"
 
 using namespace manyhot;
 using Real = long double;
 
 namespace {
-
-struct Random {
-  std::mt19937_64 engine;
-  int64_t between(int64_t first, int64_t last) { return first + int64_t(engine() % uint64_t(last - first + 1)); }
-  double uniform() { return double(engine() >> 11) * 0x1p-53; }
-  bool chance(double p) { return uniform() < p; }
-  double normal() {
-    double sum = -6;
-    for (int i = 0; i < 12; ++i) sum += uniform();
-    return sum;
-  }
-};
-
-// Of exactly the size that is used, so that AddressSanitizer sees what is read beside it.
-template <class T>
-struct Array {
-  std::unique_ptr<T[]> data;
-  explicit Array(int64_t size) : data(new T[size ? size : 1]()) {}
-  T& operator[](int64_t i) { return data[i]; }
-};
 
 // log(e^a + e^b)
 Real join(Real a, Real b) {
@@ -62,10 +35,10 @@ bool solve(uint64_t seed, std::string& found) {
   const bool single = sizeof(T) == 4;
   const int64_t rows = random.between(0, 5), labels = random.between(1, random.chance(0.2) ? 200 : 24);
   const int64_t gap = random.between(0, 3), point_gap = random.between(0, 3);
-  Array<T> logits(rows * (labels + gap)), point(rows * (labels + point_gap)), gradient(rows * labels);
-  Array<uint8_t> known(rows * labels);
-  Array<int64_t> smallest(rows), largest(rows);
-  Array<double> value(rows);
+  Exactly<T> logits(rows * (labels + gap)), point(rows * (labels + point_gap)), gradient(rows * labels);
+  Exactly<uint8_t> known(rows * labels);
+  Exactly<int64_t> smallest(rows), largest(rows);
+  Exactly<double> value(rows);
   const bool has_point = random.chance(0.6), has_known = random.chance(0.4);
   const double spread = random.chance(0.3) ? 20 : 2, offset = random.chance(0.2) ? 1000 * random.normal() : 0;
   for (int64_t row = 0; row < rows; ++row) {
@@ -137,18 +110,7 @@ bool solve(uint64_t seed, std::string& found) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 2) return std::printf("usage: sets_driver SECONDS [SEED]\n"), 2;
-  const double seconds = std::atof(arguments[1]);
-  const uint64_t first = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
-  const auto start = std::chrono::steady_clock::now();
-  std::string found;
-  uint64_t seed = first;
-  do {
-    if (!(seed % 2 ? solve<float>(seed, found) : solve<double>(seed, found)))
-      return std::printf("sets_driver 0 %llu\n%s\n", (unsigned long long)seed, found.c_str()), 1;
-    ++seed;
-  } while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds);
-  std::printf("%llu problems of label sets agree, seeds %llu to %llu\n", (unsigned long long)(seed - first),
-              (unsigned long long)first, (unsigned long long)(seed - 1));
-  return 0;
+  return run_problems(count, arguments, "problems of label sets", [](uint64_t seed, std::string& found) {
+    return seed % 2 ? solve<float>(seed, found) : solve<double>(seed, found);
+  });
 }
