@@ -5,7 +5,7 @@
 # Each sets up .venv first when it has to.
 #
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
-# make bench-csr  the product of a sparse and a dense matrix against scipy, 2 minutes
+# make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left

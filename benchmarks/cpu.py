@@ -50,6 +50,7 @@ LARGE = 32 << 20  # bytes of a gradient beside which the pages that malloc keeps
 
 Loss = Callable[..., Tensor]
 Call = Callable[[], object]
+Clock = Callable[[], float]
 Key = tuple[str, str]  # provider, kind of targets
 
 NOTES = """
@@ -271,31 +272,31 @@ def examine(p: Provider, logits: Tensor, leaf: Tensor) -> Result:
     return Result(p.name, p.kind, loss_error, gradient_error, memory / logits.nbytes, first_calls)
 
 
-def seconds_a_call(call: Call, times: int) -> float:
-    began = time.perf_counter()
+def seconds_a_call(call: Call, times: int, clock: Clock = time.perf_counter) -> float:
+    began = clock()
     for _ in range(times):
         call()
-    return (time.perf_counter() - began) / times
+    return (clock() - began) / times
 
 
-def batch_size(call: Call) -> int:
+def batch_size(call: Call, clock: Clock) -> int:
     batch = 1
-    while batch * seconds_a_call(call, batch) < SAMPLE:
+    while batch * seconds_a_call(call, batch, clock) < SAMPLE:
         batch *= 2
     return batch
 
 
-def race(calls: dict[Key, Call], seconds: float) -> dict[Key, np.ndarray]:
+def race(calls: dict[Key, Call], seconds: float, clock: Clock = time.perf_counter) -> dict[Key, np.ndarray]:
     """Time every call once a round, in random order; returns seconds a call, one a round."""
     order, rng = list(calls), np.random.default_rng(0)
-    batches = {key: batch_size(call) for key, call in calls.items()}
+    batches = {key: batch_size(call, clock) for key, call in calls.items()}
     rounds: list[dict[Key, float]] = []
     gc.collect()
     gc.disable()  # as timeit does: a collection would fall on whoever runs by chance
     began = time.monotonic()
     while len(rounds) < FEWEST_ROUNDS or (len(rounds) < ROUNDS and time.monotonic() - began < seconds):
         rng.shuffle(order)
-        rounds.append({key: seconds_a_call(calls[key], batches[key]) for key in order})
+        rounds.append({key: seconds_a_call(calls[key], batches[key], clock) for key in order})
     gc.enable()
     return {key: np.array([times[key] for times in rounds]) for key in calls}
 

@@ -10,7 +10,8 @@ namespace {
 
 // As many as a tile of 96 columns takes, and not more than there are registers for.
 constexpr int tile_vectors = MANYHOT_VECTOR_BYTES == 64 ? 6 : 12;
-// Non-zeros between the one that is added and the one whose row is fetched; 8 and 24 take as long.
+// Non-zeros between the one that is added and the one whose row is fetched; 8 and 24 take as long. Up to two lines of the
+// cache a row, fetching takes longer than it saves.
 constexpr int ahead = 16;
 constexpr int line = 64;
 
@@ -34,7 +35,7 @@ void write_tile(const Product& p, int64_t begin, int64_t end, int64_t first, int
     V sums[vectors] = {};
     const int64_t row_stop = starts[row + 1];
     for (int64_t i = starts[row]; i < row_stop; ++i) {
-      if constexpr (vectors * sizeof(V) > line) {
+      if constexpr (vectors * sizeof(V) > 2 * line) {
         if (i + ahead < stop) {
           const T* next = dense + indices[i + ahead] * dense_row;
           for (int64_t j = 0; j < vectors * width; j += line / sizeof(T)) __builtin_prefetch(next + j);
