@@ -182,17 +182,18 @@ class SpanLoss(nn.Module):
 def _factorised_sides(
     scores: SpanScores, targets: SpanTargets, mask: Tensor, threshold: float | Tensor, scale: float, margin: float
 ) -> tuple[Tensor, Tensor]:
-    """Return neg and pos from the parts of the scores."""
+    """Return neg and pos from the parts of the scores; the mask is overwritten."""
     rows = len(scores.pair)
     row, first, last = targets.places.unbind(-1)
     # A place that is gold for any type is left out of the factorised sum; its scores enter one by one. All less the
     # positives would lose every digit once the positives are large.
-    others = mask.squeeze(1).clone()
+    others = mask.squeeze(1)
     others[row, first, last] = False
     if isinstance(threshold, Tensor):
         threshold = threshold.to(scores.pair.dtype)
-    level = _a_column(threshold)
-    exponents = SpanScores(scale * scores.pair, scale * (scores.start - level + margin), scale * scores.end)
+    exponents = scores._replace(start=scores.start - _a_column(threshold) + margin)
+    if scale != 1:  # a product by 1 would be a copy
+        exponents = SpanScores(*(scale * x for x in exponents))
     neg = exponents.logsumexp(others)
     if not len(row):
         return neg, torch.full_like(neg, -torch.inf)
