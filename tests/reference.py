@@ -357,7 +357,7 @@ def mean_gap(s: np.ndarray, j: int) -> float:
     return float(np.mean(s) - s[j])
 
 
-# --- spans: (start, end, type), end exclusive --------------------------------------------------------------------------
+# --- spans: (start, end, type), end exclusive -------------------------------------------------------------------------
 
 
 def span(

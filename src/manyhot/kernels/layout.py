@@ -66,7 +66,7 @@ def _shared_rows(mask: Tensor, shape: torch.Size) -> Tensor:
     a quarter of the scores.
     """
     lead = [1] * (len(shape) - mask.ndim) + list(mask.shape[:-1])
-    moving = max((axis + 1 for axis, size in enumerate(lead) if size > 1), default=0)
+    moving = max((axis + 1 for axis, size in enumerate(lead) if size != 1), default=0)
     if moving in (0, len(lead)):
         return _grid(mask, shape)
     mask = mask.reshape(*lead[:moving], mask.shape[-1])
