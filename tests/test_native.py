@@ -284,9 +284,9 @@ def test_a_mask_that_rows_share_equals_the_copied_one(impl: Any, lead: tuple[int
     logits, targets = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator) < 0.2
     mask = torch.rand(*lead, last, generator=generator) < 0.6
     results = []
-    for given in (mask, mask.expand(shape).contiguous()):
+    for same in (mask, mask.expand(shape).contiguous()):
         leaf = logits.clone().requires_grad_()
-        loss = manyhot.zlpr_loss(leaf, targets, mask=given, reduction="none", impl=impl)
+        loss = manyhot.zlpr_loss(leaf, targets, mask=same, reduction="none", impl=impl)
         results.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])

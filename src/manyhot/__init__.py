@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
-    from manyhot.logsumexp import signed_logsumexp, validate
+    from manyhot.logsumexp import signed_logsumexp
     from manyhot.losses.baselines import (
         AsymmetricLoss,
         BCELoss,
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from manyhot.targets import IndexTargets, smooth_labels
     from manyhot.toolkit.predict import Run
     from manyhot.toolkit.saved_run import load_run
+    from manyhot.validation import validate
 
 __all__ = [
     "AsymmetricLoss",
@@ -151,7 +152,7 @@ _HOME = {
     "heads.rotary": ("rotary",),
     "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
-    "logsumexp": ("signed_logsumexp", "validate"),
+    "logsumexp": ("signed_logsumexp",),
     "losses.baselines": (
         "AsymmetricLoss",
         "BCELoss",
@@ -196,6 +197,7 @@ _HOME = {
     "targets": ("IndexTargets", "smooth_labels"),
     "toolkit.predict": ("Run",),
     "toolkit.saved_run": ("load_run",),
+    "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -1,6 +1,6 @@
 """Scores of spans as three small parts, and the log-sum-exp over all cells that is made from the parts alone."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,3 +91,31 @@ def _by_product(pair: Tensor, start: Tensor, end: Tensor) -> Tensor | None:
 
 def _finite(peak: Tensor) -> Tensor:
     return torch.where(peak.isfinite(), peak, 0)
+
+
+def sizes(scores: Any) -> tuple[int, int, int]:
+    """Check the form of scores, dense or in parts; return rows, types and length."""
+    if isinstance(scores, SpanScores):
+        pair, start, end = scores
+        if not all(isinstance(x, Tensor) and x.is_floating_point() for x in scores):
+            raise TypeError("the parts of SpanScores must be floating-point tensors.")
+        square = start.shape[:1] + 2 * start.shape[2:]
+        if start.ndim != 3 or start.shape != end.shape or pair.shape != square:
+            raise ValueError(
+                "SpanScores must have pair (rows, length, length) and start and end (rows, types, length); got "
+                f"{tuple(pair.shape)}, {tuple(start.shape)} and {tuple(end.shape)}."
+            )
+        rows, types, length = start.shape
+    else:
+        if not isinstance(scores, Tensor) or not scores.is_floating_point():
+            came = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+            raise TypeError(f"scores must be a floating-point tensor or manyhot.SpanScores; got {came}.")
+        if scores.ndim != 4 or scores.shape[2] != scores.shape[3]:
+            raise ValueError(
+                "scores must have shape (rows, types, length, length), first token, then last; got "
+                f"{tuple(scores.shape)}."
+            )
+        rows, types, length = scores.shape[:3]
+    if types == 0 or length == 0:
+        raise ValueError(f"scores need at least one type and one token; got {types} types and length {length}.")
+    return rows, types, length
