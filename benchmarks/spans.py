@@ -290,9 +290,9 @@ def falls() -> Iterator[str]:
     took, f1 = time.process_time() - began, 100 * float(metrics["micro_f1"] or 0)
     yield (
         f"conll04, {len(training.spans)} rows, {EPOCHS} epochs at {RATE:g}, {took:.0f} seconds of one core. "
-        f"{watch.falls} of {watch.calls} sums went in blocks; {watch.refused} would where every entry of the product is "
-        f"to keep its digits. The largest part of a score is {largest:.0f} at the end; test micro-F1 {f1:.1f} at s > 0, "
-        "flat, one seed."
+        f"{watch.falls} of {watch.calls} sums went in blocks; {watch.refused} would where every entry of the product "
+        f"is to keep its digits. The largest part of a score is {largest:.0f} at the end; test micro-F1 {f1:.1f} at "
+        "s > 0, flat, one seed."
     )
 
 
