@@ -390,16 +390,18 @@ class Row {
   // Apply the mask to the codes in the scratch, and look what they are.
   void mask_codes(Tile<T>& tile, bool& is_wrong, bool& any_known) {
     uint8_t* code = scratch_.code;
+    // Its own variable: a byte that is written could be one of tile.size, and the loop would not become vectors.
+    const int size = tile.size;
     if (batch_.mask.data) {
       const uint8_t* mask = mask_at(tile.begin);
       if (batch_.mask.label == 0) {
-        if (!*mask) std::memset(code, absent, tile.size);
+        if (!*mask) std::memset(code, absent, size);
       } else {
-        for (int i = 0; i < tile.size; ++i) code[i] = mask[i] ? code[i] : absent;
+        for (int i = 0; i < size; ++i) code[i] = mask[i] ? code[i] : absent;
       }
     }
     uint8_t some = 0, all = absent;
-    for (int i = 0; i < tile.size; ++i) some |= code[i], all &= code[i];
+    for (int i = 0; i < size; ++i) some |= code[i], all &= code[i];
     is_wrong |= (some & wrong) != 0;
     tile.complete = some <= positive;
     any_known = !(all & absent);
