@@ -49,9 +49,9 @@ def draw(seed: int, *, size: float | None = None) -> Batch:
         for i in range(tokens):
             for j in range(i if triangle else 0, tokens):
                 if width is None or j - i < width:
-                    drawn = [chance.random() < density] * types if shared else [chance.random() < density] * 1
-                    kinds = range(types) if shared else [t for t in range(types) if chance.random() < density]
-                    of_row += [(i, j + triangle, t) for t in kinds if drawn[0] or not shared]
+                    together = chance.random() < density
+                    kinds = [t for t in range(types) if (together if shared else chance.random() < density)]
+                    of_row += [(i, j + triangle, t) for t in kinds]
         spans.append(of_row)
     options: dict[str, Any] = {
         "lengths": torch.tensor(lengths), "max_width": width, "triangle": triangle,
@@ -91,7 +91,6 @@ def test_hand_value() -> None:
     scores = torch.tensor([[[[1.0, -1.0], [9.0, 2.0]]]])
     want = math.log(1 + math.exp(-1) + math.exp(2)) + math.log(1 + math.exp(-1))
     assert span_loss(scores, SpanTargets([[(0, 1, 0)]])).item() == pytest.approx(want, rel=1e-6)
-    # 1 - 1 = 0 + 0 + .., as parts: pair ((1, -1), (., 2)).
     split = SpanScores(scores[:, 0], torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
     assert span_loss(split, SpanTargets([[(0, 1, 0)]])).item() == pytest.approx(want, rel=1e-6)
 
@@ -359,16 +358,18 @@ def test_module_equals_function(generator: torch.Generator) -> None:
 def test_compile_equals_eager(dense: bool, generator: torch.Generator) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(span_loss, backend="aot_eager", fullgraph=True)
-    for spans in ([[(0, 2, 0), (1, 2, 1)], [(1, 3, 1)]], [[], [(0, 1, 0), (0, 1, 1), (1, 4, 0)]]):
-        scores, targets = leaves(parts(generator, 1.0, 2, 2, 4)), SpanTargets(spans)
-        lengths = torch.tensor([3, 4])
-        want = span_loss(scores, targets, lengths=lengths)
-        written = scores.dense().detach().requires_grad_()
-        got = compiled(written if dense else scores, targets, lengths=lengths)
-        close(got.detach(), want.detach())
-        found = of_parts(torch.autograd.grad(got, written)[0].numpy()) if dense else slopes(got, scores)
-        for a, b in zip(found, slopes(want, scores), strict=True):
-            close(a, b)
+    scores, targets = (
+        leaves(parts(generator, 1.0, 2, 2, 4)),
+        SpanTargets([[(0, 2, 0), (1, 2, 1)], [(0, 1, 0), (0, 1, 1)]]),
+    )
+    lengths = torch.tensor([3, 4])
+    want = span_loss(scores, targets, lengths=lengths)
+    written = scores.dense().detach().requires_grad_()
+    got = compiled(written if dense else scores, targets, lengths=lengths)
+    close(got.detach(), want.detach())
+    found = of_parts(torch.autograd.grad(got, written)[0].numpy()) if dense else slopes(got, scores)
+    for a, b in zip(found, slopes(want, scores), strict=True):
+        close(a, b)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
