@@ -1,6 +1,7 @@
 """SpanTargets and the decisions: against loops over all cells of small rows."""
 
 import math
+import pickle
 import random
 import time
 from typing import Any
@@ -39,10 +40,10 @@ def test_forms_of_spans_agree() -> None:
     for given in (flat, flat[order], flat.int()):
         assert torch.equal(SpanTargets(given, rows=3).cells, want)
     assert torch.equal(SpanTargets([[Span(*span, 1.5) for span in spans] for spans in SPANS]).cells, want)
-    moved = SpanTargets(SPANS).to("cpu")
-    assert torch.equal(moved.cells, want)
-    assert (moved.rows, moved.most) == (3, 2)
-    assert torch.equal(moved.listed(2, 5).labels, SpanTargets(SPANS).listed(2, 5).labels)
+    for moved in (SpanTargets(SPANS).to("cpu"), pickle.loads(pickle.dumps(SpanTargets(SPANS)))):
+        assert torch.equal(moved.cells, want)
+        assert (moved.rows, moved.most) == (3, 2)
+        assert torch.equal(moved.listed(2, 5).labels, SpanTargets(SPANS).listed(2, 5).labels)
 
 
 def test_listed_boundaries_and_dense_agree() -> None:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
-    from manyhot.metrics_of_spans import span_errors, span_metrics
+    from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
     from manyhot.spans import Span, SpanTargets, span_mask, span_share
@@ -86,6 +86,7 @@ __all__ = [
     "SmoothAccuracyLoss",
     "SmoothFLoss",
     "Span",
+    "SpanError",
     "SpanLoss",
     "SpanPointer",
     "SpanScores",
@@ -188,7 +189,7 @@ _HOME = {
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "matmulexp": ("log_matmul_exp",),
     "metrics": ("multiclass_metrics", "multilabel_metrics"),
-    "metrics_of_spans": ("span_errors", "span_metrics"),
+    "metrics_of_spans": ("SpanError", "span_errors", "span_metrics"),
     "span_decisions": ("decide_boundaries", "decide_spans"),
     "span_scores": ("SpanScores",),
     "spans": ("Span", "SpanTargets", "span_mask", "span_share"),
