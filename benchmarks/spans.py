@@ -286,7 +286,7 @@ def falls() -> Iterator[str]:
     with Watch() as watch:
         model = train(training, features, types, 0)
     metrics = manyhot.span_metrics(predict(model, test), test.spans, num_types=types)
-    largest = max(float(x.abs().max()) for x in scored(model, test.features[:16])[0])
+    largest = max(float(x.detach().abs().max()) for x in scored(model, test.features[:16])[0])
     took, f1 = time.process_time() - began, 100 * float(metrics["micro_f1"] or 0)
     yield (
         f"conll04, {len(training.spans)} rows, {EPOCHS} epochs at {RATE:g}, {took:.0f} seconds of one core. "
