@@ -175,8 +175,8 @@ def implementation(batch: Batch, impl: Impl) -> Impl:
 
 def _against_kernels(batch: Batch) -> list[str]:
     """List why no kernel of the CPU fits: they see numbers and give first derivatives by logits and threshold alone."""
-    if traced() or torch._C._len_torch_dispatch_stack():  # pyright: ignore
-        return ["torch.compile, torch.func or a dispatch mode traces the call"]
+    if traced():
+        return ["torch.compile, torch.jit.trace, torch.func or a dispatch mode traces the call"]
     if isinstance(batch.targets, IndexTargets):
         targets, ids = batch.targets.soft, batch.targets.labels
     else:

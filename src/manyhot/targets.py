@@ -222,9 +222,17 @@ def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:
 
 
 def traced() -> bool:
-    """Say whether torch.compile or torch.func is at work, so that a tensor's values cannot be looked at."""
-    # torch offers no public way to ask for the transforms of torch.func.
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+    """Say whether operations are recorded or transformed, so that values cannot be looked at, nor memory handed out.
+
+    torch.compile and torch.export, torch.jit.trace, torch.func, and dispatch modes such as that of make_fx.
+    """
+    # torch offers no public way to ask for the transforms of torch.func and for dispatch modes.
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+        or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore
+        or torch._C._is_tracing()  # pyright: ignore
+    )
 
 
 def values_readable(*tensors: Tensor | None) -> bool:

@@ -282,6 +282,8 @@ def f_weighted_bce_loss(
     rows, labels = axis_weights(logits, label_weight, sample_weight)
     with torch.no_grad():
         value = _smooth_f(cells(logits, targets, mask, None), rows, labels, beta, average)
+    # no_grad alone saves the graph, but neither torch.func's forward mode nor a trace heeds it.
+    value = value.detach()
     batch = cells(logits, targets, mask, label_weight)
     share = value.reshape(*batch.logits.shape[:-1], 1) if average == "samples" else value
     share = share / (1 + beta**2)
