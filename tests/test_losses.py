@@ -319,6 +319,23 @@ def test_a_row_of_weight_zero_stays_out_even_when_infinite(case: Case) -> None:
 
 
 @contract("reduction")
+def test_a_row_of_weight_zero_is_not_there_and_one_of_two_is_there_twice(
+    case: Case, generator: torch.Generator
+) -> None:
+    logits, targets = batch(generator)
+    targets[torch.rand(ROWS, LABELS, generator=generator) < 0.3] = -1
+    targets[:, 2], targets[1, 2], targets[4] = math.nan, 1, -100  # label 2 is known in row 1 alone, row 4 not at all
+    weight, copies = torch.tensor([1.0, 0, 1, 2, 1, 1]), torch.tensor([0, 2, 3, 3, 4, 5])
+    for reduction in ("mean", "sum"):
+        for options in ({"impl": impl} for impl in case.impls) if case.takes("impl") else ({},):
+            options = {**options, "reduction": reduction}
+            loss, gradient = value_and_gradient(case, logits, targets, sample_weight=weight, **options)
+            want = value_and_gradient(case, logits[copies], targets[copies], **options)
+            close(loss, want[0], **CLOSE)
+            close(gradient, torch.zeros_like(logits).index_add(0, copies, want[1]), **CLOSE)
+
+
+@contract("reduction")
 def test_nothing_known_is_zero_with_zero_gradient(case: Case, generator: torch.Generator) -> None:
     logits, targets = batch(generator)
     logits[0, 0], logits[1, 1] = math.nan, math.inf
@@ -576,6 +593,8 @@ def test_option_errors(case: Case) -> None:
         ({"scale": 0.0}, ValueError, "scale must be positive; got 0"),
         ({"scale": -1.0}, ValueError, "scale must be positive; got -1"),
         ({"scale": math.nan}, ValueError, "scale must be positive; got nan"),
+        ({"scale": math.inf}, ValueError, "scale must be positive; got inf"),
+        ({"margin": math.inf}, ValueError, "margin must be 0 or more.*got inf"),
         ({"margin": -0.1}, ValueError, "margin must be 0 or more.*got -0.1"),
         ({"margin": math.nan}, ValueError, "margin must be 0 or more.*got nan"),
         ({"impl": "triton"}, ValueError, 'impl must be "auto", "eager".* or "native"; got \'triton\''),
@@ -591,8 +610,25 @@ def test_option_errors(case: Case) -> None:
             r"sample_weight must broadcast.*\(2,\); got \(3,\).*label_weight",
         ),
     ]
+    for value, needed in ((math.nan, "0 or more"), (math.inf, "finite"), (-1.0, "0 or more")):
+        for name, shape in (("label_weight", 3), ("pos_weight", 3), ("sample_weight", 2)):
+            tensor = torch.ones(shape)
+            tensor[1] = value
+            wrong.append(({name: tensor}, ValueError, f"{name} must be {needed}; got {value:g}"))
+        wrong.append(({"pos_weight": value}, ValueError, f"pos_weight must be {needed}; got {value:g}"))
+    for value in (math.nan, math.inf, -math.inf):
+        prior = torch.full((3,), 0.5)
+        wrong.append(({"tau": value, "prior": prior}, ValueError, f"tau must be finite; got {value}"))
+        wrong.append(({"tau": value}, ValueError, f"tau must be finite; got {value}"))
+        for threshold in (value, torch.tensor(value), torch.tensor([[0.0], [value]]), torch.tensor([1.0, value, 1.0])):
+            wrong.append(({"threshold": threshold}, ValueError, f"threshold must be finite; got {value}"))
+        wrong.append(
+            ({"prior": torch.tensor([0.5, value, 0.5])}, ValueError, "prior must lie strictly between 0 and 1")
+        )
     if case.takes("threshold"):
         wrong.append(({"threshold": torch.ones(2)}, ValueError, r"threshold must broadcast.*got \(2,\)"))
+        # Large ones are right, also where their sum is not.
+        case.function(logits, targets, threshold=torch.full((3,), 2e38))
     if case.takes("prior"):
         for value in (0.0, 1.0, -0.2, 1.5):
             prior = torch.tensor([0.5, value, 0.5])

@@ -1,5 +1,6 @@
 """The formats a target can have: dense 0/1 or soft values of any dtype with unknown cells, and lists of positives."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -302,6 +303,31 @@ def check_broadcast(name: str, value: Tensor, logits: Tensor) -> None:
             f"{name} must broadcast to logits of shape {tuple(logits.shape)}: one value, one per label "
             f"({logits.shape[-1]},), one per row (..., 1), or one per cell; got {tuple(value.shape)}."
         )
+
+
+def check_finite(name: str, value: float | Tensor) -> None:
+    """Check that an option, a number or a tensor, is neither NaN nor infinite; a tensor only where it can be read."""
+    if not isinstance(value, Tensor):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite; got {value}.")
+    # One sum says that all is well. One that overflows only asks for a closer look.
+    elif values_readable(value) and not math.isfinite(value.detach().sum().item()):
+        wrong = value[~value.isfinite()]
+        if wrong.numel():
+            raise ValueError(f"{name} must be finite; got {wrong[0].item():g}.")
+
+
+def check_weights(name: str, weights: float | Tensor) -> None:
+    """Check that weights, a number or a tensor, are 0 or more and finite; a tensor only where it can be read."""
+    low = high = weights
+    if isinstance(weights, Tensor):
+        if not values_readable(weights) or not weights.numel():
+            return
+        low, high = weights.detach().aminmax()
+    if not (low >= 0 and high < math.inf):
+        wrong = torch.as_tensor(weights)
+        wrong = wrong[~((wrong >= 0) & (wrong < math.inf))][0].item()
+        raise ValueError(f"{name} must be {'finite' if wrong == math.inf else '0 or more'}; got {wrong:g}.")
 
 
 def check_values(targets: Tensor, mask: Tensor | None = None) -> None:

@@ -23,7 +23,7 @@ from manyhot.losses.hyperparameters import keep, kept
 from manyhot.losses.label_wise import axis_weights, cells, checked_dense, probability, two_sided
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.losses.zlpr import PAIRWISE, prior_logits
-from manyhot.targets import check_broadcast, known_rows, values_readable
+from manyhot.targets import check_broadcast, check_finite, check_weights, known_rows
 
 
 def bce_loss(
@@ -82,12 +82,10 @@ def bce_loss(
     References:
         The prior: Menon et al., arXiv 2007.07314; Su, kexue.fm/archives/7615.
     """
-    smallest = pos_weight
     if isinstance(pos_weight, Tensor):
         check_broadcast("pos_weight", pos_weight, logits)
-        smallest = pos_weight.min().item() if values_readable(pos_weight) else 0.0
-    if not smallest >= 0:
-        raise ValueError(f"pos_weight must be 0 or more; got {smallest:g}.")
+    check_weights("pos_weight", pos_weight)
+    check_finite("tau", tau)
     batch = cells(logits, targets, mask, label_weight)
     if isinstance(pos_weight, Tensor):
         pos_weight = pos_weight.to(batch.logits.dtype)

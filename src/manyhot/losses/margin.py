@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from manyhot.losses.hyperparameters import keep, kept
 from manyhot.losses.one_class import cross_entropy, one_class
 from manyhot.losses.reduction import Reduction, reduce
-from manyhot.targets import values_readable
+from manyhot.targets import check_finite, check_weights, values_readable
 
 
 def logit_adjusted_loss(
@@ -70,6 +70,7 @@ def logit_adjusted_loss(
     References:
         Menon et al., arXiv 2007.07314; Su, kexue.fm/archives/7615 and 7708.
     """
+    check_finite("tau", tau)
     rows = one_class(logits, targets, mask)
     loss = cross_entropy(rows.logits, rows.classes, tau * _log_prior(prior, rows.logits))
     return reduce(loss, known_rows=rows.known_rows, sample_weight=sample_weight, reduction=reduction)
@@ -96,6 +97,7 @@ def adjust_logits(logits: Tensor, *, prior: Any, tau: float = 1.0) -> Tensor:
         >>> manyhot.adjust_logits(torch.tensor([[2.0, 1.0]]), prior=[0.9, 0.1]).argmax(-1)
         tensor([1])
     """
+    check_finite("tau", tau)
     s = logits if logits.dtype == torch.float64 else logits.float()
     return (s - tau * _log_prior(prior, s)).to(logits.dtype)
 
@@ -196,8 +198,7 @@ def margin_softmax_loss(
         value = torch.as_tensor(value, dtype=s.dtype, device=s.device)
         if value.ndim and value.shape != s.shape[-1:]:
             raise ValueError(f"{name} must have one number a class, {tuple(s.shape[-1:])}; got {tuple(value.shape)}.")
-        if values_readable(value) and not bool((value >= 0).all()):
-            raise ValueError(f"{name} must be 0 or more; got {value[~(value >= 0)].flatten()[0].item():g}.")
+        check_weights(name, value)
         per_class[name] = value.expand(s.shape[-1:])
     shift = per_class["radius"][y] * per_class["norms"]
     loss = cross_entropy(s, y, torch.where(torch.arange(s.shape[-1], device=s.device) == y, -shift, shift))

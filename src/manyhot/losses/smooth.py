@@ -173,10 +173,20 @@ def smooth_f_loss(
     batch = cells(logits, targets, mask, None)
     value = _smooth_f(batch, rows, labels, beta, average)
     if average == "macro":
-        known = None if batch.weight is None else batch.weight.reshape(-1, logits.shape[-1]).any(0)
+        known = _counted_labels(batch, rows)
         value = reduce(value, known_rows=known, sample_weight=labels)
     value = value.reshape(batch.logits.shape[:-1]) if average == "samples" else value.expand(batch.logits.shape[:-1])
     return reduce(-value, known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
+
+
+def _counted_labels(batch: Cells, rows: Tensor | None) -> Tensor | None:
+    """Say which labels are known in a row that counts, (labels,), or None when all are."""
+    labels = batch.logits.shape[-1]
+    counts = None if batch.weight is None else batch.weight.reshape(-1, labels) > 0
+    if rows is not None:
+        counted = (rows > 0).unsqueeze(-1).expand(-1, labels)
+        counts = counted if counts is None else counts & counted
+    return None if counts is None else counts.any(0)
 
 
 def _smooth_f(batch: Cells, rows: Tensor | None, labels: Tensor | None, beta: float, average: Average) -> Tensor:

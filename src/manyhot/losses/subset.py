@@ -23,6 +23,7 @@ from manyhot.symmetric import Impl, Size, log_partition, partition_gradient
 from manyhot.targets import (
     IndexTargets,
     check_broadcast,
+    check_finite,
     check_forms,
     check_listed,
     check_values,
@@ -108,6 +109,7 @@ def subset_loss(
     if isinstance(threshold, Tensor):
         check_broadcast("threshold", threshold, logits)
         threshold = threshold.to(dtype)
+    check_finite("threshold", threshold)
     if isinstance(targets, IndexTargets):
         if values_readable(targets.labels):
             check_listed(targets, labels)

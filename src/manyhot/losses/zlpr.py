@@ -24,6 +24,7 @@ from manyhot.targets import (
     IndexTargets,
     Smoothing,
     check_broadcast,
+    check_finite,
     check_forms,
     check_smoothing,
     check_values,
@@ -135,6 +136,7 @@ def zlpr_loss(
         one label is Menon et al., arXiv 2007.07314, and kexue.fm/archives/7615; for many labels it is ours.
     """
     check_smoothing(label_smoothing, smoothing)
+    check_finite("tau", tau)
     if prior is not None:
         threshold = threshold - tau * prior_logits(prior, logits) / (2 * scale)
     if label_smoothing:
@@ -421,7 +423,7 @@ def prior_logits(prior: Any, logits: Tensor) -> Tensor:
     # Before any rounding: in float32 a frequency of 1 - 1e-9 would be 1.
     prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
     check_broadcast("prior", prior, logits)
-    if values_readable(prior) and bool(((prior <= 0) | (prior >= 1)).any()):
+    if values_readable(prior) and not bool(((prior > 0) & (prior < 1)).all()):
         raise ValueError(
             "prior must lie strictly between 0 and 1; "
             "manyhot.label_prior(targets) counts and smooths, so that labels never or always seen stay finite."
