@@ -41,7 +41,7 @@ ALLOWED = {
     "labels": {"targets"},
     "split": {"targets", "labels"},
     "decisions": set(),
-    "calibration": {"targets"},
+    "calibration": {"targets", "labels"},
     "metrics": {"targets", "labels"},
 }
 # The toolkit, in the order of the data: a module imports earlier ones. The command line is last and sees all.

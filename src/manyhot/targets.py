@@ -156,7 +156,7 @@ def _ids(name: str, ids: Tensor) -> Tensor:
     return ids.long()
 
 
-def targets_of(targets: Any, logits: Tensor) -> Targets:
+def targets_of(targets: Any, logits: Tensor | None) -> Targets:
     """Take the targets of a batch in any format, and return a dense tensor or IndexTargets.
 
     Raises:
@@ -212,6 +212,15 @@ def known_cells(targets: Tensor, mask: Tensor | None = None) -> Tensor | None:
         return known
     mask = mask.expand(targets.shape)
     return mask if known is None else known & mask
+
+
+def array_of(values: Any) -> np.ndarray:
+    """Return a tensor or what NumPy takes as an array; bfloat16 and smaller floats, which NumPy has not, in float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    of_numpy = (torch.float64, torch.float32, torch.float16)
+    return (values.float() if values.is_floating_point() and values.dtype not in of_numpy else values).numpy()
 
 
 def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:
