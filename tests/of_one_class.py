@@ -211,10 +211,13 @@ def the_module_is_a_shell(loss: OfOneClass, generator: torch.Generator) -> None:
         options = {name: x for name, x in drawn.items() if name in of_init}
         given = {name: x for name, x in drawn.items() if name not in of_init}
         module = copy.deepcopy(loss.module(**options))
-        assert list(module.state_dict()) == [name for name, x in options.items() if isinstance(x, Tensor)]
+        kept = {"prior": "prior_logits"}
+        assert list(module.state_dict()) == [kept.get(n, n) for n, x in options.items() if isinstance(x, Tensor)]
         weight, mask = torch.linspace(0, 1, ROWS), torch.rand(ROWS, generator=generator) < 0.8
         got = module(s, y, mask=mask, sample_weight=weight, **given)
         assert got == loss.function(s, y, mask=mask, sample_weight=weight, **drawn)
+        for half in (module.half(), module.bfloat16()):
+            assert half(s, y, mask=mask, sample_weight=weight, **given) == got
 
 
 def compiled_and_transformed_it_is_the_same(loss: OfOneClass, generator: torch.Generator) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, PriorLogits, keep, kept
 from manyhot.losses.one_class import cross_entropy, one_class
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.targets import check_finite, check_weights, values_readable
@@ -103,19 +103,24 @@ def adjust_logits(logits: Tensor, *, prior: Any, tau: float = 1.0) -> Tensor:
 
 
 def _log_prior(prior: Any, logits: Tensor) -> Tensor:
-    prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
-    if prior.shape != logits.shape[-1:]:
+    values = prior.values if isinstance(prior, PriorLogits) else _logarithms(prior)
+    if values.shape != logits.shape[-1:]:
         raise ValueError(
             f"prior must have one number a class, {tuple(logits.shape[-1:])}, frequencies or counts in training; "
-            f"got {tuple(prior.shape)}."
+            f"got {tuple(values.shape)}."
         )
+    return values.to(logits.device, logits.dtype)
+
+
+def _logarithms(prior: Any) -> Tensor:
+    prior = prior if isinstance(prior, Tensor) else torch.tensor(prior, dtype=torch.float64)
     if values_readable(prior) and not bool(((prior > 0) & (prior < math.inf)).all()):
         raise ValueError("prior must be above 0 for every class; add 1/2 to counts where a class may be missing.")
-    return prior.to(logits.device, logits.dtype).log()
+    return (prior.float() if prior.device.type == "mps" else prior.double()).log()  # Apple's GPUs have no float64
 
 
-class LogitAdjustedLoss(nn.Module):
-    """Module form of :func:`logit_adjusted_loss`, same options; the prior becomes a buffer.
+class LogitAdjustedLoss(LossModule):
+    """Module form of :func:`logit_adjusted_loss`, same options; of the prior logarithms are kept.
 
     Example:
         >>> import torch, manyhot
@@ -125,7 +130,8 @@ class LogitAdjustedLoss(nn.Module):
 
     def __init__(self, *, prior: Any, tau: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__()
-        prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
+        if not isinstance(prior, nn.Parameter):
+            prior = PriorLogits(_logarithms(prior))
         keep(self, prior=prior, tau=tau, reduction=reduction)
 
     def forward(
@@ -205,7 +211,7 @@ def margin_softmax_loss(
     return reduce(loss, known_rows=rows.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class MarginSoftmaxLoss(nn.Module):
+class MarginSoftmaxLoss(LossModule):
     """Module form of :func:`margin_softmax_loss`; the norms move with the head, so they come with the batch.
 
     Example:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.label_wise import Cells, axis_weights, cells, probability, two_sided
 from manyhot.losses.one_class import one_class
 from manyhot.losses.reduction import Reduction, reduce
@@ -94,7 +94,7 @@ def smooth_accuracy_loss(
     return reduce(loss, known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class SmoothAccuracyLoss(nn.Module):
+class SmoothAccuracyLoss(LossModule):
     """Module form of :func:`smooth_accuracy_loss`, same options; tensors become buffers.
 
     Example:
@@ -208,7 +208,7 @@ def _smooth_f(batch: Cells, rows: Tensor | None, labels: Tensor | None, beta: fl
     return value.unsqueeze(-1) if average == "samples" else value
 
 
-class SmoothFLoss(nn.Module):
+class SmoothFLoss(LossModule):
     """Module form of :func:`smooth_f_loss`, same options; tensors become buffers.
 
     Example:
@@ -303,7 +303,7 @@ def f_weighted_bce_loss(
     return reduce(batch.sum(terms), known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class FWeightedBCELoss(nn.Module):
+class FWeightedBCELoss(LossModule):
     """Module form of :func:`f_weighted_bce_loss`, same options; tensors become buffers.
 
     Example:
