@@ -6,6 +6,7 @@ that depends on the data (mathematics.md, section 1), and a prior or an offset m
 temperature and one offset are fitted on held-out rows, for all labels and for each (:func:`fit_calibration`).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manyhot.labels import known_of, written_out
-from manyhot.targets import array_of
+from manyhot.targets import array_of, check_finite, tensor_of
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -50,7 +51,7 @@ def proba(logits: Array, *, scale: float = 1.0, threshold: float | Any = 0.0) ->
         array for an array.
 
     Raises:
-        ValueError: scale is not above 0.
+        ValueError: a scale that is not above 0, a threshold that is not finite.
 
     Example:
         >>> import torch, manyhot
@@ -62,13 +63,17 @@ def proba(logits: Array, *, scale: float = 1.0, threshold: float | Any = 0.0) ->
     References:
         Su, kexue.fm/archives/9064.
     """
-    if not scale > 0:
+    if not 0 < scale < math.inf:
         raise ValueError(f"scale must be above 0; got {scale}.")
     if isinstance(logits, Tensor):
-        if not isinstance(threshold, int | float):
-            threshold = torch.as_tensor(threshold, device=logits.device)
+        if not isinstance(threshold, int | float | Tensor):
+            threshold = tensor_of(threshold)
+        check_finite("threshold", threshold)
+        threshold = threshold.to(logits.device) if isinstance(threshold, Tensor) else threshold
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return torch.sigmoid(2 * scale * (wide - threshold))
+    if not np.isfinite(np.asarray(threshold)).all():
+        raise ValueError("threshold must be finite; got NaN or an infinite one.")
     values = np.asarray(logits)
     wide = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
     return _sigmoid(2 * np.float32(scale) * (wide - np.asarray(threshold, dtype=wide.dtype)))

@@ -180,7 +180,7 @@ def targets_of(targets: Any, logits: Tensor | None) -> Targets:
             # Entries that a matrix holds twice are added, as its own toarray does; ones count once.
             matrix = matrix.copy()
             matrix.sum_duplicates()
-        arrays = (torch.from_numpy(np.asarray(x)) for x in (matrix.indices, matrix.indptr, matrix.data))
+        arrays = (tensor_of(x) for x in (matrix.indices, matrix.indptr, matrix.data))
     else:
         listed = " Lists of label ids go into manyhot.IndexTargets." if isinstance(targets, list | tuple) else ""
         raise TypeError(
@@ -221,6 +221,16 @@ def array_of(values: Any) -> np.ndarray:
     values = values.detach().cpu()
     of_numpy = (torch.float64, torch.float32, torch.float16)
     return (values.float() if values.is_floating_point() and values.dtype not in of_numpy else values).numpy()
+
+
+def tensor_of(values: Any) -> Tensor:
+    """Return an array, or what NumPy takes, as a tensor: a copy only where torch cannot share the memory."""
+    array = np.asarray(values, order="C")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch has no longer one
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:

@@ -201,7 +201,7 @@ def margin_softmax_loss(
     s, y = rows.logits, rows.classes
     per_class: dict[str, Tensor] = {}
     for name, value in (("radius", radius), ("norms", 1.0 if norms is None else norms)):
-        value = torch.as_tensor(value, dtype=s.dtype, device=s.device)
+        value = value.to(s) if isinstance(value, Tensor) else torch.tensor(value, dtype=s.dtype, device=s.device)
         if value.ndim and value.shape != s.shape[-1:]:
             raise ValueError(f"{name} must have one number a class, {tuple(s.shape[-1:])}; got {tuple(value.shape)}.")
         check_weights(name, value)
