@@ -40,6 +40,7 @@ ALLOWED = {
     "losses.multiway": {"targets", "logsumexp", "matmulexp", "losses.reduction", "losses.hyperparameters"},
     "labels": {"targets"},
     "split": {"targets", "labels"},
+    "collation": {"targets"},
     "decisions": {"targets"},
     "calibration": {"targets", "labels"},
     "metrics": {"targets", "labels"},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
+    from manyhot.collation import collate
     from manyhot.decisions import decide, top_k
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
     from manyhot.logsumexp import signed_logsumexp, validate
@@ -84,6 +85,7 @@ __all__ = [
     "bce_loss",
     "calibration_metrics",
     "cardinality_range",
+    "collate",
     "decide",
     "exact_loss",
     "f_weighted_bce_loss",
@@ -123,6 +125,7 @@ __version__ = "0.1.0"
 # Where each public name lives. Nothing is imported before it is used, so that `manyhot --help` needs no torch.
 _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
+    "collation": ("collate",),
     "decisions": ("decide", "top_k"),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp", "validate"),

@@ -1,7 +1,7 @@
 """The formats a target can have: dense 0/1 or soft values of any dtype with unknown cells, and lists of positives."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,9 @@ class IndexTargets:
 
     -1 is padding here, while in dense targets it marks an unknown label: unknown labels of listed targets go into
     `mask`. The losses also take torch's sparse CSR tensors and scipy.sparse matrices as they are.
+
+    Rows are taken as of a tensor, ``targets[3]``, ``targets[:100]``, ``targets[order]``, so that targets can be a part
+    of a Dataset; :func:`manyhot.collate` makes a batch of what it gives.
 
     Args:
         labels: int32 or int64 ids in one of the three forms.
@@ -98,10 +101,47 @@ class IndexTargets:
         """Where the ids are."""
         return self.labels.device
 
-    def to(self, device: torch.device | str) -> "IndexTargets":
-        """Move to a device."""
-        offsets, soft = (None if x is None else x.to(device) for x in (self.offsets, self.soft))
-        return IndexTargets(self.labels.to(device), offsets, soft=soft)
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "IndexTargets":
+        """Move to a device; without waiting for it where memory is pinned and `non_blocking` says so."""
+        return self._with(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "IndexTargets":
+        """Copy to pinned memory, as ``DataLoader(pin_memory=True)`` asks of what it loads."""
+        return self._with(lambda x: x.pin_memory())
+
+    def _with(self, moved: Callable[[Tensor], Tensor]) -> "IndexTargets":
+        """Apply a copy to each tensor; what was checked stays so."""
+        new = object.__new__(IndexTargets)
+        for name in IndexTargets.__slots__:
+            value = getattr(self, name)
+            setattr(new, name, None if value is None else moved(value))
+        return new
+
+    def __getitem__(self, rows: Any) -> "IndexTargets":
+        """Take rows: a number for one, without its axis, a slice, a list or tensor of numbers, or booleans.
+
+        Raises:
+            IndexError: a row that is not there, or more axes than rows have.
+        """
+        if not self.shape:
+            raise IndexError("one row has no rows to take; its label ids are in `labels`.")
+        if self.offsets is None:
+            index = rows if isinstance(rows, tuple) else (rows,)
+            axes = sum(x.ndim if _is_mask(x) else 1 for x in index)
+            if axes > len(self.shape) or any(x is None or x is Ellipsis for x in index):
+                raise IndexError(f"rows have the axes {tuple(self.shape)}; got {rows!r}.")
+            return IndexTargets(self.labels[rows], soft=None if self.soft is None else self.soft[rows])
+        chosen = torch.arange(len(self), device=self.device)[rows]
+        if chosen.ndim > 1:
+            raise IndexError(f"rows have one axis; got {rows!r}.")
+        start, count = self.offsets[chosen], self.offsets.diff()[chosen]
+        if chosen.ndim == 0:
+            ids = slice(int(start), int(start + count))
+            return IndexTargets(self.labels[ids], soft=None if self.soft is None else self.soft[ids])
+        ends = torch.cat((count.new_zeros(1), count.cumsum(0)))
+        # Each id from where its row starts here to where it starts in what is taken.
+        ids = torch.arange(int(ends[-1]), device=self.device) + torch.repeat_interleave(start - ends[:-1], count)
+        return IndexTargets(self.labels[ids], ends, soft=None if self.soft is None else self.soft[ids])
 
     def dense(self, num_labels: int) -> Tensor:
         """Write the same targets out, (..., num_labels): boolean, or of the type of `soft`.
@@ -133,6 +173,10 @@ class IndexTargets:
     def __repr__(self) -> str:
         parts = [repr(self.labels), *(f"{n}={v!r}" for n in ("offsets", "soft") if (v := getattr(self, n)) is not None)]
         return f"IndexTargets({', '.join(parts)})"
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor | np.ndarray) and index.dtype in (torch.bool, np.bool_)
 
 
 Targets = Tensor | IndexTargets
