@@ -27,6 +27,7 @@ from manyhot.targets import (
     targets_of,
     traced,
     values_readable,
+    watched,
 )
 
 Impl = Literal["auto", "eager", "blocked", "native"]
@@ -171,7 +172,7 @@ def implementation(batch: Batch, impl: Impl) -> Impl:
 
 def _against_kernels(batch: Batch) -> list[str]:
     """List why no kernel of the CPU fits: they see numbers and give first derivatives by logits and threshold alone."""
-    if traced():
+    if traced() or watched():
         return ["torch.compile, torch.jit.trace, torch.func or a dispatch mode traces the call"]
     if isinstance(batch.targets, IndexTargets):
         targets, ids = batch.targets.soft, batch.targets.labels

@@ -288,15 +288,25 @@ def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:
 def traced() -> bool:
     """Say whether operations are recorded or transformed, so that values cannot be looked at, nor memory handed out.
 
-    torch.compile and torch.export, torch.jit.trace, torch.func, and dispatch modes such as that of make_fx.
+    torch.compile and torch.export, torch.jit.trace, torch.func, and the modes of make_fx. A mode that only watches what
+    is dispatched, a counter of flops, is none of them.
     """
     # torch offers no public way to ask for the transforms of torch.func and for dispatch modes.
     return (
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
-        or torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore
         or torch._C._is_tracing()  # pyright: ignore
+        or (watched() and any(torch._C._get_dispatch_mode(mode) is not None for mode in _RECORDING))  # pyright: ignore
     )
+
+
+def watched() -> bool:
+    """Say whether a dispatch mode sees each operation: a kernel's would be hidden from it."""
+    return torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore
+
+
+_MODES = torch._C._TorchDispatchModeKey  # pyright: ignore
+_RECORDING = (_MODES.PROXY, _MODES.FAKE, _MODES.FUNCTIONAL)
 
 
 def values_readable(*tensors: Tensor | None) -> bool:
