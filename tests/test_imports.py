@@ -23,7 +23,7 @@ ALLOWED = {
     "csr": {"kernels.native"},
     "largest": {"targets"},
     "losses": set(),
-    "losses.reduction": set(),
+    "losses.reduction": {"targets"},
     "losses.hyperparameters": set(),
     # The one loss file that sees a kernel: it hands whole losses to it, so that one node of the graph is enough.
     "losses.row_wise": {"targets", "logsumexp", "losses.reduction", "kernels.native"},
@@ -52,8 +52,9 @@ ALLOWED = {
     "heads.boundary_tagger": {"heads.span_pointer"},
     "labels": {"targets"},
     "split": {"targets", "labels"},
-    "decisions": set(),
-    "calibration": {"targets"},
+    "collation": {"targets"},
+    "decisions": {"targets"},
+    "calibration": {"targets", "labels"},
     "metrics": {"targets", "labels"},
     "metrics_of_spans": {"labels"},
 }

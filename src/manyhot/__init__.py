@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
+    from manyhot.collation import collate
     from manyhot.decisions import decide, top_k
     from manyhot.heads.boundary_tagger import BoundaryTagger
     from manyhot.heads.rotary import rotary
@@ -101,6 +102,7 @@ __all__ = [
     "bce_loss",
     "calibration_metrics",
     "cardinality_range",
+    "collate",
     "decide",
     "decide_boundaries",
     "decide_spans",
@@ -148,6 +150,7 @@ __version__ = "0.1.0"
 # Where each public name lives. Nothing is imported before it is used, so that `manyhot --help` needs no torch.
 _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
+    "collation": ("collate",),
     "decisions": ("decide", "top_k"),
     "heads.boundary_tagger": ("BoundaryTagger",),
     "heads.rotary": ("rotary",),
