@@ -39,12 +39,12 @@ from manyhot.toolkit.choose.cross_fit import (
 )
 from manyhot.toolkit.choose.thresholds import choose_threshold
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Unsaved
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays
 from manyhot.toolkit.models import features
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
-from manyhot.toolkit.models.model import Model, unheard
-from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.models.model import unheard
+from manyhot.toolkit.objectives import LOSSES, route_of
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples, examples_from_frame
 from manyhot.toolkit.read.inputs import read
@@ -101,14 +101,16 @@ def judge(examples: Examples) -> dict[str, float]:
     targets, truth = inner.targets.toarray(), outer.targets.toarray()
     cardinality = cardinality_range(targets)
     folds = make_folds(X, targets, seed=0)
-    models: list[Model | None] = [None] * len(folds)
+    starts: list[Arrays] = [{} for _ in folds]
     loss, tried = LOSSES["zlpr"], []
-    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, max_iter=Config.max_iter)
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, route=route_of("zlpr"))
     for strength in cross_fit.STRENGTHS:
         C = penalty(strength, folds)
-        held = fit_folds(folds, models, learner=learner, C=C)
-        start = learner.mean([model for model in models if model is not None])
-        model = learner.fit(X, torch.from_numpy(targets), C=C, start=start, steps=Unsaved(), progress=unheard)
+        held, _ = fit_folds(folds, starts, learner=learner, C=C)
+        start = learner.mean(starts, [fold.rows for fold in folds])
+        model = learner.fit(
+            X, torch.from_numpy(targets), C=C, start=start, fits=UNSAVED, name="all", progress=unheard
+        ).model
         tried.append((held, model.logits(X_outer)))
     scores = {}
     for (rule, choice), criterion in product(RULES.items(), CRITERIA):

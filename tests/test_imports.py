@@ -70,7 +70,10 @@ ROOMS = {
         *("formats.arff", "formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes"),
         *("examples", "inputs"),
     ),
-    "models": ("pretrained", "features", "model", "adamw", "linear", "mlp", "encoder", "kinds"),
+    "models": (
+        *("pretrained", "term_counts", "features", "model", "adamw", "products", "line_search", "lbfgs", "linear"),
+        *("mlp", "encoder", "kinds"),
+    ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
     "runs": ("evaluate", "predict", "predictions", "saved_run"),
     "report": ("metric_names", "findings", "hard_rows", "plots", "render", "write"),

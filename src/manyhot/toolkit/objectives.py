@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def _bce(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+
+
+def bce_of_labels(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return BCE as the sums over rows of each label, (labels,); a target below 0 is unknown and adds nothing."""
+    losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return (losses if targets.dtype == torch.bool else losses.masked_fill(targets < 0, 0)).sum(0)
 
 
 def _zlpr(logits: Tensor, targets: Tensor) -> Tensor:
@@ -87,3 +93,14 @@ FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {
 def loss_of(name: str, targets: np.ndarray) -> Loss:
     """Return the loss of a name for these training rows."""
     return partial(LOSSES[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else LOSSES[name]
+
+
+# How full-batch fits of linear models come to the optimum: each label by itself, as only BCE can; all labels together
+# from there; or all together from the best biases, where the optimum of BCE is too far away.
+Route = Literal["each label", "each label, then all", "all labels"]
+FROM_BCE = ("zlpr", "subset", "bce+prior", "bce+pos_weight", "focal", "asymmetric")
+
+
+def route_of(name: str) -> Route:
+    """Return the route of a loss."""
+    return "each label" if name == "bce" else "each label, then all" if name in FROM_BCE else "all labels"

@@ -106,8 +106,8 @@ def train(
         return None
     sums = {str(file): file_sha256(file) for file in files_named(config)}
     with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
-        training, features, targets, learner = _planned(config, listener, checkpoint)
-        fitted = fit(config, training, features, targets, learner, listener, checkpoint)
+        training, features, X, targets, learner = _planned(config, listener, checkpoint)
+        fitted = fit(config, training, features, X, targets, learner, listener, checkpoint)
         run = fitted.run
         metrics: dict[str, Any] = {
             "valid" if training.valid else "cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured
@@ -185,25 +185,25 @@ def files_named(config: Config) -> list[Path]:
 
 def _planned(
     config: Config, listener: Listener, checkpoint: Checkpoint, *, sample: bool = False
-) -> tuple[Training, Features, np.ndarray, Learner]:
+) -> tuple[Training, Features, DesignMatrix, np.ndarray, Learner]:
     training, encoder = read(config), read_encoder(config)
     for sentence in training.said:
         listener.say(sentence)
     rows = training.train
     if encoder is None:
-        features = Features.fit(rows)
+        features, X = Features.fit_transform(rows)
     elif config.fine_tune:
-        features = Features.fit(rows, encoder.tokens)
+        features, X = Features.fit_transform(rows, encoder.tokens)
     else:
         if sample:  # a plan needs no more, and numbers of all texts may take hours
             rows = rows.taken(np.arange(min(rows.rows, SAMPLE)))
         elif rows.texts is not None:
             _embed(encoder, rows.texts, listener, checkpoint)
-        features = Features.fit(rows, encoder)
+        features, X = Features.fit_transform(rows, encoder)
     targets = training.train.targets.toarray()
     learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
-    return training, features, targets, learner
+    return training, features, X, targets, learner
 
 
 def _embed(encoder: Encoder, texts: list[str], listener: Listener, checkpoint: Checkpoint) -> None:
@@ -233,13 +233,13 @@ def fit(
     config: Config,
     training: Training,
     features: Features,
+    X: DesignMatrix,
     targets: np.ndarray,
     learner: Learner,
     listener: Listener,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
-    X = features.transform(training.train)
     cardinality, counts = cardinality_range(training.train.targets), label_counts(training.train.targets)
     multiclass = config.task == "multiclass"
     steps: list[Step] = []
@@ -272,31 +272,33 @@ def fit(
     )
     name = fit_name(step.C, "all rows")
     curve = Curve(
-        checkpoint.steps(name),
+        checkpoint,
         lambda n, of, loss, _: listener.progress(name, folds_share + (1 - folds_share) * n / of, loss),
     )
-    model = learner.fit(
+    outcome = learner.fit(
         X,
         torch.from_numpy(targets),
         C=step.C,
         start=choice.start,
-        rough=False,
         groups=training.train.groups,
-        steps=curve,
+        fits=curve,
+        name=name,
         progress=curve.progress,
     )
+    at_limit = choice.at_limit + int(outcome.at_limit)
+    counts_of_fits = {"fits": len(folds) * len(steps) + 1, "at_limit": at_limit} if learner.penalised else {}
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
     by = np.asarray(step.offset, dtype=np.float32) - np.float32(step.tau) * prior_logits(targets, multiclass)
     run = Run(
         features=features,
-        model=model.shifted(by),
+        model=outcome.model.shifted(by),
         columns=training.columns,
         label_names=training.train.label_names,
         train_counts=counts,
         cardinality=cardinality,
         calibration=calibrated.calibration,
         drop_unlabelled=config.drop_unlabelled,
-        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset, **learner.info},
+        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits,
         task=config.task,
     )
     return Fitted(run, choice, steps, calibrated, curve)

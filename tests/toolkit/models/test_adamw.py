@@ -189,7 +189,10 @@ def test_where_it_is_interrupted_changes_no_bit():
 
 def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
     class Rarely(Recorded):
-        """Keeps every third state alone, as a checkpoint that is not yet due."""
+        """Keeps every third state alone, as a checkpoint that is not yet due; of one fit."""
+
+        def steps(self, fit):
+            return self
 
         asked = 0
 
@@ -200,7 +203,7 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
 
     said = []
     whole = Curve(Rarely(), lambda *step: said.append(step))
-    fitted(whole, progress=whole.progress)
+    fitted(whole.steps("fit"), progress=whole.progress)
     assert whole.losses == [loss for _, _, loss, _ in said]
     assert whole.scores == [score for *_, score in said]
     held = [score for score in whole.scores if score is not None]
@@ -210,9 +213,9 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
         broken = Rarely(saves)
         curve = Curve(broken, unheard)
         with pytest.raises(KeyboardInterrupt):
-            fitted(curve, progress=curve.progress)
+            fitted(curve.steps("fit"), progress=curve.progress)
         curve = Curve(Rarely(state=broken.state), unheard)
-        fitted(curve, progress=curve.progress)
+        fitted(curve.steps("fit"), progress=curve.progress)
         assert (curve.losses, curve.scores) == (whole.losses, whole.scores), saves
 
 
@@ -238,5 +241,5 @@ def test_rows_of_a_group_are_on_one_side_of_the_tenth(monkeypatch):
     assert all(len(set(split[groups == g])) == 1 for g in range(12))
     X = np.zeros((60, 2), dtype=np.float32)
     learner = plan_mlp(60, 2, 3, loss=lambda s, t: (s * 0).sum(), score=lambda s, t: 0.0)
-    learner.fit(X, targets, groups=groups, steps=Unsaved(), progress=unheard)
+    learner.fit(X, targets, groups=groups, fits=Unsaved(), progress=unheard)
     np.testing.assert_array_equal(seen[-1], groups)

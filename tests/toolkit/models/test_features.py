@@ -35,8 +35,10 @@ def of_numbers(numbers, texts=None):
 
 
 def fitted(examples):
-    found = Features.fit(examples)
-    return found, found.transform(examples)
+    found, X = Features.fit_transform(examples)
+    again = found.transform(examples)
+    np.testing.assert_array_equal(dense(X), dense(again))
+    return found, X
 
 
 def dense(X: Any) -> np.ndarray:

@@ -27,10 +27,10 @@ from manyhot.metrics import multiclass_metrics, multilabel_metrics
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
-from manyhot.toolkit.disk.fits import Fits
+from manyhot.toolkit.disk.fits import Arrays, Fits
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
-from manyhot.toolkit.models.model import Learner, Model, Score
+from manyhot.toolkit.models.model import Learner, Score
 from manyhot.toolkit.objectives import Loss
 
 FOLDS = 3
@@ -40,14 +40,16 @@ STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 TRIED = 3  # whichever way the walk goes
 # 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
 TAUS = tuple(i / 4 for i in range(9))
+# Before the names of arrays that another fit starts from.
+START = "start."
 # Offsets are tried at which so many times the true number of labels are predicted.
 SHARES = tuple(np.geomspace(0.25, 4, 33))
 
 
 class Fold(NamedTuple):
-    """Rows to fit on and rows held out, which of each belong together (None: none do), and which rows were held out.
+    """Rows to fit on and rows held out, which of each belong together (None: none do), and which rows these are.
 
-    `rows_held` are positions in the rows they were taken from; None where all of these are held out.
+    `rows` and `rows_held` are positions in the rows they were taken from; None where it is all of these.
     """
 
     X: DesignMatrix
@@ -57,6 +59,7 @@ class Fold(NamedTuple):
     groups: np.ndarray | None = None
     groups_held: np.ndarray | None = None
     rows_held: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Step:
     loss: float
     score: float  # what the choice maximises: micro-F1, of classes the accuracy, and macro-F1 count the same
     metrics: dict[str, float | int | None]
+    at_limit: int = 0  # folds whose fit stopped at its limit of iterations
 
 
 class Held(NamedTuple):
@@ -100,7 +104,8 @@ class Choice(NamedTuple):
 
     step: Step
     held: Held
-    start: Model | None
+    start: Arrays | None
+    at_limit: int = 0  # fits of the whole search that stopped at their limit
 
     @property
     def logits(self) -> np.ndarray:
@@ -119,7 +124,11 @@ def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarr
     held = [part == p for p in range(number) if (part == p).any() and (part != p).any()]
     of = (lambda rows: None) if groups is None else groups.__getitem__
     return [
-        Fold(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows), np.flatnonzero(rows))
+        Fold(
+            *(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows)),
+            rows_held=np.flatnonzero(rows),
+            rows=np.flatnonzero(~rows),
+        )
         for rows in held
     ]
 
@@ -151,22 +160,23 @@ def choose(
         on_step: called with each strength tried; without it, a step has no metrics but its score.
         progress: called with what is being fitted, how many fits are done, and the mean loss.
     """
-    models: list[Model | None] = [None] * len(folds)
-    rounds = 0
+    starts: list[Arrays] = [{} for _ in folds]
+    rounds, all_at_limit = 0, 0
 
     def tried(C: float | None) -> Choice:
-        nonlocal rounds
+        nonlocal rounds, all_at_limit
         before = rounds * len(folds)
         rounds += 1
-        held = fit_folds(
+        held, at_limit = fit_folds(
             folds,
-            models,
+            starts,
             learner=learner,
             C=C,
             multiclass=multiclass,
             checkpoint=checkpoint,
             progress=lambda what, fits, value: progress(what, before + fits, value),
         )
+        all_at_limit += at_limit
         tau, offset = rule(held, cardinality)
         shifted = held.shifted(tau, offset)
         preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
@@ -175,30 +185,34 @@ def choose(
             metrics = multiclass_metrics(shifted, held.targets.argmax(1), train_counts=train_counts)
         elif on_step is not None:
             metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
-        step = Step(C, tau, offset, held.mean_loss(learner.loss), mean_f1(preds, held.targets), metrics)
+        step = Step(C, tau, offset, held.mean_loss(learner.loss), mean_f1(preds, held.targets), metrics, at_limit)
         if on_step is not None:
             on_step(step)
-        return Choice(step, held, learner.mean([model for model in models if model is not None]))
+        return Choice(step, held, learner.mean(starts, [fold.rows for fold in folds]))
 
-    if not learner.penalised:
-        return tried(None)
-    if C != "auto":
-        return tried(C)
-    return _climb(lambda strength: tried(penalty(strength, folds)))
+    if not learner.penalised or C != "auto":
+        choice = tried(C if learner.penalised and C != "auto" else None)
+    else:
+        choice = _climb(lambda strength: tried(penalty(strength, folds)))
+    return choice._replace(at_limit=all_at_limit)
 
 
 def fit_folds(
     folds: list[Fold],
-    models: list[Model | None],
+    starts: list[Arrays],
     *,
     learner: Learner,
     C: float | None,
     multiclass: bool = False,
     checkpoint: Fits = NO_CHECKPOINT,
     progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
-) -> Held:
-    """Fit a model a fold, each from the one in `models`, which it replaces, and predict the rows held out."""
-    logits = []
+) -> tuple[Held, int]:
+    """Fit a model a fold, each from what is in `starts`, which it replaces, and predict the rows held out.
+
+    Returns:
+        What is known of these, and how many fits stopped at their limit.
+    """
+    logits, at_limit = [], 0
     for i, fold in enumerate(folds):
         name = fit_name(C, f"fold {i + 1} of {len(folds)}")
         result = checkpoint.finished(name)
@@ -207,27 +221,30 @@ def fit_folds(
                 fold.X,
                 torch.from_numpy(fold.targets),
                 C=C,
-                start=models[i],
-                rough=True,
+                start=starts[i],
                 groups=fold.groups,
-                steps=checkpoint.steps(name),
+                fits=checkpoint,
+                name=name,
                 progress=lambda step, of, loss, _, i=i, name=name: progress(name, i + step / of, loss),
             )
-            result = {"held": fitted.logits(fold.X_held)} | (fitted.arrays() if learner.warm else {})
+            start = {START + key: array for key, array in fitted.start.items()}
+            result = {"held": fitted.model.logits(fold.X_held), "stopped": np.array(fitted.at_limit)} | start
             checkpoint.finish(name, result)
         logits.append(result["held"])
-        models[i] = learner.model(result) if learner.warm else None
+        at_limit += int(result["stopped"])
+        starts[i] = {key.removeprefix(START): array for key, array in result.items() if key.startswith(START)}
     prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
     targets = [fold.targets_held for fold in folds]
     groups = [fold.groups_held for fold in folds if fold.groups_held is not None]
     rows = [np.arange(len(fold.targets_held)) if fold.rows_held is None else fold.rows_held for fold in folds]
-    return Held(
+    held = Held(
         np.concatenate(logits),
         np.concatenate(prior),
         np.concatenate(targets),
         np.concatenate(groups) if groups else None,
         np.concatenate(rows),
     )
+    return held, at_limit
 
 
 def fit_name(C: float | None, rows: str) -> str:

@@ -51,7 +51,7 @@ def listening() -> "Iterator[Listener]":
                 header = True
             say(
                 f"{penalty(step.C):>8} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
-                f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}"
+                f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}{at_limit(step)}"
             )
             return
         if not header:
@@ -61,10 +61,16 @@ def listening() -> "Iterator[Listener]":
         say(
             f"{penalty(step.C):>8} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
             f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
+            f"{at_limit(step)}"
         )
 
     with progress_bar() as progress:
         yield Listener(say=say, warn=warn, on_step=on_step, progress=progress)
+
+
+def at_limit(step: Any) -> str:
+    """Say how many folds of a step would have gained more."""
+    return f"  ({step.at_limit} stopped at the limit)" if step.at_limit else ""
 
 
 @contextmanager
@@ -164,6 +170,11 @@ def print_result(trained: "Trained") -> None:
     if trained.run.task == "multiclass":
         decision = "the class with the largest logit"
     say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+    if info.get("at_limit"):
+        say(
+            f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "
+            "--set max_iter=N gives them N"
+        )
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))
@@ -185,12 +196,16 @@ def print_comparison(result: dict[str, Any]) -> None:
             Text(row["name"]),
             *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in COMPARED),
             f"{row['metrics']['labels_per_row_predicted']:.2f}",
-            f"{sum(row['seconds'].values()):,.0f} s",
+            f"{row['seconds']['search'] + row['seconds']['fit']:,.0f} s",
             f"{row['peak_mb'] / 1000:.1f} GB",
         )
     Console(soft_wrap=True).print(table)
     rows, true = result["design"]["rows"], sum(result["test_counts"])
     say(f"on {rows:,} rows with {true / rows:.2f} labels each; ± is half of a {result['level']:.0%} interval")
+    if any(row["seconds"]["shared"] for row in fine):
+        say("time is what a method takes alone; parts of fits that losses share were made once and count in each")
+    if stopped := sum(row["at_limit"] for row in fine):
+        say(f"{stopped} fits stopped at their limit of iterations, with more to gain; --set max_iter=N gives them N")
     for row in result["methods"]:
         if row["error"] is not None:
             say(f"{row['name']} failed: {row['error']}")

@@ -32,6 +32,7 @@ from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.linear import shared
 from manyhot.toolkit.read.examples import Examples, drop_unlabelled
 from manyhot.toolkit.read.inputs import Training, read
 from manyhot.toolkit.report.findings import of_labels, warnings_of
@@ -163,7 +164,7 @@ class Trials:
                     where = f"{split.name}, seed {seed}" if len(self.seeds) > 1 else split.name
                     folds = folds_of(split.training, split.X, split.targets, split.features, seed, Listener())
                     for loss, methods in groupby(self.methods, key=lambda method: method.loss):
-                        tally = Tally(self.checkpoint, f"{where}, {loss}, ", memory)
+                        tally = Tally(self.checkpoint, where, loss, memory)
                         for method in methods:
                             trial = self._tried(
                                 method,
@@ -181,9 +182,10 @@ class Trials:
                             decided[method.name][i].logits[rows] = trial.logits
                             decided[method.name][i].preds[rows] = decide(trial.logits, **limits)
                             self.trials[method.name].append({"seed": seed, "fold": fold, "trial": trial})
-                        # The fits of a loss are of use to its own methods alone.
-                        self.checkpoint.forget(tally.name)
+                        # The fits of a loss are of use to its own methods alone; what losses share, to all of them.
+                        self.checkpoint.forget(tally.name(""))
                         done += 1
+                    self.checkpoint.forget(f"{where}, {shared('')}")
         return self._result({name: seeds for name, seeds in decided.items() if name not in self.errors})
 
     def _splits(self) -> Iterator[tuple[np.ndarray, Split]]:
@@ -197,7 +199,7 @@ class Trials:
             yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
 
     def _split(self, name: str, training: Training, test: Examples) -> Split:
-        features = Features.fit(training.train)
+        features, X = Features.fit_transform(training.train)
         if not self.described:
             self.described = features.describe()
             self.listener.say(f"model: {self.config.model} on {self.described}")
@@ -205,7 +207,7 @@ class Trials:
             name,
             training,
             features,
-            features.transform(training.train),
+            X,
             training.train.targets.toarray(),
             features.transform(test),
             cardinality_range(training.train.targets),
@@ -308,7 +310,14 @@ class Trials:
             **dict.fromkeys(
                 ("metrics", "intervals", "differences", "against_default", "label_f1", "cardinality", "scores")
             ),
-            **{"by_seed": [], "chosen": [], "seconds": None, "predict_seconds": None, "peak_mb": None},
+            **{
+                "by_seed": [],
+                "chosen": [],
+                "seconds": None,
+                "predict_seconds": None,
+                "at_limit": None,
+                "peak_mb": None,
+            },
         }
         if not numbers:
             return row
@@ -323,7 +332,9 @@ class Trials:
                 "seconds": {
                     "search": round(sum(trial.search for trial in trials), 3),
                     "fit": round(sum(trial.fit for trial in trials), 3),
+                    "shared": round(sum(trial.shared for trial in trials), 3),
                 },
+                "at_limit": sum(trial.at_limit for trial in trials),
                 "predict_seconds": round(sum(trial.predict for trial in trials), 3),
                 "peak_mb": round(max(trial.peak for trial in trials) / 2**20),
             }

@@ -41,7 +41,7 @@ RUN_FILES = (
     *("provenance.json", "report.html", "run.json", "terms.json"),
 )
 RUN = Kind("run", "train", 4, RUN_FILES, since="training")
-COMPARISON = Kind("comparison", "compare", 2, ("compare.json", "config.toml", "report.html"), since="it was written")
+COMPARISON = Kind("comparison", "compare", 3, ("compare.json", "config.toml", "report.html"), since="it was written")
 
 
 def run_name(data: str) -> str:

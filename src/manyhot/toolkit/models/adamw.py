@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from manyhot.split import stratified_split
-from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.model import Memory, Model, Progress, Score, tensors
+from manyhot.toolkit.models.model import Memory, Model, Outcome, Progress, Score, tensors
 from manyhot.toolkit.objectives import Loss
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -68,7 +68,6 @@ class NetLearner:
 
     Attributes:
         draw: (X, labels) to the network that a fit starts from, the same every time.
-        restore: from what its `arrays` returned.
     """
 
     loss: Loss
@@ -78,9 +77,7 @@ class NetLearner:
     seed: int
     device: str
     draw: Callable[[DesignMatrix, int], Net]
-    restore: Callable[[Arrays], Model]
     penalised = False
-    warm = False
 
     @property
     def info(self) -> dict[str, str]:
@@ -93,14 +90,14 @@ class NetLearner:
         targets: Tensor,
         *,
         C: float | None = None,
-        start: Model | None = None,
-        rough: bool = False,
+        start: Arrays | None = None,
         groups: np.ndarray | None = None,
-        steps: Steps,
+        fits: Fits,
+        name: str = "",
         progress: Progress,
-    ) -> Model:
+    ) -> Outcome:
         """Fit on rows X and targets; folds are fitted by the same rule as all rows."""
-        return fit_stopped_early(
+        net = fit_stopped_early(
             lambda: self.draw(X, targets.shape[1]),
             X,
             targets.to(self.device),
@@ -109,16 +106,13 @@ class NetLearner:
             schedule=self.schedule,
             seed=self.seed,
             groups=groups,
-            steps=steps,
+            steps=fits.steps(name),
             progress=progress,
         )
+        return Outcome(net, {}, False)
 
-    def mean(self, models: list[Model]) -> None:
+    def mean(self, starts: list[Arrays], rows: list[np.ndarray | None]) -> None:
         """Return nothing: the mean of networks is no network of use."""
-
-    def model(self, arrays: Arrays) -> Model:
-        """Restore what `arrays` of the network returned."""
-        return self.restore(arrays)
 
 
 def fit_stopped_early(

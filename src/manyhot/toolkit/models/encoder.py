@@ -129,5 +129,4 @@ def plan_encoder(
         seed,
         device,
         draw=draw,
-        restore=lambda arrays: FineTuned.restored(config, arrays, labels, device),
     )

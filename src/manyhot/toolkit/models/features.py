@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
+from manyhot.toolkit.models.term_counts import count_terms, most_frequent
 from manyhot.toolkit.read.examples import Examples
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
@@ -34,7 +35,6 @@ DENSE = 0.3
 # With so few rows a word seen once may be all there is of a label.
 FEW_ROWS = 100
 
-_FLOAT32: Any = {"dtype": np.float32}
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
@@ -48,25 +48,22 @@ class TextBlock:
     weight: float
 
     @classmethod
-    def fit(cls, texts: list[str], parameters: dict[str, Any], weight: float = 1.0) -> "TextBlock | None":
-        """Fit on training texts; None where no term is in enough of them."""
-        try:
-            vectorizer = TfidfVectorizer(**parameters, **_FLOAT32).fit(texts)
-        except ValueError:  # scikit-learn: "empty vocabulary", "no terms remain"
-            return None
-        return cls(parameters, vectorizer.get_feature_names_out().tolist(), vectorizer.idf_, weight)
-
-    def transform(self, texts: list[str]) -> sp.csr_array:
-        """Return (rows, terms) TF-IDF."""
-        return sp.csr_array(self._vectorizer.transform(texts) * np.float32(self.weight))
+    def fit(cls, counts: sp.csr_array, terms: list[str], parameters: dict[str, Any], weight: float) -> "TextBlock":
+        """Fit on the counts of training texts."""
+        weights = TfidfTransformer(sublinear_tf=parameters["sublinear_tf"]).fit(counts)
+        return cls(parameters, terms, weights.idf_, weight)
 
     @cached_property
-    def _vectorizer(self) -> TfidfVectorizer:
-        vocabulary = {term: column for column, term in enumerate(self.terms)}
-        fitted = {key: value for key, value in self.parameters.items() if key not in ("min_df", "max_features")}
-        vectorizer = TfidfVectorizer(**fitted, vocabulary=vocabulary, **_FLOAT32)
-        vectorizer.idf_ = self.idf
-        return vectorizer
+    def vocabulary(self) -> dict[str, int]:
+        """The column of each term."""
+        return {term: column for column, term in enumerate(self.terms)}
+
+    def weighted(self, counts: sp.csr_array) -> sp.csr_array:
+        """Return TF-IDF of counts (texts, terms)."""
+        weights = TfidfTransformer(sublinear_tf=self.parameters["sublinear_tf"])
+        weights.idf_ = self.idf
+        found: Any = weights.transform(counts)
+        return sp.csr_array(found * np.float32(self.weight))
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,14 @@ class Features:
 
     @classmethod
     def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None) -> "Features":
-        """Fit on training rows.
+        """Fit on training rows; see :meth:`fit_transform`."""
+        return cls.fit_transform(examples, reader)[0]
+
+    @classmethod
+    def fit_transform(
+        cls, examples: Examples, reader: Encoder | Tokens | None = None
+    ) -> tuple["Features", DesignMatrix]:
+        """Fit on training rows and return their matrix, after one pass over texts.
 
         Args:
             examples: the rows.
@@ -127,7 +131,8 @@ class Features:
         Raises:
             InputError: texts without a single word, or none at all for a reader.
         """
-        blocks, mean, std, sparse = [], None, None, False
+        texts: list[tuple[TextBlock, sp.csr_array]] = []
+        mean, std, sparse = None, None, False
         if reader is not None and examples.texts is None:
             raise InputError(f"{examples.source}: an encoder reads text, got only numbers; use --model linear or mlp.")
         if isinstance(reader, Tokens):
@@ -136,12 +141,13 @@ class Features:
                     f"{examples.source}: fine_tune reads text alone; name its columns with --text, or leave "
                     "fine_tune out."
                 )
-            return cls(reader=reader)
+            fitted = cls(reader=reader)
+            return fitted, fitted.transform(examples)
         if reader is not None:
             examples = reader.embedded(examples)
         if examples.texts is not None:
-            blocks = _fit_blocks(examples.texts)
-            if not blocks:
+            texts = _fit_blocks(examples.texts)
+            if not texts:
                 raise InputError(
                     f"{examples.source}: expected texts with words, but no word or character is in two rows or more; "
                     "name the text columns with --text."
@@ -156,7 +162,8 @@ class Features:
             missing = np.flatnonzero(examples.missing_counts()).tolist()
             mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
         categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
-        return cls(blocks, mean, std, not sparse, missing, categories, reader)
+        fitted = cls([block for block, _ in texts], mean, std, not sparse, missing, categories, reader)
+        return fitted, fitted._joined(examples, [counts for _, counts in texts])
 
     def transform(self, examples: Examples) -> DesignMatrix:
         """Return (rows, features) float32: dense for dense numbers alone, else CSR; or token ids.
@@ -168,7 +175,16 @@ class Features:
             return self.reader.transform(examples.texts or [""] * examples.rows)
         if self.reader is not None:
             examples = self.reader.embedded(examples)
-        parts: list[Any] = [block.transform(examples.texts or [""] * examples.rows) for block in self.blocks]
+        counts: list[sp.csr_array] = []
+        if self.blocks:
+            kinds, vocabularies = [b.parameters for b in self.blocks], [b.vocabulary for b in self.blocks]
+            counted = count_terms(examples.texts or [""] * examples.rows, kinds, vocabularies)
+            counts = [matrix for _, matrix in counted]
+        return self._joined(examples, counts)
+
+    def _joined(self, examples: Examples, counts: list[sp.csr_array]) -> DesignMatrix:
+        """Put the parts of the matrix beside each other; texts come as counts."""
+        parts: list[Any] = [block.weighted(of) for block, of in zip(self.blocks, counts, strict=True)]
         if self.std is not None:
             numbers: Any = examples.numbers
             came = 0 if numbers is None else numbers.shape[1]
@@ -299,18 +315,25 @@ class Features:
         )
 
 
-def _fit_blocks(texts: list[str]) -> list[TextBlock]:
+def _fit_blocks(texts: list[str]) -> list[tuple[TextBlock, sp.csr_array]]:
+    """Fit the blocks that texts have terms for, and count these in the same pass."""
     few = len(texts) < FEW_ROWS
     limits = {"min_df": 1 if few else MIN_DF, "max_features": MAX_TERMS}
+    kinds: list[tuple[dict[str, Any], float]]
     if writes_without_spaces(texts):
-        blocks = [TextBlock.fit(texts, CHARACTERS | limits)]
+        kinds = [(CHARACTERS | limits, 1.0)]
     else:
         pair_limits = limits | {"min_df": 1 if few else PAIR_MIN_DF}
-        blocks = [
-            TextBlock.fit(texts, WORDS | {"ngram_range": (1, 1)} | limits),
-            TextBlock.fit(texts, WORDS | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
+        kinds = [
+            (WORDS | {"ngram_range": (1, 1)} | limits, 1.0),
+            (WORDS | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
         ]
-    return [block for block in blocks if block is not None]
+    fitted = []
+    for (kind, weight), counted in zip(kinds, count_terms(texts, [kind for kind, _ in kinds]), strict=True):
+        terms, counts = most_frequent(*counted, kind["min_df"], kind["max_features"])
+        if terms:
+            fitted.append((TextBlock.fit(counts, terms, kind, weight), counts))
+    return fitted
 
 
 def writes_without_spaces(texts: Iterable[str], sample: int = 1000) -> bool:

@@ -9,7 +9,7 @@ from manyhot.toolkit.models.linear import Linear, LinearLearner
 from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.model import Learner, Model, Score, device_of
 from manyhot.toolkit.models.pretrained import Encoder
-from manyhot.toolkit.objectives import Loss
+from manyhot.toolkit.objectives import Loss, route_of
 
 
 def learner_for(
@@ -22,6 +22,7 @@ def learner_for(
     """
     options: Any = {"loss": loss, "seed": config.seed}
     if config.model == "linear" or (encoder is not None and not config.fine_tune):
+        options |= {"route": route_of(config.loss), "stand_in": config.loss == "zlpr"}
         return LinearLearner.planned(rows, features, labels, max_iter=config.max_iter, **options)
     options |= {"score": score, "device": device_of(config.device)}
     if encoder is not None:

@@ -35,7 +35,7 @@ def render_run(findings: dict[str, Any]) -> str:
     multiclass = findings["task"] == "multiclass"
     labels = shown_labels(findings["labels"])
     steps = findings["steps"]
-    unit = "evaluation" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
+    unit = "iteration" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
     return _page(
         "run.html",
         f=findings,

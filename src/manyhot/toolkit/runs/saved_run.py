@@ -21,6 +21,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.models.model import device_of
+from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.runs.predict import Run
 
@@ -52,7 +53,7 @@ def run_files(
         ],
     }
     log = [
-        json.dumps({"C": s.C, "tau": s.tau, "offset": s.offset, "loss": s.loss, "score": s.score, **s.metrics})
+        json.dumps({key: getattr(s, key) for key in ("C", "tau", "offset", "loss", "score", "at_limit")} | s.metrics)
         for s in steps
     ]
     temperature, offset, classes = run.calibration
@@ -129,8 +130,12 @@ def load_run(path: str | Path) -> Run:
             task=state["task"],
         )
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
-        for block in (*run.features.blocks, *((run.features.reader,) if run.features.reader else ())):
-            block.transform([""])
+        blocks = run.features.blocks
+        counted = count_terms([""], [block.parameters for block in blocks], [block.vocabulary for block in blocks])
+        for block, (_, counts) in zip(blocks, counted, strict=True):
+            block.weighted(counts)
+        if run.features.reader:
+            run.features.reader.transform([""])
         if run.task not in TASKS or not all(isinstance(name, str) for name in run.label_names):
             raise ValueError(f"task {run.task!r} of labels {run.label_names[:3]}")
         if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
