@@ -43,6 +43,8 @@ ALLOWED = {
     "decisions": set(),
     "calibration": {"targets"},
     "metrics": {"targets", "labels"},
+    "halfspaces": set(),
+    "reach": {"targets", "halfspaces"},
 }
 # The rooms of the toolkit, in the order of the data, and the files of each in the same order: a module imports earlier
 # ones. A room without files is a file itself. The command line is last and sees all.
@@ -69,9 +71,9 @@ ROOMS = {
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]
-# metrics uses scikit-learn where that has the metric, and imports it inside its functions.
+# What a function imports when it is called: metrics has scikit-learn's where that has the metric, reach needs a solver.
 OUTSIDE = {"torch", "numpy"}
-LAZY = {"metrics": {"sklearn"}}
+LAZY = {"metrics": {"sklearn"}, "halfspaces": {"scipy"}}
 PACKAGES = ("toolkit", "read.formats", *(room for room, files in ROOMS.items() if files))
 NAMES_OF_NOTHING = ("utils", "util", "common", "base", "core", "manager", "helper", "helpers", "misc")
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
+    from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.split import stratified_split
     from manyhot.symmetric import inclusion_probabilities, log_elementary_symmetric
     from manyhot.targets import IndexTargets, smooth_labels
@@ -70,6 +71,7 @@ __all__ = [
     "MultiwayLoss",
     "PairwiseLoss",
     "Perturbed",
+    "Reach",
     "Run",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
@@ -103,6 +105,8 @@ __all__ = [
     "multiway_loss",
     "pairwise_loss",
     "proba",
+    "reachable_classes",
+    "reachable_sets",
     "signed_logsumexp",
     "single_log_loss",
     "smooth_accuracy_loss",
@@ -160,6 +164,7 @@ _HOME = {
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "matmulexp": ("log_matmul_exp",),
     "metrics": ("multiclass_metrics", "multilabel_metrics"),
+    "reach": ("Reach", "reachable_classes", "reachable_sets"),
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
     "targets": ("IndexTargets", "smooth_labels"),

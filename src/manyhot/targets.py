@@ -155,8 +155,10 @@ def _ids(name: str, ids: Tensor) -> Tensor:
     return ids.long()
 
 
-def targets_of(targets: Any, logits: Tensor) -> Targets:
+def targets_of(targets: Any, logits: Tensor | None) -> Targets:
     """Take the targets of a batch in any format, and return a dense tensor or IndexTargets.
+
+    Without logits no shape is checked.
 
     Raises:
         TypeError: what is no format of targets.
