@@ -43,6 +43,8 @@ ALLOWED = {
     "decisions": set(),
     "calibration": {"targets"},
     "metrics": {"targets", "labels"},
+    "heads": set(),
+    "heads.reachable": {"targets"},
     "halfspaces": set(),
     "reach": {"targets", "halfspaces"},
 }

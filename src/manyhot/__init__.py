@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
     from manyhot.decisions import decide, top_k
+    from manyhot.heads.reachable import ReachableHead
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
     from manyhot.logsumexp import signed_logsumexp, validate
     from manyhot.losses.baselines import (
@@ -72,6 +73,7 @@ __all__ = [
     "PairwiseLoss",
     "Perturbed",
     "Reach",
+    "ReachableHead",
     "Run",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
@@ -128,6 +130,7 @@ __version__ = "0.1.0"
 _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
     "decisions": ("decide", "top_k"),
+    "heads.reachable": ("ReachableHead",),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp", "validate"),
     "losses.baselines": (

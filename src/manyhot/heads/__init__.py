@@ -1,0 +1,1 @@
+"""Modules that end a network: from features to logits."""
