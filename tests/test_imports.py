@@ -43,6 +43,7 @@ ALLOWED = {
     "decisions": set(),
     "calibration": {"targets"},
     "metrics": {"targets", "labels"},
+    "entropy_invariant": set(),
     "heads": set(),
     "heads.reachable": {"targets"},
     "halfspaces": set(),

@@ -14,6 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
     from manyhot.decisions import decide, top_k
+    from manyhot.entropy_invariant import (
+        entropy_invariant_attention,
+        entropy_invariant_softmax,
+        log_entropy_invariant_softmax,
+    )
     from manyhot.heads.reachable import ReachableHead
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
     from manyhot.logsumexp import signed_logsumexp, validate
@@ -89,6 +94,8 @@ __all__ = [
     "calibration_metrics",
     "cardinality_range",
     "decide",
+    "entropy_invariant_attention",
+    "entropy_invariant_softmax",
     "exact_loss",
     "f_weighted_bce_loss",
     "fit_calibration",
@@ -99,6 +106,7 @@ __all__ = [
     "label_prior",
     "load_run",
     "log_elementary_symmetric",
+    "log_entropy_invariant_softmax",
     "log_matmul_exp",
     "logit_adjusted_loss",
     "margin_softmax_loss",
@@ -130,6 +138,11 @@ __version__ = "0.1.0"
 _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
     "decisions": ("decide", "top_k"),
+    "entropy_invariant": (
+        "entropy_invariant_attention",
+        "entropy_invariant_softmax",
+        "log_entropy_invariant_softmax",
+    ),
     "heads.reachable": ("ReachableHead",),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp", "validate"),
