@@ -1,8 +1,8 @@
 """Generate scenes of wanted label sets: a diffusion model steered by the gradient of ZLPR, and one told the labels.
 
 Scenes are one to four of scikit-learn's 8x8 digits in a row; their labels are the digits in them. A small denoiser
-learns scenes in which some pairs of digits never occur together. Then it draws scenes for wanted sets, half of them with
-such a pair:
+learns scenes in which some pairs of digits never occur together. Then it draws scenes for wanted sets, half of them
+with such a pair:
 
 - unguided: it is not told what is wanted, so this is chance;
 - classifier guidance: a classifier of noisy scenes, trained by ZLPR, adds s sigma_t grad(-zlpr_loss(logits, wanted));
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class NoisyClassifier(nn.Module):
         return self.leave(F.silu(self.slot(F.silu(h)))).flatten(2).logsumexp(-1)
 
 
-# --- diffusion: x_t = alpha x + sigma noise, alpha = cos, sigma = sin of a quarter turn ---------------------------------
+# --- diffusion: x_t = alpha x + sigma noise, alpha = cos, sigma = sin of a quarter turn -------------------------------
 
 
 def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,7 +221,7 @@ def sample(predicted: Predicted, labels: Tensor) -> Tensor:
     """Draw a scene for each row of labels, from the same noise whatever the method: DDIM."""
     x = torch.randn(len(labels), 1, SIDE, SLOTS * SIDE, generator=torch.Generator().manual_seed(1))
     times = torch.linspace(NOISIEST, 0, SAMPLER_STEPS + 1)
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in pairwise(times):
         (alpha, sigma), (next_alpha, next_sigma) = schedule(now), schedule(then)
         noise = predicted(x, now.expand(len(x)), labels)
         scene = ((x - sigma * noise) / alpha).clamp(-1, 1)
