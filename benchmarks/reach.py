@@ -124,6 +124,7 @@ def evidence(quick: bool) -> list[dict[str, Any]]:
                     logits = network(torch.from_numpy(test_X))
                 preds = manyhot.decide(logits, min_labels=limits.min_labels, max_labels=limits.max_labels)
                 scores = manyhot.multilabel_metrics(preds.numpy(), test_Y, logits.numpy())
+                last = last.double()  # the head's product of two matrices has its rank up to rounding
                 reach = manyhot.reachable_sets(
                     last.weight, wanted, bias=last.bias, nonnegative=isinstance(activation, nn.ReLU)
                 )

@@ -64,7 +64,7 @@ ROOMS = {
     "models": ("pretrained", "features", "model", "adamw", "linear", "mlp", "encoder", "kinds"),
     "choose": ("calibrate", "cross_fit", "thresholds"),
     "runs": ("evaluate", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "findings", "hard_rows", "plots", "render", "write"),
+    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "demo": (),
