@@ -129,11 +129,9 @@ def evidence(quick: bool) -> list[dict[str, Any]]:
                     last.weight, wanted, bias=last.bias, nonnegative=isinstance(activation, nn.ReLU)
                 )
                 share = {status: float((reach.status == status).mean()) for status in ("yes", "no", "undecided")}
-                margin = reach.margin[reach.status == "yes"]
                 out.append(
                     {"set": name, "labels": Y.shape[1], "hidden": hidden, "network": title, "sets": len(wanted)}
                     | {"in reach": share["yes"], "undecided": share["undecided"]}
-                    | {"median margin": float(np.median(margin)) if len(margin) else None}
                     | {"micro": scores["micro_f1"], "macro": scores["macro_f1"]}
                 )
                 print(out[-1], file=sys.stderr, flush=True)
@@ -162,13 +160,12 @@ def markdown(facts: dict[str, Any], result: dict[str, list[dict[str, Any]]]) -> 
         cells = [f"{r['median']:.0e} ({r['min']:.0e})" for r in result["margins"] if r["max_labels"] == most]
         lines.append(f"| {most} | " + " | ".join(cells) + " |")
     lines += ["", "## Narrow networks", "", NOTES, ""]
-    lines += ["| set | labels | hidden | network | test sets | in reach | median margin | micro | macro |"]
-    lines += ["|---" * 9 + "|"]
+    lines += ["| set | labels | hidden | network | test sets | in reach | micro | macro |"]
+    lines += ["|---" * 8 + "|"]
     for run in result["evidence"]:
-        margin = "" if run["median margin"] is None else f"{run['median margin']:.0e}"
         lines.append(
             f"| {run['set']} | {run['labels']} | {run['hidden']} | {run['network']} | {run['sets']} "
-            f"| {percent(run['in reach'])} | {margin} | {percent(run['micro'])} | {percent(run['macro'])} |"
+            f"| {percent(run['in reach'])} | {percent(run['micro'])} | {percent(run['macro'])} |"
         )
     return "\n".join([*lines, ""])
 

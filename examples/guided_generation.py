@@ -15,6 +15,7 @@ share of sets read exactly on real scenes is the ceiling.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -312,13 +313,14 @@ def main(share: float = 1.0, out: Path | None = None) -> dict[str, list[float]]:
     if out:
         rows = np.r_[0:4, len(seen) : len(seen) + 4]
         draw_grid(out, wanted[rows], {name: scenes[rows] for name, scenes in drawn.items()})
-        print(f"wrote {out}")
+        out.with_suffix(".json").write_text(json.dumps({"scenes": len(wanted), "exactly": table}, indent=1) + "\n")
+        print(f"wrote {out} and {out.with_suffix('.json')}")
     return table
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--share", type=float, default=1.0, help="of the training steps and scenes")
-    parser.add_argument("--out", type=Path, help="where to write some scenes, as PNG")
+    parser.add_argument("--out", type=Path, help="where to write some scenes as PNG, and the table beside it as JSON")
     given = parser.parse_args()
     main(given.share, given.out)
