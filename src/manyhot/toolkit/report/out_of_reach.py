@@ -42,7 +42,7 @@ def never_predicted(run: Run, targets: sp.csr_array) -> list[dict[str, Any]]:
     if multiclass:
         return found
     most = int(np.clip(WORK / (labels * inputs**2), FEWEST_SETS, MOST_SETS))
-    sets, rows, distinct = _frequent_sets(targets, most)
+    sets, rows, distinct = _frequent_sets(targets, labels, most)
     out = _sets(run, weight, bias, nonnegative, sets)
     if len(out):
         first = int(out[0])
@@ -75,7 +75,7 @@ def _sets(run: Run, weight: np.ndarray, bias: np.ndarray, nonnegative: bool, set
     return out
 
 
-def _frequent_sets(targets: sp.csr_array, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _frequent_sets(targets: sp.csr_array, labels: int, most: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the most frequent label sets, (sets, labels) boolean, how many rows have each, and how many sets exist."""
     rows: dict[tuple[int, ...], int] = {}
     indices: Any = targets.indices
@@ -83,7 +83,7 @@ def _frequent_sets(targets: sp.csr_array, most: int) -> tuple[np.ndarray, np.nda
         key = tuple(sorted(indices[start:end].tolist()))
         rows[key] = rows.get(key, 0) + 1
     chosen = sorted(rows, key=lambda key: (-rows[key], key))[:most]
-    sets = np.zeros((len(chosen), np.shape(targets)[1]), dtype=bool)
+    sets = np.zeros((len(chosen), labels), dtype=bool)
     for place, key in enumerate(chosen):
         sets[place, list(key)] = True
     return sets, np.array([rows[key] for key in chosen]), len(rows)
