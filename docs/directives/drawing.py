@@ -120,7 +120,7 @@ def say_between() -> str:
     """Say the bounds at one place."""
     xs, lines = between()
     at = xs.index(min(xs, key=abs))
-    return "Where all but one are equal: " + ", ".join(f"{name} {line[at]:.2f}" for name, line in lines.items()) + "."
+    return "At logits 0, 0 and -1: " + ", ".join(f"{name} {line[at]:.2f}" for name, line in lines.items()) + "."
 
 
 @cache

@@ -97,14 +97,14 @@ class ReachableHead(nn.Module):
 
     @property
     def curve(self) -> Tensor:
-        """The points of the circle as rows, times their factors: (num_labels, 2 max_labels + 1)."""
+        """The points of the circle times their factors, (num_labels, 2 max_labels + 1)."""
         turns = self.angles.unsqueeze(-1) * torch.arange(1, self.max_labels + 1, device=self.bias.device)
         waves = torch.stack((turns.cos(), turns.sin()), -1).flatten(1)
         return self.log_scale.exp().unsqueeze(-1) * torch.cat((torch.ones_like(waves[:, :1]), waves), 1)
 
     @property
     def weight(self) -> Tensor:
-        """The layer as one matrix, (num_labels, features): what :func:`manyhot.reachable_sets` takes, with `bias`."""
+        """The layer as one matrix, (num_labels, features), which :func:`manyhot.reachable_sets` takes with `bias`."""
         return self.curve @ self.project.weight
 
     def forward(self, x: Tensor) -> Tensor:
