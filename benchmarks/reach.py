@@ -55,7 +55,7 @@ def margins(quick: bool) -> list[dict[str, Any]]:
     out = []
     for most in (1, 2, 3) if quick else (1, 2, 3, 5):
         for n in (20, 50) if quick else (20, 50, 100, 200, 400):
-            curve = manyhot.ReachableHead(2 * most + 1, n, most).curve
+            curve = manyhot.ReachableHead(2 * most + 1, n, most).double().curve
             random = np.random.default_rng(0)
             sets = [random.permutation(n)[:most].tolist() for _ in range(20 if quick else 50)]
             margin = manyhot.reachable_sets(curve, manyhot.IndexTargets(sets)).margin
@@ -153,7 +153,10 @@ def markdown(facts: dict[str, Any], result: dict[str, Any]) -> str:
             f"| {run['tie'] + run['undecided']} | {hull} | {run['wall']:.1f} | {run['cpu']:.1f} |"
         )
     lines += ["", "Aims, on 2 idle cores: 300 s and 10 s.", "", "## Margins of ReachableHead", ""]
-    lines += ["Random sets of max_labels labels, angles spread evenly: median, in brackets the least of 50.", ""]
+    lines += [
+        "Random sets of max_labels labels, angles spread evenly: median, in brackets the least of 50; 0 is undecided.",
+        "",
+    ]
     sizes = sorted({run["labels"] for run in result["margins"]})
     lines += ["| max_labels | " + " | ".join(f"{n} labels" for n in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
     for most in sorted({run["max_labels"] for run in result["margins"]}):

@@ -129,7 +129,8 @@ def _by_programme(spaces: Halfspaces, x: np.ndarray, tolerance: float) -> Found:
     for guess in (_levelled(spaces, chosen), x):
         if _is_tie(spaces, guess, tolerance):
             return Found("tie", 0.0, guess)
-    return Found("undecided", margin, None)
+    # Without bias x = 0 has 0; where the bound has sunk that low, the programme stopped before all constraints were in.
+    return Found("undecided", max(margin, 0.0) if spaces.homogeneous else margin, None)
 
 
 def _first_constraints(spaces: Halfspaces, x: np.ndarray) -> np.ndarray:
