@@ -8,6 +8,9 @@
 # make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make bench-spans   the loss of spans against torch's BCE: time, memory, and how often the exact sum is needed, 3 minutes
+# make bench-reach   classes and label sets out of reach: time, margins, narrow networks, 10 minutes
+# make bench-length  attention at other lengths than it was trained on, 3 minutes
+# make generation  scenes of wanted label sets from a diffusion model steered by ZLPR, the table and a picture, 10 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make kill-test  a hundred trainings killed at random moments and gone on with
@@ -28,7 +31,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-spans evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-reach bench-length generation bench-spans evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -98,6 +101,15 @@ bench-subset: $(STAMP)
 
 bench-spans: $(STAMP)
 	$(BIN)/python benchmarks/spans.py
+
+bench-reach: $(STAMP)
+	$(BIN)/python benchmarks/reach.py
+
+bench-length: $(STAMP)
+	$(BIN)/python benchmarks/length.py
+
+generation: $(STAMP)
+	$(BIN)/python examples/guided_generation.py --out benchmarks/results/generation.png
 
 evidence: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py

@@ -57,6 +57,10 @@ ALLOWED = {
     "calibration": {"targets", "labels"},
     "metrics": {"targets", "labels"},
     "metrics_of_spans": {"labels"},
+    "entropy_invariant": set(),
+    "heads.reachable": {"targets"},
+    "halfspaces": set(),
+    "reach": {"targets", "halfspaces"},
 }
 # The rooms of the toolkit, in the order of the data, and the files of each in the same order: a module imports earlier
 # ones. A room without files is a file itself. The command line is last and sees all.
@@ -76,7 +80,7 @@ ROOMS = {
     ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
     "runs": ("evaluate", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "findings", "hard_rows", "plots", "render", "write"),
+    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "demo": (),
@@ -86,9 +90,9 @@ ROOMS = {
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]
-# metrics uses scikit-learn where that has the metric, and imports it inside its functions.
+# What a function imports when it is called: metrics has scikit-learn's where that has the metric, reach needs a solver.
 OUTSIDE = {"torch", "numpy"}
-LAZY = {"metrics": {"sklearn"}}
+LAZY = {"metrics": {"sklearn"}, "halfspaces": {"scipy"}}
 PACKAGES = ("toolkit", "read.formats", *(room for room, files in ROOMS.items() if files))
 NAMES_OF_NOTHING = ("utils", "util", "common", "base", "core", "manager", "helper", "helpers", "misc")
 

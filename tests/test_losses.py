@@ -1030,7 +1030,7 @@ def test_compile_of_the_module(case: Case, generator: torch.Generator) -> None:
 
 
 @contract("compile inductor")
-@pytest.mark.inductor
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inside torch
 def test_inductor_equals_eager(case: Case, generator: torch.Generator) -> None:
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):

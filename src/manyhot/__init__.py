@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
     from manyhot.collation import collate
     from manyhot.decisions import decide, top_k
+    from manyhot.entropy_invariant import (
+        entropy_invariant_attention,
+        entropy_invariant_softmax,
+        log_entropy_invariant_softmax,
+    )
     from manyhot.heads.boundary_tagger import BoundaryTagger
+    from manyhot.heads.reachable import ReachableHead
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
@@ -56,6 +62,7 @@ if TYPE_CHECKING:
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
+    from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
     from manyhot.spans import Span, SpanTargets, span_mask, span_share
@@ -82,6 +89,8 @@ __all__ = [
     "MultiwayLoss",
     "PairwiseLoss",
     "Perturbed",
+    "Reach",
+    "ReachableHead",
     "Run",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
@@ -106,6 +115,8 @@ __all__ = [
     "decide",
     "decide_boundaries",
     "decide_spans",
+    "entropy_invariant_attention",
+    "entropy_invariant_softmax",
     "exact_loss",
     "f_weighted_bce_loss",
     "fit_calibration",
@@ -116,6 +127,7 @@ __all__ = [
     "label_prior",
     "load_run",
     "log_elementary_symmetric",
+    "log_entropy_invariant_softmax",
     "log_matmul_exp",
     "logit_adjusted_loss",
     "margin_softmax_loss",
@@ -124,6 +136,8 @@ __all__ = [
     "multiway_loss",
     "pairwise_loss",
     "proba",
+    "reachable_classes",
+    "reachable_sets",
     "rotary",
     "signed_logsumexp",
     "single_log_loss",
@@ -155,6 +169,12 @@ _HOME = {
     "heads.boundary_tagger": ("BoundaryTagger",),
     "heads.rotary": ("rotary",),
     "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
+    "entropy_invariant": (
+        "entropy_invariant_attention",
+        "entropy_invariant_softmax",
+        "log_entropy_invariant_softmax",
+    ),
+    "heads.reachable": ("ReachableHead",),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp",),
     "losses.baselines": (
@@ -196,6 +216,7 @@ _HOME = {
     "span_decisions": ("decide_boundaries", "decide_spans"),
     "span_scores": ("SpanScores",),
     "spans": ("Span", "SpanTargets", "span_mask", "span_share"),
+    "reach": ("Reach", "reachable_classes", "reachable_sets"),
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
     "targets": ("IndexTargets", "smooth_labels"),

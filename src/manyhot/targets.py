@@ -203,6 +203,8 @@ def _ids(name: str, ids: Tensor) -> Tensor:
 def targets_of(targets: Any, logits: Tensor | None) -> Targets:
     """Take the targets of a batch in any format, and return a dense tensor or IndexTargets.
 
+    Without logits no shape is checked.
+
     Raises:
         TypeError: what is no format of targets.
         ValueError: a sparse matrix that has not the shape of the logits.

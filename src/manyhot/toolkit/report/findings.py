@@ -19,6 +19,7 @@ from manyhot.labels import label_groups
 from manyhot.toolkit.choose.calibrate import reliability
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
+from manyhot.toolkit.report.out_of_reach import never_predicted
 from manyhot.toolkit.runs.evaluate import Aligned
 from manyhot.toolkit.runs.predict import Run
 
@@ -92,7 +93,8 @@ def find(run: Run, judged: Judged, train: Examples, *, with_rows: bool = True) -
         "confused": confused(missed, added, run.label_names),
         "together": None if multiclass else together(targets, preds, run.label_names),
         "worst": worst,
-        "warnings": warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass),
+        "warnings": warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass)
+        + never_predicted(run, train.targets),
     }
 
 
