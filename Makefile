@@ -17,7 +17,7 @@
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make stream-test  predict on files of 2 GB in less than 1 GB of memory, an hour on 2 cores; each file is deleted after use
-# make inductor  losses as torch.compile builds them in C++, a minute; needs a compiler
+# make slow     what takes half a minute each: losses as torch.compile builds them in C++, images made by labels
 # make browser  reports in a real browser (Debian's chromium), a minute; skipped where there is none
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
 # make fuzz       the same for 10 minutes, or FUZZ_SECONDS
@@ -31,7 +31,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-reach bench-length generation bench-spans evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-csr bench-subset bench-reach bench-length generation bench-spans evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -59,9 +59,9 @@ check: $(STAMP)
 stream-test: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -s -m stream tests/toolkit/runs/test_stream.py
 
-# What torch.compile's default backend builds in C++; make test compiles with the backend that traces alone.
-inductor: $(STAMP)
-	$(BIN)/python -m pytest -n 0 -m inductor tests/test_losses.py tests/test_multiway.py
+# What takes half a minute each; make test leaves it out.
+slow: $(STAMP)
+	$(BIN)/python -m pytest -n 0 -m slow tests/test_losses.py tests/test_multiway.py
 
 # Reports, opened by chromium; playwright brings no browser of its own here.
 browser: $(STAMP)
