@@ -61,7 +61,7 @@ stream-test: $(STAMP)
 
 # What takes half a minute each; make test leaves it out.
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n 0 -m slow tests/test_losses.py tests/test_multiway.py
+	$(BIN)/python -m pytest -n 0 -m slow tests
 
 # Reports, opened by chromium; playwright brings no browser of its own here.
 browser: $(STAMP)
