@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
+from manyhot.labels import CardinalityRange, cardinality_range
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.attributes import relation_column, relation_indicators, relation_numbers
 from manyhot.toolkit.read.cells import (
@@ -87,6 +88,13 @@ class Examples:
         """Say which rows are known to have no label, (rows,) bool."""
         none = np.diff(self.targets.indptr) == 0
         return none if self.unknown is None else none & (np.diff(self.unknown.indptr) == 0)
+
+    def cardinality(self) -> CardinalityRange:
+        """Return how many labels a prediction may have; a row may have as many more as it has unknown cells."""
+        low, high = cardinality_range(self.targets)
+        if self.unknown is not None:
+            high = int((np.diff(self.targets.indptr) + np.diff(self.unknown.indptr)).max())
+        return CardinalityRange(low, high)
 
     def taken(self, rows: np.ndarray) -> Examples:
         """Take some rows, by their positions."""

@@ -80,7 +80,7 @@ def read(config: Config) -> Training:
             f"{source}: expected rows with known labels, got none; name other label columns: --labels COLUMN,COLUMN"
         )
     if lost:
-        what = "their class" if one_class else "all of their labels are"
+        what = "their class is" if one_class else "all of their labels are"
         said.append(f"{counted(lost, 'row')} left out: {what} unknown")
     if "valid" in parts:
         parts["valid"] = _with_known(parts["valid"], "valid", one_class=one_class)
