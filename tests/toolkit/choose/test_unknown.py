@@ -139,7 +139,7 @@ def test_the_calibration_is_that_of_known_cells():
     cell = [(p, t) for p, t, u in zip(probs.ravel(), truth.ravel(), unknown.ravel(), strict=True) if not u]
     sums = np.zeros((3, 10))
     for p, t in cell:
-        sums[:, min(int(p * 10), 9)] += (1, p, t)
+        sums[:, min(int(p * 10), 9)] += np.array([1, p, t])
     np.testing.assert_allclose(reliability(probs, targets), sums)
 
 

@@ -12,7 +12,13 @@ import scipy.sparse as sp
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.columns import Columns, find_columns
-from manyhot.toolkit.read.examples import check_one_class, drop_unknown, drop_unlabelled, examples_from_frame
+from manyhot.toolkit.read.examples import (
+    check_one_class,
+    drop_unknown,
+    drop_unlabelled,
+    examples_from_frame,
+    read_examples,
+)
 from manyhot.toolkit.read.inputs import read
 
 CASES = Path(os.environ.get("MANYHOT_DATA", Path(__file__).parents[4] / "shared" / "data")).parent / "cases"
@@ -287,6 +293,42 @@ def test_the_option_names_what_it_can_be():
     assert make_config(None, ["uncertain=negative"], {"data": "d.csv"}).uncertain == "negative"
     with pytest.raises(InputError, match=r"uncertain expects negative or positive, what -1 says.*; got 'maybe'"):
         make_config(None, ["uncertain=maybe"], {"data": "d.csv"})
+
+
+# Sets of labels.
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "NA", "n/a", "?", "null", "<NA>"])
+def test_a_set_of_nothing_but_nan_is_no_label(word):
+    pl.DataFrame({"t": TEXT, "tags": ["a|b", word, "b", f" {word} ", "", "a"]}).write_csv("d.csv")
+    training = read(Config(data="d.csv"))
+    assert training.train.label_names == ["a", "b"]
+    assert training.train.dense_targets().tolist() == [[1, 1], [0, 1], [0, 0], [1, 0]]
+    assert training.said[1] == "labels: tags (separated by '|', 2 labels)"
+    assert training.said[2].startswith("tags: 2 of 6 unknown, as NaN, NA and ? are; where one is a label, name")
+    assert training.said[3] == "2 rows left out: all of their labels are unknown"
+    # A name that the user gave is a name.
+    Path("names.txt").write_text(f"a\nb\n{word}\n")
+    training = read(Config(data="d.csv", label_names="names.txt"))
+    assert training.train.rows == 6
+    assert training.train.dense_targets()[:, 2].tolist() == [0, 1, 0, 1, 0, 0]
+    assert read_examples("d.csv", training.columns).unknown is None
+
+
+def test_words_that_people_give_to_classes_are_labels():
+    for word in ("None", "none", "unknown", "-1", "-"):
+        pl.DataFrame({"t": TEXT, "label": ["a", word, "b", word, "a", "b"]}).write_csv("d.csv")
+        training = read(Config(data="d.csv"))
+        assert training.train.label_names == sorted(["a", "b", word])
+        assert training.train.unknown is None
+
+
+def test_the_class_of_a_row_may_be_unknown():
+    rows = [{"t": t, "label": c} for t, c in zip(TEXT, ["a", "NA", "b", "?", "a", "b"], strict=True)]
+    Path("d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    training = read(Config(data="d.jsonl", task="multiclass", loss="ce+prior"))
+    assert training.train.dense_targets().tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+    assert "2 rows left out: their class is unknown" in training.said
 
 
 # True and false as features.

@@ -20,7 +20,7 @@ from manyhot.toolkit.read.cells import counted, listed
 from manyhot.toolkit.read.columns import Columns, check_named, counted_off, how_labels_are_written
 from manyhot.toolkit.read.formats.arff import NUMERIC, Relation
 from manyhot.toolkit.read.formats.label_lists import find_mulan, read_label_names
-from manyhot.toolkit.read.indicators import Cells, Uncertain, settled, told_apart
+from manyhot.toolkit.read.indicators import NO_SET, Cells, Uncertain, settled, told_apart
 
 
 def find_attributes(
@@ -96,7 +96,15 @@ def find_attributes(
         )
     elif _are_shares(relation, labels):
         label_format, note = "shares", f"{note}; shares from 0 to 1, a half or more is a label"
-    columns = Columns(tuple(text), tuple(features), tuple(labels), label_format, sep, categories=tuple(categories))
+    columns = Columns(
+        tuple(text),
+        tuple(features),
+        tuple(labels),
+        label_format,
+        sep,
+        categories=tuple(categories),
+        named=tuple(name for name in label_names or () if name in NO_SET),
+    )
     used = {*columns.text, *columns.features, *columns.categories, *columns.labels}
     said = [f"text: {listed(columns.text)}"] if text else []
     if features:

@@ -30,7 +30,7 @@ from manyhot.toolkit.read.cells import (
     trimmed,
     type_name,
 )
-from manyhot.toolkit.read.indicators import Uncertain, find_indicators, hold_shares
+from manyhot.toolkit.read.indicators import NO_SET, Uncertain, find_indicators, hold_shares, known_sets
 
 _LABEL_NAMES = ("labels", "label", "tags", "topics", "categories", "classes", "genres", "targets", "y")
 _TEXT_NAMES = frozenset(
@@ -63,6 +63,7 @@ class Columns:
         header: False where CSV and TSV files have none, and columns are named 1, 2, ...
         indices: of svmlight files, the index of the first feature and the number of features.
         uncertain: what -1 says in a label column; None where it says that nobody knows.
+        named: words that would say so of a set, such as NA, and are names of labels.
     """
 
     text: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ class Columns:
     indices: tuple[int, int] | None = None
     categories: tuple[str, ...] = ()
     uncertain: Uncertain | None = None
+    named: tuple[str, ...] = ()
 
 
 def find_columns(
@@ -147,7 +149,13 @@ def find_columns(
         frame, source, kinds, label_columns, label_sep, label_names, one_class
     )
     columns = Columns(
-        tuple(text), tuple(features), tuple(label_columns), label_format, sep, categories=tuple(categories)
+        tuple(text),
+        tuple(features),
+        tuple(label_columns),
+        label_format,
+        sep,
+        categories=tuple(categories),
+        named=tuple(name for name in label_names or () if name in NO_SET),
     )
     used = {*text, *features, *categories, *label_columns}
     unused = [name for name in frame.columns if name not in used]
@@ -337,7 +345,7 @@ def how_labels_are_written(
         raise InputError(f"{where}: expected a separator of at least one character, got none; type --label-sep ';'")
     if not as_list and sep is None:
         sep = _separator(column)
-    tokens = label_tokens(column, source, as_list=as_list, sep=sep)
+    tokens, _ = known_sets(label_tokens(column, source, as_list=as_list, sep=sep), label_names)
     found = tokens["token"].unique()
     if found.is_empty():
         raise InputError(f"{where}: expected labels, got only empty cells; name another column: --labels COLUMN")

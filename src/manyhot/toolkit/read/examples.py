@@ -28,7 +28,7 @@ from manyhot.toolkit.read.cells import (
 )
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, read_file
-from manyhot.toolkit.read.indicators import Cells, Uncertain, read_indicators, settled, told_apart
+from manyhot.toolkit.read.indicators import Cells, Uncertain, known_sets, read_indicators, settled, told_apart
 
 KINDS = {
     "table": "a table (CSV, TSV, JSONL, Parquet, ARFF)",
@@ -146,7 +146,7 @@ def examples_from_frame(
         targets, unknown = read_indicators(frame, columns.labels, source, shares=shares, uncertain=columns.uncertain)
         names = list(columns.labels)
     elif with_labels:
-        targets, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
+        targets, unknown, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
     return Examples(source, texts, numbers, targets, names, categories, unknown=unknown)
 
 
@@ -175,25 +175,30 @@ def examples_from_relation(
         names = list(columns.labels)
     elif with_labels:
         column = plain(pl.DataFrame([relation_column(relation, columns.labels[0])])).to_series()
-        targets, names = _label_sets(column, columns, source, label_names)
+        targets, unknown, names = _label_sets(column, columns, source, label_names)
     return Examples(source, texts, numbers, targets, names, categories, unknown=unknown)
 
 
 def _label_sets(
     column: pl.Series, columns: Columns, source: str, label_names: Sequence[str] | None
-) -> tuple[sp.csr_array, list[str]]:
-    """Read one column of label sets: (rows, labels) bool, and the names of the labels."""
+) -> tuple[sp.csr_array, sp.csr_array | None, list[str]]:
+    """Read one column of label sets: (rows, labels) bool, unknown rows of it, and the names of the labels."""
     ids = columns.label_format == "ids"
     check_holds_labels(column, source)
     as_list = columns.label_format == "list" or (ids and columns.label_sep is None and all_bracketed(column))
-    tokens = label_tokens(column, source, as_list=as_list, sep=columns.label_sep)
+    tokens, lost = known_sets(label_tokens(column, source, as_list=as_list, sep=columns.label_sep), columns.named)
     if label_names is None:
         if ids:
             raise ValueError("labels given as ids need label_names, the names they are positions in")
         label_names = tokens["token"].unique().sort().to_list()
     codes = label_codes(tokens, label_names, column, source, ids=ids)
     cells = (np.ones(len(codes), dtype=bool), (tokens["row"].to_numpy(), codes.to_numpy()))
-    return sp.csr_array(cells, shape=(len(column), len(label_names))), list(label_names)
+    shape = (len(column), len(label_names))
+    unknown = None
+    if lost:
+        cell = np.repeat(lost, shape[1]), np.tile(np.arange(shape[1]), len(lost))
+        unknown = sp.csr_array((np.ones(len(cell[0]), dtype=bool), cell), shape=shape)
+    return sp.csr_array(cells, shape=shape), unknown, list(label_names)
 
 
 def _check_present(wanted: Sequence[str], have: Sequence[str], source: str) -> None:

@@ -22,6 +22,8 @@ from manyhot.toolkit.read.cells import TRUTHS, holds_cells, numbered, parsed, re
 Uncertain = Literal["negative", "positive"]
 # A cell of nothing but one of these, in any case, says that nobody knows.
 _WORDS = ("", "nan", "null", "none", "na", "n/a", "#n/a", "<na>", "?", "-", ".", "unknown", "missing")
+# As the only label of a set; other words for unknown, such as none or -1, are names that people give to classes.
+NO_SET = ("NaN", "nan", "NAN", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>", "?")
 _MARKS = [float(mark) for mark in UNKNOWN]
 _VALUES = [0.0, 1.0, *_MARKS]
 
@@ -46,6 +48,17 @@ def read_indicators(
     if wrong.any():
         refuse_first(wrong, frame, names, source, one)
     return told_apart(numbers)
+
+
+def known_sets(tokens: pl.DataFrame, names: Sequence[str] | None) -> tuple[pl.DataFrame, list[int]]:
+    """Part the labels of sets, `row` and `token`, from the rows whose set is unknown: nothing but NaN or its like.
+
+    `names` are labels, whatever they look like.
+    """
+    words = [word for word in NO_SET if word not in (names or ())]
+    alone = pl.len().over("row") == 1
+    unknown = tokens.select(pl.col("token").is_in(words) & alone).to_series()
+    return tokens.filter(~unknown), tokens.filter(unknown)["row"].to_list()
 
 
 def settled(values: np.ndarray, uncertain: Uncertain | None) -> np.ndarray:

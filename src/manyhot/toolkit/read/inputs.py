@@ -73,7 +73,7 @@ def read(config: Config) -> Training:
         parts = {part: read_examples(file, columns, label_names=of_ids) for part, file in files.items()}
         rows |= {file: parts[part].rows for part, file in files.items()}
     one_class = config.task == "multiclass"
-    said += _unknown(examples)
+    said += _unknown(examples, columns)
     examples, lost = drop_unknown(examples, one_class=one_class)
     if not examples.rows:
         raise InputError(
@@ -116,10 +116,16 @@ def _with_known(given: Examples, part: str, *, one_class: bool) -> Examples:
     return known
 
 
-def _unknown(examples: Examples) -> list[str]:
+def _unknown(examples: Examples, columns: Columns) -> list[str]:
     """Count the unknown cells of each label."""
     if examples.unknown is None:
         return []
+    if columns.label_format in ("list", "separated", "ids"):
+        rows = int((np.diff(examples.unknown.indptr) > 0).sum())
+        return [
+            f"{listed(columns.labels)}: {rows:,} of {examples.rows:,} unknown, as NaN, NA and ? are; where one is a "
+            "label, name the labels: --label-names FILE"
+        ]
     counts = np.asarray(examples.unknown.sum(axis=0)).ravel()
     found = [
         f"{name}: {count:,} of {examples.rows:,} unknown"
@@ -179,7 +185,9 @@ def _split_rows(
     if names is None and columns.label_format in ("list", "separated"):
         # Labels that only other rows have are as unknown to the run as those of another file.
         seen = np.flatnonzero(np.asarray(train.targets.sum(axis=0)).ravel())
-        train = replace(train, targets=train.targets[:, seen], label_names=[train.label_names[i] for i in seen])
+        unknown = None if train.unknown is None else train.unknown[:, seen]
+        names = [train.label_names[i] for i in seen]
+        train = replace(train, targets=train.targets[:, seen], unknown=unknown, label_names=names)
     return train, {name: rows for name, rows in found.items() if rows.rows}
 
 
