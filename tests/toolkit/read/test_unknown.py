@@ -47,7 +47,7 @@ def cells(columns, found, **options):
 
 # Every way to write a label cell of which nobody knows the truth, as text and as typed columns have it.
 UNKNOWN_TEXT = ["", " ", None, "NaN", "nan", "null", "None", "NA", "na", " N/A ", "n/a", "#N/A", "<NA>", "?", "-", "."]
-UNKNOWN_TEXT += ["unknown", "Missing", "-1", "-1.0", " -1 ", "-100"]
+UNKNOWN_TEXT += ["\u061f", "\uff1f", "--", "unknown", "Missing", "-1", "-1.0", " -1 ", "-100"]
 UNKNOWN_TYPED = [None, float("nan"), -1, -1.0, -100]
 
 
@@ -132,7 +132,7 @@ def test_minus_one_is_a_feature_where_it_may_be_one():
     # Without a 0 nothing is known to be without the label.
     found, said = find({"f": NUMBER, "s": [1, -1] * 3, "a": TRUTH, "b": OTHER})
     assert (found.labels, found.features) == (("a", "b"), ("f", "s"))
-    assert f"s: -1, 0 and 1, taken for a feature; {advice}s,a,b" in said
+    assert "s: -1 and 1, taken for a feature; if -1 means no, type --labels s,a,b --uncertain negative" in said
     # Away from the labels nobody would take it for one.
     found, said = find({"s": SIGNED, "f": NUMBER, "a": TRUTH, "b": OTHER})
     assert (found.labels, found.features) == (("a", "b"), ("s", "f"))
@@ -141,6 +141,30 @@ def test_minus_one_is_a_feature_where_it_may_be_one():
     found, said = find({"t": TEXT, "s": SIGNED, "a b": TRUTH, "r": SIGNED, "b": OTHER})
     assert found.labels == ("a b", "b")
     assert f"s, r: -1, 0 and 1, not used; {advice}'s,a b,r,b'" in said
+
+
+def test_columns_of_minus_one_and_1_are_labels_where_minus_one_says_no():
+    columns = {"f": NUMBER, "a": [1, -1, 1, 1, -1, -1], "b": [-1, 1, 1, -1, 1, -1]}
+    with pytest.raises(InputError, match=r"; if -1 means no, type --labels a,b --uncertain negative$"):
+        find(columns)
+    pl.DataFrame(columns).write_csv("d.csv")
+    with pytest.raises(InputError, match=r"nothing but 1 and unknown cells in a, b; .*, or type --uncertain negative"):
+        read(Config(data="d.csv", labels=("a", "b")))
+    training = read(Config(data="d.csv", labels=("a", "b"), uncertain="negative"))
+    assert training.train.dense_targets().tolist() == [[1, 0], [0, 1], [1, 1], [1, 0], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(("code", "odd"), [("9", True), ("-99", True), ("maybe", True), ("2", False), ("0.5", False)])
+def test_a_code_that_may_mean_unknown_is_pointed_at(code, odd):
+    some = ["0", "1", code, "1", code, "0"]
+    for x, taken in (({"f": NUMBER}, "taken for a feature"), ({"t": TEXT}, "not used")):
+        found, said = find(x | {"s": some, "r": some, "a": TRUTH, "b": OTHER})
+        assert found.labels == ("a", "b")
+        for name in "sr":
+            advice = f"if '{code}' in {name} means that nobody knows, leave such cells empty"
+            assert (f"{name}: 0, 1 and '{code}', {taken}; {advice}" in said) == odd
+    # Not next to a label it is a feature like others.
+    assert not any("nobody" in sentence for sentence in find({"s": some, "f": NUMBER, "a": TRUTH, "b": OTHER})[1])
 
 
 def test_tables_whose_features_are_minus_one_0_and_1_are_read_as_before():

@@ -288,7 +288,7 @@ def _find_indicators(
         shares = set(_shares(frame, [name for name in free if kinds[name] == "number"]))
         truths = [name for name in free if name in shares or kinds[name] == "01"]
     if len(truths) < 2:
-        advice = found.advice() if found.left else "name them: --labels COLUMN or --labels COLUMN,COLUMN"
+        advice = "; ".join(found.advice()) or "name them: --labels COLUMN or --labels COLUMN,COLUMN"
         raise InputError(
             f"{source}: expected a list column, a column named {', '.join(_LABEL_NAMES)}, or two or more 0/1 columns "
             f"as labels, got {_described(kinds)}; {advice}"
@@ -298,16 +298,13 @@ def _find_indicators(
         numeric = [name for name in free if (kinds[name] in ("01", "number") or name in truths) and name not in ids]
         in_block = truths in (numeric[: len(truths)], numeric[-len(truths) :])
         if not in_block or len(numeric) == len(truths):
-            advice = f"; {found.advice()}" if found.left else ""
+            advice = "".join(f"; {advice}" for advice in found.advice())
             raise InputError(
                 f"{source}: expected the 0/1 columns that are labels in one block before or after the other numeric "
                 f"columns, got {listed(truths)} as 0/1 columns among {listed(numeric)}; say which are labels: "
                 f"--labels {truths[0]},{truths[1]}{advice}"
             )
-    if not found.left:
-        return truths, []
-    taken = "not used" if not alone else "taken for a feature" if len(found.left) == 1 else "taken for features"
-    return truths, [f"{listed(found.left)}: -1, 0 and 1, {taken}; {found.advice()}"]
+    return truths, found.remarks(alone=alone)
 
 
 def how_labels_are_written(

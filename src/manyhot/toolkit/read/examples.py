@@ -337,8 +337,8 @@ def check_trainable(examples: Examples) -> None:
     if 2 * len(always := always_on(examples)) > len(examples.label_names):
         raise InputError(
             f"{examples.source}: expected 0 where a label does not apply, got nothing but 1 and unknown cells in "
-            f"{listed(always)}; an empty cell says that nobody knows: write 0 there, or name other label columns: "
-            "--labels COLUMN,COLUMN"
+            f"{listed(always)}; an empty cell says that nobody knows: write 0 there, name other label columns: "
+            "--labels COLUMN,COLUMN, or type --uncertain negative where -1 says no"
         )
 
 

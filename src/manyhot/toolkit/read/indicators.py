@@ -6,6 +6,7 @@ cell is a missing number, and -1 is a number.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from itertools import groupby
@@ -16,12 +17,30 @@ import polars as pl
 import scipy.sparse as sp
 
 from manyhot.targets import UNKNOWN
-from manyhot.toolkit.read.cells import TRUTHS, holds_cells, numbered, parsed, refuse_first
+from manyhot.toolkit.errors import shown
+from manyhot.toolkit.read.cells import TRUTHS, holds_cells, listed, numbered, parsed, refuse_first
 
 # What -1 in a label column says, if it does not say that nobody knows.
 Uncertain = Literal["negative", "positive"]
 # A cell of nothing but one of these, in any case, says that nobody knows.
-_WORDS = ("", "nan", "null", "none", "na", "n/a", "#n/a", "<na>", "?", "-", ".", "unknown", "missing")
+_WORDS = (
+    "",
+    "nan",
+    "null",
+    "none",
+    "na",
+    "n/a",
+    "#n/a",
+    "<na>",
+    "?",
+    "؟",
+    "\uff1f",
+    "-",
+    "--",
+    ".",
+    "unknown",
+    "missing",
+)
 # As the only label of a set; other words for unknown, such as none or -1, are names that people give to classes.
 NO_SET = ("NaN", "nan", "NAN", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>", "?")
 _MARKS = [float(mark) for mark in UNKNOWN]
@@ -94,21 +113,45 @@ def hold_shares(frame: pl.DataFrame, names: Sequence[str]) -> bool:
 
 
 class Found(NamedTuple):
-    """Columns that are labels, and those of -1, 0 and 1 beside them that are not taken for labels.
+    """Columns that are labels, and columns beside them that may be and are not taken for labels.
 
     Attributes:
         labels: in the order of the file.
         left: columns of -1 that stand in one run with others that hold 0 and 1.
         runs: those runs.
+        two_sided: some of `left` hold a 0, so that -1 says something else.
+        third: columns next to the labels that hold 0, 1 and one value that may be a code for unknown, and that value.
     """
 
     labels: list[str]
     left: list[str]
     runs: list[str]
+    two_sided: bool
+    third: dict[str, str]
 
-    def advice(self) -> str:
-        """Say what to type where -1 means that nobody knows."""
-        return f"if -1 means that nobody knows, type --labels {shlex.quote(','.join(self.runs))}"
+    def advice(self) -> list[str]:
+        """Say what to do where such a column is a label."""
+        said = []
+        if self.left:
+            names = shlex.quote(",".join(self.runs))
+            if self.two_sided:
+                said.append(f"if -1 means that nobody knows, type --labels {names}")
+            else:
+                said.append(f"if -1 means no, type --labels {names} --uncertain negative")
+        for name, value in self.third.items():
+            said.append(f"if {shown(value)} in {name} means that nobody knows, leave such cells empty")
+        return said
+
+    def remarks(self, *, alone: bool) -> list[str]:
+        """Say what such columns are taken for."""
+        kinds = [(self.left, "-1 and 1" if self.left and not self.two_sided else "-1, 0 and 1")]
+        kinds += [([name], f"0, 1 and {shown(value)}") for name, value in self.third.items()]
+        taken = "not used" if not alone else "taken for {}"
+        each = [(names, values) for names, values in kinds if names]
+        return [
+            f"{listed(names)}: {values}, {taken.format('a feature' if len(names) == 1 else 'features')}; {advice}"
+            for (names, values), advice in zip(each, self.advice(), strict=True)
+        ]
 
 
 def find_indicators(frame: pl.DataFrame, truths: Sequence[str], free: Sequence[str], *, alone: bool) -> Found:
@@ -128,8 +171,7 @@ def find_indicators(frame: pl.DataFrame, truths: Sequence[str], free: Sequence[s
     kinds = _kinds(frame, truths, free)
     few = len(truths) < 2
     minus = [name for name, kind in kinds.items() if kind in ("signed", "one-sided")]
-    found = Found([], [], [])
-    labels = set(truths)
+    left, runs, labels = [], [], set(truths)
     for is_run, names in groupby(frame.columns, key=lambda name: name in kinds):
         run = list(names) if is_run else []
         of = [kinds[name] for name in run]
@@ -142,9 +184,33 @@ def find_indicators(frame: pl.DataFrame, truths: Sequence[str], free: Sequence[s
         if 2 * len(sure) > len(run) and here == minus and "one-sided" not in of and labels.issuperset(sure):
             labels.update(here)
         elif sure or few:
-            found.left.extend(here)
-            found.runs.extend(run)
-    found.labels.extend(name for name in frame.columns if name in labels)
+            left += here
+            runs += run
+    return Found(
+        [name for name in frame.columns if name in labels],
+        left,
+        runs,
+        any(kinds[name] == "signed" for name in left),
+        _third_values(frame, labels, {*free} - labels - {*kinds}),
+    )
+
+
+def _third_values(frame: pl.DataFrame, labels: set[str], others: set[str]) -> dict[str, str]:
+    """Find columns next to labels that hold 0, 1 and one thing more: a word, or a number that counts nothing."""
+    found: dict[str, str] = {}
+    for names in (frame.columns, frame.columns[::-1]):
+        beside = False
+        for name in names:
+            if name in others and beside and name not in found and holds_cells(frame.schema[name]):
+                values = _select(frame, [name], _known).to_series().cast(pl.String).drop_nulls().unique().to_list()
+                rest = {value.removesuffix(".0") for value in values} - {"0", "1", *TRUTHS}
+                if (
+                    len(values) - len(rest) == 2
+                    and len(rest) == 1
+                    and not re.fullmatch(r"[2-7]|[\d.]*\.\d+", min(rest))
+                ):
+                    found[name] = min(rest)
+            beside = name in labels or name in found
     return found
 
 
@@ -153,7 +219,8 @@ def _kinds(frame: pl.DataFrame, truths: Sequence[str], free: Sequence[str]) -> d
 
     A column of -1 and 1 without a 0 is one-sided: as a label, it would have no row that is known to be without it.
     """
-    names = [name for name in free if name not in truths and holds_cells(frame.schema[name])]
+    sure = set(truths)
+    names = [name for name in free if name not in sure and holds_cells(frame.schema[name])]
     for part in (frame.head(100), frame):  # the first rows settle most
         answers = _select(part, names, _can_be_label).select(pl.all().all())
         names = [name for i, name in enumerate(names) if answers[str(i)][0]]
