@@ -149,6 +149,15 @@ def test_networks_and_one_class_a_row():
     np.testing.assert_array_equal(trained.run.train_counts, np.bincount(np.delete(ids, lost)))
 
 
+def loss_by_hand(run, file, row):
+    """Return the log-loss of the known cells of a row."""
+    frame = pl.read_csv(file, infer_schema=False)
+    cells = frame.select(["x", "z", "v"]).to_numpy().astype(np.float32)
+    probs = run.probs(cells)[row]
+    said = [(p, frame[name][row]) for p, name in zip(probs, NAMES, strict=True)]
+    return -sum(np.log(p if cell == "1" else 1 - p) for p, cell in said if cell in ("0", "1"))
+
+
 def test_the_report_judges_known_cells_alone():
     truth, unknown = table("d.csv", 80)
     trained = run_of()
@@ -162,6 +171,11 @@ def test_the_report_judges_known_cells_alone():
     assert np.sum(found["scores"]["positives"]) == (truth & known).sum()
     assert np.sum(found["scores"]["negatives"]) == (~truth & known).sum()
     assert np.sum(found["reliability"][0]) == known.sum()
+    table("t.csv", 40, seed=3)
+    tested = run_of(test="t.csv", out="tested")
+    assert tested.path is not None
+    for row in json.loads((tested.path / "findings.json").read_text())["worst"]:
+        assert row["loss"] == pytest.approx(loss_by_hand(tested.run, "t.csv", row["row"] - 1), abs=2e-3)
     for row in found["worst"]:
         at = row["row"] - 1
         for label in (*row["missed"], *row["added"], *row["right"]):
@@ -174,7 +188,7 @@ def test_the_report_judges_known_cells_alone():
 
 
 def test_repeated_rows_contradict_each_other_only_in_what_is_known_of_both():
-    rows = ["x,z,p,q"] + ["1,2,0,1", "1,2,,1", "3,4,1,0", "3,4,0,0", "5,6,1,", "7,8,0,1", "9,1,1,1"] * 2
+    rows = ["x,z,p,q"] + ["1,2,1,1", "1,2,,1", "3,4,1,0", "3,4,0,0", "5,6,1,", "7,8,0,1", "9,1,1,1"] * 2
     Path("d.csv").write_text("\n".join(rows) + "\n")
     trained = run_of()
     assert trained.path is not None

@@ -112,8 +112,9 @@ def test_the_prior_is_that_of_known_rows():
         assert got == pytest.approx(np.log(share / (1 - share)) / 2, rel=1e-6)
 
 
-def test_the_threshold_of_a_label_is_that_of_its_known_rows_alone():
-    logits, truth, unknown, targets = drawn(rows=80)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_threshold_of_a_label_is_that_of_its_known_rows_alone(seed):
+    logits, truth, unknown, targets = drawn(rows=80, share=0.6, seed=seed)
     limits = CardinalityRange(0, 5)
     unknown[:, 4], targets[:, 4] = True, -1
     _, offsets = choose_thresholds(Held(logits, np.zeros_like(logits), targets), limits)
