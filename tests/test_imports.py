@@ -71,8 +71,8 @@ ROOMS = {
     "disk": ("fits", "run_folder", "checkpoint"),
     "read": (
         *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix"),
-        *("formats.arff", "formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes"),
-        *("examples", "inputs"),
+        *("formats.arff", "formats.svmlight", "data", "formats.parquet", "batches", "cells"),
+        *("indicators", "columns", "attributes", "examples", "inputs"),
     ),
     "models": (
         *("pretrained", "term_counts", "features", "model", "adamw", "products", "line_search", "lbfgs", "linear"),

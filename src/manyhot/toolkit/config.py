@@ -18,6 +18,8 @@ LOSSES = (
 )
 # What a row has, and the losses for it, the default first: any set of labels, or exactly one class.
 TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
+# What -1 says in a label column, where it does not say that nobody knows.
+UNCERTAIN = ("negative", "positive")
 # What tau and the offset aim at.
 DECISIONS = ("f1", "cardinality")
 WITHOUT_PRIOR = ("ce", "multiway")
@@ -42,6 +44,7 @@ class Config:
     no_header: bool = False
     split_column: str | None = None
     group: str | None = None
+    uncertain: str | None = None
     drop_unlabelled: bool = False
     task: str = "multilabel"
     model: str = "linear"
@@ -103,7 +106,7 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group")
+    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain")
     for key in (*texts, "task", "model", "device", "loss", "decision", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
@@ -115,6 +118,11 @@ def _checked(merged: dict[str, Any]) -> Config:
             raise InputError(f"split_column says which rows are {key} rows; leave --{key} out, or the column.")
     if "group" in merged and merged["group"] == merged.get("split_column"):
         raise InputError("group and split_column expect two columns; got the same one for both.")
+    if merged.get("uncertain", "negative") not in UNCERTAIN:
+        raise InputError(
+            f"uncertain expects {' or '.join(UNCERTAIN)}, what -1 says in a label column; got "
+            f"{merged['uncertain']!r}. Leave it out where -1 says that nobody knows."
+        )
     number = merged.get("num_labels", 1)
     if not isinstance(number, int) or isinstance(number, bool) or number == 0:
         raise InputError(

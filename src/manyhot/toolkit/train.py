@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from manyhot.labels import cardinality_range, label_counts
+from manyhot.labels import label_counts
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
     TRIED,
@@ -200,7 +200,7 @@ def _planned(
         elif rows.texts is not None:
             _embed(encoder, rows.texts, listener, checkpoint)
         features, X = Features.fit_transform(rows, encoder)
-    targets = training.train.targets.toarray()
+    targets = training.train.dense_targets()
     learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, X, targets, learner
@@ -224,7 +224,7 @@ def plan(
     Raises:
         InputError: a device that is not there, or more memory than is free.
     """
-    loss, score = loss_of(config.loss, targets), score_by(cardinality_range(training.train.targets))
+    loss, score = loss_of(config.loss, targets), score_by(training.train.cardinality())
     size = 0 if config.fine_tune else features.size
     return learner_for(config, training.train.rows, size, targets.shape[1], loss, score, encoder)
 
@@ -240,7 +240,7 @@ def fit(
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
-    cardinality, counts = cardinality_range(training.train.targets), label_counts(training.train.targets)
+    cardinality, counts = training.train.cardinality(), label_counts(training.train.targets)
     multiclass = config.task == "multiclass"
     steps: list[Step] = []
 
@@ -325,10 +325,11 @@ def folds_of(
     """Hold out the rows of --valid, or else each third of the training rows once."""
     if training.valid is None:
         return make_folds(X, targets, seed, training.train.groups)
-    held = align(training.valid.targets, training.valid.label_names, training.train.label_names)
-    X_held, targets_held, rows_held = features.transform(training.valid), held.known, None
-    if multiclass and held.unknown_names:
-        # A row of an unknown class has no class to compare with.
+    valid = training.valid
+    held = align(valid.targets, valid.label_names, training.train.label_names, valid.unknown)
+    X_held, targets_held, rows_held = features.transform(training.valid), held.targets, None
+    if multiclass and held.unseen_names:
+        # A row of an unseen class has no class to compare with.
         known = targets_held.any(1)
         if not known.any():
             raise InputError(

@@ -375,11 +375,11 @@ def test_a_table_with_the_same_columns_fits_a_run_on_arff(tmp_path):
 
 def test_labels_may_be_missing_where_they_are_not_asked_for(tmp_path):
     path = write(tmp_path / "a.arff", NUMBERS + "1,0\n2,?\n")
-    columns = Columns(features=("a",), labels=("b", "b"), label_format="indicator")
+    columns = Columns(features=("a",), labels=("b", "a"), label_format="indicator")
     assert read_examples(path, columns, with_labels=False).numbers.toarray().tolist() == [[1], [2]]
     assert (
         refused(read_examples, path, columns)
-        == "a.arff, line 6, attribute 'b': expected 0 or 1, got ?; correct the value, or leave the row out"
+        == "a.arff, line 6, attribute 'a': expected 0 or 1, got 2.0; correct the value, or leave the row out"
     )
     other = Columns(features=("a", "q"), labels=("b",), label_format="indicator")
     message = refused(read_examples, path, other)

@@ -417,7 +417,7 @@ def changed(matrix, row, column, value):
         ),
         ({"x": changed(X, 1, 1, -np.inf)}, r"set\.X\.npz, row 2, column 2: .*got -inf"),
         ({"y": changed(Y, 1, 2, 2)}, r"set\.Y\.npz, row 2, column 3: expected 0 or 1, got 2; correct the value"),
-        ({"y": changed(Y, 1, 0, -1)}, r"set\.Y\.npz, row 2, column 1: expected 0 or 1, got -1"),
+        ({"y": changed(Y, 1, 0, -2)}, r"set\.Y\.npz, row 2, column 1: expected 0 or 1, got -2"),
         ({"y": Y[:2]}, r"set\.Y\.npz: expected 3 rows as in set\.X\.npz, got 2; write both from the same rows"),
         (
             {"labels": "a\nb\n"},

@@ -25,6 +25,7 @@ from manyhot.toolkit.cli.options import (
     Seed,
     SplitColumn,
     Text,
+    Uncertain,
     Valid,
     options_of,
 )
@@ -57,6 +58,7 @@ def compare(
     no_header: NoHeader = None,
     split_column: SplitColumn = None,
     group: Group = None,
+    uncertain: Uncertain = None,
     drop_unlabelled: DropUnlabelled = None,
     model: Annotated[str | None, typer.Option(help="linear, or mlp, one hidden layer.  [default: linear]")] = None,
     device: Device = None,

@@ -32,6 +32,10 @@ SplitColumn = Annotated[
     str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
 ]
 Group = Annotated[str | None, typer.Option(metavar="COL", help="Rows with the same value are held out together.")]
+Uncertain = Annotated[
+    str | None,
+    typer.Option(metavar="S", help="What -1 says in a label column: negative or positive.  [default: unknown]"),
+]
 DropUnlabelled = Annotated[
     bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
 ]

@@ -24,6 +24,7 @@ from manyhot.toolkit.cli.options import (
     Seed,
     SplitColumn,
     Text,
+    Uncertain,
     Valid,
     options_of,
 )
@@ -44,6 +45,7 @@ def train(
     no_header: NoHeader = None,
     split_column: SplitColumn = None,
     group: Group = None,
+    uncertain: Uncertain = None,
     drop_unlabelled: DropUnlabelled = None,
     task: Annotated[
         str | None,

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 import torch
 
 from manyhot.decisions import decide
-from manyhot.labels import cardinality_range, label_counts
+from manyhot.labels import label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import Fold
 from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
@@ -33,7 +33,8 @@ from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, ve
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import shared
-from manyhot.toolkit.read.examples import Examples, drop_unlabelled
+from manyhot.toolkit.read.cells import counted
+from manyhot.toolkit.read.examples import Examples, drop_unknown, drop_unlabelled
 from manyhot.toolkit.read.inputs import Training, read
 from manyhot.toolkit.report.findings import of_labels, warnings_of
 from manyhot.toolkit.report.hard_rows import hard_rows
@@ -72,8 +73,14 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
     with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
         training = read(config)
         test = training.test
-        if test is not None and config.drop_unlabelled:
-            test, _ = drop_unlabelled(test)
+        if test is not None:
+            test, lost = drop_unknown(test)
+            if lost:
+                listener.warn(f"{counted(lost, 'row')} of {test.source} left out: all of their labels are unknown")
+            if config.drop_unlabelled:
+                test, _ = drop_unlabelled(test)
+            if not test.rows:
+                raise InputError(f"{test.source}: expected at least one row with labels to measure on; got none.")
         for sentence in training.said:
             listener.say(sentence)
         seeds = [config.seed + i for i in range(comparison.seeds if config.model in RANDOM else 1)]
@@ -139,7 +146,7 @@ class Trials:
             self.parts = [part == i for i in np.unique(part)]
             self.measured = rows
             self.design = f"no test rows: {len(self.parts)} folds, each measured by models that did not see it"
-        self.aligned = align(self.measured.targets, self.measured.label_names, rows.label_names)
+        self.aligned = align(self.measured.targets, self.measured.label_names, rows.label_names, self.measured.unknown)
         if warning := self.aligned.warning():
             listener.warn(warning)
         self.described = ""  # the features of the first split
@@ -148,7 +155,7 @@ class Trials:
 
     def run(self) -> dict[str, Any]:
         """Fit, decide, measure; the part of compare.json that is numbers."""
-        shape = self.aligned.known.shape
+        shape = self.aligned.targets.shape
         decided = {
             method.name: [Decided(np.empty(shape, np.float32), np.empty(shape, bool)) for _ in self.seeds]
             for method in self.methods
@@ -208,9 +215,9 @@ class Trials:
             training,
             features,
             X,
-            training.train.targets.toarray(),
+            training.train.dense_targets(),
             features.transform(test),
-            cardinality_range(training.train.targets),
+            training.train.cardinality(),
         )
 
     def _tried(
@@ -262,8 +269,8 @@ class Trials:
         )
         preds = [seeds[0].preds for seeds in decided.values()]
         design = {"kind": "folds", "folds": len(self.parts)} if self.parts else {"kind": "test"}
-        truth = np.hstack([self.aligned.known, self.aligned.unknown])
-        unknown = self.aligned.unknown_names
+        truth = np.hstack([self.aligned.targets, self.aligned.unseen]) > 0
+        unseen = self.aligned.unseen_names
         return {
             "design": design
             | {
@@ -276,8 +283,8 @@ class Trials:
             "seeds": self.seeds,
             "resamples": RESAMPLES,
             "level": LEVEL,
-            "labels": [*self.training.train.label_names, *unknown],
-            "train_counts": [*map(int, train_counts), *[0] * len(unknown)],
+            "labels": [*self.training.train.label_names, *unseen],
+            "train_counts": [*map(int, train_counts), *[0] * len(unseen)],
             "test_counts": truth.sum(0).tolist(),
             "methods": [self._row(method, measured.methods.get(method.name, {})) for method in self.methods],
             "default": DEFAULT,
@@ -293,9 +300,10 @@ class Trials:
 
         Where all methods failed, that labels are not predicted is no fault of the data.
         """
-        known = sp.csr_array(self.aligned.known)
-        given = sum((sp.csr_array(decided) for decided in preds[1:]), sp.csr_array(preds[0])) if preds else known
-        labels = of_labels(given, known, given.multiply(known), self.training.train.label_names, train_counts)
+        true, known = sp.csr_array(self.aligned.targets > 0), self.aligned.targets >= 0
+        sets = [sp.csr_array(decided & known) for decided in preds]
+        given = sum(sets[1:], sets[0]) if preds else true
+        labels = of_labels(given, true, given.multiply(true), self.training.train.label_names, train_counts)
         part = "test" if self.parts is None else "cross_fitted"
         return warnings_of(self.training.train, part, self.measured, self.aligned, labels)
 

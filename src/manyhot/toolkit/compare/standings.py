@@ -8,7 +8,7 @@ import numpy as np
 from manyhot.metrics import multilabel_metrics
 from manyhot.toolkit.compare.bootstrap import METRICS, Counts, interval, resampled
 from manyhot.toolkit.report.findings import score_histogram
-from manyhot.toolkit.runs.evaluate import Aligned, with_unknown
+from manyhot.toolkit.runs.evaluate import Aligned, with_unseen
 
 
 class Decided(NamedTuple):
@@ -52,7 +52,7 @@ def standings(
     for name, seeds in methods.items():
         measured[name], counts[name] = [], []
         for logits, preds in seeds:
-            preds, logits, targets, counted = with_unknown(preds, logits, aligned, train_counts)
+            preds, logits, targets, counted = with_unseen(preds, logits, aligned, train_counts)
             measured[name].append(multilabel_metrics(preds, targets, logits, train_counts=counted))
             counts[name].append(Counts.of(preds, targets, groups))
     means = {name: _mean(parts) for name, parts in measured.items()}
@@ -84,9 +84,9 @@ def standings(
             "label_f1": np.mean([part.label_f1() for part in counts[name]], axis=0).round(6).tolist(),
             "cardinality": {
                 "predicted": np.bincount(methods[name][0].preds.sum(1)).tolist(),
-                "true": np.bincount(aligned.known.sum(1) + aligned.unknown.sum(1)).tolist(),
+                "true": np.bincount(aligned.sizes()).tolist(),
             },
-            "scores": score_histogram(methods[name][0].logits, aligned.known),
+            "scores": score_histogram(methods[name][0].logits, aligned.targets),
             "by_seed": [{metric: part[metric] for metric in METRICS} for part in measured[name]],
         }
     return Standings(numbers, leading)

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 
 from manyhot.toolkit.errors import InputError, shown
+
+TRUTHS = {"true": "1", "false": "0"}
+_TRUE_OR_FALSE = (*TRUTHS, "0", "1", "0.0", "1.0")
 
 
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
@@ -92,12 +94,12 @@ def read_numbers(frame: pl.DataFrame, names: Sequence[str], source: str, start: 
         InputError: a cell that is neither empty nor a finite number, or lists of different lengths.
     """
     single = [name for name in names if not holds_vectors(frame.schema[name])]
-    numbers = _parsed(frame, single, source, "finite numbers")
+    numbers = parsed(frame, single, source, "finite numbers")
     wrong = ~np.isfinite(numbers)
     for column in np.flatnonzero(wrong.any(axis=0)):
         wrong[:, column] &= ~is_missing(frame[single[column]])
     if wrong.any():
-        _refuse_first(wrong, frame, single, source, "a finite number that float32 can hold", start)
+        refuse_first(wrong, frame, single, source, "a finite number that float32 can hold", start)
     if len(single) == len(names):
         return numbers
     place = {name: numbers[:, [i]] for i, name in enumerate(single)}
@@ -147,25 +149,7 @@ def _vectors(column: pl.Series, source: str, start: int) -> np.ndarray:
     return numbers
 
 
-def read_shares(frame: pl.DataFrame, names: Sequence[str], source: str) -> sp.csr_array:
-    """Read columns of shares from 0 to 1 as (rows, columns) bool: half or more is a label."""
-    numbers = _parsed(frame, names, source, "shares from 0 to 1")
-    wrong = ~((numbers >= 0) & (numbers <= 1))
-    if wrong.any():
-        _refuse_first(wrong, frame, names, source, "a share from 0 to 1")
-    return sp.csr_array(numbers >= 0.5)
-
-
-def read_indicators(frame: pl.DataFrame, names: Sequence[str], source: str) -> sp.csr_array:
-    """Read 0/1 columns as (rows, columns) bool."""
-    numbers = _parsed(frame, names, source, "0 and 1")
-    wrong = (numbers != 0) & (numbers != 1)
-    if wrong.any():
-        _refuse_first(wrong, frame, names, source, "0 or 1")
-    return sp.csr_array(numbers == 1)
-
-
-def _parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: str) -> np.ndarray:
+def parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: str) -> np.ndarray:
     """Parse cells to float32, row by row in memory; what is no number, or missing, becomes NaN."""
     for name in names:
         if not holds_cells(frame.schema[name]):
@@ -178,15 +162,22 @@ def _parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: st
     # Few columns hold white space or words, and only those are read again.
     again = [name for name, dtype in cells.schema.items() if dtype == pl.String and numbers[name].has_nulls()]
     words = pl.col(again).str.strip_chars().str.to_lowercase()
-    if expected != "finite numbers":
-        words = words.replace({"true": "1", "false": "0"})
+    # Of a column of nothing else, true and false are features too; of a column of numbers they are a mistake.
+    truths = again
+    if expected == "finite numbers" and again:
+        only = cells.select((words.is_in(_TRUE_OR_FALSE) | (words == "")).all())
+        truths = [name for name in again if only[name][0]]
     numbers = numbers.with_columns(cells.select(words.cast(pl.Float32, strict=False)))
+    if truths:
+        words = pl.col(truths).str.strip_chars().str.to_lowercase().replace(TRUTHS)
+        numbers = numbers.with_columns(cells.select(words.cast(pl.Float32, strict=False)))
     return numbers.to_numpy(order="c", writable=True)
 
 
-def _refuse_first(
+def refuse_first(
     wrong: np.ndarray, frame: pl.DataFrame, names: Sequence[str], source: str, expected: str, start: int = 0
 ) -> None:
+    """Refuse the first wrong cell of a table."""
     row = int(wrong.any(axis=1).argmax())
     name = names[int(wrong[row].argmax())]
     cell = frame[name][row]

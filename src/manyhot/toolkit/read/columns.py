@@ -30,6 +30,7 @@ from manyhot.toolkit.read.cells import (
     trimmed,
     type_name,
 )
+from manyhot.toolkit.read.indicators import NO_SET, Uncertain, find_indicators, hold_shares, known_sets
 
 _LABEL_NAMES = ("labels", "label", "tags", "topics", "categories", "classes", "genres", "targets", "y")
 _TEXT_NAMES = frozenset(
@@ -61,6 +62,8 @@ class Columns:
         label_sep: what separates labels (or ids) in a cell; None where every cell is one label or a list.
         header: False where CSV and TSV files have none, and columns are named 1, 2, ...
         indices: of svmlight files, the index of the first feature and the number of features.
+        uncertain: what -1 says in a label column; None where it says that nobody knows.
+        named: words that would say so of a set, such as NA, and are names of labels.
     """
 
     text: tuple[str, ...] = ()
@@ -71,6 +74,8 @@ class Columns:
     header: bool = True
     indices: tuple[int, int] | None = None
     categories: tuple[str, ...] = ()
+    uncertain: Uncertain | None = None
+    named: tuple[str, ...] = ()
 
 
 def find_columns(
@@ -123,8 +128,10 @@ def find_columns(
     if text is None:
         can_be_text = [name for name in free if kinds[name] == "string"] if features is None else []
         text = [name for name in can_be_text if name.lower() in _TEXT_NAMES or _looks_like_text(frame[name])]
+    remark = []
     if not label_columns:
-        label_columns = _find_indicators(frame, source, kinds, free, alone=not text and features is None)
+        alone = not text and features is None
+        label_columns, remark = _find_indicators(frame, source, kinds, free, alone=alone)
     if features is None:
         taken = {*text, *label_columns, *_ids(frame, kinds)}
         features = (
@@ -142,7 +149,13 @@ def find_columns(
         frame, source, kinds, label_columns, label_sep, label_names, one_class
     )
     columns = Columns(
-        tuple(text), tuple(features), tuple(label_columns), label_format, sep, categories=tuple(categories)
+        tuple(text),
+        tuple(features),
+        tuple(label_columns),
+        label_format,
+        sep,
+        categories=tuple(categories),
+        named=tuple(name for name in label_names or () if name in NO_SET),
     )
     used = {*text, *features, *categories, *label_columns}
     unused = [name for name in frame.columns if name not in used]
@@ -153,6 +166,7 @@ def find_columns(
         values = [f"{name} ({filled(frame[name]).n_unique():,} values)" for name in categories]
         said.append(f"categories: {listed(values)}; a column a value, and one for those seen once or never")
     said.append(f"labels: {listed(label_columns)} ({label_note})")
+    said += remark
     if unused:
         said.append(f"not used: {listed(unused)}")
     return columns, said
@@ -263,28 +277,34 @@ def _find_label_column(source: str, kinds: dict[str, str], free: Sequence[str], 
 
 def _find_indicators(
     frame: pl.DataFrame, source: str, kinds: dict[str, str], free: Sequence[str], *, alone: bool
-) -> list[str]:
-    """Find the 0/1 columns that are labels, beside text else those of shares; `alone` where they may be features."""
-    truths = [name for name in free if kinds[name] == "01"]
+) -> tuple[list[str], list[str]]:
+    """Find the 0/1 columns that are labels, beside text else those of shares; `alone` where they may be features.
+
+    The second list has what is to be said of columns beside them.
+    """
+    found = find_indicators(frame, [name for name in free if kinds[name] == "01"], free, alone=alone)
+    truths = found.labels
     if len(truths) < 2 and not alone:
         shares = set(_shares(frame, [name for name in free if kinds[name] == "number"]))
         truths = [name for name in free if name in shares or kinds[name] == "01"]
     if len(truths) < 2:
+        advice = "; ".join(found.advice()) or "name them: --labels COLUMN or --labels COLUMN,COLUMN"
         raise InputError(
             f"{source}: expected a list column, a column named {', '.join(_LABEL_NAMES)}, or two or more 0/1 columns "
-            f"as labels, got {_described(kinds)}; name them: --labels COLUMN or --labels COLUMN,COLUMN"
+            f"as labels, got {_described(kinds)}; {advice}"
         )
     if alone:
         ids = set(_ids(frame, kinds))
-        numeric = [name for name in free if kinds[name] in ("01", "number") and name not in ids]
+        numeric = [name for name in free if (kinds[name] in ("01", "number") or name in truths) and name not in ids]
         in_block = truths in (numeric[: len(truths)], numeric[-len(truths) :])
         if not in_block or len(numeric) == len(truths):
+            advice = "".join(f"; {advice}" for advice in found.advice())
             raise InputError(
                 f"{source}: expected the 0/1 columns that are labels in one block before or after the other numeric "
                 f"columns, got {listed(truths)} as 0/1 columns among {listed(numeric)}; say which are labels: "
-                f"--labels {truths[0]},{truths[1]}"
+                f"--labels {truths[0]},{truths[1]}{advice}"
             )
-    return truths
+    return truths, found.remarks(alone=alone)
 
 
 def how_labels_are_written(
@@ -304,8 +324,7 @@ def how_labels_are_written(
                 f"{source}: expected one column of labels with {option}, got the columns {listed(names)}, which are "
                 f"one label each; leave {option} out or name one column: --labels COLUMN"
             )
-        numbers = [name for name in names if kinds[name] == "number"]
-        if numbers and _shares(frame, numbers) == numbers:
+        if hold_shares(frame, names):
             return "shares", None, f"{len(names)} columns of shares from 0 to 1; a half or more is a label"
         return "indicator", None, f"{len(names)} columns of 0 and 1"
     (name,) = names
@@ -323,7 +342,7 @@ def how_labels_are_written(
         raise InputError(f"{where}: expected a separator of at least one character, got none; type --label-sep ';'")
     if not as_list and sep is None:
         sep = _separator(column)
-    tokens = label_tokens(column, source, as_list=as_list, sep=sep)
+    tokens, _ = known_sets(label_tokens(column, source, as_list=as_list, sep=sep), label_names)
     found = tokens["token"].unique()
     if found.is_empty():
         raise InputError(f"{where}: expected labels, got only empty cells; name another column: --labels COLUMN")

@@ -17,8 +17,10 @@ from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, is_delimi
 from manyhot.toolkit.read.examples import (
     KINDS,
     Examples,
+    always_on,
     check_one_class,
     check_trainable,
+    drop_unknown,
     drop_unlabelled,
     examples_of,
     find_indices,
@@ -70,6 +72,18 @@ def read(config: Config) -> Training:
         files = {part: file for part, file in (("valid", config.valid), ("test", config.test)) if file is not None}
         parts = {part: read_examples(file, columns, label_names=of_ids) for part, file in files.items()}
         rows |= {file: parts[part].rows for part, file in files.items()}
+    one_class = config.task == "multiclass"
+    said += _unknown(examples, columns)
+    examples, lost = drop_unknown(examples, one_class=one_class)
+    if not examples.rows:
+        raise InputError(
+            f"{source}: expected rows with known labels, got none; name other label columns: --labels COLUMN,COLUMN"
+        )
+    if lost:
+        what = "their class is" if one_class else "all of their labels are"
+        said.append(f"{counted(lost, 'row')} left out: {what} unknown")
+    if "valid" in parts:
+        parts["valid"] = _with_known(parts["valid"], "valid", one_class=one_class)
     dropped = 0
     if config.drop_unlabelled:
         examples, dropped = drop_unlabelled(examples)
@@ -84,13 +98,47 @@ def read(config: Config) -> Training:
     check_trainable(examples)
     if examples.groups is not None and np.unique(examples.groups).size < 2:
         raise InputError(f"{source}: expected two groups or more, got one; leave --group out, or name another column")
-    if config.task == "multiclass":
+    if one_class:
         for part in (examples, *parts.values()):
             # The test file's rows without a class are left out where it is measured.
-            check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
+            known, _ = drop_unknown(part, one_class=True)
+            check_one_class(drop_unlabelled(known)[0] if config.drop_unlabelled else known)
     said += _missing(examples, columns)
-    said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
+    said.append(describe(examples, dropped, multiclass=one_class))
     return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
+
+
+def _with_known(given: Examples, part: str, *, one_class: bool) -> Examples:
+    """Leave out the rows of which nothing is known."""
+    known, _ = drop_unknown(given, one_class=one_class)
+    if not known.rows:
+        raise InputError(f"{given.source}: expected rows with known labels, got none; name another --{part} file")
+    return known
+
+
+def _unknown(examples: Examples, columns: Columns) -> list[str]:
+    """Count the unknown cells of each label."""
+    if examples.unknown is None:
+        return []
+    if columns.label_format in ("list", "separated", "ids"):
+        rows = int((np.diff(examples.unknown.indptr) > 0).sum())
+        return [
+            f"{listed(columns.labels)}: {rows:,} of {examples.rows:,} unknown, as NaN, NA and ? are; where one is a "
+            "label, name the labels: --label-names FILE"
+        ]
+    counts = np.asarray(examples.unknown.sum(axis=0)).ravel()
+    found = [
+        f"{name}: {count:,} of {examples.rows:,} unknown"
+        for name, count in zip(examples.label_names, counts.tolist(), strict=True)
+        if count
+    ]
+    said = [f"{listed(found)}; left out of training and of every number"]
+    if always := always_on(examples):
+        said.append(
+            f"{listed(always)}: every known cell is 1, so nearly every row will be given it; write 0 where a label "
+            "does not apply, or name the labels without it: --labels COLUMN,COLUMN"
+        )
+    return said
 
 
 def _set_apart(raw: Raw, config: Config, source: str) -> dict[str, pl.Series]:
@@ -137,7 +185,9 @@ def _split_rows(
     if names is None and columns.label_format in ("list", "separated"):
         # Labels that only other rows have are as unknown to the run as those of another file.
         seen = np.flatnonzero(np.asarray(train.targets.sum(axis=0)).ravel())
-        train = replace(train, targets=train.targets[:, seen], label_names=[train.label_names[i] for i in seen])
+        unknown = None if train.unknown is None else train.unknown[:, seen]
+        names = [train.label_names[i] for i in seen]
+        train = replace(train, targets=train.targets[:, seen], unknown=unknown, label_names=names)
     return train, {name: rows for name, rows in found.items() if rows.rows}
 
 
@@ -151,13 +201,15 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
         "num_labels": config.num_labels,
         "label_sep": config.label_sep,
     }
+    uncertain: Any = config.uncertain
     if isinstance(raw, pl.DataFrame | Relation):
         options |= {"label_names": names, "one_class": config.task == "multiclass"}
         if isinstance(raw, Relation):
-            return find_attributes(raw, config.data, apart=apart, **options)
+            columns, said = find_attributes(raw, config.data, apart=apart, **options)
+            return replace(columns, uncertain=uncertain), said
         rest = pl.DataFrame([raw[name] for name in raw.columns if name not in apart])
         columns, said = find_columns(rest, Path(config.data).name, **options)
-        return replace(columns, header=not config.no_header), said
+        return replace(columns, header=not config.no_header, uncertain=uncertain), said
     options |= {"split_column": config.split_column, "group": config.group}
     if isinstance(raw, Matrix):
         options["label_names"] = names
@@ -170,7 +222,7 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
             )
     if isinstance(raw, Svmlight):
         return find_indices(raw, names)
-    return Columns(label_format="matrix"), []
+    return Columns(label_format="matrix", uncertain=uncertain), []
 
 
 def _missing(examples: Examples, columns: Columns) -> list[str]:
@@ -197,7 +249,7 @@ def _missing(examples: Examples, columns: Columns) -> list[str]:
 def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
     """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
     sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
-    empty = int((sizes == 0).sum())
+    empty = int(examples.unlabelled().sum())
     unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
     rare, unseen = int(((counts > 0) & (counts < 9)).sum()), int((counts == 0).sum())
     if multiclass:

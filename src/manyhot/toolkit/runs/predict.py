@@ -12,18 +12,22 @@ import scipy.sparse as sp
 from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
+from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.model import Model
+from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, read_file
 from manyhot.toolkit.read.examples import (
     Examples,
     check_one_class,
+    drop_unknown,
     drop_unlabelled,
     examples_from_frame,
     examples_from_matrix,
     examples_of,
+    known_of,
 )
 from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
 
@@ -117,8 +121,8 @@ class Run:
 
         Args:
             data: what :meth:`predict_logits` takes; a frame has the label columns of training.
-            targets: for data without label columns, (rows, labels) of 0/1 in the order of `label_names`, or a label set
-                a row.
+            targets: for data without label columns, (rows, labels) of 0/1 in the order of `label_names`, where NaN, -1
+                and -100 mean unknown, or a label set a row.
 
         Returns:
             Numbers. Labels that training did not know count as missed, and a warning names them.
@@ -131,16 +135,20 @@ class Run:
     def evaluate_examples(self, examples: Examples) -> Measured:
         """Measure the run on examples as read."""
         notes = []
+        multiclass = self.task == "multiclass"
+        examples, lost = drop_unknown(examples, one_class=multiclass)
+        if lost:
+            what = "their class is" if multiclass else "all of their labels are"
+            notes.append(f"{counted(lost, 'row')} left out: {what} unknown")
         if self.drop_unlabelled:
             examples, dropped = drop_unlabelled(examples)
             if dropped:
                 notes.append(f"{dropped:,} rows without labels left out, as in training (--drop-unlabelled)")
         if not examples.rows:
             raise InputError(f"{examples.source}: expected at least one row with labels to measure on; got none.")
-        multiclass = self.task == "multiclass"
         if multiclass:
             check_one_class(examples)
-        aligned = align(examples.targets, examples.label_names, self.label_names)
+        aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning():
             notes.append(warning)
         logits = self.logits(examples)
@@ -170,7 +178,7 @@ class Run:
     def _examples(self, data: Any, *, with_labels: bool) -> Examples:
         names = self.label_names if self.columns.label_format == "ids" else None
         if isinstance(data, Matrix):
-            return examples_from_matrix(data, "the data", with_labels=with_labels)
+            return examples_from_matrix(data, "the data", with_labels=with_labels, uncertain=self.columns.uncertain)
         if isinstance(data, pl.DataFrame) or hasattr(data, "iloc"):
             frame = data if isinstance(data, pl.DataFrame) else _from_pandas(data)
             if self.columns.label_format == "matrix":
@@ -203,6 +211,7 @@ class Run:
             raise InputError("evaluate expects a frame with label columns, or evaluate(data, targets).")
         examples = self._examples(data, with_labels=False)
         matrix: Any
+        unknown: Any = None
         if (
             isinstance(targets, list)
             and all(isinstance(row, list | tuple | set) for row in targets)
@@ -214,11 +223,17 @@ class Run:
             row, label = (np.array([c[i] for c in cells], dtype=np.int64) for i in (0, 1))
             matrix = sp.csr_array((np.ones(len(cells), bool), (row, label)), shape=(len(targets), len(names)))
         else:
-            matrix = sp.csr_array(targets if sp.issparse(targets) else np.asarray(targets)) > 0
+            given: Any = sp.csr_array(targets if sp.issparse(targets) else np.asarray(targets))
+            if not (good := np.isnan(given.data) | np.isin(given.data, (0, 1, *UNKNOWN))).all():
+                raise InputError(
+                    "expected targets of 0 and 1, or NaN, -1 or -100 where nobody knows; got "
+                    f"{given.data[np.argmin(good)]}."
+                )
+            matrix, unknown = known_of(given, self.columns.uncertain)
             names = self.label_names
         if matrix.shape != (examples.rows, len(names)):
             raise InputError(f"expected targets of shape ({examples.rows}, {len(names)}); got {matrix.shape}.")
-        return replace(examples, targets=matrix, label_names=names)
+        return replace(examples, targets=matrix, label_names=names, unknown=unknown)
 
 
 def read_for(run: Run, path: str, *, with_labels: bool) -> Examples:

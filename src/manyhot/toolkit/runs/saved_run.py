@@ -62,7 +62,8 @@ def run_files(
         "classes": classes,
         "measured": calibrated.measured,
         "labels": [
-            {"name": name} | {key: float(values[i]) for key, values in numbers.items()}
+            # NaN, which JSON has not, is a score of a label of which nothing is known.
+            {"name": name} | {key: float(v[i]) if np.isfinite(v[i]) else None for key, v in numbers.items()}
             for i, name in enumerate(run.label_names)
         ],
     }
