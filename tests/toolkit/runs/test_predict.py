@@ -310,7 +310,6 @@ def test_no_rows_give_no_predictions(text_run, number_run):
 
 def test_what_a_text_run_refuses(text_run):
     _, run = text_run
-    assert refused(run.predict, "a fox") == "predict expects rows: a list of strings, such as [text]; got one string."
     assert refused(run.predict, np.zeros((2, 3))) == "this run was trained on text (text); got numbers."
     assert refused(run.predict, sp.csr_array((2, 3))) == "this run was trained on text (text); got numbers."
     for frame in (pl.DataFrame({"body": ["a"]}), pd.DataFrame({"body": ["a"]})):
@@ -343,6 +342,6 @@ def test_what_a_number_run_refuses(number_run, matrix_run):
         for frame in frames[: 1 if np.isnan(value) else 2]:  # in pandas NaN is a missing cell
             assert "row 3, column 'x1': expected a finite number" in refused(run.predict, frame)
     assert "without x3" in refused(run.predict, pl.DataFrame(X[:, :3], schema=["x0", "x1", "x2"]))
-    assert refused(run.predict, "text").startswith("predict expects rows: a list of strings")
+    assert refused(run.predict, "text").startswith("this run was trained on x0, x1, x2, x3; give a frame")
     assert "expected at least one row with labels to measure on" in refused(run.evaluate, X[:0], targets[:0])
     assert refused(matrix_run[1].predict, ["a"]).startswith("this run was trained on 4 numbers; give ")

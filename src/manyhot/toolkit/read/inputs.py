@@ -1,6 +1,6 @@
 """Every file of a run, read before any work is done: the rows to learn from and the rows to measure on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,22 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.attributes import find_attributes, relation_column
 from manyhot.toolkit.read.cells import counted, listed, plain, read_categories
-from manyhot.toolkit.read.columns import Columns, check_named, find_columns
+from manyhot.toolkit.read.columns import Columns, Found, check_named, find_columns
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, is_delimited, read_file, read_label_names
 from manyhot.toolkit.read.examples import (
     KINDS,
     Examples,
     check_one_class,
     check_trainable,
+    count_repeated,
     drop_unlabelled,
     examples_of,
     find_indices,
+    joined_rows,
     kind_of,
     read_examples,
 )
+from manyhot.toolkit.read.uses import Use
 
 # What a cell of --split-column may say, in any case.
 PARTS = {
@@ -44,18 +47,24 @@ class Training:
     columns: Columns
     rows: dict[str, int]  # of each file, before any is dropped
     said: list[str]
+    warned: list[str] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
 
 
 def read(config: Config) -> Training:
     """Read every file of a run before any work is done, and say what is in them."""
-    names = read_label_names(config.label_names) if config.label_names else None
+    names = read_label_names(config.label_names, config.encoding) if config.label_names else None
     source = Path(config.data).name
     if config.no_header and not is_delimited(config.data):
         raise InputError(f"{source}: expected a CSV or TSV file with --no-header, got another format; leave it out")
-    raw = read_file(config.data, header=not config.no_header)
+    if config.encoding is not None:
+        _check_encoding(config.encoding, source)
+    raw = read_file(config.data, header=not config.no_header, encoding=config.encoding)
     apart = _set_apart(raw, config, source)
-    columns, said = _find(raw, config, names)
-    examples = examples_of(raw, columns, source, label_names=names)
+    if config.join and not isinstance(raw, pl.DataFrame | Relation):
+        raise InputError(f"{source}: expected a table with --join, got {KINDS[kind_of(raw)]}; leave --join out")
+    columns, said, uses = _find(raw, config, names)
+    examples = examples_of(raw, replace(columns, join=False), source, label_names=names)
     rows = {config.data: examples.rows}
     if "group" in apart:
         groups = apart["group"].rank("dense").to_numpy()
@@ -66,10 +75,27 @@ def read(config: Config) -> Training:
         shares = [f"{part.rows:,} {name}" for name, part in {"train": examples, **parts}.items()]
         said.append(f"rows by {config.split_column}: {', '.join(shares)}")
     else:
-        of_ids = examples.label_names if columns.label_format == "ids" else None
+        of_ids = examples.label_names if columns.by_position else None
         files = {part: file for part, file in (("valid", config.valid), ("test", config.test)) if file is not None}
-        parts = {part: read_examples(file, columns, label_names=of_ids) for part, file in files.items()}
+        parts = {
+            part: read_examples(file, columns, label_names=of_ids, encoding=config.encoding)
+            for part, file in files.items()
+        }
         rows |= {file: parts[part].rows for part, file in files.items()}
+    warned: list[str] = []
+    if config.join:
+        before = examples.rows
+        examples = joined_rows(examples)
+        if config.split_column is not None:
+            parts = {name: joined_rows(part) for name, part in parts.items()}
+        said.append(f"joined: {before:,} rows to {examples.rows:,}, each with the labels of all its rows")
+    elif examples.texts is not None:
+        texts, stand = count_repeated(examples)
+        if texts:
+            warned.append(
+                f"{counted(texts, 'text')} stand{'s' if texts == 1 else ''} in several rows with different labels "
+                f"({stand:,} rows); if each row is one label of its text, --join joins them"
+            )
     dropped = 0
     if config.drop_unlabelled:
         examples, dropped = drop_unlabelled(examples)
@@ -90,7 +116,19 @@ def read(config: Config) -> Training:
             check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
     said += _missing(examples, columns)
     said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
-    return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
+    uses += [Use(name, role, "") for name, role in ((config.split_column, "part"), (config.group, "group")) if name]
+    return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said, warned, uses)
+
+
+def _check_encoding(encoding: str, source: str) -> None:
+    """Refuse an encoding of no such name, and one of what is no text."""
+    try:
+        "".encode(encoding)
+    except (LookupError, UnicodeError):
+        raise InputError(
+            f"{source}: expected an encoding such as windows-1252, latin-1, gb18030 or utf-16, got {shown(encoding)}; "
+            "name another --encoding"
+        ) from None
 
 
 def _set_apart(raw: Raw, config: Config, source: str) -> dict[str, pl.Series]:
@@ -134,14 +172,14 @@ def _split_rows(
             f"{examples.source}, column {shown(cells.name)}: expected rows of train, got none; name another "
             "--split-column"
         )
-    if names is None and columns.label_format in ("list", "separated"):
+    if names is None and columns.label_format in ("list", "separated", "joined"):
         # Labels that only other rows have are as unknown to the run as those of another file.
         seen = np.flatnonzero(np.asarray(train.targets.sum(axis=0)).ravel())
         train = replace(train, targets=train.targets[:, seen], label_names=[train.label_names[i] for i in seen])
     return train, {name: rows for name, rows in found.items() if rows.rows}
 
 
-def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, list[str]]:
+def _find(raw: Raw, config: Config, names: list[str] | None) -> Found:
     """Find which part of the training file plays which part, by what it says and what the options say."""
     apart = [name for name in (config.split_column, config.group) if name is not None]
     options: dict[str, Any] = {
@@ -156,8 +194,8 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
         if isinstance(raw, Relation):
             return find_attributes(raw, config.data, apart=apart, **options)
         rest = pl.DataFrame([raw[name] for name in raw.columns if name not in apart])
-        columns, said = find_columns(rest, Path(config.data).name, **options)
-        return replace(columns, header=not config.no_header), said
+        found = find_columns(rest, Path(config.data).name, **options)
+        return found._replace(columns=replace(found.columns, header=not config.no_header, join=config.join))
     options |= {"split_column": config.split_column, "group": config.group}
     if isinstance(raw, Matrix):
         options["label_names"] = names
@@ -169,8 +207,8 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
                 f"columns to name; leave --{flag} out"
             )
     if isinstance(raw, Svmlight):
-        return find_indices(raw, names)
-    return Columns(label_format="matrix"), []
+        return Found(*find_indices(raw, names), [])
+    return Found(Columns(label_format="matrix"), [], [])
 
 
 def _missing(examples: Examples, columns: Columns) -> list[str]:
