@@ -504,7 +504,7 @@ def how_labels_are_written(
     as_list = are_lists(column, source, asked=sep is not None)
     if as_list and sep is not None:
         raise InputError(f"{where}: expected text to split at {sep!r}, got lists; leave --label-sep out")
-    lists = label_lists(column, source, as_list=as_list, sep=sep)
+    lists = label_lists(column, source, as_list=True, sep=None) if as_list else None
     if (vectors := find_vectors(column, lists, source)) is not None:
         if label_names is None or len(label_names) != vectors.size:
             count = "" if label_names is None else f", and {len(label_names)} label names"
@@ -516,11 +516,11 @@ def how_labels_are_written(
         return "vector", None, f"vectors of 0 and 1, {counted(vectors.size, 'label')}"
     remark = ""
     if not as_list and sep is None:
-        found = find_separator(column)
+        found = find_separator(column, label_names)
         sep = found.sep
         if found.else_sep is not None:
             remark = f"; --label-sep {shlex.quote(found.else_sep)} would make them {found.else_labels:,}"
-        lists = label_lists(column, source, as_list=False, sep=sep)
+    lists = label_lists(column, source, as_list=False, sep=sep) if lists is None else lists
     tokens = label_tokens(lists)
     names_found = tokens["token"].unique()
     if names_found.is_empty():

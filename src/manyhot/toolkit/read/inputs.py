@@ -193,7 +193,8 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> Found:
         options |= {"label_names": names, "one_class": config.task == "multiclass"}
         if isinstance(raw, Relation):
             return find_attributes(raw, config.data, apart=apart, **options)
-        rest = pl.DataFrame([raw[name] for name in raw.columns if name not in apart])
+        # By name, and not as a list: a column without a name would get one.
+        rest = pl.DataFrame({name: raw[name] for name in raw.columns if name not in apart})
         found = find_columns(rest, Path(config.data).name, **options)
         return found._replace(columns=replace(found.columns, header=not config.no_header, join=config.join))
     options |= {"split_column": config.split_column, "group": config.group}

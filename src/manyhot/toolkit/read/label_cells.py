@@ -70,7 +70,8 @@ def are_lists(column: pl.Series, source: str, *, asked: bool) -> bool:
     readable = any(_is_literal(cell) for cell in inside["cell"].unique(maintain_order=True).head(1000))
     if not len(outside):
         return readable or not asked
-    if not readable and (asked or len(inside) <= len(outside)):
+    several = bool(inside["cell"].str.contains(r"[,;|\s]").any())
+    if not readable and (asked or not several or len(inside) <= len(outside)):
         return False
     most, (row, cell) = (
         ("a list as in most cells", outside.row(0)) if len(inside) > len(outside) else ("text", inside.row(0))
@@ -104,40 +105,45 @@ def _is_literal(cell: str) -> bool:
     return isinstance(value, list | tuple | set | frozenset | dict)
 
 
-def find_separator(column: pl.Series) -> Separated:
+def find_separator(column: pl.Series, names: Sequence[str] | None = None) -> Separated:
     """Find what separates labels.
 
-    It is what leaves the fewest distinct labels, and parts the cells to labels that recur: where cells come again and
-    again, and no part of one is a cell by itself or the parts are more than the cells, it belongs to the names.
+    Where their names are known, it is what leaves the fewest labels that are neither a name nor a position. Else it is
+    what leaves the fewest distinct labels, and parts the cells to labels that recur: where cells come again and again,
+    the parts are more than the cells, and no part is a cell by itself, it belongs to the names.
     """
-    cells = filled(column).alias("cell")
-    counts = cells.value_counts(name="rows")
-    rows = dict(zip(counts["cell"].to_list(), counts["rows"].to_list(), strict=True))
-    unlike = counts["cell"]
-    whole = set(_one_each(unlike).explode().drop_nulls())
-    recur = 2 * len(whole) <= len(cells)
+    cells = filled(column).alias("cell").value_counts(name="rows")
+    cells = cells.with_columns(label=_unquoted(pl.col("cell")))
+    whole, rows = set(cells["label"]), int(cells["rows"].sum())
+    recur = 2 * len(whole) <= rows
     fits: dict[str, int] = {}
     could: dict[str, int] = {}
     for sep in (*SEPARATORS, *_ASKED_FOR):
-        holding = unlike.filter(unlike.str.contains(sep, literal=True))
-        if not len(holding):
+        if sep in _ASKED_FOR and (fits or names is not None):
+            break
+        has = cells["cell"].str.contains(sep, literal=True)
+        holding = cells.filter(has)
+        if not holding.height:
             continue
-        lists = _stripped(split_cells(holding, sep))
+        lists = _stripped(split_cells(holding["cell"], sep))
         several = lists.list.len() > 1
-        share = sum(rows[cell] for cell in holding.filter(several))
-        if not share or share < 0.01 * len(cells):
+        share = int(holding.filter(several)["rows"].sum())
+        if not share or share < 0.01 * rows:
             continue
-        parts = set(lists.explode().drop_nulls())
-        labels = len(parts | (whole - set(_one_each(holding).explode())))
-        alone = not whole.isdisjoint(lists.filter(several).explode().drop_nulls())
-        explains = not recur or labels <= len(whole) or alone
+        labels = set(lists.explode().drop_nulls().unique()).union(cells.filter(~has)["label"])
+        if names is not None:
+            strange = len(_strange(labels, names))
+            if strange < len(_strange(whole, names)):
+                fits[sep] = strange
+            continue
+        alone = not whole.isdisjoint(lists.filter(several).explode().drop_nulls().unique())
         if sep in _ASKED_FOR:
-            if share >= 0.1 * len(cells) and labels < len(whole) and (alone or 2 * labels <= len(whole)):
-                could[sep] = labels
-        elif explains:
-            fits[sep] = labels
+            if share >= 0.1 * rows and len(labels) < len(whole) and (alone or 2 * len(labels) <= len(whole)):
+                could[sep] = len(labels)
+        elif not recur or len(labels) <= len(whole) or alone:
+            fits[sep] = len(labels)
         else:
-            could[sep] = labels
+            could[sep] = len(labels)
     if fits:
         sep = min(fits, key=lambda name: fits[name])
         return Separated(sep, fits[sep])
@@ -145,6 +151,10 @@ def find_separator(column: pl.Series) -> Separated:
         sep = min(could, key=lambda name: could[name])
         return Separated(None, len(whole), sep, could[sep])
     return Separated(None, len(whole))
+
+
+def _strange(labels: set[str], names: Sequence[str]) -> set[str]:
+    return {label for label in labels.difference(names) if not label.isdecimal()}
 
 
 def split_cells(cells: pl.Series, sep: str) -> pl.Series:
@@ -207,15 +217,16 @@ def _closings(text: str) -> dict[int, int]:
     return found
 
 
-def _one_each(cells: pl.Series) -> pl.Series:
-    """Take each cell for one label."""
-    return _stripped(pl.select(pl.concat_list(pl.lit(cells))).to_series().alias(cells.name))
+def _unquoted(cell: pl.Expr) -> pl.Expr:
+    """Take the quotes off a label that stands in them."""
+    return cell.str.replace(r'^"([^"]*)"$', "$1").str.replace(r"^'([^']*)'$", "$1").str.strip_chars()
 
 
 def _stripped(lists: pl.Series) -> pl.Series:
-    """Trim the items of lists and drop the empty ones; a label in quotes is what is in them."""
+    """Trim the items of lists, take off their quotes, and drop the empty ones."""
     item = pl.element().str.strip_chars()
-    item = item.str.replace(r'^"([^"]*)"$', "$1").str.replace(r"^'([^']*)'$", "$1").str.strip_chars()
+    if lists.explode().str.contains("[\"']").any():
+        item = _unquoted(item)
     return lists.list.eval(item.filter(item != ""))
 
 
@@ -231,7 +242,7 @@ def label_lists(column: pl.Series, source: str, *, as_list: bool, sep: str | Non
     cells = column.cast(pl.String)
     if as_list:
         return _parsed_lists(cells, source)
-    return _one_each(cells) if sep is None else _stripped(split_cells(cells, sep))
+    return _stripped(pl.select(pl.concat_list(pl.lit(cells))).to_series() if sep is None else split_cells(cells, sep))
 
 
 def label_tokens(lists: pl.Series) -> pl.DataFrame:
@@ -248,12 +259,12 @@ class Vectors(NamedTuple):
     example: Any
 
 
-def find_vectors(column: pl.Series, lists: pl.Series, source: str) -> Vectors | None:
+def find_vectors(column: pl.Series, lists: pl.Series | None, source: str) -> Vectors | None:
     """Find that all cells are vectors of 0 and 1 of one length: lists, or text such as 0 1 1 0 or 0110.
 
     Args:
         column: the cells.
-        lists: what `label_lists` makes of them; the items of a list.
+        lists: what `label_lists` makes of them, where they are lists.
         source: the file, for messages.
 
     Raises:
@@ -381,7 +392,8 @@ def _parsed_objects(column: pl.Series, source: str) -> pl.DataFrame | None:
                 )
         records.append({name.strip(): None if number is None else float(number) for name, number in value.items()})
     names = list(dict.fromkeys(name for record in records for name in record))
-    return pl.DataFrame({name: [record.get(name) for record in records] for name in names}) if names else None
+    # Rows of nothing but {} still are rows.
+    return pl.DataFrame({name: [record.get(name) for record in records] for name in names or [column.name]})
 
 
 def _parsed_lists(cells: pl.Series, source: str) -> pl.Series:

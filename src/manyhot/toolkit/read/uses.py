@@ -66,14 +66,14 @@ def why_not(column: pl.Series, kind: str, *, beside_text: bool) -> Use:
     values = cells.n_unique()
     if values == 1:
         return Use(name, "not used", "the same in every row")
-    if are_dates(cells.head(_SAMPLE)):
-        return Use(name, "not used", "dates", "text" if beside_text else "")
-    if are_worded(column) and 2 * values > len(cells):
-        return Use(name, "not used", "text, not named", "text")
     if 2 * cells.cast(pl.Float64, strict=False).count() > len(cells):
         word = cells.filter(cells.cast(pl.Float64, strict=False).is_null()).first()
         if word is not None:
             return Use(name, "not used", f"numbers, and cells such as {shown(word)}: leave those empty")
+    if are_dates(cells.head(_SAMPLE)):
+        return Use(name, "not used", "dates", "text" if beside_text else "")
+    if are_worded(column) and 2 * values > len(cells):
+        return Use(name, "not used", "text, not named", "text")
     if values == len(column):
         return Use(name, "not used", "another code in each row")
     what = "taken for codes" if beside_text else f"too many of {len(cells):,} for a category"
