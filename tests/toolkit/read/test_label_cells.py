@@ -13,7 +13,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.columns import find_columns
 from manyhot.toolkit.read.examples import examples_from_frame, read_examples
 from manyhot.toolkit.read.inputs import read
-from manyhot.toolkit.read.label_cells import find_separator, split_cells
+from manyhot.toolkit.read.separators import find_separator, split_cells
 
 SETS = [{"staff", "price"}, {"food"}, {"place", "food", "price"}, set(), {"staff"}, {"place", "staff"}]
 NAMES = ["food", "place", "price", "staff"]
@@ -266,6 +266,38 @@ def test_splitting_keeps_rows_and_missing_cells():
     assert split_cells(cells, ",").to_list() == [["a (x, y)", " b"], None, [""], ["a", " b"], ["a (x, y)", " b"]]
 
 
+@pytest.mark.parametrize("cells", [["[1,-1,0]", "[0,1,-1]"], ["(1, -100)", "(0, 1)"], ["[1.0, -1.0]", "[0.0, 1.0]"]])
+def test_vectors_with_unknown_cells_are_no_names(cells):
+    if "." in cells[0]:
+        assert "expected a list of labels" in refused(cells * 3)
+    else:
+        assert "got vectors of 0, 1 and -1" in refused(cells * 3)
+
+
+def test_two_separators_in_one_column_are_said():
+    said = trained(["a, b", "a; c", "b", "c"] * 5).said[1]
+    assert said.endswith("; 'a, b' looks like several: write all cells with one separator)")
+
+
+@pytest.mark.parametrize("word", ["nan", "N/A", "-", "?", "NULL", "None"])
+def test_words_for_a_missing_value_are_said(word):
+    (warning,) = trained(["a|b", word, "b", "a"] * 3).warned
+    assert warning.startswith(f"{word!r} is trained as a label, of 3 rows; ")
+
+
+def test_labels_of_one_row_each_are_said():
+    assert (
+        trained([f"a sentence of row {i}" for i in range(9)])
+        .warned[0]
+        .startswith("no label is in two rows; if labels ")
+    )
+
+
+def test_several_fractions_are_no_names():
+    with pytest.raises(InputError, match=r"got text \(text or codes\), labels"):
+        trained(["0.1 0.9", "0.7 0.2"] * 4)
+
+
 # Several columns
 
 
@@ -419,6 +451,9 @@ def test_texts_that_only_repeat_are_no_reason_to_warn():
     pl.DataFrame({"text": ["x y"] * 4, "label": ["p", "q", "p", "q"]}).write_csv("d.csv")
     assert len(read(Config(data="d.csv")).warned) == 1
     pl.DataFrame({"text": ["x y"] * 4 + ["z"], "labels": ["q|p", "p|q", "p|q", "p|q", "p"]}).write_csv("d.csv")
+    assert read(Config(data="d.csv")).warned == []
+    # Where rows have several labels, different ones of the same text are a matter of opinion.
+    pl.DataFrame({"text": ["x y"] * 4 + ["z"], "labels": ["q|p", "p|r", "p", "p|q", "p"]}).write_csv("d.csv")
     assert read(Config(data="d.csv")).warned == []
 
 

@@ -12,7 +12,15 @@ import polars as pl
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.data import Raw, read_file
 from manyhot.toolkit.read.formats import delimited, jsonl
-from manyhot.toolkit.read.formats.files import BLOCK_BYTES, TextFile, check_is_file, empty, kind_of_file, no_rows
+from manyhot.toolkit.read.formats.files import (
+    BLOCK_BYTES,
+    TextFile,
+    check_encoding,
+    check_is_file,
+    empty,
+    kind_of_file,
+    no_rows,
+)
 from manyhot.toolkit.read.formats.matrix import find_matrix
 
 
@@ -57,6 +65,7 @@ def read_batches(
         InputError: what `read_file` raises; a mistake in a row comes after the batches before it, save for JSONL.
     """
     path = Path(path)
+    check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     is_text = kind in (".csv", ".tsv", ".jsonl", ".ndjson")
     is_parquet = kind == ".parquet" and not packing

@@ -6,9 +6,8 @@ understood in another way.
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,31 +19,19 @@ from manyhot.toolkit.read.cells import (
     close_matches,
     counted,
     filled,
-    holds_cells,
-    holds_labels,
-    holds_vectors,
     label_codes,
     listed,
     numbered,
     plain,
-    trimmed,
-    type_name,
     with_points,
 )
-from manyhot.toolkit.read.label_cells import (
-    are_lists,
-    find_separator,
-    find_vectors,
-    holds_objects,
-    label_lists,
-    label_tokens,
-    object_columns,
-)
-from manyhot.toolkit.read.uses import Use, are_worded, is_unnamed, unused_sentences, why_not
+from manyhot.toolkit.read.kinds import ids_of, kinds_of, shares_of
+from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns
+from manyhot.toolkit.read.label_columns import LABEL_NAMES, are_truths, find_label_column, hold_names
+from manyhot.toolkit.read.separators import find_separator
+from manyhot.toolkit.read.uses import Use, are_worded, unused_sentences, why_not
+from manyhot.toolkit.read.vectors import find_vectors
 
-_LABEL_NAMES = ("labels", "label", "tags", "topics", "categories", "classes", "genres", "targets", "y")
-# label1, label_2, tag.3: one of several columns that hold a label each.
-_ONE_OF_SEVERAL = re.compile(r"(?i)(label|tag|topic|category|class|genre|target)s?[\s_.-]?(\d+)")
 _TEXT_NAMES = frozenset(
     ("text", "title", "body", "content", "comment", "review", "description", "abstract", "sentence", "message")
 )
@@ -52,10 +39,6 @@ _TEXT_NAMES = frozenset(
 _HEADINGS = frozenset(("subject", "headline", "heading", "summary", "caption"))
 _CATEGORY_VALUES = 50
 _SAMPLE = 10_000
-_TRUTHS = ("0", "1", "0.0", "1.0", "true", "false")
-_COMMA = r"^[+-]?(?:0|[1-9]\d*)?(?:,\d+)?(?:[eE][+-]?\d+)?$"
-_THOUSANDS = r"^[+-]?[1-9]\d{0,2}(?:,\d{3})*$"
-_FRACTION = r"^[+-]?\d*[.,]\d+(?:[eE][+-]?\d+)?$"
 _KIND_WORDS = {"01": "0/1", "number": "numeric", "string": "text or codes", "empty": "empty", "list": "list"} | {
     "vector": "list of numbers",
     "comma": "numeric, with a decimal comma",
@@ -144,18 +127,18 @@ def find_columns(
         labels = counted_off(frame.columns, num_labels, source)
     named = [*(text or ()), *(features or ()), *(labels or ())]
     check_named(frame.columns, source, named)
-    kinds = _kinds(frame)
+    kinds = kinds_of(frame)
     free = [name for name in frame.columns if name not in named]
 
     label_columns = (
         list(labels)
         if labels
-        else _find_label_column(frame, source, kinds, free, zero_or_one=one_class or label_names is not None)
+        else find_label_column(frame, source, kinds, free, zero_or_one=one_class or label_names is not None)
     )
     free = [name for name in free if name not in label_columns]
     commas = [name for name, kind in kinds.items() if kind == "comma" and label_columns != [name]]
     points, kinds = with_points(frame, commas), kinds | dict.fromkeys(commas, "number")
-    ids = _ids(points, kinds)
+    ids = ids_of(points, kinds)
     if text is None:
         can_be_text = [name for name in free if kinds[name] == "string"] if features is None else []
         text = _find_text(frame, can_be_text)
@@ -256,184 +239,10 @@ def _is_feature(column: pl.Series, kind: str) -> bool:
     return values <= _CATEGORY_VALUES and 2 * values <= len(column)
 
 
-def _kinds(frame: pl.DataFrame) -> dict[str, str]:
-    """Say of each column what it can be: list, vector, 01, number, string, empty or, for other types, their name."""
-    kinds: dict[str, str] = {}
-    for name, dtype in frame.schema.items():
-        if holds_labels(dtype) and isinstance(dtype, pl.List):
-            kinds[name] = "list"
-        elif holds_cells(dtype):
-            kinds[name] = "string" if dtype == pl.String else "number"
-        elif holds_vectors(dtype):
-            kinds[name] = "vector"
-        elif holds_objects(dtype):
-            kinds[name] = "object"
-        else:
-            kinds[name] = type_name(dtype)
-    strings = [name for name, kind in kinds.items() if kind == "string"]
-    typed = [name for name, kind in kinds.items() if kind == "number"]
-    numbers = _where(frame, strings, _all_numbers)
-    # Trimming costs as much as parsing, and few columns need it.
-    numbers += _where(frame, sorted(set(strings) - set(numbers)), lambda cell: _all_numbers(trimmed(cell)))
-    kinds |= dict.fromkeys(numbers, "number")
-    commas = _where(frame, [name for name in strings if name not in numbers], lambda cell: _all(cell, _COMMA))
-    commas = [name for name in commas if frame[name].str.contains(",", literal=True).any()]
-    unsure = _where(frame, commas, lambda cell: _all(cell, _THOUSANDS))
-    # Where another column has a decimal comma beyond doubt, that is how this file writes numbers.
-    kinds |= dict.fromkeys(commas, "comma") | dict.fromkeys(unsure if commas == unsure else (), "thousands")
-    kinds |= dict.fromkeys(_where(frame, strings, _all_truths), "01")
-    kinds |= dict.fromkeys(_where(frame, typed, lambda cell: cell.cast(pl.Float64).is_in([0.0, 1.0]).all()), "01")
-    empty = _where(frame, strings, lambda cell: trimmed(cell).is_null().all())
-    return kinds | dict.fromkeys(
-        [*empty, *(name for name in typed if frame[name].null_count() == frame.height)], "empty"
-    )
-
-
-def _where(frame: pl.DataFrame, names: Sequence[str], question: Callable[[pl.Expr], pl.Expr]) -> list[str]:
-    """List the columns for which the answer is yes; the first rows settle most, the others are read as a whole."""
-    for part in (frame.head(100), frame):
-        cells = numbered(part, names)
-        answers = cells.select(question(pl.col(column)) for column in cells.columns)
-        names = [name for position, name in enumerate(names) if answers[str(position)][0]]
-    return list(names)
-
-
-def _all_numbers(text: pl.Expr) -> pl.Expr:
-    number = text.cast(pl.Float64, strict=False).is_not_null()
-    # 007 is a code: as a number it would be the same as 7.
-    code = text.str.starts_with("0") & (text.str.len_bytes() > 1)
-    for fraction in ("0.", "0e", "0E"):
-        code &= ~text.str.starts_with(fraction)
-    return ((number & ~code) | text.is_null() | (text == "")).all()
-
-
-def _all(text: pl.Expr, pattern: str) -> pl.Expr:
-    cell = trimmed(text)
-    return (cell.str.contains(pattern) | cell.is_null()).all()
-
-
-def _all_truths(cell: pl.Expr) -> pl.Expr:
-    return trimmed(cell).str.to_lowercase().is_in(_TRUTHS).all()
-
-
-def _shares(frame: pl.DataFrame, names: Sequence[str]) -> list[str]:
-    """List the numeric columns with no value below 0 or above 1."""
-    return _where(frame, names, lambda cell: cell.cast(pl.Float64, strict=False).is_between(0, 1).all())
-
-
 def _looks_like_text(column: pl.Series) -> bool:
     """Tell sentences from codes, names of classes and dates by the first cells."""
     cells = filled(column.head(_SAMPLE))
     return 2 * cells.n_unique() > len(cells) and are_worded(column)
-
-
-def _ids(frame: pl.DataFrame, kinds: dict[str, str]) -> dict[str, str]:
-    """Find the columns that only tell rows apart, and say how that shows."""
-    numbers = [name for name, kind in kinds.items() if kind in ("number", "01")]
-    unnamed = _where(
-        frame, [name for name in numbers if is_unnamed(name)], lambda cell: cell.is_unique().all() & _whole(cell).all()
-    )
-    numbers = [name for name in numbers if kinds[name] == "number"]
-    named = [name for name in numbers if re.fullmatch(r"id|index|row|.*_id", name.lower())]
-    # One or two rows count up by chance.
-    counting = (
-        _where(frame, numbers, lambda cell: (cell.cast(pl.Float64, strict=False).diff() == 1).sum() == pl.len() - 1)
-        if frame.height > 2
-        else []
-    )
-    return (
-        dict.fromkeys(unnamed, "unnamed, and another number in each row")
-        | dict.fromkeys(named, "an id by its name")
-        | dict.fromkeys(counting, "counts the rows")
-    )
-
-
-def _whole(cell: pl.Expr) -> pl.Expr:
-    """Say which cells are whole numbers; missing ones are."""
-    return cell.cast(pl.String).str.strip_chars().str.contains(r"^[+-]?\d*$") | cell.is_null()
-
-
-def _find_label_column(
-    frame: pl.DataFrame, source: str, kinds: dict[str, str], free: Sequence[str], *, zero_or_one: bool
-) -> list[str]:
-    """Find the one column of label sets; what has a telling name goes before what is only a list.
-
-    Or several columns of one name and a number, with a label each.
-    """
-    # With a file of label names, 0 and 1 are positions in it; where each row has one class, they are two classes.
-    last = ("number", "empty", "01") if zero_or_one else ("number", "empty")
-    named = [name for name in free if name.lower() in _LABEL_NAMES]
-    objects = [name for name in free if kinds[name] == "object"]
-    pools = (
-        [name for name in named if kinds[name] == "list" or _are_truths(frame[name])],
-        [name for name in named if kinds[name] in ("string", "comma", "thousands") and not _are_fractions(frame[name])],
-        [name for name in objects if name.lower() in ("cats", *_LABEL_NAMES)],
-        _one_of_several(frame, kinds, free),
-        [name for name in free if kinds[name] == "list"],
-        [name for name in objects if _are_truths(frame[name])],
-        # A fraction is no label's name.
-        _where(frame, [name for name in named if kinds[name] in last], lambda cell: _whole(cell).all()),
-    )
-    for position, pool in enumerate(pools):
-        if len(pool) > 1 and position != 3:
-            options = " or ".join(f"--labels {name}" for name in pool)
-            raise InputError(f"{source}: expected one column of labels, got {listed(pool)}; say which: {options}")
-        if pool:
-            _refuse_coordinate(source, kinds, pool, free)
-            return pool
-    return []
-
-
-def _refuse_coordinate(source: str, kinds: dict[str, str], labels: Sequence[str], free: Sequence[str]) -> None:
-    """Refuse to choose between numbers in a column y, which may be half of a place, and columns of 0 and 1."""
-    truths = [name for name in free if kinds[name] == "01" and name not in labels]
-    if [name.lower() for name in labels] == ["y"] and kinds[labels[0]] in ("number", "comma") and len(truths) > 1:
-        raise InputError(
-            f"{source}: expected one column of labels or 0/1 columns, got numbers in {labels[0]} and the 0/1 columns "
-            f"{listed(truths)}; say which: --labels {labels[0]} or --labels {','.join(truths[:12])}"
-        )
-
-
-def _are_truths(column: pl.Series) -> bool:
-    """Say whether lists or objects hold nothing but 0 and 1, as fractions or truths."""
-    if isinstance(column.dtype, pl.Struct):
-        return all(bool(part.cast(pl.Float64).is_in([0.0, 1.0]).all()) for part in column.struct.unnest())
-    if not isinstance(column.dtype, pl.List) or not (column.dtype.inner.is_float() or column.dtype.inner == pl.Boolean):
-        return False
-    items = column.explode().drop_nulls().cast(pl.Float64)
-    return len(items) > 0 and bool(items.is_in([0.0, 1.0]).all())
-
-
-def _are_fractions(column: pl.Series) -> bool:
-    """Say whether most cells are numbers with a fraction, whatever the others are."""
-    cells = filled(column)
-    dots = cells.str.contains(_FRACTION) & (cells.str.contains(".", literal=True) | cells.str.starts_with("-"))
-    return 2 * dots.sum() > len(cells)
-
-
-def _one_of_several(frame: pl.DataFrame, kinds: dict[str, str], free: Sequence[str]) -> list[str]:
-    """Find label1, label2, label3: two columns or more of one stem with a number, that hold names or whole numbers."""
-    stems: dict[str, list[str]] = {}
-    for name in free:
-        if match := _ONE_OF_SEVERAL.fullmatch(name):
-            stems.setdefault(match[1].lower(), []).append(name)
-    for names in stems.values():
-        if len(names) > 1 and _hold_names(frame, kinds, names):
-            return names
-    return []
-
-
-def _hold_names(frame: pl.DataFrame, kinds: dict[str, str], names: Sequence[str]) -> bool:
-    """Say whether several columns hold names of labels, and not one 0 or 1 of their own each."""
-    held = [name for name in names if kinds[name] != "empty"]
-    if not held or any(kinds[name] not in ("string", "number", "01") for name in held):
-        return False
-    numbers = [name for name in held if kinds[name] != "string"]
-    if len(_where(frame, numbers, lambda cell: _whole(cell).all())) < len(numbers):
-        return False
-    if numbers == held:
-        return all(kinds[name] == "number" for name in held)
-    return not any(bool(filled(frame[name]).str.to_lowercase().is_in(_TRUTHS).any()) for name in held)
 
 
 def _find_indicators(
@@ -442,15 +251,15 @@ def _find_indicators(
     """Find the 0/1 columns that are labels, beside text else those of shares; `alone` where they may be features."""
     truths = [name for name in free if kinds[name] == "01"]
     if len(truths) < 2 and not alone:
-        shares = set(_shares(frame, [name for name in free if kinds[name] == "number"]))
+        shares = set(shares_of(frame, [name for name in free if kinds[name] == "number"]))
         truths = [name for name in free if name in shares or kinds[name] == "01"]
     if len(truths) < 2:
         raise InputError(
-            f"{source}: expected a list column, a column named {', '.join(_LABEL_NAMES)}, or two or more 0/1 columns "
+            f"{source}: expected a list column, a column named {', '.join(LABEL_NAMES)}, or two or more 0/1 columns "
             f"as labels, got {_described(kinds)}; name them: --labels COLUMN or --labels COLUMN,COLUMN"
         )
     if alone:
-        ids = set(_ids(frame, kinds))
+        ids = set(ids_of(frame, kinds))
         numeric = [name for name in free if kinds[name] in ("01", "number") and name not in ids]
         in_block = truths in (numeric[: len(truths)], numeric[-len(truths) :])
         if not in_block or len(numeric) == len(truths):
@@ -472,7 +281,7 @@ def how_labels_are_written(
     one_class: bool,
 ) -> tuple[str, str | None, str]:
     """Say how labels are written: the format, the separator and a remark for the reader."""
-    if len(names) > 1 and label_names is None and _hold_names(frame, kinds, names):
+    if len(names) > 1 and label_names is None and hold_names(frame, kinds, names):
         return _how_joined(frame, source, names, sep)
     if len(names) > 1:
         if sep is not None or label_names is not None:
@@ -482,7 +291,7 @@ def how_labels_are_written(
                 f"one label each; leave {option} out or name one column: --labels COLUMN"
             )
         numbers = [name for name in names if kinds[name] == "number"]
-        if numbers and _shares(frame, numbers) == numbers:
+        if numbers and shares_of(frame, numbers) == numbers:
             return "shares", None, f"{len(names)} columns of shares from 0 to 1; a half or more is a label"
         return "indicator", None, f"{len(names)} columns of 0 and 1"
     (name,) = names
@@ -499,7 +308,7 @@ def how_labels_are_written(
             option = "--label-sep" if sep is not None else "--label-names"
             raise InputError(f"{where}: expected text or lists with {option}, got objects; leave {option} out")
         return "objects", None, f"objects, {counted(objects.width, 'label')}"
-    if not isinstance(column.dtype, pl.List) or not _are_truths(column):
+    if not isinstance(column.dtype, pl.List) or not are_truths(column):
         check_holds_labels(column, source)
     as_list = are_lists(column, source, asked=sep is not None)
     if as_list and sep is not None:
@@ -520,6 +329,8 @@ def how_labels_are_written(
         sep = found.sep
         if found.else_sep is not None:
             remark = f"; --label-sep {shlex.quote(found.else_sep)} would make them {found.else_labels:,}"
+        if found.still is not None:
+            remark = f"; {shown(found.still)} looks like several: write all cells with one separator"
     lists = label_lists(column, source, as_list=False, sep=sep) if lists is None else lists
     tokens = label_tokens(lists)
     names_found = tokens["token"].unique()

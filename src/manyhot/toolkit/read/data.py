@@ -16,6 +16,7 @@ from manyhot.toolkit.read.formats.delimited import read_delimited
 from manyhot.toolkit.read.formats.files import (
     FORMATS,
     POLARS_ERRORS,
+    check_encoding,
     check_is_file,
     kind_of_file,
     no_rows,
@@ -51,6 +52,7 @@ def read_file(path: str | Path, *, header: bool = True, encoding: str | None = N
         InputError: the file is missing, empty, damaged, of another format or not of the format its name says.
     """
     path = Path(path)
+    check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     matrix = find_matrix(path)
     if matrix is not None:

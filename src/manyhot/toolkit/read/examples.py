@@ -29,7 +29,8 @@ from manyhot.toolkit.read.cells import (
 )
 from manyhot.toolkit.read.columns import Columns, joined
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, read_file
-from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns, read_vectors
+from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns
+from manyhot.toolkit.read.vectors import read_vectors
 
 KINDS = {
     "table": "a table (CSV, TSV, JSONL, Parquet, ARFF)",

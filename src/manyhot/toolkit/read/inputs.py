@@ -35,6 +35,10 @@ PARTS = {
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# Where more rows than this have several labels, a row is not one label of its text.
+SEVERAL = 0.1
+# Labels that are none, in any case, as pandas, R, SQL and people write them.
+_MISSING = frozenset(("nan", "na", "n/a", "#n/a", "<na>", "null", "none", "?", "-", "nil", "unknown", "missing"))
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,6 @@ def read(config: Config) -> Training:
     source = Path(config.data).name
     if config.no_header and not is_delimited(config.data):
         raise InputError(f"{source}: expected a CSV or TSV file with --no-header, got another format; leave it out")
-    if config.encoding is not None:
-        _check_encoding(config.encoding, source)
     raw = read_file(config.data, header=not config.no_header, encoding=config.encoding)
     apart = _set_apart(raw, config, source)
     if config.join and not isinstance(raw, pl.DataFrame | Relation):
@@ -89,13 +91,14 @@ def read(config: Config) -> Training:
         if config.split_column is not None:
             parts = {name: joined_rows(part) for name, part in parts.items()}
         said.append(f"joined: {before:,} rows to {examples.rows:,}, each with the labels of all its rows")
-    elif examples.texts is not None:
+    elif examples.texts is not None and (np.diff(examples.targets.indptr) > 1).mean() < SEVERAL:
         texts, stand = count_repeated(examples)
         if texts:
             warned.append(
                 f"{counted(texts, 'text')} stand{'s' if texts == 1 else ''} in several rows with different labels "
                 f"({stand:,} rows); if each row is one label of its text, --join joins them"
             )
+    warned += _suspicious(examples, columns)
     dropped = 0
     if config.drop_unlabelled:
         examples, dropped = drop_unlabelled(examples)
@@ -120,15 +123,23 @@ def read(config: Config) -> Training:
     return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said, warned, uses)
 
 
-def _check_encoding(encoding: str, source: str) -> None:
-    """Refuse an encoding of no such name, and one of what is no text."""
-    try:
-        "".encode(encoding)
-    except (LookupError, UnicodeError):
-        raise InputError(
-            f"{source}: expected an encoding such as windows-1252, latin-1, gb18030 or utf-16, got {shown(encoding)}; "
-            "name another --encoding"
-        ) from None
+def _suspicious(examples: Examples, columns: Columns) -> list[str]:
+    """Say of label cells what may be none: words for a missing value, and labels of which no two rows have the same."""
+    if columns.label_format not in ("list", "separated", "joined"):
+        return []
+    counts = label_counts(examples.targets).astype(int)
+    warned = [
+        f"{shown(name)} is trained as a label, of {counted(int(counts[i]), 'row')}; where it says that there is none, "
+        "leave the cell empty"
+        for i, name in enumerate(examples.label_names)
+        if name.lower() in _MISSING
+    ]
+    if len(counts) > 1 and counts.max() == 1 and examples.rows > 2:
+        warned.append(
+            f"no label is in two rows; if {listed(columns.labels)} holds something else, name the labels with --labels "
+            "or what separates them with --label-sep"
+        )
+    return warned
 
 
 def _set_apart(raw: Raw, config: Config, source: str) -> dict[str, pl.Series]:

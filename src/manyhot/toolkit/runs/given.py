@@ -31,7 +31,7 @@ def texts_of(data: Any) -> list[str] | None:
 
 def _with_gaps(cells: list[Any]) -> list[str] | None:
     """Make a missing cell, None or NaN, an empty text; None where some cell is neither that nor text."""
-    texts = ["" if cell is None or cell != cell or str(cell) == "<NA>" else cell for cell in cells]
+    texts = [cell if isinstance(cell, str) or str(cell) not in ("None", "nan", "<NA>") else "" for cell in cells]
     return texts if all(isinstance(text, str) for text in texts) else None
 
 

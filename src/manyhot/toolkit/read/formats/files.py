@@ -32,6 +32,22 @@ _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "ut
 MAX_ROW_BYTES = 2**28
 
 
+def check_encoding(path: Path, encoding: str | None) -> None:
+    """Refuse an encoding of no such name, one of what is no text, and any for a file that is no text."""
+    if encoding is None:
+        return
+    kind, _ = kind_of_file(path)
+    if kind in (".parquet", ".npz", ".npy", ""):
+        raise InputError(f"{path}: expected a text file with --encoding, got another; leave --encoding out")
+    try:
+        "".encode(encoding)
+    except (LookupError, UnicodeError):
+        raise InputError(
+            f"{path}: expected an encoding such as windows-1252, latin-1, gb18030 or utf-16, got {encoding!r}; name "
+            "another --encoding"
+        ) from None
+
+
 def check_is_file(path: Path) -> None:
     """Refuse a path that is no file, and say which file may have been meant."""
     if path.is_file():
