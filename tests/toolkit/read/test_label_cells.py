@@ -274,12 +274,16 @@ def test_vectors_with_unknown_cells_are_no_names(cells):
         assert "got vectors of 0, 1 and -1" in refused(cells * 3)
 
 
+def test_lists_in_quotes_are_no_names():
+    assert "expected a list, got \"['a', 'b']\" in quotes" in refused(["\"['a', 'b']\"", "\"['b']\""] * 3)
+
+
 def test_two_separators_in_one_column_are_said():
     said = trained(["a, b", "a; c", "b", "c"] * 5).said[1]
     assert said.endswith("; 'a, b' looks like several: write all cells with one separator)")
 
 
-@pytest.mark.parametrize("word", ["nan", "N/A", "-", "?", "NULL", "None"])
+@pytest.mark.parametrize("word", ["nan", "N/A", "-", "?", "NULL", "None", "-1"])
 def test_words_for_a_missing_value_are_said(word):
     (warning,) = trained(["a|b", word, "b", "a"] * 3).warned
     assert warning.startswith(f"{word!r} is trained as a label, of 3 rows; ")
@@ -334,6 +338,16 @@ def test_a_wrong_word_in_a_column_of_0_and_1_is_still_named():
     )
     with pytest.raises(InputError, match="row 3, column 'b': expected 0 or 1, got 'yse'"):
         read(Config(data="d.csv", labels=("a", "b")))
+
+
+@pytest.mark.parametrize("words", [("yes", "no"), ("Y", "N"), ("x", "X"), ("✓", "-")])
+def test_yes_and_no_are_no_names(words):
+    table = {"text": TEXTS, "label1": [*words] * 3, "label2": [words[0]] * 6}
+    pl.DataFrame(table).write_csv("d.csv")
+    with pytest.raises(InputError, match="expected a list column"):
+        read(Config(data="d.csv"))
+    with pytest.raises(InputError, match="column 'label1': expected 0 or 1"):
+        read(Config(data="d.csv", labels=("label1", "label2")))
 
 
 # Numbers

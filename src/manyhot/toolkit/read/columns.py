@@ -28,6 +28,7 @@ from manyhot.toolkit.read.cells import (
 from manyhot.toolkit.read.kinds import ids_of, kinds_of, shares_of
 from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns
 from manyhot.toolkit.read.label_columns import LABEL_NAMES, are_truths, find_label_column, hold_names
+from manyhot.toolkit.read.literals import is_literal
 from manyhot.toolkit.read.separators import find_separator
 from manyhot.toolkit.read.uses import Use, are_worded, unused_sentences, why_not
 from manyhot.toolkit.read.vectors import find_vectors
@@ -328,12 +329,15 @@ def how_labels_are_written(
         found = find_separator(column, label_names)
         sep = found.sep
         if found.else_sep is not None:
-            remark = f"; --label-sep {shlex.quote(found.else_sep)} would make them {found.else_labels:,}"
+            typed = {"\n": r"$'\n'", "\t": r"$'\t'"}.get(found.else_sep) or shlex.quote(found.else_sep)
+            remark = f"; --label-sep {typed} would make them {found.else_labels:,}"
         if found.still is not None:
             remark = f"; {shown(found.still)} looks like several: write all cells with one separator"
     lists = label_lists(column, source, as_list=False, sep=sep) if lists is None else lists
     tokens = label_tokens(lists)
     names_found = tokens["token"].unique()
+    if not as_list and (inside := [name for name in names_found if name[0] in "[({" and is_literal(name)]):
+        raise InputError(f"{where}: expected a list, got {shown(inside[0])} in quotes; write it without them")
     if names_found.is_empty():
         raise InputError(f"{where}: expected labels, got only empty cells; name another column: --labels COLUMN")
     by_position = (

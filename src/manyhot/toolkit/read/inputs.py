@@ -38,7 +38,9 @@ PARTS = {
 # Where more rows than this have several labels, a row is not one label of its text.
 SEVERAL = 0.1
 # Labels that are none, in any case, as pandas, R, SQL and people write them.
-_MISSING = frozenset(("nan", "na", "n/a", "#n/a", "<na>", "null", "none", "?", "-", "nil", "unknown", "missing"))
+_MISSING = frozenset(
+    ("nan", "na", "n/a", "#n/a", "<na>", "null", "none", "?", "-", "nil", "unknown", "missing", "-1", "-100")
+)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from manyhot.toolkit.read.kinds import TRUTHS, where, whole
 LABEL_NAMES = ("labels", "label", "tags", "topics", "categories", "classes", "genres", "targets", "y")
 # label1, label_2, tag.3: one of several columns that hold a label each.
 _ONE_OF_SEVERAL = re.compile(r"(?i)(label|tag|topic|category|class|genre|target)s?[\s_.-]?(\d+)")
+_YES_NO = ("yes", "no", "y", "n", "t", "f", "x", "on", "off", "pos", "neg", "positive", "negative", "✓", "✔", "✗", "-")
 _FRACTIONS = r"^(?:[+-]?\d*\.\d+(?:[eE][+-]?\d+)?[\s,;|]*)+$|^-?\d*,\d+$"
 
 
@@ -99,4 +100,8 @@ def hold_names(frame: pl.DataFrame, kinds: dict[str, str], names: Sequence[str])
         return False
     if numbers == held:
         return all(kinds[name] == "number" for name in held)
-    return not any(bool(filled(frame[name]).str.to_lowercase().is_in(TRUTHS).any()) for name in held)
+    words = [filled(frame[name]).str.to_lowercase() for name in held]
+    # Yes, no and a cross say whether a row has the label that the column is named after.
+    return not any(cells.is_in(TRUTHS).any() for cells in words) and not all(
+        cells.is_in(_YES_NO).all() for cells in words
+    )

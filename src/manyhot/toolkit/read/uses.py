@@ -88,7 +88,9 @@ def unused_sentences(unused: Sequence[Use], text: Sequence[str], features: Seque
     said = []
     for (why, adds), names in groups.items():
         option = advice(names, adds, text, features)
-        said.append(f"not used: {listed(names)}: {why}" + (f"; {option}" if option else ""))
+        said.append(
+            f"not used: {listed([name or shown(name) for name in names])}: {why}" + (f"; {option}" if option else "")
+        )
     return said
 
 
