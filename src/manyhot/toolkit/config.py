@@ -46,6 +46,8 @@ class Config:
     group: str | None = None
     uncertain: str | None = None
     drop_unlabelled: bool = False
+    join: bool = False
+    encoding: str | None = None
     task: str = "multilabel"
     model: str = "linear"
     device: str = "auto"
@@ -106,11 +108,11 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain")
+    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
     for key in (*texts, "task", "model", "device", "loss", "decision", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
-    for key in ("drop_unlabelled", "no_header", "no_rows", "fine_tune"):
+    for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
     for key in ("test", "valid"):

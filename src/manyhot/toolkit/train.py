@@ -38,6 +38,7 @@ from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.read.data import files_of
 from manyhot.toolkit.read.inputs import Training, read
+from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find
 from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.runs.evaluate import Aligned, align
@@ -51,11 +52,13 @@ SAMPLE = 16
 class Listener:
     """What hears of progress; the command prints it, tests and Python callers may ignore it.
 
+    `on_columns` hears what each column is used as, or why it is not.
     `progress` hears what is being fitted, about which share of the training is done, and the mean loss.
     """
 
     say: Callable[[str], None] = lambda text: None
     warn: Callable[[str], None] = lambda text: None
+    on_columns: Callable[[list[Use]], None] = lambda uses: None
     on_step: Callable[[Step], None] = lambda step: None
     progress: Callable[[str, float, float], None] = lambda what, share, value: None
 
@@ -187,8 +190,11 @@ def _planned(
     config: Config, listener: Listener, checkpoint: Checkpoint, *, sample: bool = False
 ) -> tuple[Training, Features, DesignMatrix, np.ndarray, Learner]:
     training, encoder = read(config), read_encoder(config)
+    listener.on_columns(training.uses)
     for sentence in training.said:
         listener.say(sentence)
+    for sentence in training.warned:
+        listener.warn(sentence)
     rows = training.train
     if encoder is None:
         features, X = Features.fit_transform(rows)

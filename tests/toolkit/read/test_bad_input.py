@@ -217,7 +217,11 @@ TRAINING = {
         ),
     ],
     "non-UTF-8 text": [
-        ({name: content + b"\xe9\n"}, None, f"{name}, line {line}: expected UTF-8 text, got the byte 0xe9; save it as")
+        (
+            {name: content + b"\xe9\n"},
+            None,
+            f"{name}, line {line}: expected UTF-8 text, got the byte 0xe9; say how it is",
+        )
         for name, content, line in (
             ("d.csv", b"text,labels\na b,x\nc d,", 3),
             ("d.tsv", b"text\tlabels\na b\tx\nc d\t", 3),

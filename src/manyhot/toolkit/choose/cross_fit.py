@@ -49,8 +49,8 @@ SHARES = tuple(np.geomspace(0.25, 4, 33))
 class Fold(NamedTuple):
     """Rows to fit on and rows held out, which of each belong together (None: none do), and which rows these are.
 
-    Targets are bool, or int8 with -1 where nobody knows. `rows` and `rows_held` are positions in the rows they were taken
-    from; None where it is all of these.
+    Targets are bool, or int8 with -1 where nobody knows. `rows` and `rows_held` are positions in the rows they were
+    taken from; None where it is all of these.
     """
 
     X: DesignMatrix

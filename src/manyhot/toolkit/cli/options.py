@@ -28,6 +28,12 @@ LabelNames = Annotated[
     str | None, typer.Option(metavar="FILE", help="Names of labels, one a line; cells may hold their numbers from 0.")
 ]
 NoHeader = Annotated[bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")]
+Encoding = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of text that is not UTF-8, such as windows-1252 or gb18030.")
+]
+Join = Annotated[
+    bool | None, typer.Option("--join", help="Rows of one text, with a label each, are one row with all of them.")
+]
 SplitColumn = Annotated[
     str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from manyhot.toolkit.cli.failing import failing_clearly
-from manyhot.toolkit.cli.options import Data, Json
+from manyhot.toolkit.cli.options import Data, Encoding, Json
 from manyhot.toolkit.cli.terminal import predicting, print_json, say
 
 
@@ -17,6 +17,7 @@ def predict(
     keep: Annotated[
         str | None, typer.Option(metavar="COLS", help="Columns of DATA to write too, commas between; all for all.")
     ] = None,
+    encoding: Encoding = None,
     as_json: Json = False,
 ) -> None:
     """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
@@ -27,7 +28,7 @@ def predict(
         check_output(out, data)
         columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
         with predicting() as progress:
-            rows = write_predictions(out, load_run(run), data, keep=columns, progress=progress)
+            rows = write_predictions(out, load_run(run), data, keep=columns, encoding=encoding, progress=progress)
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:

@@ -14,6 +14,7 @@ from rich.text import Text
 from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, written
 
 if TYPE_CHECKING:
+    from manyhot.toolkit.read.uses import Use
     from manyhot.toolkit.runs.predictions import Progress
     from manyhot.toolkit.train import Listener, Trained
 
@@ -152,6 +153,16 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
             cells.append(written(key, metrics[key]))
         table.add_row(title, *cells)
     return table
+
+
+def print_columns(uses: "list[Use]") -> None:
+    """Print what each column is used as, or why it is not, a row a column."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("column", "used as", ""):
+        table.add_column(title, overflow="fold")
+    for use in uses:
+        table.add_row(*map(Text, (use.column, use.role, use.why)))
+    Console(soft_wrap=True).print(table)
 
 
 def rows_inside(rows: int) -> str:

@@ -1,6 +1,7 @@
 """`manyhot train`."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +10,9 @@ from manyhot.toolkit.cli.options import (
     ConfigFile,
     Device,
     DropUnlabelled,
+    Encoding,
     Group,
+    Join,
     Json,
     LabelNames,
     Labels,
@@ -28,7 +31,7 @@ from manyhot.toolkit.cli.options import (
     Valid,
     options_of,
 )
-from manyhot.toolkit.cli.terminal import listening, print_json, print_result, rows_inside, say
+from manyhot.toolkit.cli.terminal import listening, print_columns, print_json, print_result, rows_inside, say
 
 
 def train(
@@ -43,6 +46,8 @@ def train(
     label_sep: LabelSep = None,
     label_names: LabelNames = None,
     no_header: NoHeader = None,
+    encoding: Encoding = None,
+    join: Join = None,
     split_column: SplitColumn = None,
     group: Group = None,
     uncertain: Uncertain = None,
@@ -91,12 +96,16 @@ def train(
         from manyhot.toolkit.train import train as run_training
 
         settings = make_config(config, set_ or [], options_of(context))
+        uses: list[Any] = []
         with listening() as listener:
+            listener = replace(listener, on_columns=uses.extend)
             trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
         if trained is None:
-            say("dry run: nothing written")
             if as_json:
-                print_json({"dry_run": True})
+                print_json({"dry_run": True, "columns": [use._asdict() for use in uses]})
+            elif uses:
+                print_columns(uses)
+            say("dry run: nothing written")
             return
         if as_json:
             print_json({"run": str(trained.path), **trained.run.info, **trained.metrics})

@@ -83,6 +83,8 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
                 raise InputError(f"{test.source}: expected at least one row with labels to measure on; got none.")
         for sentence in training.said:
             listener.say(sentence)
+        for sentence in training.warned:
+            listener.warn(sentence)
         seeds = [config.seed + i for i in range(comparison.seeds if config.model in RANDOM else 1)]
         if comparison.seeds > len(seeds):
             listener.say("linear fits are the same for every seed: one is enough")

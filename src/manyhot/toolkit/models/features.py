@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ DesignMatrix = Any
 # Words, and beside them pairs of words at half weight, each block with rows of length 1. benchmarks/defaults.py chose
 # the weight on training rows; in one joint block the many pairs of a long text would push its words down. A pair must
 # be in 5 texts: with 3, Reuters has twice as many, and fitting takes as much longer.
-WORDS = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b", "sublinear_tf": True}
+WORDS = {"analyzer": "word", "sublinear_tf": True}
 PAIR_WEIGHT = 0.5
 MIN_DF = 2
 PAIR_MIN_DF = 5
@@ -315,6 +315,28 @@ class Features:
         )
 
 
+@cache
+def token_pattern() -> str:
+    """Write what a word is: letters, digits and the marks that belong to them; or one emoji.
+
+    Most scripts of India and South-East Asia write vowels as marks, Arabic and Hebrew may, and a joiner stands within
+    words. `\\w` has none of these, and cuts a word at each. The marks are written out, as patterns have no name
+    for them; a run keeps the pattern it was fitted with. Of an emoji of several characters each is a token, without the
+    marks for its colour and style; two letters of a flag are one.
+    """
+    # Marks beyond are of scripts that nobody writes today, or select variants of characters of China and Japan.
+    marks = [i for i in (*range(0x300, 0x3100), *range(0xA000, 0x1F000)) if unicodedata.category(chr(i))[0] == "M"]
+    marks += [0x200C, 0x200D]
+    ends = [i for i, mark in enumerate(marks) if i + 1 == len(marks) or marks[i + 1] != mark + 1]
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    inside = "".join(
+        chr(marks[i]) if i == j else f"{chr(marks[i])}-{chr(marks[j])}" for i, j in zip(starts, ends, strict=True)
+    )
+    emoji = "\u2600-\u27bf\u231a\u231b\u23e9-\u23fa\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa"
+    emoji += "\U0001f400-\U0001faff"
+    return rf"\w+(?:[{inside}]+\w*)*|[\U0001f1e6-\U0001f1ff]{{2}}|[{emoji}]"
+
+
 def _fit_blocks(texts: list[str]) -> list[tuple[TextBlock, sp.csr_array]]:
     """Fit the blocks that texts have terms for, and count these in the same pass."""
     few = len(texts) < FEW_ROWS
@@ -323,10 +345,11 @@ def _fit_blocks(texts: list[str]) -> list[tuple[TextBlock, sp.csr_array]]:
     if writes_without_spaces(texts):
         kinds = [(CHARACTERS | limits, 1.0)]
     else:
+        words = WORDS | {"token_pattern": token_pattern()}
         pair_limits = limits | {"min_df": 1 if few else PAIR_MIN_DF}
         kinds = [
-            (WORDS | {"ngram_range": (1, 1)} | limits, 1.0),
-            (WORDS | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
+            (words | {"ngram_range": (1, 1)} | limits, 1.0),
+            (words | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
         ]
     fitted = []
     for (kind, weight), counted in zip(kinds, count_terms(texts, [kind for kind, _ in kinds]), strict=True):

@@ -17,10 +17,11 @@ import scipy.sparse as sp
 
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.cells import counted, listed
-from manyhot.toolkit.read.columns import Columns, check_named, counted_off, how_labels_are_written
+from manyhot.toolkit.read.columns import Columns, Found, check_named, counted_off, how_labels_are_written
 from manyhot.toolkit.read.formats.arff import NUMERIC, Relation
 from manyhot.toolkit.read.formats.label_lists import find_mulan, read_label_names
 from manyhot.toolkit.read.indicators import NO_SET, Cells, Uncertain, settled, told_apart
+from manyhot.toolkit.read.uses import Use, unused_sentences
 
 
 def find_attributes(
@@ -35,7 +36,7 @@ def find_attributes(
     label_names: Sequence[str] | None = None,
     one_class: bool = False,
     apart: Sequence[str] = (),
-) -> tuple[Columns, list[str]]:
+) -> Found:
     """Find which attributes are labels, text and features; the arguments are those of `find_columns`.
 
     Attributes in `apart` are left alone, as columns that were dropped from a table.
@@ -43,9 +44,6 @@ def find_attributes(
     Labels are what the caller names, or else what Meka writes into the header (-C), or else what MULAN's XML beside the
     file names: NAME.xml, or the one whose name NAME starts with, such as yeast.xml for yeast-train.arff. String
     attributes are text, numbers and nominal attributes features, dates nothing.
-
-    Returns:
-        The columns, and sentences that say what was found and what is not used.
 
     Raises:
         InputError: nothing says which attributes are labels, or an attribute does not exist or cannot be used so.
@@ -112,9 +110,16 @@ def find_attributes(
     if categories:
         said.append(f"categories: {listed(categories)}; a column a value, and one for those seen once or never")
     said.append(f"labels: {listed(columns.labels)} ({note})")
-    if unused := [name for name in names if name not in used]:
-        said.append(f"not used: {listed(unused)}")
-    return columns, said
+    roles = dict.fromkeys(text, "text") | dict.fromkeys(features, "feature") | dict.fromkeys(categories, "category")
+    roles |= dict.fromkeys(labels, "label")
+    uses = [
+        Use(name, roles[name], note if roles[name] == "label" else kinds[name])
+        if name in used
+        else Use(name, "not used", f"a {kinds[name]} attribute", "" if kinds[name] == "date" else "features")
+        for name in names
+    ]
+    said += unused_sentences([use for use in uses if use.role == "not used"], text, [*features, *categories])
+    return Found(columns, said, uses)
 
 
 def _said_by_the_file(relation: Relation, path: Path, names: list[str]) -> tuple[list[str], str]:

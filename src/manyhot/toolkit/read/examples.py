@@ -15,20 +15,22 @@ from manyhot.labels import CardinalityRange, cardinality_range
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.attributes import relation_column, relation_indicators, relation_numbers
 from manyhot.toolkit.read.cells import (
-    all_bracketed,
     check_holds_labels,
     counted,
     label_codes,
-    label_tokens,
     listed,
     plain,
     read_categories,
     read_numbers,
     read_texts,
+    type_name,
+    with_points,
 )
-from manyhot.toolkit.read.columns import Columns
+from manyhot.toolkit.read.columns import Columns, joined
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, read_file
 from manyhot.toolkit.read.indicators import Cells, Uncertain, known_sets, read_indicators, settled, told_apart
+from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns
+from manyhot.toolkit.read.vectors import read_vectors
 
 KINDS = {
     "table": "a table (CSV, TSV, JSONL, Parquet, ARFF)",
@@ -137,9 +139,12 @@ def examples_from_frame(
     _check_kind(frame, columns, source)
     wanted = [*columns.text, *columns.features, *columns.categories, *(columns.labels if with_labels else ())]
     _check_present(wanted, frame.columns, source)
+    frame = with_points(frame, columns.commas)
     texts = read_texts(frame, columns.text, source) if columns.text else None
     numbers = read_numbers(frame, columns.features, source, start) if columns.features else None
     categories = read_categories(frame, columns.categories, source) if columns.categories else None
+    if with_labels:
+        frame, columns = _laid_out(frame, columns, source)
     targets, unknown, names = None, None, []
     if with_labels and columns.label_format in ("indicator", "shares"):
         shares = columns.label_format == "shares"
@@ -179,17 +184,42 @@ def examples_from_relation(
     return Examples(source, texts, numbers, targets, names, categories, unknown=unknown)
 
 
+def _laid_out(frame: pl.DataFrame, columns: Columns, source: str) -> tuple[pl.DataFrame, Columns]:
+    """Write objects as one column of 0 and 1 a name, and several columns of names as one."""
+    if columns.label_format == "joined":
+        column = joined(frame, columns.labels, columns.label_sep)
+        label_format = "list" if columns.label_sep is None else "separated"
+        return pl.DataFrame([column]), replace(columns, labels=(column.name,), label_format=label_format)
+    if columns.label_format != "objects":
+        return frame, columns
+    column = frame[columns.labels[0]]
+    cells = object_columns(column, source)
+    if cells is None:
+        raise InputError(
+            f"{source}, column {shown(column.name)}: expected objects of label names with 0 or 1, as in training, got "
+            f"a {type_name(column.dtype)} column; write it as objects"
+        )
+    truths = all(bool(part.cast(pl.Float64).is_in([0.0, 1.0]).all()) for part in cells)
+    return cells, replace(columns, labels=tuple(cells.columns), label_format="indicator" if truths else "shares")
+
+
 def _label_sets(
     column: pl.Series, columns: Columns, source: str, label_names: Sequence[str] | None
 ) -> tuple[sp.csr_array, sp.csr_array | None, list[str]]:
     """Read one column of label sets: (rows, labels) bool, unknown rows of it, and the names of the labels."""
     ids = columns.label_format == "ids"
+    if columns.by_position and label_names is None:
+        raise ValueError("labels given as ids need label_names, the names they are positions in")
+    if columns.label_format == "vector":
+        names = list(label_names or ())
+        return sp.csr_array(read_vectors(column, names, source)), None, names
     check_holds_labels(column, source)
-    as_list = columns.label_format == "list" or (ids and columns.label_sep is None and all_bracketed(column))
-    tokens, lost = known_sets(label_tokens(column, source, as_list=as_list, sep=columns.label_sep), columns.named)
+    as_list = columns.label_format == "list"
+    if not as_list and (ids or columns.label_sep is None):
+        as_list = are_lists(column, source, asked=False)
+    tokens = label_tokens(label_lists(column, source, as_list=as_list, sep=columns.label_sep))
+    tokens, lost = known_sets(tokens, columns.named)
     if label_names is None:
-        if ids:
-            raise ValueError("labels given as ids need label_names, the names they are positions in")
         label_names = tokens["token"].unique().sort().to_list()
     codes = label_codes(tokens, label_names, column, source, ids=ids)
     cells = (np.ones(len(codes), dtype=bool), (tokens["row"].to_numpy(), codes.to_numpy()))
@@ -377,14 +407,19 @@ def check_one_class(examples: Examples) -> None:
 
 
 def read_examples(
-    path: str | Path, columns: Columns, *, label_names: list[str] | None = None, with_labels: bool = True
+    path: str | Path,
+    columns: Columns,
+    *,
+    label_names: list[str] | None = None,
+    with_labels: bool = True,
+    encoding: str | None = None,
 ) -> Examples:
     """Read a file by the columns that training found.
 
     Raises:
         InputError: bad input, or a table where training had a matrix and the other way round.
     """
-    raw = read_file(path, header=columns.header)
+    raw = read_file(path, header=columns.header, encoding=encoding)
     return examples_of(raw, columns, Path(path).name, label_names=label_names, with_labels=with_labels)
 
 
@@ -403,13 +438,57 @@ def examples_of(
         InputError: bad input, or a table where training had a matrix and the other way round.
     """
     if isinstance(raw, pl.DataFrame):
-        return examples_from_frame(raw, columns, source, label_names=label_names, with_labels=with_labels, start=start)
+        examples = examples_from_frame(
+            raw, columns, source, label_names=label_names, with_labels=with_labels, start=start
+        )
+        return joined_rows(examples) if columns.join and with_labels else examples
     if isinstance(raw, Relation):
-        return examples_from_relation(raw, columns, source, label_names=label_names, with_labels=with_labels)
+        examples = examples_from_relation(raw, columns, source, label_names=label_names, with_labels=with_labels)
+        return joined_rows(examples) if columns.join and with_labels else examples
     _check_kind(raw, columns, source)
     if isinstance(raw, Svmlight):
         return examples_from_svmlight(raw, columns, source, with_labels=with_labels)
     return examples_from_matrix(raw, source, with_labels=with_labels, uncertain=columns.uncertain)
+
+
+def _same(examples: Examples) -> sp.csr_array:
+    """Find the rows of which all but the labels is the same: (different ones, rows) of 0 and 1, in order."""
+    keys: dict[str, Any] = {} if examples.texts is None else {"texts": examples.texts}
+    if examples.numbers is not None:
+        numbers: Any = sp.csr_array(examples.numbers)
+        ends = zip(numbers.indptr[:-1], numbers.indptr[1:], strict=True)
+        keys["numbers"] = [numbers.indices[i:j].tobytes() + numbers.data[i:j].tobytes() for i, j in ends]
+    if examples.groups is not None:
+        keys["groups"] = examples.groups
+    frame = pl.DataFrame(keys)
+    if examples.categories is not None:
+        frame = frame.hstack(examples.categories.rename(lambda name: f"category {name}"))
+    groups = frame.with_row_index("row").group_by(frame.columns, maintain_order=True).agg("row")["row"]
+    ends = np.concatenate([[0], groups.list.len().cum_sum().to_numpy()])
+    rows = groups.explode().to_numpy().astype(np.int64)
+    return sp.csr_array((np.ones(len(rows), dtype=np.int64), rows, ends), shape=(len(groups), examples.rows))
+
+
+def joined_rows(examples: Examples) -> Examples:
+    """Make one row of those of which all but the labels is the same, with the labels of all of them."""
+    same = _same(examples)
+    joined = examples.taken(same.indices[same.indptr[:-1]])
+    targets = sp.csr_array((same @ examples.targets.astype(np.int64)) > 0)
+    unknown = None
+    if examples.unknown is not None:  # what one row has is known, whatever the others lack
+        lost = sp.csr_array((same @ examples.unknown.astype(np.int64)) > 0)
+        unknown = sp.csr_array(lost > targets)
+    return replace(joined, targets=targets, unknown=unknown)
+
+
+def count_repeated(examples: Examples) -> tuple[int, int]:
+    """Count the texts that stand in several rows with different labels, and these rows."""
+    same = _same(examples)
+    together = np.diff(sp.csr_array(same @ examples.targets.astype(np.int64)).indptr)
+    each = np.diff(examples.targets.indptr)[same.indices]
+    times = np.diff(same.indptr)
+    differ = np.unique(np.repeat(np.arange(len(times)), times)[each < np.repeat(together, times)])
+    return len(differ), int(times[differ].sum())
 
 
 def drop_unlabelled(examples: Examples) -> tuple[Examples, int]:

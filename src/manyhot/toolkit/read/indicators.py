@@ -112,6 +112,15 @@ def hold_shares(frame: pl.DataFrame, names: Sequence[str]) -> bool:
     return not words and all(between.row(0)) and any(inside.row(0))
 
 
+def hold_truths(frame: pl.DataFrame, names: Sequence[str]) -> bool:
+    """Say whether what is known of columns is 0 and 1 alone, or the marks that may stand for unknown, -1 and -100."""
+    if not all(holds_cells(frame.schema[name]) for name in names):
+        return False
+    known, numbers = _select(frame, names, _known), _select(frame, names, _number)
+    words = any(known[name].null_count() < numbers[name].null_count() for name in numbers.columns)
+    return not words and all(numbers.select(pl.all().is_in(_VALUES).all()).row(0))
+
+
 class Found(NamedTuple):
     """Columns that are labels, and columns beside them that may be and are not taken for labels.
 

@@ -35,6 +35,7 @@ def write_predictions(
     data: str | Path,
     *,
     keep: Sequence[str] | None = (),
+    encoding: str | None = None,
     size: int = BLOCK_BYTES,
     progress: Progress = lambda rows, share: None,
 ) -> int:
@@ -46,6 +47,7 @@ def write_predictions(
         data: the file to read.
         keep: columns of it that are written before the labels; None for all. One that is named labels, scores
             or probs is written as input_labels, input_scores or input_probs.
+        encoding: of the file to read, where it is text and not UTF-8.
         size: bytes that are read at a time, about.
         progress: told with each batch how many rows are written.
 
@@ -66,6 +68,7 @@ def write_predictions(
             data,
             wanted=wanted,
             header=run.columns.header,
+            encoding=encoding,
             multiple=BLOCK,
             size=size,
             surveying=lambda share: progress(None, share),
