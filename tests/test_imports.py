@@ -54,7 +54,8 @@ ROOMS = {
     "read": (
         *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix"),
         *("formats.arff", "formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes"),
-        *("examples", "inputs"),
+        *("examples", "inputs", "formats.marked", "formats.tagged", "formats.span_jsonl", "formats.label_studio"),
+        "spans",
     ),
     "models": ("pretrained", "features", "model", "adamw", "linear", "mlp", "encoder", "kinds"),
     "choose": ("calibrate", "cross_fit", "thresholds"),
@@ -62,6 +63,10 @@ ROOMS = {
     "report": ("metric_names", "findings", "hard_rows", "plots", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
+    "spans": (
+        *("tokens", "sentences", "inputs", "features", "network", "offset", "predict", "findings", "train"),
+        *("saved_run", "compare", "demo"),
+    ),
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
