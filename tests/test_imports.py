@@ -37,12 +37,23 @@ ALLOWED = {
     "losses.baselines": {
         *("targets", "logsumexp", "losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.zlpr"),
     },
+    "losses.span": {
+        *("targets", "logsumexp", "spans", "span_scores", "losses.zlpr", "losses.reduction", "losses.hyperparameters"),
+    },
     "losses.multiway": {"targets", "logsumexp", "matmulexp", "losses.reduction", "losses.hyperparameters"},
+    "spans": {"targets"},
+    "span_scores": {"targets", "logsumexp", "matmulexp"},
+    "span_decisions": {"spans", "span_scores"},
+    "heads": set(),
+    "heads.rotary": set(),
+    "heads.span_pointer": {"span_scores", "heads.rotary"},
+    "heads.boundary_tagger": {"heads.span_pointer"},
     "labels": {"targets"},
     "split": {"targets", "labels"},
     "decisions": set(),
     "calibration": {"targets"},
     "metrics": {"targets", "labels"},
+    "metrics_of_spans": {"labels"},
 }
 # The rooms of the toolkit, in the order of the data, and the files of each in the same order: a module imports earlier
 # ones. A room without files is a file itself. The command line is last and sees all.
@@ -106,7 +117,7 @@ def imports(source: str, module: str) -> Iterator[tuple[str, bool]]:
             if node.level:
                 package = ["manyhot", *module.split(".")][: -node.level]
                 base = ".".join([*package, base]).rstrip(".")
-            packages = ("losses", "kernels", "toolkit", *(f"toolkit.{package}" for package in PACKAGES))
+            packages = ("losses", "heads", "kernels", "toolkit", *(f"toolkit.{package}" for package in PACKAGES))
             if base in ("manyhot", *(f"manyhot.{package}" for package in packages)):
                 for alias in node.names:
                     yield f"{base}.{alias.name}", eager

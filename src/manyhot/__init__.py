@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
     from manyhot.decisions import decide, top_k
+    from manyhot.heads.boundary_tagger import BoundaryTagger
+    from manyhot.heads.rotary import rotary
+    from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
     from manyhot.logsumexp import signed_logsumexp, validate
     from manyhot.losses.baselines import (
@@ -46,10 +49,15 @@ if TYPE_CHECKING:
         smooth_accuracy_loss,
         smooth_f_loss,
     )
+    from manyhot.losses.span import SpanLoss, span_loss
     from manyhot.losses.subset import Subset, SubsetLoss, subset_loss
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
+    from manyhot.metrics_of_spans import span_errors, span_metrics
+    from manyhot.span_decisions import decide_boundaries, decide_spans
+    from manyhot.span_scores import SpanScores
+    from manyhot.spans import Span, SpanTargets, span_mask, span_share
     from manyhot.split import stratified_split
     from manyhot.symmetric import inclusion_probabilities, log_elementary_symmetric
     from manyhot.targets import IndexTargets, smooth_labels
@@ -59,8 +67,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AsymmetricLoss",
     "BCELoss",
+    "BoundaryTagger",
     "Calibration",
     "CardinalityRange",
+    "EfficientSpanPointer",
     "ExactLoss",
     "FWeightedBCELoss",
     "FocalLoss",
@@ -74,6 +84,11 @@ __all__ = [
     "SingleLogLoss",
     "SmoothAccuracyLoss",
     "SmoothFLoss",
+    "Span",
+    "SpanLoss",
+    "SpanPointer",
+    "SpanScores",
+    "SpanTargets",
     "Subset",
     "SubsetLoss",
     "TverskyLoss",
@@ -85,6 +100,8 @@ __all__ = [
     "calibration_metrics",
     "cardinality_range",
     "decide",
+    "decide_boundaries",
+    "decide_spans",
     "exact_loss",
     "f_weighted_bce_loss",
     "fit_calibration",
@@ -103,11 +120,17 @@ __all__ = [
     "multiway_loss",
     "pairwise_loss",
     "proba",
+    "rotary",
     "signed_logsumexp",
     "single_log_loss",
     "smooth_accuracy_loss",
     "smooth_f_loss",
     "smooth_labels",
+    "span_errors",
+    "span_loss",
+    "span_mask",
+    "span_metrics",
+    "span_share",
     "stratified_split",
     "subset_loss",
     "top_k",
@@ -124,6 +147,9 @@ __version__ = "0.1.0"
 _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
     "decisions": ("decide", "top_k"),
+    "heads.boundary_tagger": ("BoundaryTagger",),
+    "heads.rotary": ("rotary",),
+    "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp", "validate"),
     "losses.baselines": (
@@ -156,10 +182,15 @@ _HOME = {
         "smooth_accuracy_loss",
         "smooth_f_loss",
     ),
+    "losses.span": ("SpanLoss", "span_loss"),
     "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "matmulexp": ("log_matmul_exp",),
     "metrics": ("multiclass_metrics", "multilabel_metrics"),
+    "metrics_of_spans": ("span_errors", "span_metrics"),
+    "span_decisions": ("decide_boundaries", "decide_spans"),
+    "span_scores": ("SpanScores",),
+    "spans": ("Span", "SpanTargets", "span_mask", "span_share"),
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
     "targets": ("IndexTargets", "smooth_labels"),

@@ -261,6 +261,20 @@ def logsumexp(terms: Tensor) -> Tensor:
     return torch.where(infinite.any(-1) & ~value.isnan(), math.inf, value)
 
 
+def logsumexp_of_groups(terms: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Reduce the rows (terms, columns) of each group to (groups, columns), with the edges of :func:`logsumexp`."""
+    infinite = terms == math.inf
+    terms = torch.where(infinite, -math.inf, terms)
+    cells = terms.new_full((groups, terms.shape[-1]), -math.inf)
+    peak = cells.scatter_reduce(0, group.unsqueeze(-1).expand_as(terms), terms.detach(), "amax")
+    peak = torch.where(peak.isfinite(), peak, 0)
+    total = torch.zeros_like(cells).index_add(0, group, (terms - peak[group]).exp())
+    empty = total == 0
+    value = torch.where(empty, -math.inf, torch.where(empty, 1, total).log() + peak)
+    reached = torch.zeros_like(cells).index_add(0, group, infinite.to(cells.dtype)) > 0
+    return torch.where(reached & ~value.isnan(), math.inf, value)
+
+
 def validate(logits: Tensor, targets: Any, *, mask: Tensor | None = None) -> None:
     """Check a batch, values included: what the losses check by themselves only on the CPU and outside of torch.compile.
 

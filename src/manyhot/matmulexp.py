@@ -73,7 +73,7 @@ def _shifted_product(a: Tensor, b: Tensor) -> Tensor | None:
     # Not rows + columns: of +inf and -inf that would be NaN.
     empty = (rows == -torch.inf) | (columns == -torch.inf)
     rows, columns = torch.where(rows.isfinite(), rows, 0), torch.where(columns.isfinite(), columns, 0)
-    product = _Product.apply((a - rows).exp(), (b - columns).exp())
+    product = exact_product((a - rows).exp(), (b - columns).exp())
     # What underflowed is below tiny a term, far beyond the last digit of such an entry; and the second derivative,
     # which divides by its square, stays finite.
     right = (product >= torch.finfo(a.dtype).tiny ** 0.4) & product.isfinite()
@@ -82,9 +82,12 @@ def _shifted_product(a: Tensor, b: Tensor) -> Tensor | None:
     return torch.where(empty, -torch.inf, torch.where(empty, 1, product).log() + rows + columns)
 
 
-class _Product(torch.autograd.Function):
-    """The matrix product in the type of its factors: autocast would round them, in backward too."""
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the matrix product in the type of its factors: autocast would round them, in backward too."""
+    return _Product.apply(a, b)  # pyright: ignore
 
+
+class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
@@ -94,7 +97,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
-        of_a, of_b = _Product.apply(grads[0], b.mT), _Product.apply(a.mT, grads[0])
+        of_a, of_b = exact_product(grads[0], b.mT), exact_product(a.mT, grads[0])
         return of_a.sum_to_size(a.shape), of_b.sum_to_size(b.shape)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyhot.logsumexp import logsumexp
+from manyhot.logsumexp import logsumexp, logsumexp_of_groups
 from manyhot.losses.hyperparameters import keep, kept
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.matmulexp import log_matmul_exp
@@ -198,18 +198,7 @@ def _logsumexp_by_class(terms: Tensor, classes: Tensor) -> Tensor:
         first = torch.full((rows, m), tasks, device=terms.device).scatter_reduce(1, classes, place, "amin")
         classes = first.gather(1, classes)
     index = (torch.arange(rows, device=terms.device).unsqueeze(-1) * segments + classes).flatten()
-    terms = terms.flatten(0, 1)
-    infinite = terms == torch.inf
-    terms = torch.where(infinite, -torch.inf, terms)
-    cells = terms.new_full((rows * segments, m), -torch.inf)
-    peak = cells.scatter_reduce(0, index.unsqueeze(-1).expand_as(terms), terms.detach(), "amax")
-    peak = torch.where(peak.isfinite(), peak, 0)
-    total = torch.zeros_like(cells).index_add(0, index, (terms - peak[index]).exp())
-    # As in logsumexp: no gradient from an empty sum or an infinite one, and no NaN.
-    empty = total == 0
-    value = torch.where(empty, -torch.inf, torch.where(empty, 1, total).log() + peak)
-    reached = torch.zeros_like(cells).index_add(0, index, infinite.to(cells.dtype)) > 0
-    return torch.where(reached & ~value.isnan(), torch.inf, value).view(rows, segments, m)
+    return logsumexp_of_groups(terms.flatten(0, 1), index, rows * segments).view(rows, segments, m)
 
 
 def _logsumexp_of_others(s: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Heads: from the vectors of tokens to scores of spans."""
