@@ -64,19 +64,19 @@ ROOMS = {
     "disk": ("fits", "run_folder", "checkpoint"),
     "read": (
         *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix"),
-        *("formats.arff", "formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes"),
-        *("examples", "inputs", "formats.marked", "formats.tagged", "formats.span_jsonl", "formats.label_studio"),
-        "spans",
+        *("formats.marked", "formats.tagged", "formats.span_jsonl", "formats.label_studio", "formats.arff"),
+        *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "columns", "attributes"),
+        *("examples", "inputs", "spans"),
     ),
     "models": ("pretrained", "features", "model", "adamw", "linear", "mlp", "encoder", "kinds"),
     "choose": ("calibrate", "cross_fit", "thresholds"),
     "runs": ("evaluate", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "findings", "hard_rows", "plots", "render", "write"),
+    "report": ("metric_names", "findings", "hard_rows", "plots", "span_page", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
-        *("tokens", "sentences", "inputs", "features", "network", "offset", "predict", "findings", "train"),
-        *("saved_run", "compare", "demo"),
+        *("tokens", "sentences", "inputs", "features", "network", "pieces", "offset", "fit", "predict", "write"),
+        *("findings", "saved_run", "train"),
     ),
     "demo": (),
     "cli": (
@@ -139,9 +139,10 @@ def wrong_imports(source: str, module: str) -> list[str]:
         if package == "manyhot":
             if in_toolkit:
                 later = inner.removeprefix("toolkit.")
-                if inner == "toolkit" or later in PACKAGES or own in PACKAGES:
+                of_toolkit = inner.startswith("toolkit.")
+                if inner == "toolkit" or (of_toolkit and later in PACKAGES) or own in PACKAGES:
                     problems.append(f"{module} imports {name}: name the module, the package itself is empty")
-                elif inner.startswith("toolkit.") and later not in TOOLKIT[: TOOLKIT.index(own)]:
+                elif of_toolkit and later not in TOOLKIT[: TOOLKIT.index(own)]:
                     problems.append(f"{module} imports {name}, which comes after it")
             elif inner not in ALLOWED[module]:
                 problems.append(f"{module} imports {name}")

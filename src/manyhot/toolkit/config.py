@@ -28,7 +28,7 @@ CHOICES = {
     "format": ("auto", "columns"),
 }
 # Options that only spans have, and those that they have not: columns of a table, and what is chosen otherwise.
-OF_SPANS = (*CHOICES, "tags")
+OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header"),
     *("fine_tune", "tau", "decision", "C", "max_iter"),
@@ -74,6 +74,8 @@ class Config:
     end: str = "exclusive"
     format: str = "auto"
     tags: tuple[int, ...] | None = None
+    rate: float | Auto = "auto"
+    epochs: int | Auto = "auto"
     seed: int = 0
     no_rows: bool = False
     out: str | None = None
@@ -152,6 +154,11 @@ def _checked(merged: dict[str, Any]) -> Config:
             raise InputError(f"{key} expects a whole number of {low} or more; got {value!r}.")
     if "tau" in merged:
         merged["tau"] = _number("tau", merged["tau"], 0, "0 or more, such as 1 (the full prior is between 1 and 2)")
+    if "rate" in merged:
+        merged["rate"] = _number("rate", merged["rate"], 1e-12, "above 0, of learning, such as 2e-3")
+    epochs = merged.get("epochs", "auto")
+    if epochs != "auto" and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
+        raise InputError(f"epochs expects auto or a whole number of 1 or more, the most there are; got {epochs!r}.")
     if "C" in merged:
         merged["C"] = _number("C", merged["C"], 1e-12, "above 0; the larger, the weaker the penalty on weights")
     task = merged.get("task", "multilabel")

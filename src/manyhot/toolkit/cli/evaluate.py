@@ -20,7 +20,10 @@ def evaluate(
         from manyhot.toolkit.runs.saved_run import load_run
 
         loaded = load_run(run)
-        measured = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
+        if loaded.task == "spans":
+            measured = loaded.evaluate_file(data)
+        else:
+            measured = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
         for note in measured.notes:
             warn(note)
         if as_json:

@@ -35,6 +35,23 @@ Group = Annotated[str | None, typer.Option(metavar="COL", help="Rows with the sa
 DropUnlabelled = Annotated[
     bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
 ]
+# What reading spans leaves open; of --task spans alone.
+Nested = Annotated[
+    str | None, typer.Option(help="auto, yes or no: whether spans may overlap.  [default: auto, as in training]")
+]
+SpanTokens = Annotated[
+    str | None,
+    typer.Option("--tokens", help="auto, or characters, so that every character of a text is one.  [default: auto]"),
+]
+End = Annotated[
+    str | None, typer.Option(help="exclusive, or inclusive where spans name their last token.  [default: exclusive]")
+]
+Format = Annotated[
+    str | None, typer.Option(help="auto, or columns, so that a .tsv or .txt file has a token a line.  [default: auto]")
+]
+Tags = Annotated[
+    str | None, typer.Option(metavar="COLS", help="Columns of tags, counted from 1, commas between. Found if left out.")
+]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
 ]

@@ -21,13 +21,15 @@ def predict(
 ) -> None:
     """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
     with failing_clearly():
-        from manyhot.toolkit.runs.predictions import check_output, write_predictions
+        from manyhot.toolkit.runs.predictions import write_predictions
         from manyhot.toolkit.runs.saved_run import load_run
+        from manyhot.toolkit.spans.write import write_spans
 
-        check_output(out, data)
+        loaded = load_run(run)
+        write = write_spans if loaded.task == "spans" else write_predictions
         columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
         with predicting() as progress:
-            rows = write_predictions(out, load_run(run), data, keep=columns, progress=progress)
+            rows = write(out, loaded, data, keep=columns, progress=progress)
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:

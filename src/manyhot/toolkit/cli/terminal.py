@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.predictions import Progress
+    from manyhot.toolkit.spans.train import TrainedSpans
     from manyhot.toolkit.train import Listener, Trained
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -138,7 +139,9 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     table.add_column("")
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    for key, title in TITLES.items():
+    # What a row is has other names where it is of spans.
+    titles = SPAN_TITLES if any("spans" in metrics for metrics in columns.values()) else TITLES
+    for key, title in titles.items():
         if not all(key in metrics for metrics in columns.values()):
             continue
         cells = []
@@ -155,10 +158,17 @@ def rows_inside(rows: int) -> str:
     )
 
 
-def print_result(trained: "Trained") -> None:
+def print_result(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
-    titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
+    titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
+    titles["test"] = "test"
     info = trained.run.info
+    if trained.run.task == "spans":
+        rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
+        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}, {rule}")
+        if trained.metrics:
+            Console(soft_wrap=True).print(metrics_table({titles[part]: m for part, m in trained.metrics.items()}))
+        return
     low, high = trained.run.cardinality
     decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
     if trained.run.task == "multiclass":

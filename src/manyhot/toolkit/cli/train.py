@@ -9,11 +9,14 @@ from manyhot.toolkit.cli.options import (
     ConfigFile,
     Device,
     DropUnlabelled,
+    End,
+    Format,
     Group,
     Json,
     LabelNames,
     Labels,
     LabelSep,
+    Nested,
     NoHeader,
     NoRows,
     NumericColumns,
@@ -22,7 +25,9 @@ from manyhot.toolkit.cli.options import (
     Pairs,
     Resume,
     Seed,
+    SpanTokens,
     SplitColumn,
+    Tags,
     Text,
     Valid,
     options_of,
@@ -45,23 +50,31 @@ def train(
     split_column: SplitColumn = None,
     group: Group = None,
     drop_unlabelled: DropUnlabelled = None,
+    nested: Nested = None,
+    tokens: SpanTokens = None,
+    end: End = None,
+    format: Format = None,
+    tags: Tags = None,
     task: Annotated[
         str | None,
-        typer.Option(help="multilabel, or multiclass where each row has one class.  [default: multilabel]"),
+        typer.Option(
+            help="multilabel; multiclass, where each row has one class; or spans, such as names in texts.  "
+            "[default: multilabel]"
+        ),
     ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
             help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
             "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
-            "ce+prior, ce or multiway.  [default: zlpr, ce+prior]"
+            "ce+prior, ce or multiway; of spans, zlpr, bce, bce+bias or focal.  [default: zlpr, ce+prior]"
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="linear; mlp, one hidden layer; or encoder:DIR, a folder of transformers, frozen, or trained with "
-            "--set fine_tune=true.  [default: linear]"
+            "--set fine_tune=true. Of spans: cnn, convolutions; or encoder:DIR, trained.  [default: linear, cnn]"
         ),
     ] = None,
     device: Device = None,
@@ -86,9 +99,12 @@ def train(
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
     with failing_clearly():
         from manyhot.toolkit.config import make_config
-        from manyhot.toolkit.train import train as run_training
 
         settings = make_config(config, set_ or [], options_of(context))
+        if settings.task == "spans":
+            from manyhot.toolkit.spans.train import train_spans as run_training
+        else:
+            from manyhot.toolkit.train import train as run_training
         with listening() as listener:
             trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
         if trained is None:

@@ -155,6 +155,10 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
         options |= {"label_names": names, "one_class": config.task == "multiclass"}
         if isinstance(raw, Relation):
             return find_attributes(raw, config.data, apart=apart, **options)
+        if config.labels is None and config.num_labels is None and (where := span_columns(raw)):
+            raise InputError(
+                f"{Path(config.data).name}: expected label sets, got spans: {where} are learned with --task spans"
+            )
         rest = pl.DataFrame([raw[name] for name in raw.columns if name not in apart])
         columns, said = find_columns(rest, Path(config.data).name, **options)
         return replace(columns, header=not config.no_header), said
@@ -171,6 +175,20 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
     if isinstance(raw, Svmlight):
         return find_indices(raw, names)
     return Columns(label_format="matrix"), []
+
+
+def span_columns(frame: pl.DataFrame) -> str | None:
+    """Say which columns hold texts or tokens with marked spans; None where none do."""
+    lists = {name: dtype.inner for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)}
+    for name in ("spans", "entities", "ner", "label", "labels"):
+        inner = lists.get(name)
+        objects = isinstance(inner, pl.Struct) and bool({"start", "start_offset"} & {f.name for f in inner.fields})
+        if objects and "text" in frame.columns:
+            return f'"text" and "{name}" (list of start, end, label)'
+        if isinstance(inner, pl.List) and ("text" in frame.columns or "tokens" in lists):
+            return f'"{"tokens" if "tokens" in lists else "text"}" and "{name}" (list of start, end, type)'
+    tags = next((name for name in ("tags", "ner_tags") if name in lists), None)
+    return f'"tokens" and "{tags}" (a tag a token)' if "tokens" in lists and tags else None
 
 
 def _missing(examples: Examples, columns: Columns) -> list[str]:

@@ -12,13 +12,13 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.formats.files import check_is_file, kind_of_file, no_rows
 from manyhot.toolkit.read.formats.label_studio import LabelStudio
-from manyhot.toolkit.read.formats.marked import Form, Lines, MarkedRow, Reading
+from manyhot.toolkit.read.formats.marked import AS_IT_SAYS, Form, Lines, MarkedRow, Reading
 from manyhot.toolkit.read.formats.span_jsonl import SpanRecords
 from manyhot.toolkit.read.formats.tagged import SUFFIXES, TaggedColumns
 
 FORMATS = (
-    f".jsonl or .ndjson, .json of Label Studio, columns of tokens and tags ({', '.join(SUFFIXES)}, or .tsv and .txt with "
-    "--format columns), each also with .gz or .bz2"
+    f".jsonl or .ndjson, .json of Label Studio, columns of tokens and tags ({', '.join(SUFFIXES)}, or .tsv and .txt "
+    "with --format columns), each also with .gz or .bz2"
 )
 
 
@@ -32,7 +32,7 @@ class MarkedFile:
     said: list[str]
 
 
-def read_marked(path: str | Path, how: Reading = Reading()) -> MarkedFile:
+def read_marked(path: str | Path, how: Reading = AS_IT_SAYS) -> MarkedFile:
     """Read a file with marked spans; its name says which reader takes it, and its rows what they are.
 
     Raises:
@@ -86,11 +86,6 @@ def read_blocks(path: str | Path, how: Reading, rows: int) -> Iterator[tuple[lis
         yield block, lines.share
     if none:
         raise no_rows(path)
-
-
-def is_span_file(path: str | Path) -> bool:
-    """Say whether the name of a file says that it holds marked spans."""
-    return kind_of_file(Path(path))[0] in (*SUFFIXES, ".json")
 
 
 def _opened(

@@ -31,11 +31,19 @@ class Vocabulary:
     def __init__(self, terms: Sequence[tuple[int, str]]) -> None:
         self.terms = [(kind, text) for kind, text in terms]
         self.ids = {term: len(KINDS) + i for i, term in enumerate(self.terms)}
+        self._words: dict[str, list[int]] = {}
 
     @classmethod
     def fit(cls, rows: Sequence[Sequence[str]]) -> "Vocabulary":
         """Take the features that are seen twice or more."""
-        counts = Counter(feature for tokens in rows for features in _features(tokens) for feature in features)
+        counts: Counter[tuple[int, str]] = Counter()
+        for token, number in Counter(token for tokens in rows for token in tokens if len(token) > 1).items():
+            for feature in of_word(token):
+                counts[feature] += number
+        for tokens in rows:
+            for i, token in enumerate(tokens):
+                if len(token) == 1:
+                    counts.update(of_character(tokens, i))
         return cls(sorted(feature for feature, count in counts.items() if count >= LEAST))
 
     @property
@@ -46,10 +54,18 @@ class Vocabulary:
     def transform(self, tokens: Sequence[str]) -> np.ndarray:
         """Return the ids of each token's features, (tokens, WIDTH) int32; NONE where it has fewer."""
         ids = np.full((len(tokens), WIDTH), NONE, dtype=np.int32)
-        for i, features in enumerate(_features(tokens)):
-            for j, feature in enumerate(features):
-                ids[i, j] = self.ids.get(feature, feature[0])
+        for i, token in enumerate(tokens):
+            if len(token) > 1:
+                if (row := self._words.get(token)) is None:
+                    row = self._words[token] = self._ids(of_word(token))
+                ids[i] = row
+            else:
+                features = of_character(tokens, i)
+                ids[i, : len(features)] = self._ids(features)
         return ids
+
+    def _ids(self, features: Sequence[tuple[int, str]]) -> list[int]:
+        return [self.ids.get(feature, feature[0]) for feature in features]
 
     def state(self) -> list[list[Any]]:
         """Return what terms.json holds: a list of texts for each kind."""
@@ -73,19 +89,17 @@ class Vocabulary:
         return cls(terms)
 
 
-def _features(tokens: Sequence[str]) -> list[list[tuple[int, str]]]:
-    """Return (kind, text) of each feature of each token."""
-    found = []
-    for i, token in enumerate(tokens):
-        if len(token) == 1:
-            left = tokens[i - 1][-1] if i else BEFORE
-            right = tokens[i + 1][0] if i + 1 < len(tokens) else AFTER
-            found.append([(6, token), (7, left + token), (8, token + right), (5, shape(token))])
-            continue
-        form = token.lower()
-        texts = (form, token[0], token[:3], token[-3:], token[-4:], shape(token))
-        found.append(list(enumerate(texts)))
-    return found
+def of_word(token: str) -> list[tuple[int, str]]:
+    """Return (kind, text) of each feature of a token of several characters."""
+    return list(enumerate((token.lower(), token[0], token[:3], token[-3:], token[-4:], shape(token))))
+
+
+def of_character(tokens: Sequence[str], i: int) -> list[tuple[int, str]]:
+    """Return (kind, text) of each feature of a token of one character, with what stands beside it."""
+    token = tokens[i]
+    left = tokens[i - 1][-1] if i else BEFORE
+    right = tokens[i + 1][0] if i + 1 < len(tokens) else AFTER
+    return [(6, token), (7, left + token), (8, token + right), (5, shape(token))]
 
 
 def shape(token: str) -> str:

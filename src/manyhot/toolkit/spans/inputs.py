@@ -175,8 +175,8 @@ def describe(sentences: Sentences, types: int, dropped: int) -> str:
     empty = sum(not spans for spans in sentences.spans)
     without = f"{dropped:,} rows without spans dropped" if dropped else f"{empty:,} rows without spans"
     return (
-        f"{sentences.rows:,} rows, {lengths.mean():.1f} tokens a row ({lengths.min()} to {lengths.max():,}), {number:,} "
-        f"spans of {counted(types, 'type')}, {number / sentences.rows:.2f} spans a row, {without}"
+        f"{sentences.rows:,} rows, {lengths.mean():.1f} tokens a row ({lengths.min()} to {lengths.max():,}), "
+        f"{number:,} spans of {counted(types, 'type')}, {number / sentences.rows:.2f} spans a row, {without}"
     )
 
 

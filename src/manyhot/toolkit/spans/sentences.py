@@ -151,8 +151,8 @@ def check_astride(sentences: Sentences) -> str | None:
     inside = [(a, b) for a, b in places if a < mark.start < b or a < mark.end < b]
     token = f"the token {shown(text[slice(*inside[0])])}" if inside else "white space"
     said = (
-        f"{number:,} of {sentences.count:,} spans have a border inside of a token, the first on {sentences.names[row]}: "
-        f"{shown(text[mark.start : mark.end])} in {token}"
+        f"{number:,} of {sentences.count:,} spans have a border inside of a token, the first on "
+        f"{sentences.names[row]}: {shown(text[mark.start : mark.end])} in {token}"
     )
     if number > MOST_ASTRIDE * sentences.count:
         raise InputError(f"{sentences.source}: {said}; make every character a token: --tokens characters")
@@ -175,33 +175,47 @@ def crossing(spans: Sequence[Triple]) -> int:
     return sum(a[0] < b[0] < a[1] < b[1] for i, a in enumerate(spans) for b in spans[i + 1 :])
 
 
-def pieces_of(sentences: Sentences, *, whole_spans: bool = False) -> list[Piece]:
+def pieces_of(
+    sentences: Sentences,
+    *,
+    whole_spans: bool = False,
+    sizes: Sequence[np.ndarray] | None = None,
+    most: int | None = None,
+) -> list[Piece]:
     """Cut long rows at the ends of lines or else of sentences; the others are one piece.
 
     Args:
         sentences: the rows.
         whole_spans: no piece ends inside of a span: for training. Where spans are to be found, nobody knows them.
+        sizes: of each row, what each token counts for; None: each is one.
+        most: what a piece may count at most, as an encoder has it; it is cut between any tokens if need be.
 
     Raises:
         InputError: a row that is too long, and has no place to be cut at.
     """
     pieces = []
     for row, tokens in enumerate(sentences.tokens):
-        if len(tokens) <= LONG:
-            pieces.append(Piece(row, 0, len(tokens)))
+        # What the tokens up to each place count.
+        upto = np.arange(len(tokens) + 1) if sizes is None else np.concatenate(([0], np.cumsum(sizes[row])))
+        long = LONG if most is None else min(most, LONG)
+        if upto[-1] <= long:
+            if tokens:
+                pieces.append(Piece(row, 0, len(tokens)))
             continue
         inside = {i for a, b, _ in (sentences.spans[row] if whole_spans else ()) for i in range(a + 1, b)}
         kinds = [[i for i in places if i not in inside] for places in _places(sentences, row)]
+        if most is not None:
+            kinds.append([i for i in range(1, len(tokens)) if i not in inside])
         first = 0
-        while len(tokens) - first > LONG:
-            before = [i for places in kinds for i in places[::-1] if first < i <= first + LONG]
-            after = [i for places in kinds for i in places if first + LONG < i <= first + LONGEST]
-            if not before and not after:
-                if len(tokens) - first <= LONGEST:
+        while upto[-1] - upto[first] > long:
+            before = [i for places in kinds for i in places[::-1] if first < i and upto[i] - upto[first] <= long]
+            after = [i for places in kinds for i in places if long < upto[i] - upto[first] <= LONGEST]
+            if not before and (most is not None or not after):
+                if most is None and upto[-1] - upto[first] <= LONGEST:
                     break
                 raise InputError(
-                    f"{sentences.source}, {sentences.names[row]}: expected rows of at most {LONGEST:,} tokens, or with "
-                    f"line ends or . ? ! to cut them at, got one of {len(tokens):,}; cut it into sentences"
+                    f"{sentences.source}, {sentences.names[row]}: expected rows of at most {most or LONGEST:,} tokens, "
+                    f"or with line ends or . ? ! to cut them at, got one of {upto[-1]:,}; cut it into sentences"
                 )
             last = (before or after)[0]
             pieces.append(Piece(row, first, last))

@@ -39,6 +39,9 @@ class Reading:
     label_names: Sequence[str] | None = None
 
 
+AS_IT_SAYS = Reading()
+
+
 @dataclass(frozen=True)
 class MarkedRow:
     """A row as a file has it.

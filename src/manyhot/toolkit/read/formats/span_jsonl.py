@@ -74,8 +74,8 @@ class SpanRecords:
             raise InputError(f"{where}: {EXPECTED}, got {_keys(record)}; write every row so")
         if self.form not in (None, form):
             raise InputError(
-                f"{where}: expected a row with {shown(self.form)} as the rows before it, got {_keys(record)}; keep rows "
-                "of two forms in two files"
+                f"{where}: expected a row with {shown(self.form)} as the rows before it, got {_keys(record)}; keep "
+                "rows of two forms in two files"
             )
         self.form = form
         offsets = None
@@ -102,7 +102,9 @@ class SpanRecords:
         if self.key is None:
             self.key = key
         elif key != self.key:
-            raise InputError(f"{where}: expected spans under {self.key!r} as before, got them under {key!r}; rename one")
+            raise InputError(
+                f"{where}: expected spans under {self.key!r} as before, got them under {key!r}; rename one"
+            )
         if not isinstance(record[key], list):
             raise InputError(f"{where}, {key!r}: expected a list of spans, got {shown(record[key])}; {EXPECTED}")
         if key in TAGS and form == "tokens":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.read.formats.files import kind_of_file
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, Reading, check_tokens
 
 SUFFIXES = (".conll", ".iob2", ".iob", ".bio", ".bmes", ".bioes")
@@ -64,8 +65,8 @@ class Tags:
             match = _TAG.fullmatch(tag) if isinstance(tag, str) else None
             if match is None or match[1] not in "BIESMLU":
                 raise InputError(
-                    f"{where(position)}: expected O or a tag such as B-PER, a letter and the type of the span, got {shown(tag)}; "
-                    f"{KNOWN}"
+                    f"{where(position)}: expected O or a tag such as B-PER, a letter and the type of the span, got "
+                    f"{shown(tag)}; {KNOWN}"
                 )
             if match[1] not in self.seen:
                 self.seen[match[1]] = where(position)
@@ -233,6 +234,11 @@ class TaggedColumns:
         layers = tuple(c + 1 for c in others if all(_is_tag(line[c]) for line in lines))
         # Where columns of something else are between, as parts of speech, the last is the one that is meant.
         self.columns = layers if len(layers) == len(others) else (width,)
+
+
+def is_span_file(path: Path) -> bool:
+    """Say whether the name of a file says that it holds marked spans."""
+    return kind_of_file(path)[0] in (*SUFFIXES, ".json")
 
 
 def _is_tag(cell: str) -> bool:
