@@ -681,6 +681,8 @@ ELSEWHERE = {
     "LogitAdjustedLoss": "test_margin.py",
     "margin_softmax_loss": "test_margin.py",
     "MarginSoftmaxLoss": "test_margin.py",
+    "span_loss": "test_span_loss.py",
+    "SpanLoss": "test_span_loss.py",
     "exact_loss": "test_perturbed.py",
     "ExactLoss": "test_perturbed.py",
 }

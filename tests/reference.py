@@ -357,6 +357,96 @@ def mean_gap(s: np.ndarray, j: int) -> float:
     return float(np.mean(s) - s[j])
 
 
+# --- spans: (start, end, type), end exclusive -------------------------------------------------------------------------
+
+
+def span(
+    scores: Any,
+    spans: Any,
+    *,
+    lengths: Any = None,
+    max_width: int | None = None,
+    threshold: Any = 0.0,
+    scale: float = 1.0,
+    margin: float = 0.0,
+    type_weight: Any = None,
+    sample_weight: Any = None,
+    triangle: bool = True,
+    reduction: str = "mean",
+) -> Result:
+    """Walk over every cell of (rows, types, length, length); without the triangle spans are pairs of tokens."""
+    s = np.asarray(scores, dtype=np.float64)
+    rows, types, length, _ = s.shape
+    thresholds = full(threshold, (types,))
+    values, gradient = np.zeros((rows, types)), np.zeros(s.shape)
+    known = np.zeros((rows, types), dtype=bool)
+    for b, t in np.ndindex(rows, types):
+        gold = {(i, j - triangle) for i, j, kind in spans[b] if kind == t}
+        tokens = length if lengths is None else int(lengths[b])
+        sides: tuple[dict[int, float], dict[int, float]] = ({}, {})
+        for i, j in product(range(tokens), repeat=2):
+            if triangle and (i > j or (max_width is not None and j - i + 1 > max_width)):
+                continue
+            gap, sign = s[b, t, i, j] - thresholds[t], -1 if (i, j) in gold else 1
+            sides[sign < 0][i * length + j] = float(sign * scale * (gap + sign * margin))
+        neg, pos = (side(x, direction, length**2) for x, direction in zip(sides, (scale, -scale), strict=True))
+        values[b, t], slope = zlpr_row(neg, pos)
+        gradient[b, t] = slope.reshape(length, length)
+        known[b, t] = tokens > 0
+    weight = full(1.0 if type_weight is None else type_weight, (rows, types))
+    if sample_weight is not None:
+        given = np.asarray(sample_weight, dtype=np.float64)
+        weight = weight * (given[:, None] if given.ndim == 1 else given)
+    return reduce(values, gradient, known, weight, reduction)
+
+
+def decide_spans(
+    scores: Any, tokens: int, *, flat: bool = False, threshold: Any = 0.0, min_spans: int = 0,
+    max_spans: int | None = None, max_width: int | None = None,
+) -> list[tuple[int, int, int]]:  # fmt: skip
+    """Choose from (types, length, length) of one row, one cell after the other."""
+    s = np.asarray(scores, dtype=np.float64)
+    types = s.shape[0]
+    level = full(threshold, (types,))
+    cells = []
+    for t, i, j in np.ndindex(types, tokens, tokens):
+        gap = float(s[t, i, j] - level[t])
+        if i <= j and not math.isnan(gap) and gap != -INF and (max_width is None or j - i < max_width):
+            cells.append((-gap, i, j + 1, t))
+    chosen: list[tuple[int, int, int]] = []
+    for gap, i, end, t in sorted(cells):
+        if gap >= 0 and len(chosen) >= min_spans:
+            break
+        if max_spans is not None and len(chosen) == max_spans:
+            break
+        if not flat or all(set(range(i, end)).isdisjoint(range(*other[:2])) for other in chosen):
+            chosen.append((i, end, t))
+    return chosen
+
+
+def decide_boundaries(starts: Any, ends: Any, tokens: int) -> set[tuple[int, int, int]]:
+    """Walk from each start of (types, length) to the right until an end or the next start."""
+    found = set()
+    for t in range(len(starts)):
+        for i in range(tokens):
+            if starts[t][i] <= 0:
+                continue
+            for j in range(i, tokens):
+                if j > i and starts[t][j] > 0:
+                    break
+                if ends[t][j] > 0:
+                    found.add((i, j + 1, t))
+                    break
+    return found
+
+
+def span_f1(preds: Any, targets: Any, keep: Any = lambda span: True) -> tuple[float, float, float]:
+    """Return precision, recall and F1 of the spans that `keep` keeps, by sets of (row, start, end, type)."""
+    p, t = ({(r, *s[:3]) for r, row in enumerate(x) for s in row if keep(s)} for x in (preds, targets))
+    right = len(p & t)
+    return right / len(p) if p else 0.0, right / len(t) if t else 0.0, 2 * right / (len(p) + len(t)) if p or t else 0.0
+
+
 # --- losses that are a sum over labels, and the rivals ---------------------------------------------------------------
 
 

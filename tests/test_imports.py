@@ -44,6 +44,7 @@ ALLOWED = {
     "spans": {"targets"},
     "span_scores": {"targets", "logsumexp", "matmulexp"},
     "span_decisions": {"spans", "span_scores"},
+    "validation": {"targets", "spans", "span_scores"},
     "heads": set(),
     "heads.rotary": set(),
     "heads.span_pointer": {"span_scores", "heads.rotary"},

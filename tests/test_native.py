@@ -275,6 +275,23 @@ def test_a_nan_makes_its_own_row_nan_and_no_other(
 # --- derivatives that autograd passes on -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("impl", ["native", "blocked"])
+@pytest.mark.parametrize("lead", [(3, 1, 1), (3, 4, 1), (3, 1, 2), (1, 4, 1), (1, 1, 1), (1, 1, 2), (4, 1), (2,), ()])
+@pytest.mark.parametrize("last", [1, 70])
+def test_a_mask_that_rows_share_equals_the_copied_one(impl: Any, lead: tuple[int, ...], last: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shape = (3, 4, 2, 70)
+    logits, targets = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator) < 0.2
+    mask = torch.rand(*lead, last, generator=generator) < 0.6
+    results = []
+    for same in (mask, mask.expand(shape).contiguous()):
+        leaf = logits.clone().requires_grad_()
+        loss = manyhot.zlpr_loss(leaf, targets, mask=same, reduction="none", impl=impl)
+        results.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
 @pytest.mark.parametrize("shape", [(), (7,), (5, 1), (1, 1), (5, 7)])
 def test_gradient_of_a_learned_threshold(shape: tuple[int, ...], generator: torch.Generator) -> None:
     for dtype in LOGIT_DTYPES:

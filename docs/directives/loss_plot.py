@@ -112,6 +112,29 @@ IN_TASKS = (
 )
 
 
+# A sentence of three tokens and one type: six cells, the first of which is drawn.
+CELLS = [2.0, -1.0, 1.0, -2.0, -2.0]
+
+
+def _of_cells(s: Tensor, positive: bool) -> Tensor:
+    first, last = torch.triu_indices(3, 3)
+    scores = torch.zeros(3, 3, dtype=s.dtype).index_put((first, last), torch.cat((s.view(1), s.new_tensor(CELLS))))
+    gold = [(i, j + 1, 0) for i, j in zip(first.tolist(), last.tolist(), strict=True)][0 if positive else 1 : 3]
+    return manyhot.span_loss(scores.view(1, 1, 3, 3), manyhot.SpanTargets([gold]))
+
+
+def _bce_of_cells(s: Tensor, positive: bool) -> Tensor:
+    logits = torch.cat((s.view(1), s.new_tensor(CELLS)))
+    targets = s.new_tensor([positive, 1, 1, 0, 0, 0])
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+
+
+IN_CELLS = (
+    "The loss of one type in a sentence of three tokens, which has six cells, against the score of one of them. Of the "
+    "others, one span and one cell that is none are wrong by 1, and one span and two cells right by 2."
+)
+
+
 def _summed_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     return F.cross_entropy(logits, classes, reduction="sum")
 
@@ -172,6 +195,9 @@ PLOTS: dict[str, Plot] = {
     ),
     "exact_loss": Plot(partial(of_classes, manyhot.exact_loss), "exact_loss, normal", **_CLASS),
     "exact_loss-log": Plot(partial(of_classes, partial(manyhot.exact_loss, log=True)), "log, normal", **_CLASS),
+    "span_loss": Plot(
+        _of_cells, "span_loss", IN_CELLS, rival=_bce_of_cells, sides=("a span", "a cell that is no span")
+    ),
     "multiway_loss": Plot(partial(_tasks, manyhot.multiway_loss), "pairwise", **_TASKS),
     "multiway_loss-first_order": Plot(
         partial(_tasks, partial(manyhot.multiway_loss, form="first_order")), "first_order", **_TASKS

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
-    from manyhot.logsumexp import signed_logsumexp, validate
+    from manyhot.logsumexp import signed_logsumexp
     from manyhot.losses.baselines import (
         AsymmetricLoss,
         BCELoss,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
-    from manyhot.metrics_of_spans import span_errors, span_metrics
+    from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
     from manyhot.spans import Span, SpanTargets, span_mask, span_share
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from manyhot.targets import IndexTargets, smooth_labels
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
+    from manyhot.validation import validate
 
 __all__ = [
     "AsymmetricLoss",
@@ -85,6 +86,7 @@ __all__ = [
     "SmoothAccuracyLoss",
     "SmoothFLoss",
     "Span",
+    "SpanError",
     "SpanLoss",
     "SpanPointer",
     "SpanScores",
@@ -151,7 +153,7 @@ _HOME = {
     "heads.rotary": ("rotary",),
     "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
-    "logsumexp": ("signed_logsumexp", "validate"),
+    "logsumexp": ("signed_logsumexp",),
     "losses.baselines": (
         "AsymmetricLoss",
         "BCELoss",
@@ -187,7 +189,7 @@ _HOME = {
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "matmulexp": ("log_matmul_exp",),
     "metrics": ("multiclass_metrics", "multilabel_metrics"),
-    "metrics_of_spans": ("span_errors", "span_metrics"),
+    "metrics_of_spans": ("SpanError", "span_errors", "span_metrics"),
     "span_decisions": ("decide_boundaries", "decide_spans"),
     "span_scores": ("SpanScores",),
     "spans": ("Span", "SpanTargets", "span_mask", "span_share"),
@@ -196,6 +198,7 @@ _HOME = {
     "targets": ("IndexTargets", "smooth_labels"),
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
+    "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -20,7 +20,6 @@ from manyhot.targets import (
     check_forms,
     check_listed,
     check_values,
-    first_cell,
     known_cells,
     targets_of,
     traced,
@@ -273,43 +272,6 @@ def logsumexp_of_groups(terms: Tensor, group: Tensor, groups: int) -> Tensor:
     value = torch.where(empty, -math.inf, torch.where(empty, 1, total).log() + peak)
     reached = torch.zeros_like(cells).index_add(0, group, infinite.to(cells.dtype)) > 0
     return torch.where(reached & ~value.isnan(), math.inf, value)
-
-
-def validate(logits: Tensor, targets: Any, *, mask: Tensor | None = None) -> None:
-    """Check a batch, values included: what the losses check by themselves only on the CPU and outside of torch.compile.
-
-    Call it on the first batches of a run on a GPU; it waits for the device.
-
-    Args:
-        logits: (..., labels), floating dtype.
-        targets: same shape, 0/1 or soft, -1, -100 or NaN where unknown; or listed or sparse.
-        mask: boolean, broadcastable to logits, True where the label is known.
-
-    Raises:
-        TypeError: logits that are not floating-point, a mask that is not boolean.
-        ValueError: shapes that differ, known targets outside [0, 1], NaN logits on known cells; names row and label.
-
-    Example:
-        >>> import torch, manyhot
-        >>> manyhot.validate(torch.zeros(2, 3), torch.tensor([[0, 1, 0], [0, 2, 0]]))
-        Traceback (most recent call last):
-        ...
-        ValueError: targets must lie in [0, 1], or be -1, -100 or NaN where unknown; got 2 at row 1, label 1.
-    """
-    targets = targets_of(targets, logits)
-    check_forms(targets, logits, mask)
-    if isinstance(targets, IndexTargets):
-        targets = targets.dense(logits.shape[-1])
-    check_values(targets, mask)
-    nan = logits.isnan()
-    known = known_cells(targets, mask)
-    if known is not None:
-        nan &= known
-    if nan.any():
-        raise ValueError(
-            f"logits must not be NaN where a label is known; got NaN at {first_cell(nan)}. "
-            "Look for a division by zero or a learning rate that is too high."
-        )
 
 
 def _warn_of_probabilities(logits: Tensor) -> None:

@@ -89,7 +89,7 @@ def span_metrics(
 
 
 class SpanError(NamedTuple):
-    """What became of a true span, a predicted one, or the pair of both."""
+    """What became of a true span, a predicted one, or the pair of both: a line of :func:`manyhot.span_errors`."""
 
     row: int
     kind: Kind
@@ -109,8 +109,8 @@ def span_errors(preds: Rows, targets: Rows) -> list[SpanError]:
         targets: the same, true.
 
     Returns:
-        (row, kind, gold, pred) for each pair and each span left over, by row; `gold` is None of a spurious span, `pred`
-        of a missed one.
+        A :class:`manyhot.SpanError`, (row, kind, gold, pred), for each pair and each span left over, by row; `gold` is
+        None of a spurious span, `pred` of a missed one.
 
     Raises:
         ValueError: another number of rows on either side, no row.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhot.span_scores import SpanScores
+from manyhot.span_scores import SpanScores, sizes
 from manyhot.spans import Span, check_lengths, span_mask
 
 
@@ -55,20 +55,16 @@ def decide_spans(
         >>> [(span.start, span.end) for span in manyhot.decide_spans(scores, flat=True)[0]]
         [(0, 2)]
     """
-    dense = scores.start if isinstance(scores, SpanScores) else scores
-    if not isinstance(dense, Tensor) or not dense.is_floating_point():
-        raise TypeError(f"scores must be a floating-point tensor or manyhot.SpanScores; got {type(scores).__name__}.")
-    if isinstance(scores, Tensor) and (scores.ndim != 4 or scores.shape[2] != scores.shape[3]):
-        raise ValueError(f"scores must have shape (rows, types, length, length); got {tuple(scores.shape)}.")
-    rows, types, length = dense.shape[:3]
+    rows, types, length = sizes(scores)
+    device = scores[0].device if isinstance(scores, SpanScores) else scores.device
     if not 0 <= min_spans <= (min_spans if max_spans is None else max_spans):
         raise ValueError(f"min_spans must lie in 0 to max_spans; got {min_spans} and {max_spans}.")
     if isinstance(threshold, Tensor) and threshold.shape not in ((), (types,)):
         raise ValueError(f"threshold must be a number or one a type, ({types},); got {tuple(threshold.shape)}.")
     if lengths is None:
-        lengths = torch.full((rows,), length, device=dense.device)
+        lengths = torch.full((rows,), length)
     check_lengths(lengths, rows, length)
-    level = threshold.to(dense.device).view(-1, 1, 1) if isinstance(threshold, Tensor) else threshold
+    level = threshold.to(device).view(-1, 1, 1) if isinstance(threshold, Tensor) else threshold
     found = []
     for row, tokens in enumerate(lengths.tolist()):
         if isinstance(scores, SpanScores):

@@ -5,7 +5,7 @@ first = start, last = end - 1. Of length**2 cells a type those with first <= las
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class SpanTargets:
     place: Tensor  # (spans,): which of the places a cell is at
     most: int  # spans that one type has in one row
 
-    def __init__(self, spans: Sequence[Sequence[Sequence[int]]] | Tensor, *, rows: int | None = None) -> None:
+    def __init__(self, spans: Sequence[Sequence[Sequence[Any]]] | Tensor, *, rows: int | None = None) -> None:
         triples, self.rows = _triples(spans, rows)
         if values_readable(triples):
             row, start, end, kind = triples.unbind(-1)
@@ -76,7 +76,7 @@ class SpanTargets:
         self._set(torch.stack((row, kind, start, end - 1), -1))
 
     @classmethod
-    def of_pairs(cls, pairs: Sequence[Sequence[Sequence[int]]] | Tensor, *, rows: int | None = None) -> "SpanTargets":
+    def of_pairs(cls, pairs: Sequence[Sequence[Sequence[Any]]] | Tensor, *, rows: int | None = None) -> "SpanTargets":
         """Take pairs of tokens in any order, (first, last, type) with both inside, for ``triangle=False``.
 
         These are the targets of relations: the heads of a subject and an object, or their last tokens.
@@ -155,6 +155,11 @@ class SpanTargets:
         padded[group, rank] = ids
         return IndexTargets(padded.view(self.rows, lists, self.most))
 
+    def check_rows(self, rows: int) -> None:
+        """Check that there are as many rows of spans as of scores."""
+        if self.rows != rows:
+            raise ValueError(f"targets must have the rows of scores, {rows}; got {self.rows}.")
+
     def check(
         self,
         num_types: int,
@@ -198,7 +203,7 @@ class SpanTargets:
         return f"SpanTargets({len(self.cells)} spans in {self.rows} rows)"
 
 
-def _triples(spans: Sequence[Sequence[Sequence[int]]] | Tensor, rows: int | None) -> tuple[Tensor, int]:
+def _triples(spans: Sequence[Sequence[Sequence[Any]]] | Tensor, rows: int | None) -> tuple[Tensor, int]:
     """Return (row, begin, end, type) of all spans and the number of rows."""
     if not isinstance(spans, Tensor):
         if rows is not None:

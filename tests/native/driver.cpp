@@ -178,13 +178,13 @@ struct Problem {
     std::snprintf(
         text, sizeof text,
         "%s, %d threads, link %s; %lld rows x %lld labels, logits %s row stride %lld, targets %s row stride %lld, listed %s "
-        "(width %lld, %lld ids), soft ids %d; strides of mask %s, threshold %s, log_weight %s; scale %.17g, margin %.17g, "
+        "(width %lld, %lld ids), soft ids %d; strides of mask %s a row of it %lld, threshold %s, log_weight %s; scale %.17g, margin %.17g, "
         "gradient %s, outer stride %lld, factor %g",
         set->name, threads, link_names[int(link)], (long long)batch.rows, (long long)batch.labels,
         type_names[int(batch.logits_type)], (long long)batch.logits_row,
         batch.targets ? type_names[int(batch.targets_type)] : "none", (long long)batch.targets_row,
         batch.targets ? "no" : batch.offsets ? "offsets" : "padded", (long long)batch.width, (long long)ids.size,
-        batch.soft != nullptr, grid(batch.mask).c_str(), grid(batch.threshold).c_str(), grid(batch.log_weight).c_str(),
+        batch.soft != nullptr, grid(batch.mask).c_str(), (long long)batch.mask_every, grid(batch.threshold).c_str(), grid(batch.log_weight).c_str(),
         batch.scale, batch.margin, type_names[int(gradient)], (long long)outer.row, outer_factor);
     return text;
   }
@@ -314,9 +314,15 @@ void make_problem(Random& random, Problem& p) {
   make_logits(random, p);
   if (random.chance(0.7)) make_dense_targets(random, p);
   else make_listed_targets(random, p);
-  if (random.chance(0.4))
-    b.mask = fill_grid(random, p.mask, Type::boolean, b, [](Random& r, double rare) -> double { return !r.chance(rare); },
+  if (random.chance(0.4)) {
+    // Of exactly as many rows as are read.
+    b.mask_every = random.chance(0.5) ? 1 : random.between(1, 12);
+    Batch of_mask = b;
+    of_mask.rows = (b.rows + b.mask_every - 1) / b.mask_every;
+    b.mask = fill_grid(random, p.mask, Type::boolean, of_mask,
+                       [](Random& r, double rare) -> double { return !r.chance(rare); },
                        random.any_of({0.0, 0.05, 0.9, 1.0}));
+  }
   if (random.chance(0.4))
     b.threshold = fill_grid(random, p.threshold, p.computed, b,
                             [](Random& r, double rare) { return r.chance(rare) ? extreme(r) : r.normal(); },
@@ -406,7 +412,7 @@ std::vector<T> right_targets(const Problem& p, int64_t row, bool& is_wrong) {
   }
   for (int64_t i = 0; i < b.labels; ++i) {
     T& t = targets[i];
-    if ((b.mask.data && !p.mask.at(row, i)) || t == -1 || t == -100) t = NAN;
+    if ((b.mask.data && !p.mask.at(row / b.mask_every, i)) || t == -1 || t == -100) t = NAN;
     is_wrong |= t < 0 || t > 1;
   }
   return targets;

@@ -84,7 +84,9 @@ NB_MODULE(_native, m) {
       .def("listed", [](Batch& self, Address ids, Address offsets, int64_t width, Address soft) {
         self.ids = at<int64_t>(ids), self.offsets = at<int64_t>(offsets), self.width = width, self.soft = at<void>(soft);
       })
-      .def("mask", [](Batch& self, Address data, int64_t row, int64_t label) { self.mask = {at<void>(data), row, label}; })
+      .def("mask", [](Batch& self, Address data, int64_t row, int64_t label, int64_t every) {
+        self.mask = {at<void>(data), row, label}, self.mask_every = every;
+      })
       .def("threshold",
            [](Batch& self, Address data, int64_t row, int64_t label) { self.threshold = {at<void>(data), row, label}; })
       .def("log_weight",

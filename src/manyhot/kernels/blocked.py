@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manyhot.kernels.layout import Layout, differentiated, layout, refuse_second_derivatives
+from manyhot.kernels.layout import Layout, differentiated, layout, mask_every, refuse_second_derivatives
 from manyhot.targets import IndexTargets, known_cells
 
 # Half a megabyte of float32: it and a copy fit the second-level cache of one core.
@@ -79,8 +79,11 @@ def _blocks(batch: Any, rows: Layout) -> Iterator[tuple[slice, Any]]:
     step = max(1, BLOCK // labels)
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
-        grids = (None if x is None else x[part] for x in (rows.threshold, rows.mask, rows.label_weight))
-        threshold, mask, label_weight = grids
+        threshold, label_weight = (None if x is None else x[part] for x in (rows.threshold, rows.label_weight))
+        mask = rows.mask
+        if mask is not None:
+            every = mask_every(count, mask)
+            mask = mask[part] if every == 1 else mask[torch.arange(part.start, part.stop) // every]
         yield (
             part,
             batch._replace(

@@ -9,7 +9,10 @@ from manyhot.targets import IndexTargets
 
 
 class Layout(NamedTuple):
-    """Two axes each, the last with stride 1, or 0 where a value serves all labels; dense targets or listed ones."""
+    """Two axes each, the last with stride 1, or 0 where a value serves all labels; dense targets or listed ones.
+
+    A row of the mask may serve several consecutive rows: :func:`mask_every`.
+    """
 
     logits: Tensor
     targets: Tensor | None
@@ -32,7 +35,7 @@ def layout(batch: Any) -> Layout:
     else:
         dense = _rows(targets)
     if mask is not None:
-        mask = _grid(mask, shape)
+        mask = _shared_rows(mask, shape)
     if isinstance(threshold, Tensor):
         threshold = _grid(threshold, shape)
     elif threshold == 0:
@@ -49,6 +52,25 @@ def _rows(tensor: Tensor) -> Tensor:
     if tensor.ndim != 2:
         tensor = tensor.reshape(-1, tensor.shape[-1])
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
+
+
+def mask_every(rows: int, mask: Tensor) -> int:
+    """Say how many consecutive rows share a row of the mask of a layout."""
+    return rows // max(len(mask), 1) or 1
+
+
+def _shared_rows(mask: Tensor, shape: torch.Size) -> Tensor:
+    """Broadcast a mask as :func:`_grid` does, without the last leading axes along which it does not move.
+
+    Of scores of spans, (rows, types, length^2), the mask is (rows, 1, length^2): copied for every type it would take
+    a quarter of the scores.
+    """
+    lead = [1] * (len(shape) - mask.ndim) + list(mask.shape[:-1])
+    moving = max((axis + 1 for axis, size in enumerate(lead) if size != 1), default=0)
+    if moving in (0, len(lead)):
+        return _grid(mask, shape)
+    mask = mask.reshape(*lead[:moving], mask.shape[-1])
+    return _grid(mask, torch.Size((*shape[:moving], shape[-1])))
 
 
 def _grid(tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manyhot.kernels.layout import Layout, differentiated, layout, refuse_second_derivatives
+from manyhot.kernels.layout import Layout, differentiated, layout, mask_every, refuse_second_derivatives
 from manyhot.targets import IndexTargets, check_listed, check_values
 
 _native: Any = None
@@ -87,7 +87,9 @@ def _call(rows: Sequence[Any], scale: float, margin: float) -> Any:
         call.dense(targets.data_ptr(), _TYPES[targets.dtype], targets.stride(0))
     else:
         call.listed(ids.data_ptr(), _address(offsets), ids.shape[-1], _address(soft))
-    for tell, grid in ((call.mask, mask), (call.threshold, threshold), (call.log_weight, log_weight)):
+    if mask is not None:
+        call.mask(mask.data_ptr(), mask.stride(0), mask.stride(1), mask_every(len(logits), mask))
+    for tell, grid in ((call.threshold, threshold), (call.log_weight, log_weight)):
         if grid is not None:
             tell(grid.data_ptr(), grid.stride(0), grid.stride(1))
     return call

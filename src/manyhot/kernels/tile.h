@@ -35,6 +35,7 @@ struct Batch {
   const void* soft;
   Grid mask, threshold, log_weight;  // bytes, and numbers of the type that is computed in
   double scale, margin;
+  int64_t mask_every = 1;  // consecutive rows that share a row of the mask
 };
 
 namespace MANYHOT_ISA {
@@ -144,7 +145,7 @@ class Row {
                batch.logits_type == own_type && batch.scale == 1 && !batch.threshold.data && !batch.mask.data &&
                !batch.log_weight.data) {}
 
-  void move_to(int64_t row) { row_ = row; }
+  void move_to(int64_t row) { row_ = row, mask_row_ = batch_.mask_every == 1 ? row : row / batch_.mask_every; }
 
   // Find the ids of a segment of labels. An id that is no label sets `is_wrong`.
   Listed list(int64_t begin, int64_t end, bool& is_wrong) const {
@@ -266,11 +267,15 @@ class Row {
   const Batch& batch_;
   Scratch<T>& scratch_;
   const bool plain_;
-  int64_t row_ = 0;
+  int64_t row_ = 0, mask_row_ = 0;
 
   template <class V>
   const V* at(const Grid& grid, int64_t label) const {
     return static_cast<const V*>(grid.data) + row_ * grid.row + label * grid.label;
+  }
+
+  const uint8_t* mask_at(int64_t label) const {
+    return static_cast<const uint8_t*>(batch_.mask.data) + mask_row_ * batch_.mask.row + label * batch_.mask.label;
   }
 
   // Whether the vector that begins within `size` elements from `offset` ends within the rows.
@@ -385,16 +390,18 @@ class Row {
   // Apply the mask to the codes in the scratch, and look what they are.
   void mask_codes(Tile<T>& tile, bool& is_wrong, bool& any_known) {
     uint8_t* code = scratch_.code;
+    // Its own variable: a byte that is written could be one of tile.size, and the loop would not become vectors.
+    const int size = tile.size;
     if (batch_.mask.data) {
-      const uint8_t* mask = at<uint8_t>(batch_.mask, tile.begin);
+      const uint8_t* mask = mask_at(tile.begin);
       if (batch_.mask.label == 0) {
-        if (!*mask) std::memset(code, absent, tile.size);
+        if (!*mask) std::memset(code, absent, size);
       } else {
-        for (int i = 0; i < tile.size; ++i) code[i] = mask[i] ? code[i] : absent;
+        for (int i = 0; i < size; ++i) code[i] = mask[i] ? code[i] : absent;
       }
     }
     uint8_t some = 0, all = absent;
-    for (int i = 0; i < tile.size; ++i) some |= code[i], all &= code[i];
+    for (int i = 0; i < size; ++i) some |= code[i], all &= code[i];
     is_wrong |= (some & wrong) != 0;
     tile.complete = some <= positive;
     any_known = !(all & absent);
@@ -405,7 +412,7 @@ class Row {
   void mask_numbers(Tile<T>& tile, bool& any_known) {
     any_known = false;
     if (!batch_.mask.data) return;
-    const uint8_t* mask = at<uint8_t>(batch_.mask, tile.begin);
+    const uint8_t* mask = mask_at(tile.begin);
     const int64_t stride = batch_.mask.label;
     const T* t = tile.t;
     for (int i = 0; i < tile.size; ++i) scratch_.t[i] = mask[i * stride] ? t[i] : T(NAN);

@@ -14,7 +14,7 @@ from manyhot.logsumexp import Impl, logsumexp, logsumexp_of_groups
 from manyhot.losses.hyperparameters import keep, kept
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.losses.zlpr import ZLPR, zlpr_loss
-from manyhot.span_scores import SpanScores
+from manyhot.span_scores import SpanScores, sizes
 from manyhot.spans import SpanTargets, check_lengths, span_mask
 from manyhot.targets import values_readable
 
@@ -95,7 +95,13 @@ def span_loss(
         Su, kexue.fm/archives/8373 (GlobalPointer) and 8877 (Efficient GlobalPointer); arXiv 2208.03054. The factorised
         sum is ours.
     """
-    rows, types, length = _sizes(scores, targets)
+    rows, types, length = sizes(scores)
+    if not isinstance(targets, SpanTargets):
+        raise TypeError(
+            f"targets must be manyhot.SpanTargets; got {type(targets).__name__}. Make them from a list of (start, end, "
+            "type) a row, end exclusive."
+        )
+    targets.check_rows(rows)
     if max_width is not None and (not triangle or max_width < 1):
         raise ValueError(f"max_width must be 1 or more, and goes with triangle=True; got {max_width}.")
     _check_of_types("threshold", threshold, types)
@@ -182,17 +188,18 @@ class SpanLoss(nn.Module):
 def _factorised_sides(
     scores: SpanScores, targets: SpanTargets, mask: Tensor, threshold: float | Tensor, scale: float, margin: float
 ) -> tuple[Tensor, Tensor]:
-    """Return neg and pos from the parts of the scores."""
+    """Return neg and pos from the parts of the scores; the mask is overwritten."""
     rows = len(scores.pair)
     row, first, last = targets.places.unbind(-1)
     # A place that is gold for any type is left out of the factorised sum; its scores enter one by one. All less the
     # positives would lose every digit once the positives are large.
-    others = mask.squeeze(1).clone()
+    others = mask.squeeze(1)
     others[row, first, last] = False
     if isinstance(threshold, Tensor):
         threshold = threshold.to(scores.pair.dtype)
-    level = _a_column(threshold)
-    exponents = SpanScores(scale * scores.pair, scale * (scores.start - level + margin), scale * scores.end)
+    exponents = scores._replace(start=scores.start - _a_column(threshold) + margin)
+    if scale != 1:  # a product by 1 would be a copy
+        exponents = SpanScores(*(scale * x for x in exponents))
     neg = exponents.logsumexp(others)
     if not len(row):
         return neg, torch.full_like(neg, -torch.inf)
@@ -205,44 +212,6 @@ def _factorised_sides(
 
 
 # --- what comes in ---------------------------------------------------------------------------------------------------
-
-
-def _sizes(scores: Tensor | SpanScores, targets: SpanTargets) -> tuple[int, int, int]:
-    """Check the forms of both; return rows, types and length."""
-    if isinstance(scores, SpanScores):
-        pair, start, end = scores
-        if not all(isinstance(x, Tensor) and x.is_floating_point() for x in scores):
-            raise TypeError("the parts of SpanScores must be floating-point tensors.")
-        if (
-            (pair.ndim, start.ndim) != (3, 3)
-            or start.shape != end.shape
-            or (pair.shape != (start.shape[0], start.shape[2], start.shape[2]))
-        ):
-            raise ValueError(
-                "SpanScores must have pair (rows, length, length) and start and end (rows, types, length); got "
-                f"{tuple(pair.shape)}, {tuple(start.shape)} and {tuple(end.shape)}."
-            )
-        rows, types, length = start.shape
-    else:
-        if not isinstance(scores, Tensor) or not scores.is_floating_point():
-            came = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-            raise TypeError(f"scores must be a floating-point tensor or manyhot.SpanScores; got {came}.")
-        if scores.ndim != 4 or scores.shape[2] != scores.shape[3]:
-            raise ValueError(
-                f"scores must have shape (rows, types, length, length): first token, then last; got "
-                f"{tuple(scores.shape)}."
-            )
-        rows, types, length = scores.shape[:3]
-    if types == 0 or length == 0:
-        raise ValueError(f"scores need at least one type and one token; got {types} types and length {length}.")
-    if not isinstance(targets, SpanTargets):
-        raise TypeError(
-            f"targets must be manyhot.SpanTargets; got {type(targets).__name__}. Make them from a list of (start, end, "
-            "type) a row, end exclusive."
-        )
-    if targets.rows != rows:
-        raise ValueError(f"targets must have the rows of scores, {rows}; got {targets.rows}.")
-    return rows, types, length
 
 
 def _lengths(scores: Tensor | SpanScores, lengths: Tensor | None, rows: int, length: int) -> Tensor:

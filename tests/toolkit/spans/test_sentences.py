@@ -33,7 +33,7 @@ def of_tokens(tokens, *marks):
         ("Anna's 2 cats, e.g. 4:26", ["Anna", "'", "s", "2", "cats", ",", "e", ".", "g", ".", "4", ":", "26"]),
         ("北京is 大", ["北", "京", "is", "大"]),
         ("Cafe\u0301 na\u0131ve", ["Cafe\u0301", "na\u0131ve"]),
-        ("\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627", ["\u05e9\u05dc\u05d5\u05dd", "\u0645\u0631\u062d\u0628\u0627"]),
+        ("\u05e9\u05dc\u05d5\u05dd \u0645\u0631", ["\u05e9\u05dc\u05d5\u05dd", "\u0645\u0631"]),
         ("a😀b\u3000c\n\n", ["a", "😀", "b", "c"]),
         ("", []),
     ],
@@ -81,7 +81,7 @@ def test_long_rows_are_cut_after_sentences_and_never_inside_a_span_of_training()
     lines = "\n".join(" ".join(["w"] * 99) + " ." for _ in range(6))
     assert pieces_of(of_text(lines)) == [Piece(0, 0, 500), Piece(0, 500, 600)]
     assert pieces_of(of_tokens(["w"] * 1000)) == [Piece(0, 0, 1000)]
-    with pytest.raises(InputError, match="d.jsonl, line 1: expected rows of at most 1,024 tokens"):
+    with pytest.raises(InputError, match=r"d\.jsonl, line 1: expected rows of at most 1,024 tokens"):
         pieces_of(of_tokens(["w"] * 1025))
     assert pieces_of(of_tokens([])) == []
 

@@ -191,6 +191,7 @@ def test_few_rows_are_fitted_without_any_held_out(here: Path) -> None:
     trained = train_spans(Config(data=data, task="spans", model="cnn", epochs=2))
     assert trained is not None
     assert trained.metrics == {}
+    assert trained.path is not None
     found = json.loads((trained.path / "findings.json").read_text())
     assert found["measured"]["part"] == "train"
     assert any("too few rows" in warning["text"] for warning in found["warnings"])

@@ -54,9 +54,9 @@ class Held:
     gold: list[list[Gold]]
     offset: float
 
-    def predicted(self, offset: float | None = None) -> list[list[Span]]:
+    def predicted(self) -> list[list[Span]]:
         """Return the spans that are above 0 with the offset, their scores with it."""
-        by = self.offset if offset is None else offset
+        by = self.offset
         return [[span._replace(score=span.score + by) for span in row if span.score + by > 0] for row in self.spans]
 
 
@@ -81,6 +81,7 @@ class SpanLearner:
         encoder: pretrained; None of the convolutions.
         memory: what fitting takes.
         schedule: batches, epochs, rate and patience; the factor is that of the number of steps.
+        start: where the bias of a type starts: so often the logit of its share of cells.
     """
 
     config: Config
@@ -88,6 +89,7 @@ class SpanLearner:
     device: str
     memory: Memory
     schedule: Schedule
+    start: float
 
     def draw(self, training: SpanTraining, sentences: Sentences) -> tuple[SpanNetwork, Pieces]:
         """Return the network that a fit on these rows starts from, the same every time, and the rows prepared."""
@@ -101,8 +103,8 @@ class SpanLearner:
                 body = Pretrained(own)
             network = SpanNetwork(body, len(training.types), training.max_width)
         pieces = prepared(network, sentences, training.types)
-        if start := STARTS[self.config.loss]:
-            network.head.start_at(pieces.share(len(training.types), training.max_width), scale=start)
+        if self.start:
+            network.head.start_at(pieces.share(len(training.types), training.max_width), scale=self.start)
         return network.to(self.device), pieces
 
 
@@ -139,7 +141,7 @@ def plan(config: Config, training: SpanTraining, encoder: Encoder | None, device
         schedule = replace(schedule, rate=config.rate)
     if config.epochs != "auto":
         schedule = replace(schedule, epochs=config.epochs)
-    return SpanLearner(config, encoder, device, memory, schedule)
+    return SpanLearner(config, encoder, device, memory, schedule, STARTS[config.loss])
 
 
 def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEpoch) -> Fitted:
@@ -154,12 +156,12 @@ def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEp
     Raises:
         InputError: the loss is not finite.
     """
-    kept, held = _held_out(training, learner.config.seed)
+    kept, held = held_out(training, learner.config.seed)
     result: Arrays | None = None
     if held is not None:
         result = fits.finished(HELD_OUT)
         if result is None:
-            result = _fit_held_out(learner, training, kept, held, fits, on_epoch)
+            result = _fitheld_out(learner, training, kept, held, fits, on_epoch)
             fits.finish(HELD_OUT, result)
     first = None if result is None or held is None else _restored(result, held[0], held[1], training)
     epochs = min(FEW_EPOCHS, learner.schedule.epochs) if result is None else int(result["epochs"])
@@ -174,7 +176,7 @@ def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEp
     return Fitted(network.eval(), first, epochs, offset, losses + curve.losses, scores + [None] * len(curve.losses))
 
 
-def _held_out(training: SpanTraining, seed: int) -> tuple[Sentences, tuple[np.ndarray, Sentences] | None]:
+def held_out(training: SpanTraining, seed: int) -> tuple[Sentences, tuple[np.ndarray, Sentences] | None]:
     """Return the rows to fit first, and those held out with their positions; None where none can be spared."""
     train = training.train
     if training.valid is not None:
@@ -188,7 +190,7 @@ def _held_out(training: SpanTraining, seed: int) -> tuple[Sentences, tuple[np.nd
     return kept, (np.flatnonzero(held), train.taken(np.flatnonzero(held)))
 
 
-def _fit_held_out(
+def _fitheld_out(
     learner: SpanLearner,
     training: SpanTraining,
     kept: Sentences,
@@ -273,14 +275,15 @@ class _Watched:
         self.last: Held | None = None
 
     def score(self) -> float:
-        """Return the micro-F1 of the spans above 0."""
+        """Return the micro-F1 with the offset, which will be in the scores: at first no score may be above 0."""
         spans = find_spans(
             self.network, self.pieces, self.sentences.rows, flat=not self.training.nested, threshold=LOWEST
         )
         scores, right = judged(spans, [set(row) for row in self.gold])
         number = sum(len(set(row)) for row in self.gold)
-        value = f1_at_zero(scores, right, number)
-        self.last = Held(self.positions, spans, self.gold, best_offset(scores, right, number))
+        offset = best_offset(scores, right, number)
+        value = f1_at_zero(scores + offset, right, number)
+        self.last = Held(self.positions, spans, self.gold, offset)
         if value > self.highest:
             self.highest, self.best = value, _arrays(self.last, value)
         return value

@@ -183,7 +183,7 @@ class SpanNetwork(nn.Module):
     def shift(self, by: float) -> None:
         """Add a number to all scores."""
         with torch.no_grad():
-            self.head.end.bias += by
+            self.head.end.bias.add_(by)
 
 
 # (scores, targets, lengths, max_width) to the mean over (row, type).

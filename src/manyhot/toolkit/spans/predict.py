@@ -152,7 +152,7 @@ class SpanRun:
             else:
                 raise InputError(f"{wrong} {type(row).__name__} as row {number}.")
             form = "tokens" if text is None else "text"
-            given: list[Mark] = [check_mark(place, *mark[:3], len(row), form=form) for mark in marks]
+            given: list[Mark] = [check_mark(place, a, b, kind, len(row), form=form) for a, b, kind, *_ in marks]
             marked.append(MarkedRow(place, tokens, text, given))
         return sentences_of(marked, "the data", characters=self.characters)
 

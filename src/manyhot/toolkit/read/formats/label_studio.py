@@ -42,7 +42,7 @@ class LabelStudio:
             where = f"{self.path}, task {number}"
             content = task.get("data", task) if isinstance(task, dict) else None
             text = content.get("text") if isinstance(content, dict) else None
-            if not isinstance(text, str):
+            if not isinstance(text, str) or content is None:
                 raise InputError(f"{where}: {EXPECTED}, got {shown(task)}; name the text 'text' in the export")
             if not self.with_marks:
                 yield MarkedRow(f"task {number}", None, text, record=content)

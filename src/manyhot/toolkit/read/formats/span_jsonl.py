@@ -70,7 +70,7 @@ class SpanRecords:
         where = f"{self.path}, line {number}"
         tokens, text = record.get("tokens"), record.get("text")
         form: Form = "text" if isinstance(text, str) else "tokens"
-        if form == "tokens" and not isinstance(tokens, list):
+        if not isinstance(text, str) and not isinstance(tokens, list):
             raise InputError(f"{where}: {EXPECTED}, got {_keys(record)}; write every row so")
         if self.form not in (None, form):
             raise InputError(
@@ -79,11 +79,11 @@ class SpanRecords:
             )
         self.form = form
         offsets = None
-        if form == "text":
+        if isinstance(text, str):
             if isinstance(tokens, list) and all(isinstance(token, dict) for token in tokens):
                 offsets = [_token(where, token, text) for token in tokens]
         else:
-            check_tokens(where, tokens)
+            check_tokens(where, tokens or [])
         marks = self._marks(where, record, form, text if form == "text" else tokens) if self.with_marks else []
         return MarkedRow(
             f"line {number}", tokens if form == "tokens" else None, text if form == "text" else None, marks, offsets,
@@ -124,7 +124,8 @@ class SpanRecords:
                 "correct the span"
             )
         inclusive = self.how.end == "inclusive"
-        mark = check_mark(where, *parts, len(content), form=form, inclusive=inclusive)
+        start, end, kind = parts
+        mark = check_mark(where, start, end, kind, len(content), form=form, inclusive=inclusive)
         if form == "text" and isinstance(text, str) and content[mark.start : mark.end] != text:
             hint = "correct the offsets, which count code points"
             if not inclusive and content[mark.start : mark.end + 1] == text:

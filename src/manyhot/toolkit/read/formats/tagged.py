@@ -134,7 +134,7 @@ class TaggedColumns:
     def __init__(self, path: Path, how: Reading, *, with_marks: bool = True) -> None:
         self.path, self.how, self.with_marks = path, how, with_marks
         self.tags = Tags(path)
-        self.columns: tuple[int, ...] = ()
+        self.columns: Sequence[int] = ()
         self.width: int | None = None
         self.token = 0  # the column of the tokens, from 0
 
@@ -206,7 +206,7 @@ class TaggedColumns:
     def _is_token(self, line: str) -> bool:
         """Say whether a line that begins with # is a token of a row, by what its other cells are."""
         cells = line.rstrip(" \t").split("\t") if "\t" in line else line.split()
-        return len(cells) == self.width and self.width > 1 and all(_is_tag(cell) for cell in cells[1:])
+        return len(cells) == self.width and len(cells) > 1 and all(_is_tag(cell) for cell in cells[1:])
 
     def _row(self, first: int, cells: list[list[str]]) -> MarkedRow:
         tokens = [line[self.token] for line in cells]
