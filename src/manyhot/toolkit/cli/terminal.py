@@ -187,24 +187,26 @@ def print_comparison(result: dict[str, Any]) -> None:
     """Print a row a method, best macro-F1 first, and for each metric how ours stand against the best rival."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for title in (*COMPARED.values(), "labels", "time", "memory"):
+    things = "spans" if result.get("task") == "spans" else "labels"
+    shown = {key: title for key, title in COMPARED.items() if key in result["best"]}
+    for title in (*shown.values(), things, "time", "memory"):
         table.add_column(title, justify="right", no_wrap=True)
     fine = [row for row in result["methods"] if row["error"] is None]
     for row in sorted(fine, key=lambda row: -row["metrics"]["macro_f1"]):
         table.add_row(
             Text(row["name"]),
-            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in COMPARED),
-            f"{row['metrics']['labels_per_row_predicted']:.2f}",
+            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in shown),
+            f"{row['metrics'][f'{things}_per_row_predicted']:.2f}",
             f"{sum(row['seconds'].values()):,.0f} s",
             f"{row['peak_mb'] / 1000:.1f} GB",
         )
     Console(soft_wrap=True).print(table)
     rows, true = result["design"]["rows"], sum(result["test_counts"])
-    say(f"on {rows:,} rows with {true / rows:.2f} labels each; ± is half of a {result['level']:.0%} interval")
+    say(f"on {rows:,} rows with {true / rows:.2f} {things} each; ± is half of a {result['level']:.0%} interval")
     for row in result["methods"]:
         if row["error"] is not None:
             say(f"{row['name']} failed: {row['error']}")
-    for key, title in COMPARED.items():
+    for key, title in shown.items():
         for row in fine:
             # The default, whether or not another of ours is better here: that one was not chosen beforehand.
             if row["name"] == result["default"] and (difference := row["differences"][key]):

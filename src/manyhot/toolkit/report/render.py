@@ -27,6 +27,7 @@ TOLD_BINS, TOLD_LEAST = slice(6, 8), 30
 ABOUT = 0.05
 PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
 PARTS |= {"held_out": "training rows, held out", "train": "training rows"}
+SPAN_COMPARED = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "rare_f1", "exact_match")
 COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
 
 
@@ -92,6 +93,8 @@ def _render_spans(findings: dict[str, Any]) -> str:
 
 def render_comparison(comparison: dict[str, Any]) -> str:
     """Write the report of a comparison, as compare.json holds it."""
+    if comparison.get("task") == "spans":
+        return _render_span_comparison(comparison)
     fine = [method for method in comparison["methods"] if method["error"] is None]
     indices = shown_labels(
         [
@@ -113,6 +116,30 @@ def render_comparison(comparison: dict[str, Any]) -> str:
         indices=[row["index"] for row in indices],
         left_out=len(comparison["labels"]) - len(indices),
         rows=[key for key in TITLES if any(key in m["metrics"] for m in fine)],
+    )
+
+
+def _render_span_comparison(comparison: dict[str, Any]) -> str:
+    """Write the report of a comparison on spans."""
+    fine = [method for method in comparison["methods"] if method["error"] is None]
+    keys = [key for key in SPAN_COMPARED if any(m["metrics"].get(key) is not None for m in fine)]
+    verdicts = [_verdict(comparison, key) for key in comparison["best"]]
+    return _page(
+        "span_comparison.html",
+        c=comparison,
+        fine=fine,
+        failed=[method for method in comparison["methods"] if method["error"] is not None],
+        verdicts=[verdict for verdict in verdicts if verdict is not None],
+        keys=keys,
+        forests=[
+            (SPAN_TITLES[key], plots.plot_forest(f"forest-{key}", SPAN_TITLES[key], _estimates(fine, key)))
+            for key in comparison["best"]
+        ],
+        curves=[
+            (m, plots.plot_epochs(m["curves"], name=f"epochs-{i}")) for i, m in enumerate(fine) if any(m["curves"])
+        ],
+        rows=[key for key in SPAN_TITLES if any(key in m["metrics"] for m in fine)],
+        TITLES=SPAN_TITLES,
     )
 
 
