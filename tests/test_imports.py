@@ -77,7 +77,7 @@ ROOMS = {
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
         *("tokens", "sentences", "inputs", "features", "network", "pieces", "offset", "fit", "predict", "write"),
-        *("findings", "saved_run", "train", "methods", "compare"),
+        *("findings", "saved_run", "train", "methods", "compare", "demo"),
     ),
     "demo": (),
     "cli": (
