@@ -53,8 +53,9 @@ class Tokens:
         for i in range(len(of) - 1, -1, -1):
             if of[i] is not None:
                 first[of[i]] = i
+        begun = set(of)
         for word in range(len(words) - 2, -1, -1):
-            if word not in of:
+            if word not in begun:
                 first[word] = first[word + 1]
         return np.array(ids, dtype=np.int64), first
 
