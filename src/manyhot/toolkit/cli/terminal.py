@@ -136,7 +136,7 @@ def predicting() -> "Iterator[Progress]":
 def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     """Lay out metrics, a column each; fractions as per cent."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
     # What a row is has other names where it is of spans.

@@ -233,8 +233,10 @@ def descend(
     last = schedule.epochs if epochs is None else epochs
 
     def end() -> int:
-        best = int(np.argmax(heard)) if heard else 0
-        return last if held is None else min(last, best + 1 + schedule.patience)
+        # A score that has been 0 so far says that learning has not begun, and not that it is over.
+        if held is None or max(heard, default=0.0) == 0:
+            return last
+        return min(last, int(np.argmax(heard)) + 1 + schedule.patience)
 
     while len(heard) < end():
         epoch, total = len(heard), 0.0

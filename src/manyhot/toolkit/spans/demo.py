@@ -11,7 +11,7 @@ from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, check_free, free_path, provenance, write_folder
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.report.render import render_run
-from manyhot.toolkit.spans.fit import Held, fit, plan
+from manyhot.toolkit.spans.fit import Fitted, Held, SpanLearner, fit, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, read_spans
 from manyhot.toolkit.spans.predict import MeasuredSpans
 from manyhot.toolkit.spans.saved_run import run_files
@@ -25,12 +25,13 @@ CREDIT = (
 )
 # Fewer than `manyhot train` takes at most: the rate falls to 0 within them.
 EPOCHS = 8
-# Same rows, network, epochs; the loss and where its biases start differ, and whether an offset is in the scores.
+# Same rows, network, epochs. Of BCE the biases start at 0, as people write it, or at the prior; without an offset in
+# the scores, or with one, found by the same rows as that of ZLPR.
 RIVALS = {
-    "ZLPR (default)": ("zlpr", True),
+    "ZLPR": ("zlpr", True),
     "BCE": ("bce", False),
-    "BCE, biases at the prior": ("bce+bias", False),
-    "the same, threshold tuned": ("bce+bias", True),
+    "BCE, prior": ("bce+bias", False),
+    "BCE, prior, threshold": ("bce+bias", True),
 }
 
 
@@ -84,11 +85,11 @@ def run_span_demo(out: str | None, listener: Listener) -> Shown:
             findings = findings_of(of_loss, training, found, run, measured[name], parts, origin)
             contents = run_files(run, of_loss, parts, found, origin, findings, render_run(findings))
             write_folder(path, contents, SPAN_RUN)
-    shown = {name: measured[name] for name in ("ZLPR (default)", "BCE, biases at the prior")}
+    shown = {name: measured[name] for name in ("ZLPR", "BCE, prior, threshold")}
     return Shown(draw(test, training.types, shown), metrics, path)
 
 
-def _fitted(config: Config, training: SpanTraining, listener: Listener):
+def _fitted(config: Config, training: SpanTraining, listener: Listener) -> tuple[SpanLearner, Fitted]:
     def on_epoch(what: str, epoch: int, of: int, loss: float, held: Held | None) -> None:
         listener.progress(f"{config.loss}, {what}, epoch {epoch}", min(epoch / of, 1), loss)
 

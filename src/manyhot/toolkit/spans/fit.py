@@ -54,9 +54,9 @@ class Held:
     gold: list[list[Gold]]
     offset: float
 
-    def predicted(self) -> list[list[Span]]:
-        """Return the spans that are above 0 with the offset, their scores with it."""
-        by = self.offset
+    def predicted(self, offset: float | None = None) -> list[list[Span]]:
+        """Return the spans that are above 0 with the offset, or with another, their scores with it."""
+        by = self.offset if offset is None else offset
         return [[span._replace(score=span.score + by) for span in row if span.score + by > 0] for row in self.spans]
 
 
@@ -275,14 +275,14 @@ class _Watched:
         self.last: Held | None = None
 
     def score(self) -> float:
-        """Return the micro-F1 with the offset, which will be in the scores: at first no score may be above 0."""
+        """Return the micro-F1 of the spans above 0: with the offset of so few rows it would follow their chances."""
         spans = find_spans(
             self.network, self.pieces, self.sentences.rows, flat=not self.training.nested, threshold=LOWEST
         )
         scores, right = judged(spans, [set(row) for row in self.gold])
         number = sum(len(set(row)) for row in self.gold)
         offset = best_offset(scores, right, number)
-        value = f1_at_zero(scores + offset, right, number)
+        value = f1_at_zero(scores, right, number)
         self.last = Held(self.positions, spans, self.gold, offset)
         if value > self.highest:
             self.highest, self.best = value, _arrays(self.last, value)

@@ -99,13 +99,13 @@ def fit_loudly(learner: SpanLearner, training: SpanTraining, fits: Fits, listene
         if held is None:
             return
         sentences = held_sentences(training, held)
-        m = measure(held.predicted(), sentences, training.types, training.counts)[0]
+        m = measure(held.predicted(0.0), sentences, training.types, training.counts)[0]
         if not header:
             true = f"spans a row (true {m['spans_per_row_true']:.2f})"
-            listener.say(f"{'epoch':>6} {'loss':>8} {'offset':>7} {'micro-F1':>9} {'macro-F1':>9}  {true}")
+            listener.say(f"{'epoch':>6} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9}  {true}")
             header = True
         listener.say(
-            f"{epoch:>6} {loss:>8.4f} {held.offset:>+7.2f} {percent(m['micro_f1']):>9} {percent(m['macro_f1']):>9}  "
+            f"{epoch:>6} {loss:>8.4f} {percent(m['micro_f1']):>9} {percent(m['macro_f1']):>9}  "
             f"{m['spans_per_row_predicted']:.2f}"
         )
 
