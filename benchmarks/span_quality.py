@@ -30,7 +30,7 @@ from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models.adamw import descend, of_like_length
 from manyhot.toolkit.spans.features import Vocabulary
-from manyhot.toolkit.spans.fit import CNN, WARM_UP, fit, held_out, plan
+from manyhot.toolkit.spans.fit import CNN, WARM_UP, best_epoch, fit, held_out, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, read_spans
 from manyhot.toolkit.spans.network import Cnn
 from manyhot.toolkit.spans.offset import LOWEST
@@ -150,7 +150,7 @@ def fit_crf(training: SpanTraining, sentences: Sentences, seed: int, epochs: int
         held=None if held is None else lambda: measured(crf_spans(crf, held), held, training)[0],
         cut=lambda random: of_like_length(sizes, lambda _: CNN.batch, random),
     )
-    return crf if held is None else int(np.argmax(heard)) + 1
+    return crf if held is None else best_epoch(heard)
 
 
 def crf_spans(crf: Crf, sentences: Sentences) -> list[list[tuple[int, int, int]]]:

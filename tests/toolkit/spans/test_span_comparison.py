@@ -97,6 +97,7 @@ def test_the_report_of_a_run_marks_its_errors(here: Path) -> None:
     without = Path("without.html").read_text()
     assert "No row of the data is in this file" in without
     assert "&lt;b&gt;" not in without
+    assert "expected a run whose spans do not overlap" in bad(f"predict run {data} -o o.conll")
     call(f"train {data} --task spans --set epochs=1 --no-rows --out bare")
     assert json.loads(Path("bare/findings.json").read_text())["worst"] is None
 

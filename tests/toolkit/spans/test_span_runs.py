@@ -253,6 +253,23 @@ def test_what_is_refused(here: Path, content: str, options: str, said: str) -> N
     assert said in bad(f"train d.jsonl --task spans {options}")
 
 
+def test_what_may_be_wrong_is_said_and_goes_on(here: Path) -> None:
+    texts = ["Ada met Bo in Lakeside ."] * 120
+    marks = [[(0, 3, "PER"), (8, 10, "PER")] for _ in texts]
+    marks[7].append((14, 18, "LOC"))  # within a token
+    marks[8] += [(4, 10, "X"), (8, 13, "X")]
+    records = [
+        {"text": text, "spans": [{"start": a, "end": b, "label": k} for a, b, k in spans]}
+        for text, spans in zip(texts, marks, strict=True)
+    ]
+    records[9]["spans"].append({"start": 14, "end": 24, "label": "ONCE"})
+    Path("d.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    _, said = call("train d.jsonl --task spans --dry-run")
+    assert "1 of 244 spans have a border inside of a token, the first on line 8: 'Lake' in the token 'Lakeside'" in said
+    assert "warning: 1 pairs of spans cross, neither inside of the other" in said
+    assert "warning: 1 type with one training span: ONCE." in said
+
+
 def test_a_run_of_another_task_and_its_options_are_refused(trained: Path, here: Path) -> None:
     Path("t.csv").write_text("text,labels\n" + "good film,praise|film\nbad film,film\n" * 5)
     call("train t.csv --set C=2 --tau 0")

@@ -91,8 +91,8 @@ def load_run(path: str | Path) -> Any:
         path: the folder that `manyhot train` wrote.
 
     Returns:
-        A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`; of a run on spans a `SpanRun`, whose
-        `predict` returns spans.
+        A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`; of a run on spans a
+        :class:`SpanRun`, whose `predict` returns spans.
 
     Raises:
         InputError: no run, or one that was cut short or changed; names the file.

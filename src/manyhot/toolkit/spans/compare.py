@@ -23,6 +23,7 @@ from manyhot.spans import Span
 from manyhot.split import stratified_split
 from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES, Counts, interval, resampled
 from manyhot.toolkit.compare.compare import LEAST, Compared
+from manyhot.toolkit.compare.standings import mean_over_seeds
 from manyhot.toolkit.compare.tally import PeakMemory
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.fits import Arrays, Steps
@@ -274,7 +275,7 @@ class _Trials:
         there = np.bincount([kind for row in self.gold for *_, kind in set(row)], minlength=len(types))
         for found in drawn.values():  # macro-F1 is the mean over types with a true span
             found["macro_f1"] = found["macro_f1"] * (len(types) / max((there > 0).sum(), 1))
-        means = {name: _mean(parts) for name, parts in measured.items()}
+        means = {name: mean_over_seeds(parts) for name, parts in measured.items()}
         ours = {method.name for method in self.methods if method.ours}
 
         def best(metric: str, among: set[str]) -> str | None:
@@ -391,11 +392,3 @@ def counts_of(
         right_ones, predicted_ones, true_ones = (together @ x for x in (right_ones, predicted_ones, true_ones))
         by_row = together @ by_row
     return Counts(right_ones, predicted_ones, true_ones, by_row)
-
-
-def _mean(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean over seeds of every metric; None stays None, and whole numbers stay whole."""
-    return {
-        key: value if value is None or isinstance(value, int) else float(np.mean([part[key] for part in parts]))
-        for key, value in parts[0].items()
-    }

@@ -205,10 +205,15 @@ def _fitheld_out(
     )  # the second fit takes as long again at most
     heard = _descend(learner, network, pieces, curve, held=watched.score)
     return watched.best | {
-        "epochs": np.array(int(np.argmax(heard)) + 1),
+        "epochs": np.array(best_epoch(heard)),
         "losses": np.array(curve.losses),
         "scores": np.array(heard),
     }
+
+
+def best_epoch(heard: list[float]) -> int:
+    """Return the epoch with the highest score, from 1; the last where all are 0."""
+    return int(np.argmax(heard)) + 1 if max(heard) > 0 else len(heard)
 
 
 def _descend(
@@ -284,7 +289,7 @@ class _Watched:
         offset = best_offset(scores, right, number)
         value = f1_at_zero(scores, right, number)
         self.last = Held(self.positions, spans, self.gold, offset)
-        if value > self.highest:
+        if value > self.highest or value == 0:  # where nothing is found yet, more has been learned all the same
             self.highest, self.best = value, _arrays(self.last, value)
         return value
 

@@ -1,10 +1,8 @@
 """Spans of a file's rows, written as a file, block by block: all of them or nothing."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +15,7 @@ from manyhot.toolkit.read.cells import close_matches, listed
 from manyhot.toolkit.read.formats.marked import Mark
 from manyhot.toolkit.read.formats.tagged import written_in_columns
 from manyhot.toolkit.read.spans import read_blocks
+from manyhot.toolkit.runs.predictions import WRITERS as TABLE_WRITERS
 from manyhot.toolkit.runs.predictions import Progress, check_output
 from manyhot.toolkit.spans.predict import Found, SpanRun
 from manyhot.toolkit.spans.sentences import Sentences, sentences_of
@@ -111,72 +110,35 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
     yield write
 
 
-def _lines(
-    first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return a line a span; its text is that of the row, or the tokens with spaces between."""
-    lines = []
-    for i, (spans, kept) in enumerate(zip(found, records, strict=True)):
-        text = sentences.texts[i]
-        for start, end, label, score in spans:
-            said = sentences.excerpt(i, start, end) if text is None else text[start:end]
-            line = {"row": first + i + 1, "start": start, "end": end, "label": label, "score": round(score, 4)}
-            lines.append(
-                {f"input_{name}" if name in LINE else name: v for name, v in kept.items()} | line | {"text": said}
-            )
-    return lines
-
-
 @contextmanager
 def _csv(file: BinaryIO) -> Iterator[Write]:
-    """Write a line a span, its row counted from 1; kept lists as JSON text."""
-    header: list[str] = []
-
-    def write(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> None:
-        lines = _lines(first, sentences, found, records)
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        if not header:
-            header.extend([*(f"input_{name}" if name in LINE else name for name in records[0]), *LINE])
-            writer.writerow(header)
-        writer.writerows([_cell(line.get(name)) for name in header] for line in lines)
-        file.write(buffer.getvalue().encode())
-
-    yield write
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else value
+    """Write a line a span, its row counted from 1."""
+    with TABLE_WRITERS[".csv"](file) as append:
+        yield lambda *block: append(_lines(*block))
 
 
 @contextmanager
 def _parquet(file: BinaryIO) -> Iterator[Write]:
-    """Write a line a span, its row counted from 1; what is kept beside numbers as text."""
-    import pyarrow.parquet as pq
+    """Write a line a span, its row counted from 1."""
+    with TABLE_WRITERS[".parquet"](file) as append:
+        yield lambda *block: append(_lines(*block))
 
-    writer: Any = None
-    names: list[str] = []
 
-    def write(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> None:
-        nonlocal writer
-        if writer is None:
-            names.extend(f"input_{name}" if name in LINE else name for name in records[0])
-        schema = pl.Schema(dict.fromkeys(names, pl.String) | dict(LINE))
-        lines = _lines(first, sentences, found, records)
-        columns = {name: [line.get(name) for line in lines] for name in schema}
-        columns |= {name: [None if v is None else str(_cell(v)) for v in columns[name]] for name in names}
-        table = pl.DataFrame(columns, schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest())
-        writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-        writer.write_table(table)
+def _lines(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> pl.DataFrame:
+    """Return a line a span, with its text, or its tokens and spaces between; what is kept of rows is text."""
+    names = {name: f"input_{name}" if name in LINE else name for name in records[0]}
+    lines = []
+    for i, (spans, kept) in enumerate(zip(found, records, strict=True)):
+        text = sentences.texts[i]
+        beside = [_cell(kept.get(name)) for name in names]
+        for start, end, label, score in spans:
+            said = sentences.excerpt(i, start, end) if text is None else text[start:end]
+            lines.append((*beside, first + i + 1, start, end, label, round(score, 4), said))
+    return pl.DataFrame(lines, schema=pl.Schema(dict.fromkeys(names.values(), pl.String) | dict(LINE)), orient="row")
 
-    try:
-        yield write
-    except BaseException:
-        # Left open, it waits for ever at the end of the process. What it still writes is thrown away with the file.
-        with suppress(Exception):
-            writer.close()
-        raise
-    writer.close()
+
+def _cell(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @contextmanager
