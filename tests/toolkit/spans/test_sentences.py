@@ -6,6 +6,7 @@ import pytest
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow
 from manyhot.toolkit.spans.features import KINDS, Vocabulary, shape
+from manyhot.toolkit.spans.fit import best_epoch
 from manyhot.toolkit.spans.offset import best_offset, f1_at_zero
 from manyhot.toolkit.spans.sentences import (
     Piece,
@@ -131,3 +132,8 @@ def test_no_threshold_is_better_than_the_offset() -> None:
         gold = int(right.sum()) + 3
         best = max(f1_at_zero(scores - t, right, gold) for t in np.linspace(-9.95, 9.95, 400))
         assert f1_at_zero(scores + best_offset(scores, right, gold), right, gold) >= best - 0.0011
+
+
+def test_the_best_epoch_is_the_last_where_nothing_was_found() -> None:
+    assert best_epoch([0.0, 0.0]) == 2
+    assert best_epoch([0.1, 0.3, 0.3]) == 2
