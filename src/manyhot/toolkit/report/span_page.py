@@ -9,11 +9,12 @@ HUES = 8
 
 
 class Cover(NamedTuple):
-    """A span over a run of characters: its type, hue, level, whether it is right, and whether it ends here."""
+    """A span over a run of characters: type, hue, level, how many levels lie below, kind, and which ends are here."""
 
     type: str
     hue: int
     level: int
+    below: int
     kind: str
     first: bool
     last: bool
@@ -39,12 +40,13 @@ def marked(row: dict[str, Any], hues: dict[str, int]) -> list[Run]:
     for i, span in enumerate(spans):
         taken = {levels[j] for j in range(i) if spans[j]["end"] > span["start"] and spans[j]["start"] < span["end"]}
         levels.append(next((level for level in range(LEVELS) if level not in taken), None))
+    deepest = max((level for level in levels if level is not None), default=0)
     borders = sorted({0, len(text), *(s["start"] for s in spans), *(s["end"] for s in spans)})
     runs = []
     for start, end in itertools.pairwise(borders):
         over = [(s, level) for s, level in zip(spans, levels, strict=True) if s["start"] <= start and end <= s["end"]]
         covers = [
-            Cover(s["type"], hues[s["type"]], level, s["kind"], s["start"] == start, s["end"] == end)
+            Cover(s["type"], hues[s["type"]], level, deepest - level, s["kind"], s["start"] == start, s["end"] == end)
             for s, level in sorted(over, key=lambda pair: LEVELS if pair[1] is None else pair[1])
             if level is not None
         ]

@@ -248,9 +248,11 @@ def warnings_of(judged: Judged, training: SpanTraining, types: Sequence[dict[str
     if few:
         warn(f"{_types(few)} fewer than 9 training spans. What is measured of one of them alone says little.", few)
     if absent:
-        warn(f"{_types(absent)} no span among the rows measured on, and is left out of macro-F1.", absent)
+        verb = "is" if len(absent) == 1 else "are"
+        warn(f"{_types(absent)} no span among the rows measured on, and {verb} left out of macro-F1.", absent)
     if silent:
-        warn(f"{_types(silent)} spans among the rows measured on, and is never predicted.", silent)
+        verb = "is" if len(silent) == 1 else "are"
+        warn(f"{_types(silent)} spans among the rows measured on, and {verb} never predicted.", silent)
     if judged.unknown:
         warn(
             f"{judged.sentences.source} has {len(judged.unknown):,} types that the training rows do not have; their "
