@@ -1,6 +1,7 @@
 """Spans from a file to a run and back: train, evaluate, predict, go on after an interruption."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import manyhot
 from command import as_json, bad, call
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.run_folder import SPAN_RUN
+from manyhot.toolkit.disk.run_folder import SPAN_RUN, sha256
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.spans import fit as fitting
 from manyhot.toolkit.spans.train import train_spans
@@ -64,6 +65,26 @@ def test_a_run_holds_its_files_and_no_others(trained: Path) -> None:
     config = (trained / "run" / "config.toml").read_text()
     assert 'task = "spans"' in config
     assert "tau" not in config
+
+
+def test_a_run_that_was_cut_short_or_changed_is_refused(trained: Path, here: Path) -> None:
+    shutil.copytree(trained / "run", "cut")
+    with open("cut/model.safetensors", "r+b") as file:
+        file.truncate(100)
+    assert "cut/model.safetensors: changed since training" in bad("evaluate cut new.jsonl")
+    shutil.copytree(trained / "run", "gone")
+    Path("gone/terms.json").unlink()
+    assert "gone/terms.json: missing from the run" in bad("evaluate gone new.jsonl")
+    # Edited by hand, and the checksum too.
+    shutil.copytree(trained / "run", "edited")
+    state = json.loads(Path("edited/run.json").read_text())
+    state["labels"].pop()
+    content = json.dumps(state).encode()
+    Path("edited/run.json").write_bytes(content)
+    manifest = json.loads(Path("edited/manifest.json").read_text())
+    manifest["sha256"]["run.json"] = sha256(content)
+    Path("edited/manifest.json").write_text(json.dumps(manifest))
+    assert "expected a run of this manyhot, but its parts do not fit" in bad("evaluate edited new.jsonl")
 
 
 def test_the_scores_of_a_row_do_not_depend_on_the_rows_beside_it(trained: Path) -> None:

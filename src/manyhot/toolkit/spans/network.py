@@ -17,13 +17,13 @@ from manyhot.spans import Span, SpanTargets, span_mask
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import WIDTH, Vocabulary
 
-# benchmarks/spans.py has what was measured of the encoder and its loss.
 FEATURES = 96
 SIZE = 48
 DROPOUT = 0.25
 # Of the features of a token, while training.
 DROPPED = 0.1
 DILATIONS = (1, 2, 4)
+# Of the vectors of features, which add up and are normalised: the smaller, the faster they learn.
 INITIAL = 0.1
 # Numbers of a batch: rows x length x (length + types).
 NUMBERS = 8_000_000
