@@ -71,9 +71,10 @@ ROOMS = {
     "disk": ("fits", "run_folder", "checkpoint"),
     "read": (
         *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix"),
-        *("formats.arff", "formats.svmlight", "data", "formats.parquet", "batches", "cells", "indicators", "literals"),
+        *("formats.marked", "formats.tagged", "formats.span_jsonl", "formats.label_studio", "formats.arff"),
+        *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "indicators", "literals"),
         *("separators", "label_cells", "vectors", "uses", "kinds", "label_columns", "columns", "attributes"),
-        *("examples", "inputs"),
+        *("examples", "inputs", "spans"),
     ),
     "models": (
         *("pretrained", "term_counts", "features", "model", "adamw", "products", "line_search", "lbfgs", "linear"),
@@ -81,9 +82,13 @@ ROOMS = {
     ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
     "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "render", "write"),
+    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
+    "spans": (
+        *("tokens", "sentences", "inputs", "features", "network", "pieces", "offset", "fit", "predict", "write"),
+        *("findings", "saved_run", "train", "methods", "compare", "demo"),
+    ),
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
@@ -145,9 +150,10 @@ def wrong_imports(source: str, module: str) -> list[str]:
         if package == "manyhot":
             if in_toolkit:
                 later = inner.removeprefix("toolkit.")
-                if inner == "toolkit" or later in PACKAGES or own in PACKAGES:
+                of_toolkit = inner.startswith("toolkit.")
+                if inner == "toolkit" or (of_toolkit and later in PACKAGES) or own in PACKAGES:
                     problems.append(f"{module} imports {name}: name the module, the package itself is empty")
-                elif inner.startswith("toolkit.") and later not in TOOLKIT[: TOOLKIT.index(own)]:
+                elif of_toolkit and later not in TOOLKIT[: TOOLKIT.index(own)]:
                     problems.append(f"{module} imports {name}, which comes after it")
             elif inner not in ALLOWED[module]:
                 problems.append(f"{module} imports {name}")

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from manyhot.targets import IndexTargets, smooth_labels
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
+    from manyhot.toolkit.spans.predict import SpanRun
     from manyhot.validation import validate
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "SpanError",
     "SpanLoss",
     "SpanPointer",
+    "SpanRun",
     "SpanScores",
     "SpanTargets",
     "Subset",
@@ -222,6 +224,7 @@ _HOME = {
     "targets": ("IndexTargets", "smooth_labels"),
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
+    "toolkit.spans.predict": ("SpanRun",),
     "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from manyhot.toolkit.errors import InputError
+
 FORMATS_HELP = "CSV, TSV, JSONL, ARFF, svmlight (each also .gz, .bz2), Parquet, NAME.X.npz or NAME.npy"
 Data = Annotated[str, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -45,6 +47,23 @@ Uncertain = Annotated[
 DropUnlabelled = Annotated[
     bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
 ]
+# What reading spans leaves open; of --task spans alone.
+Nested = Annotated[
+    str | None, typer.Option(help="auto, yes or no: whether spans may overlap.  [default: auto, as in training]")
+]
+SpanTokens = Annotated[
+    str | None,
+    typer.Option("--tokens", help="auto, or characters, so that every character of a text is one.  [default: auto]"),
+]
+End = Annotated[
+    str | None, typer.Option(help="exclusive, or inclusive where spans name their last token.  [default: exclusive]")
+]
+Format = Annotated[
+    str | None, typer.Option(help="auto, or columns, so that a .tsv or .txt file has a token a line.  [default: auto]")
+]
+Tags = Annotated[
+    str | None, typer.Option(metavar="COLS", help="Columns of tags, counted from 1, commas between. Found if left out.")
+]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
 ]
@@ -57,6 +76,12 @@ NoRows = Annotated[
     bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")]
+
+
+def refuse_encoding(encoding: str | None) -> None:
+    """Refuse --encoding where a run reads files of spans."""
+    if encoding is not None:
+        raise InputError("--encoding is of tables, and files of spans are UTF-8; leave it out.")
 
 
 def options_of(context: typer.Context) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
 
 if TYPE_CHECKING:
     from manyhot.toolkit.read.uses import Use
     from manyhot.toolkit.runs.predictions import Progress
+    from manyhot.toolkit.spans.train import TrainedSpans
     from manyhot.toolkit.train import Listener, Trained
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -142,10 +143,12 @@ def predicting() -> "Iterator[Progress]":
 def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     """Lay out metrics, a column each; fractions as per cent."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    for key, title in TITLES.items():
+    # What a row is has other names where it is of spans.
+    titles = SPAN_TITLES if any("spans" in metrics for metrics in columns.values()) else TITLES
+    for key, title in titles.items():
         if not all(key in metrics for metrics in columns.values()):
             continue
         cells = []
@@ -172,10 +175,17 @@ def rows_inside(rows: int) -> str:
     )
 
 
-def print_result(trained: "Trained") -> None:
+def print_result(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
-    titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
+    titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
+    titles["test"] = "test"
     info = trained.run.info
+    if trained.run.task == "spans":
+        rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
+        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}, {rule}")
+        if trained.metrics:
+            Console(soft_wrap=True).print(metrics_table({titles[part]: m for part, m in trained.metrics.items()}))
+        return
     low, high = trained.run.cardinality
     decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
     if trained.run.task == "multiclass":
@@ -199,20 +209,22 @@ def print_comparison(result: dict[str, Any]) -> None:
     """Print a row a method, best macro-F1 first, and for each metric how ours stand against the best rival."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for title in (*COMPARED.values(), "labels", "time", "memory"):
+    things = "spans" if result.get("task") == "spans" else "labels"
+    shown = {key: title for key, title in COMPARED.items() if key in result["best"]}
+    for title in (*shown.values(), things, "time", "memory"):
         table.add_column(title, justify="right", no_wrap=True)
     fine = [row for row in result["methods"] if row["error"] is None]
     for row in sorted(fine, key=lambda row: -row["metrics"]["macro_f1"]):
         table.add_row(
             Text(row["name"]),
-            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in COMPARED),
-            f"{row['metrics']['labels_per_row_predicted']:.2f}",
+            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in shown),
+            f"{row['metrics'][f'{things}_per_row_predicted']:.2f}",
             f"{row['seconds']['search'] + row['seconds']['fit']:,.0f} s",
             f"{row['peak_mb'] / 1000:.1f} GB",
         )
     Console(soft_wrap=True).print(table)
     rows, true = result["design"]["rows"], sum(result["test_counts"])
-    say(f"on {rows:,} rows with {true / rows:.2f} labels each; ± is half of a {result['level']:.0%} interval")
+    say(f"on {rows:,} rows with {true / rows:.2f} {things} each; ± is half of a {result['level']:.0%} interval")
     if any(row["seconds"]["shared"] for row in fine):
         say("time is what a method takes alone; parts of fits that losses share were made once and count in each")
     if stopped := sum(row["at_limit"] for row in fine):
@@ -220,7 +232,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     for row in result["methods"]:
         if row["error"] is not None:
             say(f"{row['name']} failed: {row['error']}")
-    for key, title in COMPARED.items():
+    for key, title in shown.items():
         for row in fine:
             # The default, whether or not another of ours is better here: that one was not chosen beforehand.
             if row["name"] == result["default"] and (difference := row["differences"][key]):

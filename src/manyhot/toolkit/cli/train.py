@@ -11,12 +11,15 @@ from manyhot.toolkit.cli.options import (
     Device,
     DropUnlabelled,
     Encoding,
+    End,
+    Format,
     Group,
     Join,
     Json,
     LabelNames,
     Labels,
     LabelSep,
+    Nested,
     NoHeader,
     NoRows,
     NumericColumns,
@@ -25,7 +28,9 @@ from manyhot.toolkit.cli.options import (
     Pairs,
     Resume,
     Seed,
+    SpanTokens,
     SplitColumn,
+    Tags,
     Text,
     Uncertain,
     Valid,
@@ -52,23 +57,31 @@ def train(
     group: Group = None,
     uncertain: Uncertain = None,
     drop_unlabelled: DropUnlabelled = None,
+    nested: Nested = None,
+    tokens: SpanTokens = None,
+    end: End = None,
+    format: Format = None,
+    tags: Tags = None,
     task: Annotated[
         str | None,
-        typer.Option(help="multilabel, or multiclass where each row has one class.  [default: multilabel]"),
+        typer.Option(
+            help="multilabel; multiclass, where each row has one class; or spans, such as names in texts.  "
+            "[default: multilabel]"
+        ),
     ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
             help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
             "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
-            "ce+prior, ce or multiway.  [default: zlpr, ce+prior]"
+            "ce+prior, ce or multiway; of spans, zlpr, bce, bce+bias or focal.  [default: zlpr, ce+prior]"
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="linear; mlp, one hidden layer; or encoder:DIR, a folder of transformers, frozen, or trained with "
-            "--set fine_tune=true.  [default: linear]"
+            "--set fine_tune=true. Of spans: cnn, convolutions; or encoder:DIR, trained.  [default: linear, cnn]"
         ),
     ] = None,
     device: Device = None,
@@ -93,9 +106,12 @@ def train(
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
     with failing_clearly():
         from manyhot.toolkit.config import make_config
-        from manyhot.toolkit.train import train as run_training
 
         settings = make_config(config, set_ or [], options_of(context))
+        if settings.task == "spans":
+            from manyhot.toolkit.spans.train import train_spans as run_training
+        else:
+            from manyhot.toolkit.train import train as run_training
         uses: list[Any] = []
         with listening() as listener:
             listener = replace(listener, on_columns=uses.extend)

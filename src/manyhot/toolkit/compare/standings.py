@@ -55,7 +55,7 @@ def standings(
             preds, logits, targets, counted = with_unseen(preds, logits, aligned, train_counts)
             measured[name].append(multilabel_metrics(preds, targets, logits, train_counts=counted))
             counts[name].append(Counts.of(preds, targets, groups))
-    means = {name: _mean(parts) for name, parts in measured.items()}
+    means = {name: mean_over_seeds(parts) for name, parts in measured.items()}
     drawn = resampled(counts, counted, seed=seed) if counts else {}
 
     def best(metric: str, among: set[str]) -> str | None:
@@ -97,7 +97,7 @@ def _within(found: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
 
-def _mean(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def mean_over_seeds(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean over seeds of every metric; None stays None, and whole numbers stay whole."""
     return {
         key: value if value is None or isinstance(value, int) else float(np.mean([part[key] for part in parts]))

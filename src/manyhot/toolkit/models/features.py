@@ -35,7 +35,7 @@ DENSE = 0.3
 # With so few rows a word seen once may be all there is of a label.
 FEW_ROWS = 100
 
-_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 @dataclass(frozen=True)
@@ -362,5 +362,5 @@ def _fit_blocks(texts: list[str]) -> list[tuple[TextBlock, sp.csr_array]]:
 def writes_without_spaces(texts: Iterable[str], sample: int = 1000) -> bool:
     """Say whether most letters of the first texts are of a script that puts no spaces between words."""
     letters = [c for text, _ in zip(texts, range(sample), strict=False) for c in text[:200] if c.isalpha()]
-    spaceless = sum(unicodedata.name(c, "").startswith(_SPACELESS) for c in letters)
+    spaceless = sum(unicodedata.name(c, "").startswith(SPACELESS) for c in letters)
     return spaceless > len(letters) / 2

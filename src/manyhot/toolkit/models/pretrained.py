@@ -5,7 +5,7 @@ In a run the encoder is its configuration and its tokenizer, both JSON, and its 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,32 @@ class Tokens:
         for row, part in zip(ids, encoded, strict=True):
             row[: len(part)] = part
         return ids
+
+    def words(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of words, and the position of the first of each word, both int64.
+
+        A word that the tokenizer has nothing for begins where the next one does. Nothing is cut: rows are, before.
+        """
+        encoding = self._uncut.encode(list(words), is_pretokenized=True)
+        ids, of = encoding.ids or [0], encoding.word_ids or [None]
+        first = np.full(len(words), len(ids) - 1, dtype=np.int64)
+        for i in range(len(of) - 1, -1, -1):
+            if of[i] is not None:
+                first[of[i]] = i
+        begun = set(of)
+        for word in range(len(words) - 2, -1, -1):
+            if word not in begun:
+                first[word] = first[word + 1]
+        return np.array(ids, dtype=np.int64), first
+
+    @cached_property
+    def _uncut(self) -> Any:
+        from tokenizers import Tokenizer
+
+        made = Tokenizer.from_str(self.tokenizer)
+        made.no_truncation()
+        made.no_padding()
+        return made
 
     @cached_property
     def _made(self) -> Any:

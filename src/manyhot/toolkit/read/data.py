@@ -27,6 +27,7 @@ from manyhot.toolkit.read.formats.jsonl import read_jsonl
 from manyhot.toolkit.read.formats.label_lists import find_mulan, read_label_names
 from manyhot.toolkit.read.formats.matrix import Matrix, find_matrix, read_matrix
 from manyhot.toolkit.read.formats.svmlight import Svmlight, read_svmlight
+from manyhot.toolkit.read.formats.tagged import is_span_file
 
 __all__ = ["Matrix", "Raw", "Relation", "Svmlight", "files_of", "read_file", "read_label_names"]
 
@@ -68,6 +69,8 @@ def read_file(path: str | Path, *, header: bool = True, encoding: str | None = N
         return read_arff(path, read_text(path, encoding))
     elif kind in (".svm", ".svmlight", ".libsvm"):
         return read_svmlight(path, read_text(path, encoding))
+    elif is_span_file(path):
+        raise InputError(f"{path}: expected a table, got a file of spans; they are learned with --task spans")
     else:
         raise InputError(
             f"{path}: expected a file in one of these formats: {FORMATS}, got {path.name!r}; "

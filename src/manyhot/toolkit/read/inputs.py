@@ -258,6 +258,10 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> Found:
         if isinstance(raw, Relation):
             found = find_attributes(raw, config.data, apart=apart, **options)
             return found._replace(columns=replace(found.columns, uncertain=uncertain, join=config.join))
+        if config.labels is None and config.num_labels is None and (where := span_columns(raw)):
+            raise InputError(
+                f"{Path(config.data).name}: expected label sets, got spans: {where} are learned with --task spans"
+            )
         # By name, and not as a list: a column without a name would get one.
         rest = pl.DataFrame({name: raw[name] for name in raw.columns if name not in apart})
         found = find_columns(rest, Path(config.data).name, **options)
@@ -276,6 +280,20 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> Found:
     if isinstance(raw, Svmlight):
         return Found(*find_indices(raw, names), [])
     return Found(Columns(label_format="matrix", uncertain=uncertain), [], [])
+
+
+def span_columns(frame: pl.DataFrame) -> str | None:
+    """Say which columns hold texts or tokens with marked spans; None where none do."""
+    lists = {name: dtype.inner for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)}
+    for name in ("spans", "entities", "ner", "label", "labels"):
+        inner = lists.get(name)
+        objects = isinstance(inner, pl.Struct) and bool({"start", "start_offset"} & {f.name for f in inner.fields})
+        if objects and "text" in frame.columns:
+            return f'"text" and "{name}" (list of start, end, label)'
+        if isinstance(inner, pl.List) and ("text" in frame.columns or "tokens" in lists):
+            return f'"{"tokens" if "tokens" in lists else "text"}" and "{name}" (list of start, end, type)'
+    tags = next((name for name in ("tags", "ner_tags") if name in lists), None)
+    return f'"tokens" and "{tags}" (a tag a token)' if "tokens" in lists and tags else None
 
 
 def _missing(examples: Examples, columns: Columns) -> list[str]:

@@ -37,7 +37,7 @@ HISTOGRAM_BINS = 60
 BLOCK_CELLS = 4_000_000
 MOST_PAIRS = 100_000_000
 # C0 and C1 controls but for white space; HTML has no place for them.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def excerpt_of(examples: Examples, row: int, columns: Columns) -> str:
 
 def excerpt(text: str) -> str:
     """Cut a text, put one space for any white space, and a mark for each control character."""
-    text = " ".join(_CONTROLS.sub("\ufffd", text).split())
+    text = " ".join(CONTROLS.sub("\ufffd", text).split())
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1].rstrip() + "…"
 
 

@@ -101,14 +101,14 @@ def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
 PREDICTED = pl.Schema({"labels": pl.List(pl.String)} | dict.fromkeys(("scores", "probs"), pl.List(pl.Float64)))
 
 
-def check_output(path: Path, data: str | Path | None = None) -> None:
+def check_output(path: Path, data: str | Path | None = None, outputs: Sequence[str] = OUTPUTS) -> None:
     """Refuse an output that cannot be written, before any work is done.
 
     Raises:
         InputError: another suffix, a folder that does not exist, or the place of the data.
     """
-    if path.suffix not in OUTPUTS:
-        raise InputError(f"{path}: expected an output that ends in {', '.join(OUTPUTS)}.")
+    if path.suffix not in outputs:
+        raise InputError(f"{path}: expected an output that ends in {', '.join(outputs)}.")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists.")
     if path.exists() and not path.is_file():

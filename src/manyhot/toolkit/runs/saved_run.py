@@ -3,6 +3,7 @@
 import json
 import tomllib
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from manyhot.labels import CardinalityRange
 from manyhot.toolkit.choose.calibrate import Calibrated
 from manyhot.toolkit.choose.cross_fit import Step
 from manyhot.toolkit.config import TASKS, Config
-from manyhot.toolkit.disk.run_folder import RUN, read_folder, to_json
+from manyhot.toolkit.disk.run_folder import kind_of_run, read_folder, to_json
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import described, restored
@@ -81,14 +82,19 @@ def run_files(
     }
 
 
-def load_run(path: str | Path) -> Run:
+# Tasks whose runs are of another kind, and what reads them: imported when one is met, as it comes after this room.
+READERS = {"spans": "manyhot.toolkit.spans.saved_run"}
+
+
+def load_run(path: str | Path) -> Any:
     r"""Load a run folder, after checking that nothing in it changed since training. Nothing in it is executed.
 
     Args:
         path: the folder that `manyhot train` wrote.
 
     Returns:
-        A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`.
+        A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`; of a run on spans a
+        :class:`SpanRun`, whose `predict` returns spans.
 
     Raises:
         InputError: no run, or one that was cut short or changed; names the file.
@@ -106,9 +112,12 @@ def load_run(path: str | Path) -> Run:
         [['food', 'praise'], ['film']]
     """
     path = Path(path)
-    parts = _parsed(path, read_folder(path, RUN))
-    state, calibration, arrays = parts["run.json"], parts["calibration.json"], parts["model.safetensors"]
+    parts = _parsed(path, read_folder(path, kind_of_run(path)))
+    state, arrays = parts["run.json"], parts["model.safetensors"]
+    if isinstance(state, dict) and (reader := READERS.get(state.get("task", ""))):
+        return import_module(reader).restored_run(path, parts)
     try:
+        calibration = parts["calibration.json"]
         for block, block_terms in zip(state["features"]["text"], parts["terms.json"], strict=True):
             block["terms"] = block_terms
         features = Features.from_state(state["features"], arrays, device_of("auto"))
