@@ -6,6 +6,7 @@
 #
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
+# make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make kill-test  a hundred trainings killed at random moments and gone on with
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser bench-cpu bench-subset evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser bench-cpu bench-linear bench-subset evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -85,6 +86,9 @@ bench-cpu: $(STAMP)
 
 bench-subset: $(STAMP)
 	$(BIN)/python benchmarks/subset.py
+
+bench-linear: $(STAMP)
+	$(BIN)/python benchmarks/linear_speed.py $(if $(ALL),--all) $(if $(COMPARE),--compare) $(if $(RUNS),--runs $(RUNS))
 
 evidence: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py

@@ -167,6 +167,7 @@ def training_sets(quick: bool) -> dict[str, Callable[[], Examples]]:
         "reuters r90": table(
             "reuters21578/modapte_train.jsonl.gz", text=("title", "text"), labels=("r90",), drop_unlabelled=True
         ),
+        "debtags": table("debtags/train.jsonl.gz", text=("title", "description"), labels=("tags",)),
         "goemotions": goemotions,
         "bibtex": table("mulan/bibtex/bibtex-train.X.npz"),
         "tmc2007": table("mulan/tmc2007/tmc2007-500-train.X.npz"),
