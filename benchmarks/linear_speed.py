@@ -71,10 +71,10 @@ def by_scikit_learn(train: str, test: str, name: str) -> None:
         scaler = MaxAbsScaler()
         X, X_test = scaler.fit_transform(rows.train.numbers), scaler.transform(rows.test.numbers)
     targets: Any = rows.train.targets.astype(np.int8)
-    preds: Any = OneVsRestClassifier(LinearSVC()).fit(X, targets).predict(X_test)
-    preds = preds if isinstance(preds, np.ndarray) else preds.toarray()
+    scores = OneVsRestClassifier(LinearSVC()).fit(X, targets).decision_function(X_test)
+    preds = (scores > 0).astype(np.int8)
     truth = align(rows.test.targets, rows.test.label_names, rows.train.label_names).known
-    print(json.dumps(multilabel_metrics(preds, truth, train_counts=label_counts(rows.train.targets))))
+    print(json.dumps(multilabel_metrics(preds, truth, scores, train_counts=label_counts(rows.train.targets))))
 
 
 def process(arguments: list[str]) -> dict[str, Any]:

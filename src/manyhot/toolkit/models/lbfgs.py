@@ -161,6 +161,9 @@ def minimise(
         history: pairs of steps and changes of the gradient that are remembered.
         heard: called after each iteration with its number and the objective.
         after: called after each round.
+
+    Raises:
+        FloatingPointError: the objective is not finite where a round starts.
     """
     while fit.iterations < max_iter and not fit.at_rest:
         descent = _Descent(space, objective, fit, history)
@@ -188,6 +191,8 @@ class _Descent:
         self.gradient = space.gradient(self.x, by_logits)
         self.penalty = self.over_problems(_inner(self.x.left, self.x.right)) / (2 * space.C)
         self.value = losses + self.penalty
+        if not np.isfinite(self.value).all():
+            raise FloatingPointError("the loss is not finite where its fit starts")
         self.scale = fit.scale[self.problems]
         self.pairs = _Pairs(history, len(self.problems))
         self.products = np.zeros((0, len(self.problems)))  # of the gradient with the vectors of the history
