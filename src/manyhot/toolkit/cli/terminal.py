@@ -225,9 +225,9 @@ def print_comparison(result: dict[str, Any]) -> None:
     Console(soft_wrap=True).print(table)
     rows, true = result["design"]["rows"], sum(result["test_counts"])
     say(f"on {rows:,} rows with {true / rows:.2f} {things} each; ± is half of a {result['level']:.0%} interval")
-    if any(row["seconds"]["shared"] for row in fine):
+    if any(row["seconds"].get("shared") for row in fine):
         say("time is what a method takes alone; parts of fits that losses share were made once and count in each")
-    if stopped := sum(row["at_limit"] for row in fine):
+    if stopped := sum(row.get("at_limit", 0) for row in fine):
         say(f"{stopped} fits stopped at their limit of iterations, with more to gain; --set max_iter=N gives them N")
     for row in result["methods"]:
         if row["error"] is not None:

@@ -161,6 +161,9 @@ def minimise(
         history: pairs of steps and changes of the gradient that are remembered.
         heard: called after each iteration with its number and the objective.
         after: called after each round.
+
+    Raises:
+        FloatingPointError: the objective is not finite where a round starts.
     """
     while fit.iterations < max_iter and not fit.at_rest:
         descent = _Descent(space, objective, fit, history)
@@ -189,7 +192,7 @@ class _Descent:
         self.penalty = self.over_problems(_inner(self.x.left, self.x.right)) / (2 * space.C)
         self.value = losses + self.penalty
         if not np.isfinite(self.value).all():
-            raise FloatingPointError(f"the loss is {self.value.sum()} where a fit starts")
+            raise FloatingPointError("the loss is not finite where its fit starts")
         self.scale = fit.scale[self.problems]
         self.pairs = _Pairs(history, len(self.problems))
         self.products = np.zeros((0, len(self.problems)))  # of the gradient with the vectors of the history
