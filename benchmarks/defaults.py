@@ -151,7 +151,7 @@ def judge_search(examples: Examples) -> dict[str, float]:
     X_outer, targets, truth = fitted.transform(outer), inner.targets.toarray(), outer.targets.toarray()
     cardinality = cardinality_range(targets)
     loss = LOSSES["zlpr"]
-    learner = LinearLearner.planned(*X.shape, targets.shape[1], loss=loss, route=route_of("zlpr"))
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, route=route_of("zlpr"))
     last: dict[tuple[float, float], np.ndarray] = {}
 
     def scores(number: int, strengths: tuple[float, ...], tolerance: float) -> dict[float, tuple[float, float]]:

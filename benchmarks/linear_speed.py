@@ -137,7 +137,7 @@ def paths() -> list[dict[str, Any]]:
     _, X = Features.fit_transform(rows)
     targets = rows.targets.toarray()
     folds, limits = make_folds(X, targets, seed=0), cardinality_range(rows.targets)
-    taken = LinearLearner.planned(*X.shape, targets.shape[1], loss=LOSSES["zlpr"], route=route_of("zlpr"))
+    taken = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], route=route_of("zlpr"))
     before = LinearLearner(taken.loss, taken.memory, "lbfgs", "all labels", False, taken.shape)
     found = []
     for path, learner in (("weights, all labels together", before), ("taken", taken)):

@@ -201,8 +201,9 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
             if self.asked % 3 == 0:
                 super().save(state)
 
+    rarely: Any = Rarely
     said = []
-    whole = Curve(Rarely(), lambda *step: said.append(step))
+    whole = Curve(rarely(), lambda *step: said.append(step))
     fitted(whole.steps("fit"), progress=whole.progress)
     assert whole.losses == [loss for _, _, loss, _ in said]
     assert whole.scores == [score for *_, score in said]
@@ -210,11 +211,11 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
     assert whole.scores == held + [None] * (len(whole.scores) - len(held))
     assert len(whole.scores) == len(held) + int(np.argmax(held)) + 1
     for saves in range(1, len(said) // 3):
-        broken = Rarely(saves)
+        broken = rarely(saves)
         curve = Curve(broken, unheard)
         with pytest.raises(KeyboardInterrupt):
             fitted(curve.steps("fit"), progress=curve.progress)
-        curve = Curve(Rarely(state=broken.state), unheard)
+        curve = Curve(rarely(state=broken.state), unheard)
         fitted(curve.steps("fit"), progress=curve.progress)
         assert (curve.losses, curve.scores) == (whole.losses, whole.scores), saves
 

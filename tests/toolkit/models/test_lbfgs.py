@@ -18,7 +18,7 @@ from manyhot.toolkit.read.inputs import read
 C = 3.0
 
 
-def problem(rows=50, features=200, labels=7, seed=0, dtype=np.float64):
+def problem(rows=50, features=200, labels=7, seed=0, dtype: Any = np.float64):
     """Draw more features than rows, as texts have."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(rows, features)) * (rng.random((rows, features)) < 0.2)
@@ -138,7 +138,7 @@ def test_the_direction_is_that_of_the_two_loops():
     changes += 3 * steps
     changes[1] = -steps[1]  # says nothing of a convex function
     gradient, scale = rng.normal(size=9), 0.3
-    pairs = module._Pairs(3, 1)
+    pairs: Any = module._Pairs(3, 1)
     for s, y in zip(steps, changes, strict=True):
         vectors = [v.left.ravel() for v in pairs.vectors]
         table = [np.array([v @ u for v in vectors]).reshape(-1, 1) for u in (s, y)]
@@ -283,12 +283,12 @@ def test_steps_meet_wolfe_each_for_itself():
         return np.array(values), np.array(slopes)
 
     live = np.ones(len(functions), dtype=bool)
-    t, values = search(along, *at, np.ones(len(functions)), live)
+    t, values = search(along, at[0], at[1], np.ones(len(functions)), live)
     assert (looked == t).all()
     for i, (name, (f, g)) in enumerate(FUNCTIONS.items()):
         assert values[i] == pytest.approx(float(f(t[i])))
         assert values[i] <= at[0][i] + SLOPE * t[i] * at[1][i] + 1e-6, name
         if name != "wall":
             assert abs(g(t[i])) <= -CURVATURE * at[1][i] * (1 + 1e-9), name
-    still, _ = search(along, *at, np.ones(len(functions)), ~live)
+    still, _ = search(along, at[0], at[1], np.ones(len(functions)), ~live)
     assert (still == 0).all()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,8 +28,13 @@ def write(path, content):
     return path
 
 
-def frame_of(path):
-    frame = read_file(path)
+def batched(path, size):
+    parts: Any = [batch.raw for batch in read_batches(path, size=size)]
+    return pl.concat(parts)
+
+
+def frame_of(path, header=True):
+    frame = read_file(path, header=header)
     assert isinstance(frame, pl.DataFrame)
     return frame
 
@@ -133,9 +139,9 @@ def test_the_first_line_that_excel_writes_says_the_separator(tmp_path, first, ro
     plain.write_text(f"a;b\n{rows}", newline="")
     told = tmp_path / "told.csv"
     told.write_text(f"{first}a;b\n{rows}", newline="")
-    assert read_file(told).equals(read_file(plain))
-    assert pl.concat(batch.raw for batch in read_batches(told, size=1)).equals(read_file(plain))
-    assert read_file(told, header=False).equals(read_file(plain, header=False))
+    assert frame_of(told).equals(frame_of(plain))
+    assert batched(told, size=1).equals(frame_of(plain))
+    assert frame_of(told, header=False).equals(frame_of(plain, header=False))
 
 
 def test_the_separator_of_the_first_line_may_be_any_and_lines_keep_their_numbers(tmp_path):
@@ -172,9 +178,9 @@ def test_text_in_another_encoding(tmp_path, ending, encoding):
 def test_the_size_of_blocks_changes_nothing_in_another_encoding(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "".join(f"{i},é{i}😀\n" for i in range(3000)), encoding="utf-16")
-    whole = read_file(path)
+    whole = frame_of(path)
     for size in (1, 7, 4096):
-        assert pl.concat(batch.raw for batch in read_batches(path, size=size)).equals(whole)
+        assert batched(path, size=size).equals(whole)
     assert whole["b"][2999] == "é2999😀"
 
 

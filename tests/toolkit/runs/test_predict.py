@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -260,7 +261,7 @@ def test_targets_come_in_every_form(text_run):
         for form in (bad, sp.csr_array(bad), bad.tolist()):
             assert f"got {value}" in refused(run.evaluate, texts, form).replace(".0.", ".")
     # What is masked is unknown.
-    given = targets_of(targets, 4, mask=np.arange(100).reshape(25, 4) != 5)
+    given: Any = targets_of(targets, 4, mask=np.arange(100).reshape(25, 4) != 5)
     assert np.isnan(given).sum() == 1
     assert np.isnan(given[1, 1])
     assert "a mask of the shape of targets, (25, 4); got (3, 4)." in refused(targets_of, targets, 4, np.ones((3, 4)))
