@@ -18,7 +18,7 @@ from manyhot.toolkit.read.inputs import read
 C = 3.0
 
 
-def problem(rows=50, features=200, labels=7, seed=0, dtype=np.float64):
+def problem(rows=50, features=200, labels=7, seed=0, dtype: Any = np.float64):
     """Draw more features than rows, as texts have."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(rows, features)) * (rng.random((rows, features)) < 0.2)
