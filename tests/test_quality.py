@@ -474,7 +474,7 @@ def test_page_before_anything_has_run() -> None:
 
 @pytest.mark.data
 def test_files_of_every_set_are_there(data_root: Path) -> None:
-    assert len(quality.ALL) == 18 + 25
+    assert len(quality.ALL) == 19 + 25
     for given in quality.ALL.values():
         for file in (given.train, given.test):
             assert file is None or (data_root / file).is_file()

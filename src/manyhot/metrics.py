@@ -8,6 +8,9 @@ import numpy as np
 from manyhot.labels import GROUPS, known_of, label_groups, written_out
 from manyhot.targets import array_of
 
+# Cells that are ranked at once.
+BLOCK_CELLS = 4_000_000
+
 
 def multiclass_metrics(
     logits: Any, targets: Any, *, mask: Any = None, train_counts: Any = None
@@ -165,7 +168,7 @@ def multilabel_metrics(
         **groups,
         "exact_match": float((preds == targets).all(1).mean()),
         "hamming_loss": float((preds != targets).sum() / known.sum()),
-        "lrap": float(metrics.label_ranking_average_precision_score(targets, scores)),
+        "lrap": _ranking_average_precision(targets, scores),
         **{f"precision_at_{k}": float(hits[:, :k].sum(1).mean() / k) for k in (1, 3, 5)},
         "ndcg_at_5": float(metrics.ndcg_score(targets, scores, k=5)),
         "labels_per_row_predicted": float(preds.sum(1).mean()),
@@ -197,3 +200,24 @@ def _check_binary(expected: str, values: np.ndarray, known: np.ndarray | np.bool
     if wrong.any():
         row, label = np.argwhere(wrong)[0]
         raise ValueError(f"{expected}; got {values[row, label]:g} in row {row}, label {label}. {advice}")
+
+
+def _ranking_average_precision(targets: np.ndarray, scores: np.ndarray) -> float:
+    """Return scikit-learn's label_ranking_average_precision_score, without its loop over rows.
+
+    Of each true label the share of true ones among all labels with a score as high or higher; the mean of a row's, and
+    of the rows. The loop took longer than `manyhot train` took to fit: 4 s of 3,000 rows and 90 labels.
+    """
+    total, labels = 0.0, scores.shape[1]
+    block = max(BLOCK_CELLS // labels, 1)
+    for first in range(0, len(scores), block):
+        part, truth = scores[first : first + block], targets[first : first + block]
+        order = np.argsort(-part, axis=1, kind="stable")
+        part, truth = np.take_along_axis(part, order, 1), np.take_along_axis(truth, order, 1)
+        # The last place of those with the same score.
+        ends = np.hstack([part[:, 1:] != part[:, :-1], np.ones((len(part), 1), dtype=bool)])
+        last = np.minimum.accumulate(np.where(ends, np.arange(labels), labels)[:, ::-1], axis=1)[:, ::-1]
+        share = np.take_along_axis(truth.cumsum(1), last, 1) / (last + 1)
+        number = truth.sum(1)
+        total += float(np.where(number > 0, (share * truth).sum(1) / np.maximum(number, 1), 1.0).sum())
+    return total / len(scores)

@@ -294,7 +294,7 @@ def test_valid_rows_of_an_unknown_class_are_left_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--task multi", "task expects one of multilabel, multiclass; got 'multi'."),
+        ("--task multi", "task expects one of multilabel, multiclass, spans; got 'multi'."),
         (
             "--task multiclass --loss zlpr",
             "loss expects one of ce+prior, ce, multiway for --task multiclass; got 'zlpr'; zlpr goes with --task "
@@ -344,8 +344,12 @@ def test_metrics_by_hand():
     [
         (np.zeros((2, 3)), np.zeros((2, 3), int), r"class ids of shape \(rows,\); got \(2, 3\) and int64 of \(2, 3\)"),
         (np.zeros((2, 3)), np.zeros(2), r"got \(2, 3\) and float64 of \(2,\)"),
-        (np.zeros((2, 3)), np.array([0, 3]), "class ids must lie in 0 to 2; got 0 to 3"),
-        (np.zeros((2, 3)), np.array([-1, 0]), "got -1 to 0"),
+        (
+            np.zeros((2, 3)),
+            np.array([0, 3]),
+            "0 to 2, or be -1 or -100 where unknown; got 3 in row 1",
+        ),
+        (np.zeros((2, 3)), np.array([-2, 0]), "got -2 in row 0"),
         (np.zeros((0, 3)), np.zeros(0, int), "at least one row"),
         (np.full((1, 3), np.nan), np.array([0]), "must not be NaN"),
     ],

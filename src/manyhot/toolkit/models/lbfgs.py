@@ -382,10 +382,11 @@ class _Pairs:
 
 def _inner(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Return the inner products of the columns of two arrays, (labels,) float64."""
-    total = np.zeros(u.shape[1])
-    for first in range(0, len(u), BLOCK):
-        total += np.einsum("nl,nl->l", u[first : first + BLOCK], v[first : first + BLOCK])
-    return total
+    labels, blocks = u.shape[1], len(u) // BLOCK
+    whole = blocks * BLOCK
+    parts = [array[:whole].reshape(blocks, BLOCK, labels) for array in (u, v)]
+    total = np.einsum("bnl,bnl->bl", *parts).sum(0, dtype=np.float64)
+    return total + np.einsum("nl,nl->l", u[whole:], v[whole:])
 
 
 def _combined(arrays: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
