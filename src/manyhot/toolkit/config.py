@@ -21,7 +21,9 @@ TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
 # What tau and the offset aim at.
 DECISIONS = ("f1", "cardinality")
 WITHOUT_PRIOR = ("ce", "multiway")
-MODELS = ("linear", "mlp", "encoder:DIR")
+MODELS = ("linear", "mlp", "encoder:NAME_OR_DIR")
+# What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
+LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
 Auto = Literal["auto"]
 
@@ -47,6 +49,7 @@ class Config:
     model: str = "linear"
     device: str = "auto"
     fine_tune: bool = False
+    long: str = "cut"
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     decision: str = "f1"
@@ -104,7 +107,7 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group")
-    for key in (*texts, "task", "model", "device", "loss", "decision", "out"):
+    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
     for key in ("drop_unlabelled", "no_header", "no_rows", "fine_tune"):
@@ -180,7 +183,11 @@ def check_model(config: Config) -> None:
     if config.model not in ("linear", "mlp") and not (kind == "encoder" and folder):
         raise InputError(f"model expects one of {', '.join(MODELS)}; got {config.model!r}.")
     if config.fine_tune and kind != "encoder":
-        raise InputError("fine_tune is of --model encoder:DIR; leave it out, or name an encoder.")
+        raise InputError("fine_tune is of --model encoder:NAME_OR_DIR; leave it out, or name an encoder.")
+    if config.long not in LONG:
+        raise InputError(f"long expects one of {', '.join(LONG)}; got {config.long!r}.")
+    if config.long != "cut" and (kind != "encoder" or config.fine_tune):
+        raise InputError(f"long {config.long} is of a frozen --model encoder:NAME_OR_DIR; leave it out.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
     if config.model == "linear":

@@ -15,10 +15,13 @@ import torch
 
 from interrupted import Killed, contents, killed
 from manyhot import load_run
+from manyhot.toolkit.compare.compare import compare
+from manyhot.toolkit.compare.methods import make_comparison
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
+from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.train import Listener, train
 from tiny_texts import KINDS, texts_and_sets
@@ -67,15 +70,19 @@ def files(rows=60):
         pl.DataFrame({"text": texts, "labels": sets}).write_ndjson(name)
 
 
-def by_hand(folder, text):
-    """The numbers of one text, alone and unpadded, from transformers itself."""
+def last_layer(folder, text, limit=12):
+    """The last layer (tokens, width) of one text, alone and unpadded, from transformers itself."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
-        encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=12)
-        return network(**encoded).last_hidden_state[0].double().mean(0).numpy()
+        encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=limit)
+        return network(**encoded).last_hidden_state[0].double().numpy()
+
+
+def by_hand(folder, text):
+    return last_layer(folder, text).mean(0)
 
 
 def test_numbers_are_the_mean_of_the_last_layer_whatever_is_beside_them(checkpoint):
@@ -91,17 +98,134 @@ def test_numbers_are_the_mean_of_the_last_layer_whatever_is_beside_them(checkpoi
     np.testing.assert_allclose(encoder.transform(many), np.tile(numbers, (20, 1)), atol=1e-5)
 
 
+# By hand, of one row's last layer (tokens, width), from the definitions of sentence-transformers.
+POOLED = {
+    "cls": lambda h: h[0],
+    "max": lambda h: h.max(0),
+    "mean": lambda h: h.mean(0),
+    "mean_sqrt_len": lambda h: h.sum(0) / len(h) ** 0.5,
+    "weightedmean": lambda h: np.average(h, axis=0, weights=np.arange(1, len(h) + 1)),
+    "lasttoken": lambda h: h[-1],
+}
+
+
+@pytest.mark.parametrize("mode", POOLED)
+def test_pooling_is_what_its_name_says_beside_longer_rows(mode):
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(length, 3)) for length in (1, 4, 7)]
+    hidden = np.stack([np.vstack([row, np.full((7 - len(row), 3), 9.0)]) for row in rows])
+    known = torch.tensor([[i < len(row) for i in range(7)] for row in rows])
+    found = Pooling((mode,))(torch.from_numpy(hidden), known)
+    np.testing.assert_allclose(found, [POOLED[mode](row) for row in rows], atol=1e-12)
+
+
+def sentences(checkpoint, to, pooling, *modules, inner="", **limits):
+    """Save the tiny BERT as sentence-transformers saves one."""
+    folder = copied(checkpoint, to)
+    (folder / inner).mkdir(exist_ok=True)
+    if inner:
+        for path in [path for path in folder.iterdir() if path.is_file()]:
+            path.rename(folder / inner / path.name)
+    paths = {"Transformer": inner, "Pooling": "1_Pooling", **{name: f"{i}_{name}" for i, name in enumerate(modules, 2)}}
+    kinds = [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in paths.items()]
+    (folder / "modules.json").write_text(json.dumps(kinds))
+    (folder / inner / "sentence_bert_config.json").write_text(json.dumps(limits))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16} | pooling))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pooling", "modes"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ["cls"]),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True, "include_prompt": True}, ["max", "mean"]),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, ["mean_sqrt_len"]),
+        ({"pooling_mode_lasttoken": True}, ["lasttoken"]),
+        ({"pooling_mode": "weightedmean"}, ["weightedmean"]),
+        ({"pooling_mode": ["mean_sqrt_len_tokens", "cls"]}, ["cls", "mean_sqrt_len"]),
+    ],
+)
+def test_a_folder_of_sentence_transformers_keeps_its_pooling_limit_and_length(checkpoint, tmp_path, pooling, modes):
+    inner = "0_Transformer" if modes == ["cls"] else ""
+    options = {"inner": inner, "max_seq_length": 6, "do_lower_case": False}
+    folder = sentences(checkpoint, tmp_path / "mine", pooling, "Normalize", **options)
+    encoder = Encoder.read(str(folder), "cpu")
+    assert (encoder.name, encoder.tokens.limit, encoder.width) == ("mine", 6, 16 * len(modes))
+    texts = ["fox", "rose and moss and flint", ""]
+    numbers = encoder.transform(texts)
+    for text, row in zip(texts, numbers, strict=True):
+        hidden = last_layer(checkpoint, text, 6)
+        expected = np.concatenate([POOLED[mode](hidden) for mode in modes])
+        np.testing.assert_allclose(row, expected / np.linalg.norm(expected), atol=1e-6)
+    state, arrays = encoder.state()
+    again = Encoder.from_state(json.loads(json.dumps(state)), arrays, "cpu")
+    np.testing.assert_array_equal(again.transform(texts), numbers)
+
+
+def test_a_pooling_that_is_not_known_is_named(checkpoint, tmp_path):
+    folder = sentences(checkpoint, tmp_path / "mine", {"pooling_mode": "attention"})
+    with pytest.raises(
+        InputError, match=r"mine: expected modules\.json .*; expected a pooling of cls, .*; got attention"
+    ):
+        Encoder.read(str(folder), "cpu")
+
+
+def test_long_texts_are_cut_or_the_mean_of_all_their_tokens(checkpoint):
+    texts = ["fox", "rose and " * 13, "moss"]
+    cut, mean = (Encoder.read(str(checkpoint), "cpu", long) for long in ("cut", "mean"))
+    short = [0, 2]
+    np.testing.assert_allclose(mean.transform(texts)[short], cut.transform(texts)[short], atol=1e-6)
+    ids, texts_of = mean.tokens.pieces(texts)
+    assert texts_of.tolist() == [0, 1, 1, 1, 2]  # 26 words in pieces of 10
+    assert [(row >= 0).sum() for row in ids] == [3, 12, 12, 8, 3]
+    words = texts[1].split()
+    pieces = [last_layer(checkpoint, " ".join(words[i : i + 10])) for i in (0, 10, 20)]
+    np.testing.assert_allclose(mean.transform(texts)[1], np.vstack(pieces).mean(0), atol=1e-5)
+    np.testing.assert_allclose(cut.transform(texts)[1], pieces[0].mean(0), atol=1e-5)
+
+
 def test_the_numbers_of_the_training_texts_are_made_once(checkpoint, monkeypatch):
     files()
     made = []
     original = pretrained.embed
-    monkeypatch.setattr(pretrained, "embed", lambda n, ids, *a: (made.append(len(ids)), original(n, ids, *a))[1])
+    monkeypatch.setattr(pretrained, "embed", lambda n, p, ids, *a: (made.append(len(ids)), original(n, p, ids, *a))[1])
     train(Config(data="d.jsonl", test="t.jsonl", model=f"encoder:{checkpoint}", C=1.0, out="run"))
-    assert made == [60, 30]
+    first, others = (set(pl.read_ndjson(name)["text"].to_list()) for name in ("d.jsonl", "t.jsonl"))
+    assert made == [len(first), len(others - first)]
     made.clear()
     train(Config(data="d.jsonl", model=f"encoder:{checkpoint}", out="no"), dry_run=True)
-    assert made == [16]
+    assert made == [len(set(pl.read_ndjson("d.jsonl")["text"].to_list()[:16]))]
     assert not Path("no").exists()
+
+
+def test_a_second_run_and_a_comparison_make_no_numbers_again(checkpoint, tmp_path, monkeypatch):
+    files()
+    monkeypatch.setenv("MANYHOT_CACHE", str(tmp_path / "cache"))
+    made, said = [], []
+    original = pretrained.embed
+    monkeypatch.setattr(pretrained, "embed", lambda n, p, ids, *a: (made.append(len(ids)), original(n, p, ids, *a))[1])
+    config = Config(data="d.jsonl", test="t.jsonl", model=f"encoder:{checkpoint}", C=1.0)
+    first: Any = train(replace(config, out="first"), Listener(say=said.append))
+    unique = len(set(pl.read_ndjson("d.jsonl")["text"].to_list()))
+    assert made[0] == unique
+    (sentence,) = (line for line in said if line.startswith("numbers of tiny-bert"))
+    assert f"{unique} made, {60 - unique} known; all that are kept lie in {tmp_path}/cache/numbers, 0.0 MB" in sentence
+    made.clear()
+    train(replace(config, out="second"))
+    assert contents("first") == contents("second")
+    compared = compare(make_comparison(config, "zlpr+prior,bce", 3, 1), Listener(), command=[])
+    assert made == []
+    ours = next(row for row in compared.result["methods"] if row["name"] == "zlpr+prior")
+    assert ours["metrics"] == {key: first.metrics["test"][key] for key in ours["metrics"]}
+    train(replace(config, long="mean", out="third"))
+    assert made[0] == unique  # other numbers, though no text is long
+    texts, _ = texts_and_sets(5, seed=7)
+    loaded: Any = load_run("second")
+    made.clear()
+    loaded.predict([f"{text} and {text}" for text in texts])
+    assert made == [5]
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4  # what a loaded run predicts is not kept
 
 
 @pytest.mark.parametrize("fine_tune", [False, True])
@@ -249,9 +373,9 @@ def test_without_transformers_the_command_to_type_is_named(checkpoint, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "encoder:"}, "model expects one of linear, mlp, encoder:DIR; got 'encoder:'"),
-        ({"model": "encoder"}, "model expects one of linear, mlp, encoder:DIR; got 'encoder'"),
-        ({"fine_tune": True}, "fine_tune is of --model encoder:DIR; leave it out, or name an encoder"),
+        ({"model": "encoder:"}, "model expects one of linear, mlp, encoder:NAME_OR_DIR; got 'encoder:'"),
+        ({"model": "encoder"}, "model expects one of linear, mlp, encoder:NAME_OR_DIR; got 'encoder'"),
+        ({"fine_tune": True}, "fine_tune is of --model encoder:NAME_OR_DIR; leave it out, or name an encoder"),
         ({"fine_tune": "yes", "model": "encoder:x"}, "fine_tune expects true or false; got 'yes'"),
         ({"fine_tune": True, "model": "encoder:x", "C": 2}, "C is of the linear model, and fine_tune has none: "),
     ],

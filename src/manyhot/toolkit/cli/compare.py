@@ -15,6 +15,7 @@ from manyhot.toolkit.cli.options import (
     LabelNames,
     Labels,
     LabelSep,
+    Long,
     NoHeader,
     NoRows,
     NumericColumns,
@@ -58,8 +59,12 @@ def compare(
     split_column: SplitColumn = None,
     group: Group = None,
     drop_unlabelled: DropUnlabelled = None,
-    model: Annotated[str | None, typer.Option(help="linear, or mlp, one hidden layer.  [default: linear]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, frozen.  [default: linear]"),
+    ] = None,
     device: Device = None,
+    long: Long = None,
     seed: Seed = None,
     no_rows: NoRows = None,
     out: Annotated[

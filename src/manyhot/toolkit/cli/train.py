@@ -14,6 +14,7 @@ from manyhot.toolkit.cli.options import (
     LabelNames,
     Labels,
     LabelSep,
+    Long,
     NoHeader,
     NoRows,
     NumericColumns,
@@ -60,11 +61,12 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="linear; mlp, one hidden layer; or encoder:DIR, a folder of transformers, frozen, or trained with "
-            "--set fine_tune=true.  [default: linear]"
+            help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, a model on the Hub or a folder of "
+            "transformers, frozen beside the words, or trained with --set fine_tune=true.  [default: linear]"
         ),
     ] = None,
     device: Device = None,
+    long: Long = None,
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
