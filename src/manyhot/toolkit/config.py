@@ -50,6 +50,7 @@ class Config:
     device: str = "auto"
     fine_tune: bool = False
     long: str = "cut"
+    words: bool = True
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     decision: str = "f1"
@@ -110,7 +111,7 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out"):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
-    for key in ("drop_unlabelled", "no_header", "no_rows", "fine_tune"):
+    for key in ("drop_unlabelled", "no_header", "no_rows", "fine_tune", "words"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
     for key in ("test", "valid"):
@@ -188,6 +189,8 @@ def check_model(config: Config) -> None:
         raise InputError(f"long expects one of {', '.join(LONG)}; got {config.long!r}.")
     if config.long != "cut" and (kind != "encoder" or config.fine_tune):
         raise InputError(f"long {config.long} is of a frozen --model encoder:NAME_OR_DIR; leave it out.")
+    if not config.words and (kind != "encoder" or config.fine_tune):
+        raise InputError("words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
     if config.model == "linear":

@@ -201,7 +201,7 @@ def _planned(
             rows = rows.taken(np.arange(min(rows.rows, SAMPLE)))
         elif rows.texts is not None:
             embed(encoder, rows.texts, listener)
-        features = Features.fit(rows, encoder)
+        features = Features.fit(rows, encoder, words=config.words)
     targets = training.train.targets.toarray()
     learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")

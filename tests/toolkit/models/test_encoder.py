@@ -21,8 +21,11 @@ from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
+from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.train import Listener, train
 from tiny_texts import KINDS, texts_and_sets
 
@@ -242,7 +245,7 @@ def test_a_run_stands_by_itself(checkpoint, tmp_path, fine_tune):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert trained.metrics["test"]["micro_f1"] > 0.8
     (sentence,) = (line for line in said if line.startswith("model: "))
-    assert ("texts of at most 12 tokens" if fine_tune else "the mean of mine's last layer + 16 numbers") in sentence
+    assert ("texts of at most 12 tokens" if fine_tune else "word pairs + 16 numbers of mine (mean)") in sentence
     assert ("mine fine-tuned, AdamW in mini-batches on CPU" if fine_tune else "full-batch L-BFGS") in sentence
     for path in folder.iterdir():
         path.unlink()
@@ -270,7 +273,8 @@ def test_text_and_numbers_together(checkpoint):
     frame.write_parquet("d.parquet")
     config = Config(data="d.parquet", text=("text",), features=("x",), model=f"encoder:{checkpoint}", out="run")
     trained: Any = train(config)
-    assert trained.run.model.weight.shape[0] == 17
+    words = sum(len(block.terms) for block in trained.run.features.blocks)
+    assert trained.run.model.weight.shape[0] == words + 17
     loaded: Any = load_run("run")
     np.testing.assert_array_equal(loaded.predict_logits(frame), trained.run.predict_logits(frame))
     with pytest.raises(InputError, match="this run was trained on text, x; give a frame"):
@@ -279,6 +283,44 @@ def test_text_and_numbers_together(checkpoint):
         InputError, match="fine_tune reads text alone; name its columns with --text, or leave fine_tune out"
     ):
         train(replace(config, fine_tune=True, out="other"))
+
+
+def test_numbers_stand_beside_words_as_a_block_of_its_own_length(checkpoint):
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    texts, _ = texts_and_sets(60)
+    examples = Examples("d", texts, None, None, [])
+    features, words = Features.fit(examples, encoder), Features.fit(examples)
+    X, beside = features.transform(examples).toarray(), words.transform(examples).toarray()
+    assert X.shape == (60, features.size) == (60, words.size + 16)
+    np.testing.assert_array_equal(X[:, :-16], beside)
+    numbers = np.array([by_hand(checkpoint, text) for text in texts])
+    expected = 2 * (numbers - numbers.mean(0)) / numbers.std(0) / 4
+    np.testing.assert_allclose(X[:, -16:], expected, atol=1e-4)
+    np.testing.assert_allclose((X[:, -16:] ** 2).sum(1).mean(), 4, rtol=1e-5)
+    alone = Features.fit(examples, encoder, words=False)
+    np.testing.assert_array_equal(alone.transform(examples), X[:, -16:])  # dense
+    state, arrays = features.state()
+    again = Features.from_state(json.loads(json.dumps(state)), arrays)
+    np.testing.assert_array_equal(again.transform(examples).toarray(), X)
+    assert not again.reads_numbers
+    assert again.reads_text
+
+
+def test_numbers_that_are_all_the_same_are_0(checkpoint):
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    meaning = Meaning.fit(encoder, ["fox"] * 3)
+    np.testing.assert_array_equal(meaning.transform(["fox", "rose"]), np.zeros((2, 16)))
+
+
+def test_words_can_be_left_out(checkpoint):
+    files()
+    config = Config(data="d.jsonl", test="t.jsonl", model=f"encoder:{checkpoint}", C=1.0, words=False, out="run")
+    trained: Any = train(config)
+    assert trained.run.features.blocks == []
+    assert trained.run.model.weight.shape[0] == 16
+    loaded: Any = load_run("run")
+    texts, _ = texts_and_sets(30, seed=1)
+    np.testing.assert_array_equal(loaded.predict_logits(texts), trained.run.predict_logits(texts))
 
 
 def test_it_needs_text(checkpoint):
@@ -377,6 +419,16 @@ def test_without_transformers_the_command_to_type_is_named(checkpoint, monkeypat
         ({"model": "encoder"}, "model expects one of linear, mlp, encoder:NAME_OR_DIR; got 'encoder'"),
         ({"fine_tune": True}, "fine_tune is of --model encoder:NAME_OR_DIR; leave it out, or name an encoder"),
         ({"fine_tune": "yes", "model": "encoder:x"}, "fine_tune expects true or false; got 'yes'"),
+        (
+            {"long": "mean", "model": "encoder:x", "fine_tune": True},
+            "long mean is of a frozen --model encoder:NAME_OR_DIR",
+        ),
+        ({"long": "all", "model": "encoder:x"}, "long expects one of cut, mean; got 'all'"),
+        (
+            {"words": False},
+            "words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is",
+        ),
+        ({"words": 0, "model": "encoder:x"}, "words expects true or false; got 0"),
         ({"fine_tune": True, "model": "encoder:x", "C": 2}, "C is of the linear model, and fine_tune has none: "),
     ],
 )

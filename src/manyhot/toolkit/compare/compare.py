@@ -205,7 +205,7 @@ class Trials:
             yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
 
     def _split(self, name: str, training: Training, test: Examples) -> Split:
-        features = Features.fit(training.train, self.encoder)
+        features = Features.fit(training.train, self.encoder, words=self.config.words)
         if not self.described:
             self.described = features.describe()
             self.listener.say(f"model: {self.config.model} on {self.described}")

@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
 from manyhot.toolkit.read.examples import Examples
 
@@ -106,6 +107,7 @@ class Features:
         centred: whether the mean is subtracted; sparse numbers are scaled alone, since centring would fill the matrix.
         missing: the positions of the numbers that training had missing: each has a column that says where.
         categories: one for each column of them.
+        reader: the numbers of an encoder beside the blocks, or tokens, which leave texts to the model.
     """
 
     blocks: list[TextBlock] = field(default_factory=list)
@@ -114,15 +116,16 @@ class Features:
     centred: bool = True
     missing: list[int] = field(default_factory=list)
     categories: list[Category] = field(default_factory=list)
-    reader: Encoder | Tokens | None = None
+    reader: Meaning | Tokens | None = None
 
     @classmethod
-    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None) -> "Features":
+    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None, *, words: bool = True) -> "Features":
         """Fit on training rows.
 
         Args:
             examples: the rows.
-            reader: in place of TF-IDF; an encoder makes texts numbers, tokens leave that to the model.
+            reader: an encoder makes texts numbers, tokens leave that to the model, in place of all else.
+            words: whether an encoder has words and pairs of words beside it.
 
         Raises:
             InputError: texts without a single word, or none at all for a reader.
@@ -137,11 +140,10 @@ class Features:
                     "fine_tune out."
                 )
             return cls(reader=reader)
-        if reader is not None:
-            examples = reader.embedded(examples)
-        if examples.texts is not None:
+        meaning = None if reader is None else Meaning.fit(reader, examples.texts or [])
+        if examples.texts is not None and (words or meaning is None):
             blocks = _fit_blocks(examples.texts)
-            if not blocks:
+            if not blocks and meaning is None:
                 raise InputError(
                     f"{examples.source}: expected texts with words, but no word or character is in two rows or more; "
                     "name the text columns with --text."
@@ -156,7 +158,7 @@ class Features:
             missing = np.flatnonzero(examples.missing_counts()).tolist()
             mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
         categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
-        return cls(blocks, mean, std, not sparse, missing, categories, reader)
+        return cls(blocks, mean, std, not sparse, missing, categories, meaning)
 
     def transform(self, examples: Examples) -> DesignMatrix:
         """Return (rows, features) float32: dense for dense numbers alone, else CSR; or token ids.
@@ -166,9 +168,8 @@ class Features:
         """
         if isinstance(self.reader, Tokens):
             return self.reader.transform(examples.texts or [""] * examples.rows)
-        if self.reader is not None:
-            examples = self.reader.embedded(examples)
-        parts: list[Any] = [block.transform(examples.texts or [""] * examples.rows) for block in self.blocks]
+        of_texts = [*self.blocks, *([] if self.reader is None else [self.reader])]
+        parts: list[Any] = [block.transform(examples.texts or [""] * examples.rows) for block in of_texts]
         if self.std is not None:
             numbers: Any = examples.numbers
             came = 0 if numbers is None else numbers.shape[1]
@@ -219,7 +220,8 @@ class Features:
     def size(self) -> int:
         """Number of columns of the matrix."""
         numbers = 0 if self.std is None else self.std.size + len(self.missing)
-        return sum(len(block.terms) for block in self.blocks) + numbers + sum(c.size for c in self.categories)
+        made = self.reader.size if isinstance(self.reader, Meaning) else 0
+        return sum(len(block.terms) for block in self.blocks) + made + numbers + sum(c.size for c in self.categories)
 
     @property
     def reads_text(self) -> bool:
@@ -228,9 +230,8 @@ class Features:
 
     @property
     def reads_numbers(self) -> bool:
-        """Numbers or categories come in, beside the numbers that an encoder makes."""
-        made = self.reader.width if isinstance(self.reader, Encoder) else 0
-        return bool(self.categories) or (self.std is not None and self.std.size > made)
+        """Numbers or categories come in."""
+        return bool(self.categories) or self.std is not None
 
     def describe(self) -> str:
         """Say what the features are, for the terminal."""
@@ -241,7 +242,7 @@ class Features:
             for block, kind in zip(self.blocks, ("words", "word pairs"), strict=False)
         ]
         if self.reader is not None:
-            said.append(f"the mean of {self.reader.name}'s last layer")
+            said.append(self.reader.describe())
         if self.std is not None:
             said.append(f"{self.std.size:,} numbers, {'standardised' if self.centred else 'scaled'}")
         if self.missing:
@@ -283,11 +284,11 @@ class Features:
             )
             for i, block in enumerate(state["text"])
         ]
-        reader: Encoder | Tokens | None = None
+        reader: Meaning | Tokens | None = None
         if "tokens" in state:
             reader = Tokens(state["tokens"]["tokenizer"], int(state["tokens"]["limit"]))
         elif "encoder" in state:
-            reader = Encoder.from_state(state["encoder"], arrays, device)
+            reader = Meaning.from_state(state["encoder"], arrays, device)
         return cls(
             blocks,
             arrays.get("numbers.mean"),

@@ -6,13 +6,12 @@ In a run the encoder is its configuration and its tokenizer, both JSON, and its 
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,6 @@ from manyhot.toolkit.disk.run_folder import file_sha256, sha256
 from manyhot.toolkit.disk.text_numbers import Progress, TextNumbers, cache_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.pooling import MEAN, Pooling, read_sentences
-from manyhot.toolkit.read.examples import Examples
 
 # Longer texts are cut; attention's memory grows with the square of it.
 MAX_TOKENS = 512
@@ -177,14 +175,6 @@ class Encoder:
         sums = np.zeros((len(texts), self.width), dtype=np.float32)
         np.add.at(sums, texts_of, pieces * shares[:, None].astype(np.float32))
         return self.pooling.finish(sums)
-
-    def embedded(self, examples: Examples) -> Examples:
-        """Put numbers in the place of texts, before the numbers that are there."""
-        numbers: Any = self.transform(examples.texts or [""] * examples.rows)
-        if examples.numbers is not None:
-            others = examples.numbers.toarray() if sp.issparse(examples.numbers) else examples.numbers
-            numbers = np.hstack([numbers, others])
-        return replace(examples, texts=None, numbers=numbers)
 
     def digest(self, folder: Path) -> str:
         """Return the checksum of all that numbers depend on: the weights in the folder, and how they are used."""
