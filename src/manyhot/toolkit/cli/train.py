@@ -28,7 +28,7 @@ from manyhot.toolkit.cli.options import (
     Valid,
     options_of,
 )
-from manyhot.toolkit.cli.terminal import listening, print_json, print_result, rows_inside, say
+from manyhot.toolkit.cli.terminal import listening, mention_encoder, print_json, print_result, rows_inside, say
 
 
 def train(
@@ -104,3 +104,4 @@ def train(
             print_result(trained)
             say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
             say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
+            mention_encoder(trained.run)
