@@ -8,6 +8,12 @@
 # make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make bench-spans   the loss of spans against torch's BCE: time, memory, and how often the exact sum is needed, 3 minutes
+# make bench-reach   classes and label sets out of reach: time, margins, narrow networks, 10 minutes
+# make bench-length  attention at other lengths than it was trained on, 3 minutes
+# make generation  scenes of wanted label sets from a diffusion model steered by ZLPR, the table and a picture, 10 minutes
+# make bench-spans-quality  losses and a CRF on four sets of spans, three seeds; hours, continues where it was left; ROWS=600 for less
+# make span-targets  trains on the real sets of spans, each beside the F1 and the time it is to have; an hour of one core
+# make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
@@ -16,7 +22,7 @@
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make stream-test  predict on files of 2 GB in less than 1 GB of memory, an hour on 2 cores; each file is deleted after use
-# make inductor  losses as torch.compile builds them in C++, a minute; needs a compiler
+# make slow     what takes half a minute each: losses as torch.compile builds them in C++, images made by labels
 # make browser  reports in a real browser (Debian's chromium), a minute; skipped where there is none
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
 # make fuzz       the same for 10 minutes, or FUZZ_SECONDS
@@ -30,7 +36,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser inductor bench-cpu bench-csr bench-subset bench-spans evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -77,9 +83,9 @@ check: $(STAMP)
 stream-test: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -s -m stream tests/toolkit/runs/test_stream.py
 
-# What torch.compile's default backend builds in C++; make test compiles with the backend that traces alone.
-inductor: $(STAMP)
-	$(BIN)/python -m pytest -n 0 -m inductor tests/test_losses.py tests/test_multiway.py
+# What takes half a minute each; make test leaves it out.
+slow: $(STAMP)
+	$(BIN)/python -m pytest -n 0 -m slow tests
 
 # Reports, opened by chromium; playwright brings no browser of its own here.
 browser: $(STAMP)
@@ -119,6 +125,24 @@ bench-subset: $(STAMP)
 
 bench-spans: $(STAMP)
 	$(BIN)/python benchmarks/spans.py
+
+bench-reach: $(STAMP)
+	$(BIN)/python benchmarks/reach.py
+
+bench-length: $(STAMP)
+	$(BIN)/python benchmarks/length.py
+
+generation: $(STAMP)
+	$(BIN)/python examples/guided_generation.py --out benchmarks/results/generation.png
+
+bench-spans-quality: $(STAMP)
+	$(BIN)/python benchmarks/span_quality.py $(if $(ROWS),--rows $(ROWS))
+
+span-targets: $(STAMP)
+	$(BIN)/python -m pytest -n 0 -s -m spans tests/toolkit/spans/test_span_targets.py
+
+bench-linear: $(STAMP)
+	$(BIN)/python benchmarks/linear_speed.py $(if $(ALL),--all) $(if $(COMPARE),--compare) $(if $(RUNS),--runs $(RUNS))
 
 evidence: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py

@@ -23,7 +23,7 @@ from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import choose, choose_tau, make_folds
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
-from manyhot.toolkit.objectives import loss_of
+from manyhot.toolkit.objectives import loss_of, route_of
 
 RESULTS = Path(__file__).parent / "results"
 Rule = Callable[[np.ndarray, np.ndarray], Calibration]
@@ -85,7 +85,9 @@ def held_out(load: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
     rows, features = X.shape
     choice = choose(
         make_folds(X, targets, 0),
-        learner=LinearLearner.planned(rows, features, targets.shape[1], loss=loss_of("zlpr", targets)),
+        learner=LinearLearner.planned(
+            rows, features, targets.shape[1], loss=loss_of("zlpr", targets), route=route_of("zlpr")
+        ),
         C="auto",
         rule=choose_tau,
         cardinality=cardinality_range(targets),

@@ -1,7 +1,8 @@
 """Choose the defaults of `manyhot train` on training files alone; no test file is opened.
 
     make defaults        (about 15 minutes on 2 idle cores; --quick: the small sets, 2 minutes;
-                          --only rule: the rule for the prior alone, half of it)
+                          --only rule: the rule for the prior alone, half of it;
+                          --only search: folds, steps of C and tolerance on part of nine sets, 5 minutes)
 
 Each training file is cut once more: three quarters play the training rows, and everything `manyhot train` chooses is
 chosen inside them; one quarter judges, by the mean of micro- and macro-F1. What wins on the mean over the sets is the
@@ -39,12 +40,12 @@ from manyhot.toolkit.choose.cross_fit import (
 )
 from manyhot.toolkit.choose.thresholds import choose_threshold
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Unsaved
-from manyhot.toolkit.models import features
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays
+from manyhot.toolkit.models import features, linear
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
-from manyhot.toolkit.models.model import Model, unheard
-from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.models.model import unheard
+from manyhot.toolkit.objectives import LOSSES, route_of
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples, examples_from_frame
 from manyhot.toolkit.read.inputs import read
@@ -87,6 +88,17 @@ RULES: dict[str, Rule] = {
 }
 CRITERIA = ("loss", "F1")
 
+# What the search of C costs most by: small tables, or part of large ones, since rows are what a choice is short of.
+SEARCH_ROWS = 1200
+SEARCH_SETS = (
+    *("semeval eng", "semeval deu", "emotions", "scene", "yeast", "enron"),
+    *("reuters r90", "debtags", "bibtex"),
+)
+FINE = tuple(10 ** (i / 2) for i in range(7))
+COARSE = (1.0, 10.0, 100.0, 1000.0)
+FOLDS_TRIED = (3, 5, 10)
+TOLERANCES = (1e-2, 1e-3, 1e-4)
+
 
 def decided(logits: np.ndarray, cardinality: CardinalityRange) -> np.ndarray:
     return decide(logits, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
@@ -101,14 +113,16 @@ def judge(examples: Examples) -> dict[str, float]:
     targets, truth = inner.targets.toarray(), outer.targets.toarray()
     cardinality = cardinality_range(targets)
     folds = make_folds(X, targets, seed=0)
-    models: list[Model | None] = [None] * len(folds)
+    starts: list[Arrays] = [{} for _ in folds]
     loss, tried = LOSSES["zlpr"], []
-    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, max_iter=Config.max_iter)
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, route=route_of("zlpr"))
     for strength in cross_fit.STRENGTHS:
         C = penalty(strength, folds)
-        held = fit_folds(folds, models, learner=learner, C=C)
-        start = learner.mean([model for model in models if model is not None])
-        model = learner.fit(X, torch.from_numpy(targets), C=C, start=start, steps=Unsaved(), progress=unheard)
+        held, _ = fit_folds(folds, starts, learner=learner, C=C)
+        start = learner.mean(starts, [fold.rows for fold in folds])
+        model = learner.fit(
+            X, torch.from_numpy(targets), C=C, start=start, fits=UNSAVED, name="all", progress=unheard
+        ).model
         tried.append((held, model.logits(X_outer)))
     scores = {}
     for (rule, choice), criterion in product(RULES.items(), CRITERIA):
@@ -124,6 +138,57 @@ def judge(examples: Examples) -> dict[str, float]:
             options.append((inside, mean_f1(decided(shifted, cardinality), truth)))
         scores[f"{rule}; C by {criterion}"] = max(options)[1]
     return scores
+
+
+def judge_search(examples: Examples) -> dict[str, float]:
+    """Return the judged score of numbers of folds, steps between strengths and tolerances; and what the last cost."""
+    if examples.rows > SEARCH_ROWS:
+        part = stratified_split(examples.targets, (SEARCH_ROWS, examples.rows - SEARCH_ROWS), seed=2)
+        examples = rows_of(examples, part == 0)
+    part = stratified_split(examples.targets, (3, 1), seed=1)
+    inner, outer = rows_of(examples, part == 0), rows_of(examples, part == 1)
+    fitted, X = Features.fit_transform(inner)
+    X_outer, targets, truth = fitted.transform(outer), inner.targets.toarray(), outer.targets.toarray()
+    cardinality = cardinality_range(targets)
+    loss = LOSSES["zlpr"]
+    learner = LinearLearner.planned(*X.shape, targets.shape[1], loss=loss, route=route_of("zlpr"))
+    last: dict[tuple[float, float], np.ndarray] = {}
+
+    def scores(number: int, strengths: tuple[float, ...], tolerance: float) -> dict[float, tuple[float, float]]:
+        """Return by strength the score inside, and judged."""
+        linear.TOLERANCE_OF_LABEL = linear.TOLERANCE = tolerance
+        cross_fit.FOLDS = number
+        folds = make_folds(X, targets, seed=0)
+        starts: list[Arrays] = [{} for _ in folds]
+        found = {}
+        for strength in strengths:
+            C = penalty(strength, folds)
+            held, _ = fit_folds(folds, starts, learner=learner, C=C)
+            if (tolerance, strength) not in last:
+                start = learner.mean(starts, [fold.rows for fold in folds])
+                options: Any = {"start": start, "fits": UNSAVED, "name": "", "progress": unheard}
+                model = learner.fit(X, torch.from_numpy(targets), C=C, **options).model
+                last[tolerance, strength] = model.logits(X_outer)
+            tau, offset = choose_tau(held, cardinality)
+            inside = mean_f1(decided(held.shifted(tau, offset), cardinality), held.targets)
+            shifted = last[tolerance, strength] - np.float32(tau) * prior_logits(targets) + np.float32(offset)
+            found[strength] = (inside, mean_f1(decided(shifted, cardinality), truth))
+        return found
+
+    before = cross_fit.FOLDS, linear.TOLERANCE
+    results = {}
+    for number in FOLDS_TRIED:
+        found = scores(number, FINE if number < 10 else COARSE, 1e-3)
+        results[f"{number} folds, steps of 10"] = max(found[strength] for strength in COARSE)[1]
+        if number < 10:
+            results[f"{number} folds, steps of 3.2"] = max(found.values())[1]
+    for tolerance in TOLERANCES:
+        began = time.process_time()
+        results[f"tolerance {tolerance:g}"] = max(scores(3, COARSE, tolerance).values())[1]
+        results[f"seconds {tolerance:g}"] = time.process_time() - began
+    cross_fit.FOLDS, linear.TOLERANCE = before
+    linear.TOLERANCE_OF_LABEL = linear.TOLERANCE
+    return results
 
 
 def rows_of(examples: Examples, keep: np.ndarray) -> Examples:
@@ -165,6 +230,7 @@ def training_sets(quick: bool) -> dict[str, Callable[[], Examples]]:
         "reuters r90": table(
             "reuters21578/modapte_train.jsonl.gz", text=("title", "text"), labels=("r90",), drop_unlabelled=True
         ),
+        "debtags": table("debtags/train.jsonl.gz", text=("title", "description"), labels=("tags",)),
         "goemotions": goemotions,
         "bibtex": table("mulan/bibtex/bibtex-train.X.npz"),
         "tmc2007": table("mulan/tmc2007/tmc2007-500-train.X.npz"),
@@ -176,11 +242,24 @@ def training_sets(quick: bool) -> dict[str, Callable[[], Examples]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the small sets alone; writes no result")
-    parser.add_argument("--only", choices=["rule"], help="leave the other grid as it is in the results")
+    parser.add_argument("--only", choices=["rule", "search"], help="leave the other grids as they are")
     asked = parser.parse_args()
     quick = asked.quick
     print(f"about {2 if quick else 15} minutes on 2 idle cores; training files of {ROOT} alone", flush=True)
     began = time.monotonic()
+    if asked.only == "search":
+        searched = {}
+        for name in SEARCH_SETS:
+            searched[name] = judge_search(training_sets(False)[name]())
+            said = {option: round(value, 4) for option, value in searched[name].items()}
+            print(f"{name}: {time.monotonic() - began:.0f} s {said}", flush=True)
+        seconds = [option for option in next(iter(searched.values())) if option.startswith("seconds")]
+        costs = {o: round(sum(row[o] for row in searched.values()), 1) for o in seconds}
+        scores = {name: {o: v for o, v in row.items() if o not in seconds} for name, row in searched.items()}
+        table = table_of("search", scores) | {"seconds of all": costs}
+        RESULTS.write_text(json.dumps(json.loads(RESULTS.read_text()) | {"search": table}, indent=1) + "\n")
+        print(f"{costs}\nwrote {RESULTS}")
+        return
     default_weight = features.PAIR_WEIGHT
     rules: dict[str, dict[str, float]] = {}
     pairs: dict[str, dict[str, float]] = {}
@@ -203,6 +282,7 @@ def main() -> None:
     }
     if not quick:
         RESULTS.parent.mkdir(exist_ok=True)
+        result |= {"search": json.loads(RESULTS.read_text()).get("search")} if RESULTS.exists() else {}
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
         print(f"wrote {RESULTS}")
 

@@ -138,7 +138,7 @@ def rows_of(task: Task, encoder: Encoder) -> Rows:
     if task.rows is not None and task.rows < len(texts):
         taken = stratified_split(targets, [float(task.rows), float(len(texts) - task.rows)], seed=0) == 0
         targets, texts = targets[taken], texts[taken]
-    known = align(test.targets, test.label_names, examples.label_names).known
+    known = align(test.targets, test.label_names, examples.label_names).targets
     tokens = Tokens(encoder.tokens.tokenizer, min(task.tokens, encoder.tokens.limit))
     X, X_test = tokens.transform(texts.tolist()), tokens.transform(list(test.texts or []))
     held = stratified_split(targets, [9.0, 1.0], seed=0) == 1

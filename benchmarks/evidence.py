@@ -65,6 +65,11 @@ SETS = {
         ("--no-header", "--text", "1", "--labels", "2", "--label-names", "goemotions/labels.txt"),
         "BERT, BCE, threshold .3: macro 50.30",
     ),
+    "debtags": Set(
+        "debtags/train.jsonl.gz",
+        "debtags/test.jsonl.gz",
+        ("--text", "title,description", "--labels", "tags"),
+    ),
     "semeval2025 eng": semeval("eng", "eng_gold_from_track_b"),
     "semeval2025 deu": semeval("deu"),
     "semeval2025 chn": semeval("chn"),

@@ -22,7 +22,7 @@ from defaults import decided, rows_of, table_of, training_sets
 from manyhot.labels import cardinality_range
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, prior_logits, score_by
-from manyhot.toolkit.disk.fits import Unsaved
+from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models import mlp
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.mlp import plan_mlp
@@ -75,9 +75,9 @@ def judge(examples: Examples, options: dict[str, Any]) -> float:
         X, targets = fitted.transform(inner), inner.targets.toarray()
         cardinality = cardinality_range(targets)
         learner = plan_mlp(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], score=score_by(cardinality))
-        held = fit_folds(make_folds(X, targets, seed=0)[:1], [None], learner=learner, C=None)
+        held, _ = fit_folds(make_folds(X, targets, seed=0)[:1], [{}], learner=learner, C=None)
         tau, offset = choose_tau(held, cardinality)
-        model = learner.fit(X, torch.from_numpy(targets), steps=Unsaved(), progress=unheard)
+        model = learner.fit(X, torch.from_numpy(targets), fits=UNSAVED, name="all", progress=unheard).model
         shifted = model.shifted(np.float32(offset) - np.float32(tau) * prior_logits(targets))
         preds = decided(shifted.logits(fitted.transform(outer)), cardinality)
         return mean_f1(preds, outer.targets.toarray())

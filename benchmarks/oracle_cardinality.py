@@ -23,7 +23,7 @@ def main() -> None:
     examples = read_for(run, options.data, with_labels=True)
     if run.drop_unlabelled:
         examples, _ = drop_unlabelled(examples)
-    targets = align(examples.targets, examples.label_names, run.label_names).known
+    targets = align(examples.targets, examples.label_names, run.label_names).targets
     logits = run.logits(examples)
     low, high = run.cardinality
     for name, preds in (

@@ -120,12 +120,12 @@ def measured(learner: Learner, words: list[str]) -> dict[str, Any]:
         test = drop_unlabelled(data.test)[0] if config.drop_unlabelled else data.test
         aligned = align(test.targets, test.label_names, data.train.label_names)
         preds, scores = decided(data.train, test)
-        # Labels that training did not know count as missed, as `manyhot evaluate` has it.
-        unknown = aligned.unknown
-        preds = np.hstack([preds, np.zeros_like(unknown, dtype=preds.dtype)])
-        scores = np.hstack([scores, np.full(unknown.shape, scores.min() - 1)])
-        targets = np.hstack([aligned.known, unknown])
-        counts = np.concatenate([counts, np.zeros(unknown.shape[1])])
+        # Labels that training did not see count as missed, as `manyhot evaluate` has it.
+        unseen = aligned.unseen
+        preds = np.hstack([preds, np.zeros_like(unseen, dtype=preds.dtype)])
+        scores = np.hstack([scores, np.full(unseen.shape, scores.min() - 1)])
+        targets = np.hstack([aligned.targets, unseen])
+        counts = np.concatenate([counts, np.zeros(unseen.shape[1])])
     return {
         "error": None,
         "metrics": multilabel_metrics(preds, targets, scores, train_counts=counts),

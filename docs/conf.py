@@ -19,7 +19,7 @@ exclude_patterns = ["_generated"]
 
 extensions = [
     *("myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"),
-    *("loss_plot", "conformance_table"),
+    *("loss_plot", "drawing", "conformance_table"),
 ]
 
 # --- pages ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def _method(name: str, kind: str, micro: float, macro: float, differences: Any, 
         "scores": {"edges": [-1.0, 0.0, 1.0], "positives": [20, 280], "negatives": [600, 100]},
         "cardinality": {"predicted": [0, 110, 70, 20], "true": [0, 120, 60, 20]},
         "chosen": [{"seed": 0, "fold": 1, "C": 3.4, "tau": 1.0, "offset": -0.2, "thresholds": "0"}],
-        "seconds": {"search": 1.5, "fit": 0.5}, "predict_seconds": 0.25, "peak_mb": 210,
+        "seconds": {"search": 1.5, "fit": 0.5, "shared": 0.0}, "predict_seconds": 0.25, "at_limit": 0, "peak_mb": 210,
         "by_seed": [{"seed": 0, "micro_f1": micro, "macro_f1": macro}],
     }  # fmt: skip
 
@@ -39,9 +39,9 @@ def _difference(micro: tuple[float, float, float], macro: tuple[float, float, fl
 def comparison() -> dict[str, Any]:
     """Return one in which ours wins by micro-F1 and loses by macro-F1."""
     failed = dict.fromkeys(("metrics", "intervals", "differences", "cardinality", "scores", "seconds"))
-    failed |= {"predict_seconds": None, "peak_mb": None, "label_f1": [], "chosen": [], "by_seed": []}
+    failed |= {"predict_seconds": None, "at_limit": None, "peak_mb": None, "label_f1": [], "chosen": [], "by_seed": []}
     return {
-        "kind": "comparison", "format": 2, "data": "reviews.csv", "said": ["240 rows, 5 labels, <b>1.5</b> a row"],
+        "kind": "comparison", "format": 3, "data": "reviews.csv", "said": ["240 rows, 5 labels, <b>1.5</b> a row"],
         "design": {"kind": "test", "file": "test.csv", "rows": 200},
         "model": "linear", "features": "50 words", "seeds": [0], "resamples": 2000, "level": 0.95,
         "train_counts": [100, 80, 40, 15, 4], "labels": LABELS, "test_counts": [90, 70, 30, 10, 0],

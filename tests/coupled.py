@@ -166,6 +166,18 @@ def a_weight_of_two_is_twice(loss: Coupled, generator: torch.Generator) -> None:
         close(loss.function(s, t, label_weight=labels, **options), want)
 
 
+def a_row_of_weight_zero_is_not_there(loss: Coupled, generator: torch.Generator) -> None:
+    s, t = batch(generator)
+    t[torch.rand(ROWS, LABELS, generator=generator) < 0.3] = -1
+    t[:, 2], t[1, 2], t[4] = math.nan, 1, -100  # label 2 is known in row 1 alone, row 4 not at all
+    weight, copies = torch.tensor([1.0, 0, 1, 2, 1, 1]), torch.tensor([0, 2, 3, 3, 4, 5])
+    for average in {choice for choice in loss.grid.get("average", (None,))}:
+        options = loss.draw(generator) | ({} if average is None else {"average": average})
+        for reduction in ("mean", "sum"):
+            got = loss.function(s, t, sample_weight=weight, reduction=reduction, **options)
+            close(got, loss.function(s[copies], t[copies], reduction=reduction, **options))
+
+
 def masks_and_unknown_cells_are_dropped(loss: Coupled, generator: torch.Generator) -> None:
     s, t = batch(generator)
     keep = torch.tensor([1, 0, 1, 1, 1], dtype=torch.bool)
@@ -319,7 +331,9 @@ def errors_say_what_came(loss: Coupled, generator: torch.Generator) -> None:
         ((s, 2 * t + 1), {}, ValueError, r"targets must lie in \[0, 1\]"),
         ((s, t), {"mask": torch.ones(6, 5)}, TypeError, "mask must be boolean"),
         ((s, t), {"label_weight": torch.ones(6, 1)}, ValueError, r"one weight a label, \(5,\).*got \(6, 1\)"),
-        ((s, t), {"label_weight": -torch.ones(5)}, ValueError, "label_weight must be 0 or more; got -1"),
+        ((s, t), {"label_weight": -torch.ones(5)}, ValueError, "label_weight must be 0 or more.*; got -1"),
+        ((s, t), {"sample_weight": -torch.ones(6)}, ValueError, "sample_weight must be 0 or more.*; got -1"),
+        ((s, t), {"sample_weight": torch.full((6,), math.nan)}, ValueError, "sample_weight must be 0 .*; got nan"),
         ((s, t), {"sample_weight": torch.ones(5)}, ValueError, r"sample_weight must broadcast.*\(6,\); got \(5,\)"),
     ]
     for inputs, options, error, text in wrong:
@@ -331,6 +345,7 @@ PROPERTIES = (
     equals_the_reference,
     has_the_gradient_of_its_values,
     a_weight_of_two_is_twice,
+    a_row_of_weight_zero_is_not_there,
     masks_and_unknown_cells_are_dropped,
     reduces_as_documented,
     nothing_known_is_zero,

@@ -102,6 +102,18 @@ def reduces_over_known_rows(loss: OfOneClass, generator: torch.Generator) -> Non
         loss.function(s, y, reduction="avg", **options)
 
 
+def a_row_of_weight_zero_is_not_there(loss: OfOneClass, generator: torch.Generator) -> None:
+    s, y = batch(generator)
+    y[1], y[4], y[5] = 2, -1, -100
+    y[y == 2] = 0
+    y[1] = 2  # the class of the row that is taken out
+    weight, copies = torch.tensor([1.0, 0, 1, 2, 1, 1]), torch.tensor([0, 2, 3, 3, 4, 5])
+    options = loss.draw(generator)
+    for reduction in ("mean", "sum"):
+        got = loss.function(s, y, sample_weight=weight, reduction=reduction, **options)
+        close(got, loss.function(s[copies], y[copies], reduction=reduction, **options))
+
+
 def every_dtype_gives_the_same(loss: OfOneClass, generator: torch.Generator) -> None:
     s, y = batch(generator)
     options = loss.draw(generator)
@@ -199,10 +211,13 @@ def the_module_is_a_shell(loss: OfOneClass, generator: torch.Generator) -> None:
         options = {name: x for name, x in drawn.items() if name in of_init}
         given = {name: x for name, x in drawn.items() if name not in of_init}
         module = copy.deepcopy(loss.module(**options))
-        assert list(module.state_dict()) == [name for name, x in options.items() if isinstance(x, Tensor)]
+        kept = {"prior": "prior_logits"}
+        assert list(module.state_dict()) == [kept.get(n, n) for n, x in options.items() if isinstance(x, Tensor)]
         weight, mask = torch.linspace(0, 1, ROWS), torch.rand(ROWS, generator=generator) < 0.8
         got = module(s, y, mask=mask, sample_weight=weight, **given)
         assert got == loss.function(s, y, mask=mask, sample_weight=weight, **drawn)
+        for half in (module.half(), module.bfloat16()):
+            assert half(s, y, mask=mask, sample_weight=weight, **given) == got
 
 
 def compiled_and_transformed_it_is_the_same(loss: OfOneClass, generator: torch.Generator) -> None:
@@ -236,6 +251,13 @@ def errors_say_what_came(loss: OfOneClass, generator: torch.Generator) -> None:
         ),
         ((s, y), {"mask": torch.ones(6)}, TypeError, "mask must be boolean"),
         ((s, y), {"mask": torch.ones(5).bool()}, ValueError, r"mask must broadcast to one value a row, \(6,\); got"),
+        ((s, y), {"sample_weight": -torch.ones(6)}, ValueError, "sample_weight must be 0 or more.*; got -1"),
+        (
+            (s, y),
+            {"sample_weight": torch.full((6,), math.inf)},
+            ValueError,
+            "sample_weight must be finite; got inf",
+        ),
         ((s, y), {"sample_weight": torch.ones(4)}, ValueError, r"sample_weight must broadcast.*\(6,\); got \(4,\)"),
     ]
     for inputs, more, error, text in wrong:
@@ -247,6 +269,7 @@ PROPERTIES = (
     equals_the_reference,
     has_the_gradient_of_its_values,
     reduces_over_known_rows,
+    a_row_of_weight_zero_is_not_there,
     every_dtype_gives_the_same,
     extreme_logits_stay_finite,
     infinite_logits_have_their_limit,

@@ -159,7 +159,12 @@ def test_py_typed_is_shipped() -> None:
 def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
     monkeypatch.delitem(sys.modules, "manyhot.toolkit.runs.saved_run", raising=False)
-    for name in [name for name in sys.modules if name.startswith("manyhot.toolkit.")]:
+    loaded = {name: module for name, module in sys.modules.items() if name.startswith("manyhot.toolkit.")}
+    for name, module in loaded.items():
+        # An import sets the attribute of the package too: left to the second import, it would mislead other tests.
+        package, _, attribute = name.rpartition(".")
+        monkeypatch.setattr(sys.modules[package], attribute, module, raising=False)
+    for name in loaded:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(vars(manyhot), "load_run", raising=False)
     with pytest.raises(ImportError, match=r"manyhot\.load_run needs polars: pip install 'manyhot\[toolkit\]'"):

@@ -34,7 +34,7 @@ def test_bce_takes_its_prior_in_every_form_and_all_of_it(generator: torch.Genera
     for given in (prior, prior.numpy(), prior.tolist()):
         close(manyhot.bce_loss(s, t, prior=given, tau=0.8), want)
         module = manyhot.BCELoss(prior=given, tau=0.8)
-        assert [name for name, _ in module.named_buffers()] == ["prior"]
+        assert [name for name, _ in module.named_buffers()] == ["prior_logits"]
         close(module(s, t), want)
     # logit(1 - 1e-9) = 20.7233, in float32 too, where that frequency would round to 1.
     close_to_ends = np.array([1 - 1e-9, 1e-9])

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import brier_score_loss, log_loss
@@ -268,6 +269,60 @@ def test_sure_and_wrong_is_large_and_finite() -> None:
     np.testing.assert_allclose(found["log_loss"], 52 * np.log(2) / 2, rtol=1e-6)
 
 
+# --- what is unknown, and every form of the same ----------------------------------------------------------------------
+
+
+def same_fit(found: manyhot.Calibration, want: manyhot.Calibration) -> None:
+    np.testing.assert_array_equal(found.temperature, want.temperature)
+    np.testing.assert_array_equal(found.offset, want.offset)
+    assert found.classes == want.classes
+
+
+def test_unknown_classes_and_what_stands_beside_unknown_cells_are_left_out() -> None:
+    logits, ids = problem()[0], np.arange(300) % 5
+    known = np.arange(300) % 4 > 0
+    want = manyhot.fit_calibration(logits[known], ids[known])
+    junk = np.where(known[:, None], logits, np.nan)
+    for unknown in (-1, -100):
+        coded = np.where(known, ids, unknown)
+        same_fit(manyhot.fit_calibration(junk, coded), want)
+        found = manyhot.calibration_metrics(softmax(junk, axis=1), coded)
+        expected = manyhot.calibration_metrics(softmax(logits[known], axis=1), ids[known])
+        np.testing.assert_array_equal(found["label_ece"], expected["label_ece"])
+        assert found["log_loss"] == expected["log_loss"]
+    logits, targets = problem()
+    known = np.random.default_rng(1).random(targets.shape) < 0.6
+    want = manyhot.fit_calibration(np.where(known, logits, 0.0), np.where(known, targets, -1))
+    for value in (np.nan, np.inf):
+        found = manyhot.fit_calibration(np.where(known, logits, value), np.where(known, targets, -1))
+        same_fit(found, want)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+def test_every_form_of_targets_calibrates_alike() -> None:
+    logits, targets = problem()
+    want = manyhot.fit_calibration(logits, targets)
+    probs = want.probs(logits)
+    lists = manyhot.IndexTargets([np.flatnonzero(row).tolist() for row in targets])
+    for form in (sparse.csr_array(targets), torch.from_numpy(targets).to_sparse_csr(), lists, targets.tolist()):
+        same_fit(manyhot.fit_calibration(logits, form), want)
+        assert manyhot.calibration_metrics(probs, form)["brier"] == manyhot.calibration_metrics(probs, targets)["brier"]
+
+
+def test_bfloat16_is_calibrated_as_float32() -> None:
+    logits, targets = problem()
+    half = torch.from_numpy(logits).bfloat16()
+    for truth in (torch.from_numpy(targets), torch.arange(300) % 5):
+        want = manyhot.fit_calibration(half.float(), truth)
+        same_fit(manyhot.fit_calibration(half, truth), want)
+        assert torch.equal(want.probs(half), want.probs(half.float()))
+        probs = want.probs(half).bfloat16()
+        found = manyhot.calibration_metrics(probs, truth)
+        assert found["log_loss"] == manyhot.calibration_metrics(probs.float(), truth)["log_loss"]
+    shares = torch.from_numpy(targets).bfloat16() / 2
+    same_fit(manyhot.fit_calibration(half, shares), manyhot.fit_calibration(half, shares.float()))
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -277,10 +332,10 @@ def test_sure_and_wrong_is_large_and_finite() -> None:
         (np.zeros(3), np.zeros(3), r"logits must have shape \(rows, labels\) with at least one row.*\(3,\) and \(3,\)"),
         (np.zeros((0, 3)), np.zeros((0, 3)), r"at least one row"),
         (np.zeros((2, 3)), np.zeros((3, 3)), r"got \(2, 3\) and \(3, 3\)"),
-        (np.zeros((2, 3)), np.array([[0, 1, 0], [0, 2, 0]]), r"targets must lie in \[0, 1\].*others in row 1"),
+        (np.zeros((2, 3)), np.array([[0, 1, 0], [0, 2, 0]]), r"targets must lie in \[0, 1\].*got 2 in row 1, label 1"),
         (np.array([[0.0, 1.0], [np.nan, 0.0]]), np.zeros((2, 2)), r"logits must be finite; got NaN.*in row 1"),
         (np.zeros((2, 3)), np.full((2, 3), -1), r"needs known targets"),
-        (np.zeros((2, 3)), np.array([0, 3]), r"class ids must be whole numbers in 0 to 2"),
+        (np.zeros((2, 3)), np.array([0, 3]), r"class ids .* whole numbers in 0 to 2, or -1 .* unknown; got 3 in row 1"),
         (np.zeros((2, 3)), np.array([0.0, 1.0]), r"class ids must be whole numbers in 0 to 2; got float64"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import manyhot
 import reference
@@ -192,3 +193,101 @@ def test_top_k_does_not_modify_its_input() -> None:
     assert preds.tolist() == [[0, 1]]
     assert not preds.requires_grad
     assert logits[0, 0].isnan()
+
+
+# --- types, arrays and what is no number ------------------------------------------------------------------------------
+
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+@pytest.mark.parametrize("large", [2**24, 2**53, 2**62])
+def test_large_integers_keep_their_order(large: int) -> None:
+    # float32 holds 2^24 and 2^24 + 2, float64 2^53 and 2^53 + 2.
+    logits = torch.tensor([[large, large + 1, large - 1], [large + 1, large, large + 1]])
+    forms: Any = (logits, logits.numpy(), logits.numpy().astype(">i8"))
+    for form in forms:
+        for got in (manyhot.decide(form, max_labels=1), manyhot.top_k(form, 1)):
+            assert got.tolist() == [[0, 1, 0], [1, 0, 0]]
+        assert manyhot.decide(-form, min_labels=2).tolist() == [[1, 0, 1], [1, 1, 0]]
+    if large < 2**53:
+        assert manyhot.decide(logits, threshold=float(large)).tolist() == [[0, 1, 0], [1, 0, 1]]
+        per_label = torch.tensor([large, large, large - 2.0], dtype=torch.float64)
+        assert manyhot.decide(logits, threshold=per_label, max_labels=1).tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+def test_every_type_of_number_is_decided_alike() -> None:
+    want = [[1, 0, 0, 1], [0, 0, 1, 0]]
+    rows = [[2, 0, 0, 1], [0, 0, 3, 0]]
+    for dtype in (*WHOLE, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        logits = torch.tensor(rows).to(dtype)
+        assert manyhot.decide(logits).tolist() == want
+        assert manyhot.decide(logits, min_labels=1, max_labels=1).tolist() == manyhot.top_k(logits, 1).tolist()
+    assert manyhot.decide(torch.tensor(rows) > 0, max_labels=1).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
+    for name in ("?", "u2", "i4", "u8", "f2", "f4", ">f4", ">f8", "g"):
+        array = np.array(rows).astype(name)
+        assert manyhot.decide(array).tolist() == want
+        if name not in ("u2", "u8"):  # torch does not sort these
+            assert manyhot.decide(array, max_labels=1).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_must_not_be_written_to_are_taken_quietly() -> None:
+    logits, threshold, k = np.array([[2.0, -1.0, 3.0]]), np.zeros(3), np.array([1])
+    for array in (logits, threshold, k):
+        array.flags.writeable = False
+    assert manyhot.decide(logits, threshold=threshold).tolist() == [[1, 0, 1]]
+    assert manyhot.decide(torch.tensor(logits.tolist()), threshold=threshold).tolist() == [[1, 0, 1]]
+    assert manyhot.top_k(logits, k).tolist() == [[0, 0, 1]]
+    assert manyhot.proba(torch.tensor([[0.0, 0.0, 0.0]]), threshold=threshold).tolist() == [[0.5] * 3]
+    prior = np.full(3, 0.3)
+    prior.flags.writeable = False
+    batch = torch.zeros(1, 3), torch.ones(1, 3)
+    assert manyhot.zlpr_loss(*batch, prior=prior) == manyhot.ZLPRLoss(prior=prior)(*batch)
+    assert manyhot.bce_loss(*batch, prior=prior) == manyhot.BCELoss(prior=prior)(*batch)
+    one = torch.zeros(1, 3), torch.tensor([1])
+    assert manyhot.logit_adjusted_loss(*one, prior=prior) == manyhot.LogitAdjustedLoss(prior=prior)(*one)
+    manyhot.adjust_logits(batch[0], prior=prior)
+    manyhot.margin_softmax_loss(*one, radius=prior)  # pyright: ignore[reportArgumentType]
+    matrix = sparse.csr_matrix(np.eye(3))
+    for array in (matrix.data, matrix.indices, matrix.indptr):
+        array.flags.writeable = False
+    assert manyhot.zlpr_loss(torch.zeros(3, 3), matrix) == manyhot.zlpr_loss(torch.zeros(3, 3), torch.eye(3))
+    assert manyhot.label_counts(matrix).tolist() == [1, 1, 1]
+
+
+def test_a_threshold_that_is_no_number_is_refused() -> None:
+    logits = torch.zeros(2, 3)
+    forms: Any = (logits, logits.numpy())
+    for threshold in (NAN, torch.tensor([0.0, NAN, 0.0]), np.array([[0.0], [NAN]])):
+        for form in forms:
+            with pytest.raises(ValueError, match="threshold must be numbers; got NaN"):
+                manyhot.decide(form, threshold=threshold)
+            with pytest.raises(ValueError, match="threshold must be finite; got"):
+                manyhot.proba(form, threshold=threshold)
+    # A label that is never predicted, or always.
+    assert manyhot.decide(logits, threshold=torch.tensor([INF, -INF, 0.0])).tolist() == [[0, 1, 0]] * 2
+    for scale in (NAN, INF, 0.0):
+        with pytest.raises(ValueError, match="scale must be above 0; got"):
+            manyhot.proba(logits, scale=scale)
+
+
+def test_no_rows_are_decided() -> None:
+    for lead in ((0,), (2, 0)):
+        empty = torch.zeros(*lead, 3)
+        for got in (manyhot.decide(empty, min_labels=1), manyhot.top_k(empty, 2), manyhot.top_k(empty.numpy(), 2)):
+            assert got.shape == (*lead, 3)
+
+
+def test_a_recorded_decision_is_that_of_other_rows_too(generator: torch.Generator) -> None:
+    first, other = (torch.randn(5, 7, generator=generator) for _ in range(2))
+    options: dict[str, Any] = {"min_labels": 2, "max_labels": 3, "threshold": torch.linspace(-1, 1, 7)}
+
+    class Model(torch.nn.Module):
+        def forward(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return manyhot.decide(logits, **options), manyhot.top_k(logits, 2)
+
+    record = torch.export.export(Model(), (first,)).module()
+    torch._dynamo.reset()
+    for recorded in (record, torch.compile(Model(), fullgraph=True, backend="eager")):
+        for got, want in zip(recorded(other), Model()(other), strict=True):
+            assert torch.equal(got, want)

@@ -300,3 +300,52 @@ REFUSED: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
 def test_refused(logits: Any, target_logits: Any, options: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         zlpr_divergence(logits, target_logits, **options)
+
+
+# --- infinite logits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.5, "scale": 1.5, "margin": 0.25}], ids=["plain", "options"])
+@pytest.mark.parametrize("weight", [None, [1.0, 0.5, 2.0]])
+def test_infinite_logits_have_their_limit(options: dict[str, float], weight: Any) -> None:
+    ends = torch.tensor([-INF, -1.0, 2.0, INF], dtype=torch.float64)
+    s = torch.cartesian_prod(ends, ends, torch.tensor([0.3, INF], dtype=torch.float64))
+    named = dict(options) if weight is None else {**options, "label_weight": torch.tensor(weight, dtype=torch.float64)}
+    arrays = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in named.items()}
+    for row in torch.cartesian_prod(ends, ends, torch.tensor([0.7, INF, -INF], dtype=torch.float64)):
+        u = row.expand(len(s), 3)
+        # At an infinite target logit q is 0 or 1, a hard target: no term of the other side, whatever the logit is.
+        q = torch.sigmoid(2 * options.get("scale", 1.0) * (u - options.get("threshold", 0.0)))
+        worse, best = (reference.zlpr(x.numpy(), q.numpy(), reduction="none", **arrays) for x in (s, u))
+        value, by_s, by_u = gradients(s, u, reduction="none", **named)
+        torch.testing.assert_close(value, torch.as_tensor(worse.value - best.value), rtol=1e-9, atol=1e-12)
+        assert by_s.isfinite().all()
+        assert by_u.isfinite().all()
+        assert (by_s[s.isinf()] == 0).all()
+        assert (by_u[u.isinf()] == 0).all()
+        finite = value.isfinite()
+        torch.testing.assert_close(by_s[finite], torch.as_tensor(worse.gradient)[finite], rtol=1e-9, atol=1e-12)
+    for sign in (1, -1):
+        same = torch.full((2, 3), sign * INF)
+        assert zlpr_divergence(same, same) == 0
+        assert zlpr_divergence(-same, same) == INF
+        assert zlpr_divergence(torch.zeros(2, 3), same) == pytest.approx(math.log(4))
+
+
+def test_an_infinite_label_takes_no_digits_from_the_others(generator: torch.Generator) -> None:
+    u = draw(generator)
+    s = u + 1e-7 * draw(generator)
+    want = zlpr_divergence(s, u, reduction="none")
+    beside = torch.full((ROWS, 1), INF, dtype=torch.float64)
+    for more in (beside, -beside):
+        got = zlpr_divergence(torch.cat((s, more), -1), torch.cat((u, more), -1), reduction="none")
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("junk", [NAN, INF, -INF, 1e30])
+def test_a_label_of_weight_zero_may_hold_anything(junk: float, generator: torch.Generator) -> None:
+    s, u, keep = draw(generator), draw(generator), torch.tensor([1, 0, 1, 1, 0, 1, 1], dtype=torch.bool)
+    want = gradients(s, u, mask=keep)
+    got = gradients(torch.where(keep, s, junk), torch.where(keep, u, -junk), label_weight=keep.double())
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)

@@ -20,6 +20,9 @@ from typer.testing import CliRunner
 
 import manyhot
 from manyhot.toolkit.cli.main import app
+from manyhot.toolkit.read.formats.marked import Mark
+from manyhot.toolkit.read.formats.tagged import written_in_columns
+from span_rows import sentences, write_jsonl
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -159,9 +162,29 @@ def said(command: str) -> list[str]:
     return [*result.output.splitlines(), *([f"[exit {result.exit_code}]"] if result.exit_code else [])]
 
 
+@pytest.fixture
+def sentences_with_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write what the page of the command on spans works on into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("sentences.jsonl", sentences(120))
+    Path("test.conll").write_text(
+        "".join(written_in_columns(tokens, [Mark(*span) for span in spans]) for tokens, spans in sentences(40, 1))
+    )
+    Path("new.txt").write_text("".join(" ".join(tokens) + "\n" for tokens, _ in sentences(2, 2)))
+
+
 def test_shell_examples(table: None) -> None:
+    assert examples_hold("command.md") > 5
+
+
+def test_shell_examples_on_spans(sentences_with_spans: None) -> None:
+    assert examples_hold("spans-command.md") > 3
+
+
+def examples_hold(page: str) -> int:
+    """Run every shell example of a page; return how many there were."""
     tried = 0
-    for line, text in blocks(DOCS / "command.md", "console"):
+    for line, text in blocks(DOCS / page, "console"):
         for example in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, *expected = example.splitlines()
             found = said(command)
@@ -173,7 +196,7 @@ def test_shell_examples(table: None) -> None:
             shown = "".join(f"{shape(got)}\n" for got in found)
             assert re.fullmatch(pattern, shown), f"line {line}, {command}:\n" + "\n".join(found)
             tried += 1
-    assert tried > 5
+    return tried
 
 
 def test_every_option_of_the_command_is_on_its_page() -> None:

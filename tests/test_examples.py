@@ -1,12 +1,15 @@
 """The scripts in examples/ run as they are, quickly; what they print are numbers."""
 
 import importlib.util
+import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -55,3 +58,46 @@ def test_top_k_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert 70 < learned <= 100
     assert learned > random + 5
     assert 10 < alone <= 100
+
+
+@pytest.mark.slow
+def test_guided_generation(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    # A tenth of the training: digits are bad, and what is read is near nothing; but all of it runs.
+    table = load("guided_generation").main(0.1, tmp_path / "scenes.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("50 scenes a method")
+    assert list(table) == [
+        *("real", "unguided", "guided, s = 1", "guided, s = 4", "guided, s = 16", "classifier-free"),
+    ]
+    assert all(0 <= share <= 100 for both in table.values() for share in both)
+    assert table["real"][0] > 10
+    assert table["real"][0] > table["unguided"][0]
+    assert (tmp_path / "scenes.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "scenes.json").read_text()) == {"scenes": 50, "exactly": table}
+
+
+def test_the_guidance_is_the_gradient_of_zlpr() -> None:
+    example = load("guided_generation")
+    torch.manual_seed(0)
+    denoiser, classifier = example.Denoiser(), example.NoisyClassifier()
+    x, t, labels = torch.randn(2, 1, 8, 32), torch.full((2,), 0.4), torch.eye(10)[:2]
+    leaf = x.clone().requires_grad_()
+    logits = classifier(leaf, t)
+    zlpr = (1 + (logits * (1 - labels) + -1e9 * labels).exp().sum(-1)).log()
+    zlpr = zlpr + (1 + ((-logits) * labels + -1e9 * (1 - labels)).exp().sum(-1)).log()
+    (slope,) = torch.autograd.grad(-zlpr.sum(), leaf)
+    with torch.no_grad():
+        got = example.guided(denoiser, classifier, 3.0)(x, t, labels)
+        want = example.unguided(denoiser)(x, t, labels) - 3.0 * math.sin(0.4 * math.pi / 2) * slope
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_scenes_never_have_a_pair_that_is_kept_apart() -> None:
+    example = load("guided_generation")
+    random = np.random.default_rng(0)
+    seen = example.draw_sets(300, random, lambda labels: not example.is_new(labels))
+    new = example.draw_sets(300, random, example.is_new)
+    pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    assert not any(seen[i, a] and seen[i, b] for i in range(300) for a, b in pairs)
+    assert all(any(row[a] and row[b] for a, b in pairs) for row in new)
+    assert set(seen.sum(1)) == {1, 2, 3, 4}

@@ -1,6 +1,7 @@
 """Listed and sparse targets: the numbers of the same targets written out, whatever the form; and what is refused."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, StackDataset
 
 import manyhot
 import reference
@@ -284,3 +286,118 @@ def test_nothing_of_rows_times_labels_is_made_but_the_gradient(tmp_path: Path) -
         peak = max(use["Total Allocated"] for use in memory) - before
         assert 1 <= peak / (4 * rows * labels) < 1.1
         logits.grad = None
+
+
+# --- rows, memory and a DataLoader ------------------------------------------------------------------------------------
+
+
+def three_forms(generator: torch.Generator, rows: int = 9, labels: int = 6) -> list[manyhot.IndexTargets]:
+    """List the same rows with offsets and padded, and both with soft targets."""
+    dense = torch.rand(rows, labels, generator=generator) < 0.4
+    dense[2], dense[5] = False, True
+    lists = [row.nonzero().flatten().tolist() for row in dense]
+    padded = torch.tensor([[*ids, *[-1] * (labels - len(ids))] for ids in lists])
+    joined = manyhot.IndexTargets(lists)
+    shares = torch.rand(padded.shape, generator=generator)
+    return [
+        joined,
+        manyhot.IndexTargets(padded),
+        manyhot.IndexTargets(joined.labels, joined.offsets, soft=shares[padded >= 0]),
+        manyhot.IndexTargets(padded, soft=shares),
+    ]
+
+
+def test_rows_are_taken_as_of_a_tensor(generator: torch.Generator) -> None:
+    order = torch.randperm(9, generator=generator)
+    taken: list[Any] = [0, 8, -1, -9, slice(None), slice(2, 7), slice(1, 9, 3), slice(4, 4)]
+    taken += [
+        order,
+        order.tolist(),
+        order > 3,
+        (order > 3).numpy(),
+        torch.tensor([2, 2, 5]),
+        torch.tensor(3),
+        [True] * 9,
+    ]
+    for targets in three_forms(generator):
+        dense = targets.dense(6)
+        for rows in taken:
+            part = targets[rows]
+            assert part.shape == dense[rows].shape[:-1]
+            assert torch.equal(part.dense(6), dense[rows])
+        for wrong in (9, -10, [0, 9], (0, 0), dense > 0, torch.ones(8).bool()):
+            with pytest.raises(IndexError):
+                targets[wrong]
+        assert [torch.equal(row.dense(6), want) for row, want in zip(targets, dense, strict=True)] == [True] * 9  # type: ignore[call-overload]
+        with pytest.raises(IndexError, match="one row has no rows to take"):
+            targets[0][0]
+
+
+def test_rows_with_several_axes_are_taken(generator: torch.Generator) -> None:
+    flat = three_forms(generator, rows=8)[3]
+    targets = manyhot.IndexTargets(flat.labels.view(2, 4, 6), soft=flat.soft.view(2, 4, 6))  # type: ignore[union-attr]
+    dense, mask = targets.dense(6), torch.tensor([[1, 0, 0, 1], [0, 1, 1, 1]]).bool()
+    for rows in (1, (1, 2), (slice(None), 3), mask, (mask,), ([0, 1], [2, 0])):
+        assert torch.equal(targets[rows].dense(6), dense[rows])
+    for wrong in ((0, 0, 0), (..., 0), (mask, 0), (None, 0)):
+        with pytest.raises(IndexError):
+            targets[wrong]
+
+
+def test_a_loss_of_taken_rows_is_that_of_the_rows(generator: torch.Generator) -> None:
+    logits, order = torch.randn(9, 6, generator=generator), torch.randperm(9, generator=generator)[:5]
+    for targets in three_forms(generator):
+        each = manyhot.zlpr_loss(logits, targets, reduction="none")
+        got = manyhot.zlpr_loss(logits[order], targets[order], reduction="none")
+        torch.testing.assert_close(got, each[order])
+        torch.testing.assert_close(manyhot.zlpr_loss(logits[3], targets[3]), each[3])
+
+
+def test_copies_keep_what_they_copy(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def pinned(self: torch.Tensor) -> torch.Tensor:
+        asked.append(self)
+        return self.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)  # without an accelerator there is none
+    for targets in three_forms(generator):
+        copies = (targets.to("cpu"), targets.to("cpu", non_blocking=True), targets.pin_memory())
+        for copy in (*copies, pickle.loads(pickle.dumps(targets))):
+            assert torch.equal(copy.dense(6), targets.dense(6))
+            assert (copy.offsets is None, copy.soft is None) == (targets.offsets is None, targets.soft is None)
+    assert len(asked) == 2 + 1 + 3 + 2
+
+
+@pytest.mark.parametrize("pin_memory", [False, True])
+def test_a_data_loader_makes_batches_of_them(pin_memory: bool, generator: torch.Generator) -> None:
+    if pin_memory and not torch.accelerator.is_available():
+        pytest.skip("no accelerator, so no memory to pin")
+    x = torch.arange(9.0)
+    for targets in three_forms(generator):
+        data = StackDataset(x=x, targets=targets)  # type: ignore[arg-type]
+        loader = DataLoader(data, batch_size=4, collate_fn=manyhot.collate, pin_memory=pin_memory)  # pyright: ignore
+        batches = list(loader)
+        assert [len(batch["targets"]) for batch in batches] == [4, 4, 1]
+        assert torch.equal(torch.cat([batch["x"] for batch in batches]), x)
+        assert torch.equal(torch.cat([batch["targets"].dense(6) for batch in batches]), targets.dense(6))
+
+
+def test_collate_takes_what_stands_beside_them() -> None:
+    rows = manyhot.IndexTargets([[0, 2], [], [1]])
+    got = manyhot.collate([(torch.tensor([1.0]), 7, "a", rows[0]), (torch.tensor([2.0]), 8, "b", rows[2])])
+    assert got[0].tolist() == [[1], [2]]
+    assert (got[1].tolist(), got[2]) == ([7, 8], ("a", "b"))
+    assert got[3].dense(3).tolist() == [[True, False, True], [False, True, False]]
+    assert manyhot.collate([torch.zeros(2), torch.ones(2)]).tolist() == [[0, 0], [1, 1]]
+
+
+def test_collate_stacks_rows_with_axes_and_soft_targets() -> None:
+    hard = manyhot.IndexTargets([[0, 2], [], [1]])
+    soft = manyhot.IndexTargets(torch.tensor([[1], [0], [-1]]), soft=torch.tensor([[0.25], [1], [0.5]]))
+    for several in ([hard, hard], [hard, soft], [soft, soft], [soft[0], hard[1]]):
+        got = manyhot.collate(several)
+        assert got.shape == (2, *several[0].shape)
+        assert torch.equal(got.dense(3).float(), torch.stack([x.dense(3).float() for x in several]))
+    with pytest.raises(ValueError, match=r"rows of a batch must have the same axes; got \(3,\), \(\)"):
+        manyhot.collate([hard, hard[0]])

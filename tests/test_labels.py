@@ -168,3 +168,62 @@ def test_a_sparse_tensor_counts_like_the_dense_one() -> None:
 def test_listed_targets_do_not_know_the_number_of_labels() -> None:
     with pytest.raises(TypeError, match=r"IndexTargets do not say how many labels.*dense\(num_labels\)"):
         manyhot.label_prior(manyhot.IndexTargets([[0, 2]]))
+
+
+def csr(rows: int, labels: int, cells: list[tuple[int, int, float]], dtype: Any = np.float32) -> Any:
+    """Write a CSR matrix with its entries as they come, repeated ones too."""
+    cells = sorted(cells, key=lambda cell: cell[0])
+    indptr = np.searchsorted([row for row, *_ in cells], np.arange(rows + 1))
+    ids, values = [label for _, label, _ in cells], [value for *_, value in cells]
+    return sparse.csr_matrix((np.array(values, dtype=dtype), np.array(ids), indptr), shape=(rows, labels))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
+def test_a_label_that_a_sparse_row_lists_twice_counts_once() -> None:
+    matrix = csr(3, 4, [(0, 2, 1), (0, 0, 1), (0, 2, 1), (2, 3, 1), (2, 3, 1), (2, 3, 1)])
+    tensor = torch.sparse_csr_tensor(
+        *(torch.from_numpy(x) for x in (matrix.indptr, matrix.indices, matrix.data)), size=(3, 4)
+    )
+    for targets in (matrix, matrix.astype(bool), tensor):
+        assert manyhot.label_counts(targets).tolist() == [1, 0, 1, 1]
+        assert manyhot.label_prior(targets).tolist() == pytest.approx([1.5 / 4, 0.5 / 4, 1.5 / 4, 1.5 / 4], abs=6e-8)
+        assert manyhot.cardinality_range(targets) == (0, 2)
+        assert manyhot.stratified_split(targets, (1, 1)).shape == (3,)
+    # Of a soft one that is there twice, a tensor takes the larger; scipy adds entries up, as its toarray does.
+    soft = csr(1, 2, [(0, 1, 0.25), (0, 1, 0.5)])
+    assert manyhot.label_counts(soft).tolist() == [0, 0.75]
+    tensor = torch.sparse_csr_tensor(torch.tensor([0, 2]), torch.tensor([1, 1]), torch.tensor([0.5, 0.25]), size=(1, 2))
+    assert manyhot.label_counts(tensor).tolist() == [0, 0.5]
+    for targets in (soft, tensor):
+        dense = torch.tensor([manyhot.label_counts(targets).tolist()])
+        logits = torch.tensor([[0.3, -0.2]])
+        assert manyhot.zlpr_loss(logits, targets).item() == pytest.approx(manyhot.zlpr_loss(logits, dense).item())
+
+
+FUNCTIONS = [manyhot.label_counts, manyhot.label_prior, manyhot.cardinality_range]
+FUNCTIONS += [lambda targets: manyhot.stratified_split(targets, (1, 1))]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=["counts", "prior", "cardinality", "split"])
+@pytest.mark.parametrize("value", [7, -2, 1.5, math.inf])
+def test_other_values_than_targets_are_refused(function: Any, value: float) -> None:
+    targets = np.array([[0.0, 1.0], [1.0, value]])
+    for form in (targets, torch.from_numpy(targets), torch.from_numpy(targets).bfloat16(), targets.tolist()):
+        with pytest.raises(ValueError, match=rf"targets must lie in \[0, 1\].*got {value:g} in row 1, label 1"):
+            function(form)
+    for form in (sparse.csr_array(targets), sparse.coo_matrix(targets)):
+        with pytest.raises(ValueError, match=rf"listed targets must lie in \[0, 1\]; got {value:g} in row 1, label 1"):
+            function(form)
+
+
+def test_unknown_cells_have_no_place_in_a_sparse_matrix() -> None:
+    for unknown in (-1.0, math.nan):
+        with pytest.raises(ValueError, match=r"listed targets must lie in \[0, 1\].*row 0, label 0.*mask"):
+            manyhot.label_prior(sparse.csr_array(np.array([[unknown, 1.0]])))
+
+
+def test_bfloat16_targets_count() -> None:
+    targets = torch.tensor([[1, 0.5], [math.nan, -1]], dtype=torch.bfloat16)
+    assert manyhot.label_counts(targets).tolist() == [1, 0.5]
+    assert manyhot.stratified_split(targets, (1, 1)).shape == (2,)

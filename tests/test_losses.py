@@ -319,6 +319,23 @@ def test_a_row_of_weight_zero_stays_out_even_when_infinite(case: Case) -> None:
 
 
 @contract("reduction")
+def test_a_row_of_weight_zero_is_not_there_and_one_of_two_is_there_twice(
+    case: Case, generator: torch.Generator
+) -> None:
+    logits, targets = batch(generator)
+    targets[torch.rand(ROWS, LABELS, generator=generator) < 0.3] = -1
+    targets[:, 2], targets[1, 2], targets[4] = math.nan, 1, -100  # label 2 is known in row 1 alone, row 4 not at all
+    weight, copies = torch.tensor([1.0, 0, 1, 2, 1, 1]), torch.tensor([0, 2, 3, 3, 4, 5])
+    for reduction in ("mean", "sum"):
+        for options in ({"impl": impl} for impl in case.impls) if case.takes("impl") else ({},):
+            options = {**options, "reduction": reduction}
+            loss, gradient = value_and_gradient(case, logits, targets, sample_weight=weight, **options)
+            want = value_and_gradient(case, logits[copies], targets[copies], **options)
+            close(loss, want[0], **CLOSE)
+            close(gradient, torch.zeros_like(logits).index_add(0, copies, want[1]), **CLOSE)
+
+
+@contract("reduction")
 def test_nothing_known_is_zero_with_zero_gradient(case: Case, generator: torch.Generator) -> None:
     logits, targets = batch(generator)
     logits[0, 0], logits[1, 1] = math.nan, math.inf
@@ -507,7 +524,7 @@ def test_module_takes_the_same_forms_of_prior(case: Case, generator: torch.Gener
     prior = torch.linspace(0.01, 0.9, LABELS, dtype=torch.float64)
     for given in (prior, prior.float(), prior.numpy(), prior.tolist()):
         module = case.module(prior=given)
-        assert [name for name, _ in module.named_buffers()] == ["prior"]
+        assert [name for name, _ in module.named_buffers()] == ["prior_logits"]
         same(module(logits, targets), case.function(logits, targets, prior=given))
 
 
@@ -576,6 +593,8 @@ def test_option_errors(case: Case) -> None:
         ({"scale": 0.0}, ValueError, "scale must be positive; got 0"),
         ({"scale": -1.0}, ValueError, "scale must be positive; got -1"),
         ({"scale": math.nan}, ValueError, "scale must be positive; got nan"),
+        ({"scale": math.inf}, ValueError, "scale must be positive; got inf"),
+        ({"margin": math.inf}, ValueError, "margin must be 0 or more.*got inf"),
         ({"margin": -0.1}, ValueError, "margin must be 0 or more.*got -0.1"),
         ({"margin": math.nan}, ValueError, "margin must be 0 or more.*got nan"),
         ({"impl": "triton"}, ValueError, 'impl must be "auto", "eager".* or "native"; got \'triton\''),
@@ -591,8 +610,25 @@ def test_option_errors(case: Case) -> None:
             r"sample_weight must broadcast.*\(2,\); got \(3,\).*label_weight",
         ),
     ]
+    for value, needed in ((math.nan, "0 or more"), (math.inf, "finite"), (-1.0, "0 or more")):
+        for name, shape in (("label_weight", 3), ("pos_weight", 3), ("sample_weight", 2)):
+            tensor = torch.ones(shape)
+            tensor[1] = value
+            wrong.append(({name: tensor}, ValueError, f"{name} must be {needed}; got {value:g}"))
+        wrong.append(({"pos_weight": value}, ValueError, f"pos_weight must be {needed}; got {value:g}"))
+    for value in (math.nan, math.inf, -math.inf):
+        prior = torch.full((3,), 0.5)
+        wrong.append(({"tau": value, "prior": prior}, ValueError, f"tau must be finite; got {value}"))
+        wrong.append(({"tau": value}, ValueError, f"tau must be finite; got {value}"))
+        for threshold in (value, torch.tensor(value), torch.tensor([[0.0], [value]]), torch.tensor([1.0, value, 1.0])):
+            wrong.append(({"threshold": threshold}, ValueError, f"threshold must be finite; got {value}"))
+        wrong.append(
+            ({"prior": torch.tensor([0.5, value, 0.5])}, ValueError, "prior must lie strictly between 0 and 1")
+        )
     if case.takes("threshold"):
         wrong.append(({"threshold": torch.ones(2)}, ValueError, r"threshold must broadcast.*got \(2,\)"))
+        # Large ones are right, also where their sum is not.
+        case.function(logits, targets, threshold=torch.full((3,), 2e38))
     if case.takes("prior"):
         for value in (0.0, 1.0, -0.2, 1.5):
             prior = torch.tensor([0.5, value, 0.5])
@@ -840,7 +876,9 @@ def test_module_tensors_are_buffers_and_survive(case: Case, generator: torch.Gen
     if case.takes("prior"):
         tensors["prior"] = torch.linspace(0.1, 0.9, LABELS)
     module = case.module(**tensors, **case.only(scale=1.5))
-    assert dict(module.named_buffers()).keys() == tensors.keys() == module.state_dict().keys()
+    # Of a prior the log-odds are kept.
+    names = {f"{name}_logits" if name == "prior" else name for name in tensors}
+    assert dict(module.named_buffers()).keys() == names == module.state_dict().keys()
     assert list(module.parameters()) == []
     logits, targets = batch(generator)
     want = module(logits, targets)
@@ -858,11 +896,63 @@ def test_module_tensors_are_buffers_and_survive(case: Case, generator: torch.Gen
     double = copy.deepcopy(module).to(torch.float64)
     assert {x.dtype for x in double.buffers()} == {torch.float64}
     same(double(logits, targets), want)
-    half = copy.deepcopy(module).half()
-    close(half(logits, targets), want, rtol=2e-3, atol=0)
+    for cast in (nn.Module.half, nn.Module.bfloat16, nn.Module.float, lambda x: x.to(torch.bfloat16)):
+        same(cast(copy.deepcopy(module))(logits.float(), targets), module(logits.float(), targets))
 
     # In a model: nn.Sequential and friends see the same buffers.
-    assert {f"loss.{name}" for name in tensors} == set(nn.ModuleDict({"loss": module}).state_dict())
+    assert {f"loss.{name}" for name in names} == set(nn.ModuleDict({"loss": module}).state_dict())
+
+
+@contract("module state")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_options_survive_every_cast_of_the_module(case: Case, dtype: torch.dtype, generator: torch.Generator) -> None:
+    # 1e-9 is 0 in float16 and 1e5 is infinite; 1 - 1e-9 is 1 in float32, .9999 in bfloat16.
+    tensors = case.only(
+        label_weight=torch.tensor([1e-9, 1e5, 1, 1, 1, 0.3, 2]),
+        pos_weight=torch.tensor([1.0, 1, 1e-9, 1e5, 1, 1, 3]),
+        threshold=torch.tensor([0.0, 1e5, -1e-9, 0.1, 0, 0, 0]),
+        prior=[1e-9, 1 - 1e-9, 0.9999, 0.5, 1e-4, 0.1, 0.3],
+    )
+    logits, targets = batch(generator)
+    logits = logits.float()
+    want = case.function(logits, targets, **tensors)
+    model = nn.ModuleDict({"loss": case.module(**tensors), "head": nn.Linear(2, 3)}).to(dtype)
+    assert model["head"].weight.dtype == dtype
+    assert {x.dtype for x in model.buffers()} <= {torch.float32, torch.float64}
+    for module in (model["loss"], copy.deepcopy(model["loss"]), model.half().float()["loss"]):
+        same(module(logits, targets), want)
+        same(module(logits.to(torch.bfloat16), targets), case.function(logits.bfloat16(), targets, **tensors))
+
+
+@contract("module state")
+def test_options_move_as_the_module_does(case: Case) -> None:
+    tensors = case.only(label_weight=torch.linspace(0.5, 2, LABELS).double(), prior=torch.full((LABELS,), 0.3).double())
+    module = case.module(**tensors)
+    state = module.state_dict()
+    empty = copy.deepcopy(module).to("meta")
+    assert {x.device.type for x in empty.buffers()} <= {"meta"}
+    empty.half().to_empty(device="cpu").load_state_dict(state)
+    for name, value in empty.state_dict().items():
+        same(value, state[name])
+
+    def of_a_device_without_float64(x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return x.clone()
+
+    moved = copy.deepcopy(module)._apply(of_a_device_without_float64)
+    assert {x.dtype for x in moved.buffers()} <= {torch.float32}
+
+
+@contract("prior")
+def test_a_state_with_frequencies_is_not_taken_for_log_odds(case: Case) -> None:
+    module = case.module(prior=torch.full((LABELS,), 0.3))
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "prior"'):
+        module.load_state_dict({"prior": torch.full((LABELS,), 0.3)})
+    with pytest.raises(ValueError, match="prior must lie strictly between 0 and 1"):
+        case.module(prior=[0.5, 1.0])
 
 
 @contract("module state")
@@ -940,7 +1030,7 @@ def test_compile_of_the_module(case: Case, generator: torch.Generator) -> None:
 
 
 @contract("compile inductor")
-@pytest.mark.inductor
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inside torch
 def test_inductor_equals_eager(case: Case, generator: torch.Generator) -> None:
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):

@@ -157,3 +157,15 @@ def test_wrong_options(loss: Callable[..., Tensor], options: dict[str, Any], tex
     if "prior" in options:
         with pytest.raises(ValueError, match=text):
             manyhot.adjust_logits(torch.zeros(2, 3), **options)
+
+
+def test_a_prior_of_counts_survives_half_types() -> None:
+    # 100,000 is infinite in float16, and 1e-9 is 0.
+    s, y = torch.tensor([[2.0, 1.0, 0.5]]), torch.tensor([1])
+    for prior in ([100_000, 3, 17], [1e-9, 0.4, 0.6], torch.tensor([1e-9, 0.4, 0.6])):
+        want = manyhot.logit_adjusted_loss(s, y, prior=prior)
+        for dtype in (torch.float16, torch.bfloat16, torch.float32):
+            module = manyhot.LogitAdjustedLoss(prior=prior).to(dtype)
+            assert module(s, y) == want
+    with pytest.raises(ValueError, match="prior must be above 0 for every class"):
+        manyhot.LogitAdjustedLoss(prior=[1, 0])

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from scipy import sparse
 
 import manyhot
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
 
 KEYS = [
     "micro_f1",
@@ -254,3 +257,147 @@ def test_nan_scores_are_refused_with_their_row():
     scores[4, 2] = np.nan
     with pytest.raises(ValueError, match=r"scores must not be NaN; got NaN in row 4\."):
         manyhot.multilabel_metrics(preds, targets, scores)
+
+
+# --- unknown cells ----------------------------------------------------------------------------------------------------
+
+
+def by_loops_over_known(preds, targets, scores, known):
+    """Count as `by_loops` does, row by row and label by label, over the cells that are known."""
+
+    def of_row(r, x):
+        return [x[r, i] for i in range(targets.shape[1]) if known[r, i]]
+
+    rows = [r for r in range(len(targets)) if known[r].any()]
+    labels = [i for i in range(targets.shape[1]) if known[:, i].any()]
+    columns = {i: [r for r in rows if known[r, i]] for i in labels}
+    p, t, s = ({r: of_row(r, x) for r in rows} for x in (preds, targets, scores))
+    cells = [(a, b) for r in rows for a, b in zip(p[r], t[r], strict=True)]
+    n = len(rows)
+    return {
+        "micro_f1": f1([a for a, _ in cells], [b for _, b in cells]),
+        "macro_f1": sum(f1([preds[r, i] for r in columns[i]], [targets[r, i] for r in columns[i]]) for i in labels)
+        / len(labels),
+        "samples_f1": sum(f1(p[r], t[r]) for r in rows) / n,
+        "exact_match": sum(p[r] == t[r] for r in rows) / n,
+        "hamming_loss": sum(a != b for a, b in cells) / len(cells),
+        "lrap": sum(lrap_row(t[r], s[r]) for r in rows) / n,
+        **{f"precision_at_{k}": sum(precision_row(t[r], s[r], k) for r in rows) / n for k in (1, 3, 5)},
+        "ndcg_at_5": sum(ndcg_row(t[r], s[r]) for r in rows) / n,
+        "labels_per_row_predicted": sum(sum(p[r]) for r in rows) / n,
+        "labels_per_row_true": sum(sum(t[r]) for r in rows) / n,
+        "empty_rows": sum(not preds[r].any() for r in rows) / n,
+        "rows": n,
+        "labels": targets.shape[1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("unknown", [-1, -100, np.nan, "mask"])
+@pytest.mark.parametrize("seed", range(3))
+def test_unknown_cells_are_left_out(unknown, seed):
+    preds, targets, scores = example(seed=seed)
+    rng = np.random.default_rng(seed)
+    known = rng.random(targets.shape) < 0.6
+    known[3], known[:, 4], known[7] = False, False, [True, *[False] * 8]
+    want = by_loops_over_known(preds, targets, scores, known)
+    counts = np.array([0, 2, 3, 10, 12, 13, 50, 60, 70])
+    per_label = [f1(preds[known[:, i], i], targets[known[:, i], i]) for i in range(9)]
+    want |= {"rare_f1": np.mean([per_label[i] for i in (1, 2)]), "medium_f1": np.mean([per_label[i] for i in (3, 5)])}
+    # What stands in an unknown cell is nobody's business: any decision, any score.
+    preds = np.where(known, preds, rng.random(preds.shape) < 0.5)
+    want["empty_rows"] = np.mean(~preds[known.any(1)].any(1))
+    for junk in (99.0, -99.0, np.nan, np.inf, -np.inf):
+        junked = np.where(known, scores, junk)
+        if unknown == "mask":
+            options, given = {"mask": known}, np.where(known, targets, 7)
+        else:
+            options, given = {}, np.where(known, targets, unknown)
+        metrics = manyhot.multilabel_metrics(preds, given, junked, train_counts=counts, **options)
+        for key, value in want.items():
+            assert metrics[key] == pytest.approx(value, abs=1e-12), key
+
+
+def test_a_mask_may_be_broadcast_and_goes_with_codes():
+    preds, targets, scores = example()
+    keep = np.arange(9) < 7
+    coded = targets.copy()
+    coded[:, 6] = -1
+    want = manyhot.multilabel_metrics(preds[:, :6], targets[:, :6], scores[:, :6])
+    got = manyhot.multilabel_metrics(preds, coded, torch.tensor(scores), mask=torch.tensor(keep))
+    for key in set(KEYS) - {"labels", "empty_rows"}:
+        assert got[key] == (want[key] if want[key] is None else pytest.approx(want[key], abs=1e-12)), key
+    rows = np.arange(40) % 2 == 0
+    got = manyhot.multilabel_metrics(preds, targets, scores, mask=rows[:, None])
+    assert got == manyhot.multilabel_metrics(preds[rows], targets[rows], scores[rows])
+
+
+def test_sparse_and_listed_truth_and_decisions():
+    preds, targets, scores = example()
+    want = manyhot.multilabel_metrics(preds, targets, scores)
+    lists = [np.flatnonzero(row).tolist() for row in targets]
+    forms = [sparse.csr_matrix(targets), sparse.coo_array(targets.astype(bool)), manyhot.IndexTargets(lists)]
+    forms.append(torch.tensor(targets).to_sparse_csr())
+    for form in forms:
+        assert manyhot.multilabel_metrics(preds, form, scores) == want
+        mask = np.random.default_rng(1).random(targets.shape) < 0.7
+        masked = manyhot.multilabel_metrics(preds, targets, scores, mask=mask)
+        assert manyhot.multilabel_metrics(preds, form, scores, mask=mask) == masked
+    chosen = manyhot.IndexTargets([np.flatnonzero(row).tolist() for row in preds])
+    assert manyhot.multilabel_metrics(chosen, targets, scores) == want
+    assert manyhot.multilabel_metrics(sparse.csr_matrix(preds), targets, scores) == want
+    with pytest.raises(ValueError, match=r"got \(40, 9\), \(39, 9\) and \(40, 9\)"):
+        manyhot.multilabel_metrics(preds, manyhot.IndexTargets(lists[:-1]), scores)
+    with pytest.raises(ValueError, match=r"label ids must lie in 0 to 8.*got 9 in row 0"):
+        manyhot.multilabel_metrics(preds, manyhot.IndexTargets([[9]] * 40), scores)
+
+
+@pytest.mark.parametrize("value", [0.5, 7, -2, np.inf])
+def test_what_is_no_decision_is_refused(value):
+    preds, targets, scores = example()
+    wrong = targets.astype(float)
+    wrong[4, 2] = value
+    for form in (wrong, torch.tensor(wrong), torch.tensor(wrong).bfloat16(), wrong.tolist()):
+        with pytest.raises(ValueError, match=rf"targets must be 0 or 1, or.*; got {value:g} in row 4, label 2\. D"):
+            manyhot.multilabel_metrics(preds, form, scores)
+        with pytest.raises(ValueError, match=rf"preds must be 0/1 decisions; got {value:g} in row 4, label 2\. S"):
+            manyhot.multilabel_metrics(form, targets, scores)
+    with pytest.raises(ValueError, match=r"preds must be 0/1 decisions; got -1 in row 0, label 0"):
+        manyhot.multilabel_metrics(np.full_like(preds, -1), targets, scores)
+    if 0 <= value <= 1:
+        with pytest.raises(ValueError, match=r"targets must be 0 or 1"):
+            manyhot.multilabel_metrics(preds, sparse.csr_array(wrong), scores)
+
+
+def test_what_a_mask_must_be():
+    preds, targets, scores = example()
+    with pytest.raises(TypeError, match="mask must be boolean, True where the target is known; got int64"):
+        manyhot.multilabel_metrics(preds, targets, scores, mask=np.ones((40, 9), dtype=np.int64))
+    with pytest.raises(ValueError, match=r"mask must broadcast to the targets, \(40, 9\); got \(4, 9\)"):
+        manyhot.multilabel_metrics(preds, targets, scores, mask=np.ones((4, 9), dtype=bool))
+    with pytest.raises(ValueError, match="needs known targets; every target is unknown"):
+        manyhot.multilabel_metrics(preds, np.full((40, 9), -1), scores)
+
+
+def test_bfloat16_is_measured_as_float32():
+    preds, targets, scores = (torch.tensor(x) for x in example())
+    want = manyhot.multilabel_metrics(preds, targets, scores)  # halves, which bfloat16 has exactly
+    assert manyhot.multilabel_metrics(*(x.bfloat16() for x in (preds, targets, scores))) == want
+    ids = torch.arange(40) % 9
+    want = manyhot.multiclass_metrics(scores, ids)
+    assert manyhot.multiclass_metrics(scores.bfloat16(), ids) == want
+
+
+def test_unknown_classes_are_left_out():
+    scores, ids = example()[2], np.arange(40) % 9
+    known = np.arange(40) % 3 > 0
+    want = manyhot.multiclass_metrics(scores[known], ids[known])
+    for unknown in (-1, -100):
+        junk = np.where(known[:, None], scores, np.nan)
+        assert manyhot.multiclass_metrics(junk, np.where(known, ids, unknown)) == want
+    assert manyhot.multiclass_metrics(torch.tensor(scores), ids, mask=torch.tensor(known)) == want
+    for wrong in (9, -2):
+        text = rf"class ids must lie in 0 to 8, or be -1 or -100 where unknown; got {wrong} in row 0"
+        with pytest.raises(ValueError, match=text):
+            manyhot.multiclass_metrics(scores, np.where(ids == 0, wrong, ids))
+    with pytest.raises(ValueError, match="needs known classes; every class is unknown"):
+        manyhot.multiclass_metrics(scores, np.full(40, -1))

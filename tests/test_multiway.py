@@ -665,7 +665,7 @@ def test_compile_equals_eager(form: str, hard: bool, generator: torch.Generator)
     check_compiled(form, hard, "aot_eager", generator)
 
 
-@pytest.mark.inductor
+@pytest.mark.slow
 @hard_and_soft
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inside torch
 def test_inductor_equals_eager(hard: bool, generator: torch.Generator) -> None:

@@ -336,3 +336,28 @@ def test_targets_must_have_two_axes() -> None:
     for targets in (np.ones(3), torch.ones(2, 3, 4)):
         with pytest.raises(ValueError, match=r"targets must have shape \(rows, labels\); got \("):
             manyhot.stratified_split(targets, (1, 1))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+def test_a_sparse_tensor_is_split_as_its_dense_form() -> None:
+    targets = (np.random.default_rng(0).random((40, 5)) < 0.3).astype(np.float32)
+    want = manyhot.stratified_split(targets, (2, 1), seed=3)
+    np.testing.assert_array_equal(
+        manyhot.stratified_split(torch.from_numpy(targets).to_sparse_csr(), (2, 1), seed=3), want
+    )
+    np.testing.assert_array_equal(manyhot.stratified_split(torch.from_numpy(targets).bfloat16(), (2, 1), seed=3), want)
+    with pytest.raises(TypeError, match="IndexTargets do not say how many labels there are"):
+        manyhot.stratified_split(manyhot.IndexTargets([[0]]), (1, 1))
+
+
+@pytest.mark.parametrize("groups", [None, [], np.zeros(0)])
+def test_no_rows_are_split_into_none(groups: Any) -> None:
+    for targets in (np.zeros((0, 3)), np.zeros((0, 0)), torch.zeros(0, 3), sparse.csr_array((0, 3))):
+        parts = manyhot.stratified_split(targets, (1, 1), groups=groups)
+        assert parts.shape == (0,)
+        assert parts.dtype == np.int64
+
+
+def test_rows_without_any_label_are_dealt_out() -> None:
+    assert sorted(manyhot.stratified_split(np.zeros((4, 0)), (1, 1)).tolist()) == [0, 0, 1, 1]
+    assert sorted(manyhot.stratified_split(np.zeros((4, 0)), (1, 1), groups=[1, 1, 2, 2]).tolist()) == [0, 0, 1, 1]

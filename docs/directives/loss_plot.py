@@ -231,15 +231,19 @@ def _bce(s: Tensor, positive: bool) -> Tensor:
     return in_a_row(manyhot.bce_loss, s, positive)
 
 
-def draw(plot: Plot, theme: dict[str, str], path: Path) -> None:
-    """Write one drawing."""
-    style = {
+def style(theme: dict[str, str]) -> dict[str, Any]:
+    """Return the look of all drawings, as settings of matplotlib."""
+    return {
         **{key: theme["ink"] for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")},
         **{"axes.edgecolor": theme["grid"], "grid.color": theme["grid"], "axes.facecolor": "none"},
         **{"font.size": 10, "font.family": "DejaVu Sans", "svg.hashsalt": "manyhot", "axes.grid": True},
         **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "legend.frameon": False},
     }
-    with mpl.rc_context(style):
+
+
+def draw(plot: Plot, theme: dict[str, str], path: Path) -> None:
+    """Write one drawing."""
+    with mpl.rc_context(style(theme)):
         figure = Figure(figsize=(5.2, 4.7), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True, sharey="row")
         for column, positive in enumerate((True, False)):

@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
+    from manyhot.collation import collate
     from manyhot.decisions import decide, top_k
+    from manyhot.entropy_invariant import (
+        entropy_invariant_attention,
+        entropy_invariant_softmax,
+        log_entropy_invariant_softmax,
+    )
     from manyhot.heads.boundary_tagger import BoundaryTagger
+    from manyhot.heads.reachable import ReachableHead
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
+    from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
     from manyhot.spans import Span, SpanTargets, span_mask, span_share
@@ -63,6 +71,7 @@ if TYPE_CHECKING:
     from manyhot.targets import IndexTargets, smooth_labels
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
+    from manyhot.toolkit.spans.predict import SpanRun
     from manyhot.validation import validate
 
 __all__ = [
@@ -81,6 +90,8 @@ __all__ = [
     "MultiwayLoss",
     "PairwiseLoss",
     "Perturbed",
+    "Reach",
+    "ReachableHead",
     "Run",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
@@ -89,6 +100,7 @@ __all__ = [
     "SpanError",
     "SpanLoss",
     "SpanPointer",
+    "SpanRun",
     "SpanScores",
     "SpanTargets",
     "Subset",
@@ -101,9 +113,12 @@ __all__ = [
     "bce_loss",
     "calibration_metrics",
     "cardinality_range",
+    "collate",
     "decide",
     "decide_boundaries",
     "decide_spans",
+    "entropy_invariant_attention",
+    "entropy_invariant_softmax",
     "exact_loss",
     "f_weighted_bce_loss",
     "fit_calibration",
@@ -114,6 +129,7 @@ __all__ = [
     "label_prior",
     "load_run",
     "log_elementary_symmetric",
+    "log_entropy_invariant_softmax",
     "log_matmul_exp",
     "logit_adjusted_loss",
     "margin_softmax_loss",
@@ -122,6 +138,8 @@ __all__ = [
     "multiway_loss",
     "pairwise_loss",
     "proba",
+    "reachable_classes",
+    "reachable_sets",
     "rotary",
     "signed_logsumexp",
     "single_log_loss",
@@ -148,10 +166,17 @@ __version__ = "0.1.0"
 # Where each public name lives. Nothing is imported before it is used, so that `manyhot --help` needs no torch.
 _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
+    "collation": ("collate",),
     "decisions": ("decide", "top_k"),
     "heads.boundary_tagger": ("BoundaryTagger",),
     "heads.rotary": ("rotary",),
     "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
+    "entropy_invariant": (
+        "entropy_invariant_attention",
+        "entropy_invariant_softmax",
+        "log_entropy_invariant_softmax",
+    ),
+    "heads.reachable": ("ReachableHead",),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
     "logsumexp": ("signed_logsumexp",),
     "losses.baselines": (
@@ -193,11 +218,13 @@ _HOME = {
     "span_decisions": ("decide_boundaries", "decide_spans"),
     "span_scores": ("SpanScores",),
     "spans": ("Span", "SpanTargets", "span_mask", "span_share"),
+    "reach": ("Reach", "reachable_classes", "reachable_sets"),
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
     "targets": ("IndexTargets", "smooth_labels"),
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
+    "toolkit.spans.predict": ("SpanRun",),
     "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

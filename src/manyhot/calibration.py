@@ -6,6 +6,7 @@ that depends on the data (mathematics.md, section 1), and a prior or an offset m
 temperature and one offset are fitted on held-out rows, for all labels and for each (:func:`fit_calibration`).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhot.targets import UNKNOWN
+from manyhot.labels import known_of, written_out
+from manyhot.targets import array_of, check_finite, tensor_of
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -49,7 +51,7 @@ def proba(logits: Array, *, scale: float = 1.0, threshold: float | Any = 0.0) ->
         array for an array.
 
     Raises:
-        ValueError: scale is not above 0.
+        ValueError: a scale that is not above 0, a threshold that is not finite.
 
     Example:
         >>> import torch, manyhot
@@ -61,13 +63,17 @@ def proba(logits: Array, *, scale: float = 1.0, threshold: float | Any = 0.0) ->
     References:
         Su, kexue.fm/archives/9064.
     """
-    if not scale > 0:
+    if not 0 < scale < math.inf:
         raise ValueError(f"scale must be above 0; got {scale}.")
     if isinstance(logits, Tensor):
-        if not isinstance(threshold, int | float):
-            threshold = torch.as_tensor(threshold, device=logits.device)
+        if not isinstance(threshold, int | float | Tensor):
+            threshold = tensor_of(threshold)
+        check_finite("threshold", threshold)
+        threshold = threshold.to(logits.device) if isinstance(threshold, Tensor) else threshold
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return torch.sigmoid(2 * scale * (wide - threshold))
+    if not np.isfinite(np.asarray(threshold)).all():
+        raise ValueError("threshold must be finite; got NaN or an infinite one.")
     values = np.asarray(logits)
     wide = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
     return _sigmoid(2 * np.float32(scale) * (wide - np.asarray(threshold, dtype=wide.dtype)))
@@ -103,9 +109,7 @@ class Calibration(NamedTuple):
             ValueError: another number of labels.
         """
         if isinstance(logits, Tensor):
-            given = logits.detach().cpu()
-            given = given if given.dtype == torch.float64 else given.float()
-            return torch.from_numpy(self.probs(given.numpy())).to(logits.device)
+            return torch.from_numpy(self.probs(array_of(logits))).to(logits.device)
         values = np.asarray(logits)
         if values.shape[-1:] != self.temperature.shape:
             raise ValueError(
@@ -131,14 +135,16 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
 
     Args:
         logits: (rows, labels), of held-out or cross-fitted rows; on training rows the result is too sure.
-        targets: (rows, labels), 0/1 or shares in [0, 1], unknown where -1, -100 or NaN; or (rows,) class ids, where
-            each row has one class: then one temperature and a multiple of the log frequency of classes are fitted.
+        targets: (rows, labels), 0/1 or shares in [0, 1], unknown where -1, -100 or NaN; listed or sparse; or (rows,)
+            class ids, -1 and -100 unknown, where each row has one class: then one temperature and a multiple of the log
+            frequency of classes are fitted.
 
     Returns:
         A :class:`Calibration`.
 
     Raises:
-        ValueError: shapes that differ, no known target, targets outside [0, 1], or logits that are not finite.
+        ValueError: shapes that differ, no known target, targets outside [0, 1], or logits of known cells that are not
+            finite.
 
     Numerics:
         Newton's method in float64 on a convex problem of two numbers a label.
@@ -159,10 +165,10 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
     if not np.isfinite(scores).all():
         row = int((~np.isfinite(scores)).any(1).argmax())
         raise ValueError(f"logits must be finite; got NaN or an infinite one in row {row}.")
-    if truth.ndim == 1:
-        return _fit_classes(scores, truth)
     if not known.any():
         raise ValueError("fit_calibration needs known targets; every target is unknown.")
+    if truth.ndim == 1:
+        return _fit_classes(scores, truth)
     rows, labels = scores.shape
     step = max(1, _BLOCK // rows)
     blocks = [_taken((scores, truth, known), slice(first, first + step)) for first in range(0, labels, step)]
@@ -206,8 +212,8 @@ def calibration_metrics(probs: Any, targets: Any, *, bins: int = 15) -> dict[str
 
     Args:
         probs: (rows, labels), in [0, 1].
-        targets: (rows, labels), 0/1 or shares, unknown where -1, -100 or NaN; or (rows,) class ids, where each row has
-            one class.
+        targets: (rows, labels), 0/1 or shares, unknown where -1, -100 or NaN; listed or sparse; or (rows,) class ids,
+            -1 and -100 unknown, where each row has one class.
         bins: >= 1.
 
     Returns:
@@ -403,24 +409,36 @@ def _fit_classes(scores: np.ndarray, ids: np.ndarray) -> Calibration:
 
 def _checked(values: Any, targets: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return values and targets in float64 (class ids as integers), and which targets are known."""
-    values, targets = (x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in (values, targets))
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or not values.size or targets.shape not in (values.shape, values.shape[:1]):
+    values = np.asarray(array_of(values), dtype=np.float64)
+    truth = written_out(targets, values.shape[-1] if values.ndim else 0)
+    if values.ndim != 2 or not values.size or truth.shape not in (values.shape, values.shape[:1]):
         raise ValueError(
             f"{name} must have shape (rows, labels) with at least one row, and targets the same or, as class ids, "
-            f"(rows,); got {values.shape} and {targets.shape}."
+            f"(rows,); got {values.shape} and {truth.shape}."
         )
-    if targets.ndim == 1:
-        if targets.dtype.kind not in "iu" or not 0 <= targets.min() <= targets.max() < values.shape[1]:
-            raise ValueError(f"class ids must be whole numbers in 0 to {values.shape[1] - 1}; got {targets.dtype}.")
-        return values, targets, np.ones(values.shape, dtype=bool)
-    truth = targets.astype(np.float64)
-    known = ~np.isnan(truth) & ~np.isin(truth, UNKNOWN)
-    truth = np.where(known, truth, 0)
-    if not ((truth >= 0) & (truth <= 1)).all():
-        row = int((~((truth >= 0) & (truth <= 1))).any(1).argmax())
-        raise ValueError(f"targets must lie in [0, 1], or be -1, -100 or NaN for unknown; got others in row {row}.")
-    return values, truth, known
+    known = known_of(truth)
+    if truth.ndim == 1:
+        if truth.dtype.kind not in "iu":
+            raise ValueError(f"class ids must be whole numbers in 0 to {values.shape[1] - 1}; got {truth.dtype}.")
+        wrong = known & ((truth < 0) | (truth >= values.shape[1]))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"class ids must be whole numbers in 0 to {values.shape[1] - 1}, or -1 or -100 where unknown; "
+                f"got {truth[row]} in row {row}."
+            )
+        values, truth = values[known], truth[known]
+        return values, truth, np.ones(values.shape, dtype=bool)
+    truth = np.where(known, truth, 0).astype(np.float64)
+    wrong = ~((truth >= 0) & (truth <= 1))
+    if wrong.any():
+        row, label = np.argwhere(wrong)[0]
+        raise ValueError(
+            "targets must lie in [0, 1], or be -1, -100 or NaN where unknown; "
+            f"got {truth[row, label]:g} in row {row}, label {label}."
+        )
+    # An unknown cell may hold anything.
+    return np.where(known, values, 0.0), truth, known
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Logits to label sets: above the threshold, the top k, at least a, at most b."""
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from manyhot.targets import tensor_of, traced
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -19,7 +22,7 @@ def decide(logits: Array, *, threshold: float | Any = 0.0, min_labels: int = 0, 
     other, s > 0 alone may leave a row empty. :func:`manyhot.cardinality_range` reads both numbers off training targets.
 
     Args:
-        logits: (..., labels), a tensor or an array.
+        logits: (..., labels), a tensor or an array; integers are compared and ranked as such.
         threshold: a number, or values that broadcast to logits: one per label (labels,), one per row (..., 1).
         min_labels: >= 0, rows with fewer labels take the next best by s - threshold.
         max_labels: >= min_labels, rows with more keep the best; None for no limit.
@@ -29,7 +32,7 @@ def decide(logits: Array, *, threshold: float | Any = 0.0, min_labels: int = 0, 
         NaN and -inf are never chosen, also not to fill up.
 
     Raises:
-        ValueError: a range that is empty or negative.
+        ValueError: a range that is empty or negative, a threshold of NaN.
 
     Example:
         >>> import torch, manyhot
@@ -44,24 +47,36 @@ def decide(logits: Array, *, threshold: float | Any = 0.0, min_labels: int = 0, 
         raise ValueError(
             f"decide needs 0 <= min_labels <= max_labels; got min_labels={min_labels}, max_labels={max_labels}."
         )
-    if isinstance(logits, Tensor):
-        logits = logits.detach() if logits.dtype == torch.float64 else logits.detach().float()
-        chosen = (logits > threshold) & (logits > -torch.inf)
-        count = chosen.sum(-1)
-        wrong = count < min_labels
-        if max_labels is not None:
-            wrong |= count > max_labels
-        # Sorting costs far more than comparing, and few rows need it.
-        if wrong.any():
-            size = count[wrong].clamp(min_labels, max_labels)
-            # One threshold a row leaves the order of its logits alone, and subtracting it would round the order away.
-            per_label = isinstance(threshold, Tensor) and threshold.ndim and threshold.shape[-1] > 1
-            ranked = logits - threshold if per_label else logits
-            chosen[wrong] = _best(ranked[wrong], size.unsqueeze(-1))
-        return chosen.long()
-    if not isinstance(threshold, int | float):
-        threshold = torch.as_tensor(threshold)
-    return decide(_tensor(logits), threshold=threshold, min_labels=min_labels, max_labels=max_labels).numpy()
+    if not isinstance(logits, Tensor):
+        options = {"min_labels": min_labels, "max_labels": max_labels}
+        return decide(tensor_of(logits), threshold=threshold, **options).numpy()  # pyright: ignore
+    logits = logits.detach()
+    # A float32 would round integers beyond 2^24 to their neighbours; their order is that of the integers themselves.
+    whole = not logits.is_floating_point()
+    logits = logits.long() if whole else logits if logits.dtype == torch.float64 else logits.float()
+    wide = logits.double() if whole else logits
+    if isinstance(threshold, int | float):
+        nan = math.isnan(threshold)
+    else:
+        threshold = (threshold if isinstance(threshold, Tensor) else tensor_of(threshold)).to(logits.device)
+        nan = not traced() and bool(threshold.isnan().any())
+    if nan:
+        raise ValueError("threshold must be numbers; got NaN.")
+    chosen = (wide > threshold) & (wide > -torch.inf)
+    count = chosen.sum(-1)
+    wrong = count < min_labels
+    if max_labels is not None:
+        wrong = wrong | (count > max_labels)
+    size = count.clamp(min_labels, max_labels).unsqueeze(-1)
+    # One threshold a row leaves the order of its logits alone, and subtracting it would round the order away.
+    per_label = isinstance(threshold, Tensor) and threshold.ndim and threshold.shape[-1] > 1
+    ranked = wide - threshold if per_label else logits
+    if traced():
+        return torch.where(wrong.unsqueeze(-1), _best(ranked, size), chosen).long()  # pyright: ignore
+    # Sorting costs far more than comparing, and few rows need it.
+    if wrong.any():
+        chosen[wrong] = _best(ranked[wrong], size[wrong])
+    return chosen.long()  # pyright: ignore
 
 
 def top_k(logits: Array, k: int | Array) -> Array:
@@ -87,23 +102,19 @@ def top_k(logits: Array, k: int | Array) -> Array:
                 [0, 1, 1]])
     """
     if isinstance(logits, Tensor):
-        size = torch.as_tensor(k, device=logits.device)
+        size = torch.as_tensor(k if isinstance(k, int | Tensor) else tensor_of(k), device=logits.device)
         if size.is_floating_point():
             raise ValueError(f"k must be a whole number, or one per row; got {k}.")
-        if bool((size < 0).any()) or bool((size > logits.shape[-1]).any()):
+        if not traced() and bool(((size < 0) | (size > logits.shape[-1])).any()):
             raise ValueError(f"k must lie between 0 and the number of labels, {logits.shape[-1]}; got {k}.")
         return _best(logits.detach(), size.expand(logits.shape[:-1]).unsqueeze(-1)).long()
-    return top_k(_tensor(logits), torch.as_tensor(k)).numpy()
+    return top_k(tensor_of(logits), k if isinstance(k, int) else tensor_of(k)).numpy()
 
 
 def _best(values: Tensor, size: Tensor) -> Tensor:
     """Mark the `size` largest values of each row; NaN and -inf are never marked."""
-    values = torch.where(values.isnan(), -torch.inf, values)
+    if values.is_floating_point():
+        values = torch.where(values.isnan(), -torch.inf, values)
     order = values.argsort(dim=-1, descending=True, stable=True)
     marked = torch.arange(values.shape[-1], device=values.device) < size
     return torch.zeros_like(marked).scatter(-1, order, marked) & (values > -torch.inf)
-
-
-def _tensor(logits: Any) -> Tensor:
-    # np.asarray also takes lists; a copy only where torch cannot share the memory.
-    return torch.from_numpy(np.ascontiguousarray(logits))

@@ -1,7 +1,8 @@
 """What the training targets tell before training: counts, priors, groups, how many labels a row has.
 
 Targets are (rows, labels): a torch tensor, dense or sparse CSR, a NumPy array or a scipy.sparse matrix of 0/1 or soft
-values. In dense targets -1, -100 and NaN mean unknown.
+values. In dense targets -1, -100 and NaN mean unknown; any other value outside of [0, 1] is an error that names its
+row. A label that a sparse row lists twice counts once, as in the losses.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhot.targets import UNKNOWN, IndexTargets
+from manyhot.targets import UNKNOWN, IndexTargets, array_of, check_listed, targets_of
 
 # Training counts that bound the groups of Huang et al. (EMNLP 2021, arXiv 2109.04712): tail <= 8, medium, head >= 35.
 GROUPS = {"rare": (1, 8), "medium": (9, 34), "head": (35, None)}
@@ -94,27 +95,82 @@ def cardinality_range(targets: Any, share: float = 0.995) -> CardinalityRange:
     return CardinalityRange(int(sizes[min(place, sizes.size - 1)]), int(sizes[-1]))
 
 
+def written_out(targets: Any, num_labels: int) -> np.ndarray:
+    """Write targets of any format out as an array; sparse and listed ones are checked, and have no unknown cells."""
+    if is_sparse(targets):
+        targets = targets_of(targets, None)
+    if isinstance(targets, IndexTargets):
+        targets = targets.dense(num_labels)
+    values = array_of(targets)
+    return values.astype(np.float64) if values.dtype.kind not in "biuf" else values
+
+
+def is_sparse(targets: Any) -> bool:
+    """Say whether targets are a scipy.sparse matrix or a sparse tensor."""
+    return hasattr(targets, "tocsr") or (isinstance(targets, Tensor) and targets.layout != torch.strided)
+
+
+def sparse_cells(targets: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the cells of sparse targets, each once, in order: rows, labels and targets.
+
+    Raises:
+        ValueError: a target outside [0, 1]; names its row.
+    """
+    listed = targets_of(targets, None)
+    assert isinstance(listed, IndexTargets)
+    assert listed.offsets is not None
+    check_listed(listed, targets.shape[1])
+    row = torch.repeat_interleave(listed.offsets.diff(), output_size=len(listed.labels))
+    cell = (row * targets.shape[1] + listed.labels).cpu().numpy()
+    share = np.ones(len(cell)) if listed.soft is None else array_of(listed.soft).astype(np.float64)
+    if not (np.diff(cell) > 0).all():
+        order = np.lexsort((share, cell))
+        cell, share = cell[order], share[order]
+        last = np.append(cell[1:] != cell[:-1], True)  # of a cell that is there twice the larger counts
+        cell, share = cell[last], share[last]
+    return *np.divmod(cell, targets.shape[1]), share
+
+
+def known_of(values: np.ndarray) -> np.ndarray:
+    """Say which of some targets are known: none that is -1, -100 or NaN."""
+    if values.dtype.kind in "bu":
+        return np.ones(values.shape, dtype=bool)
+    return ~(np.isnan(values) | (values == UNKNOWN[0]) | (values == UNKNOWN[1]))
+
+
 def _known_sums(targets: Any, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Sum the known targets along an axis, and count the known cells."""
-    if hasattr(targets, "tocsr"):
-        shape = targets.shape
-        return np.asarray(targets.sum(axis=axis), dtype=np.float64).ravel(), np.full(shape[1 - axis], shape[axis])
+    if is_sparse(targets):
+        row, label, share = sparse_cells(targets)
+        shape = tuple(targets.shape)
+        sums = np.bincount((row, label)[1 - axis], share, minlength=shape[1 - axis])
+        return sums, np.full(len(sums), shape[axis])
+    values = dense_cells(targets)
+    known = known_of(values)
+    return np.where(known, values, 0).sum(axis, dtype=np.float64), known.sum(axis)
+
+
+def dense_cells(targets: Any) -> np.ndarray:
+    """Return dense targets as an array.
+
+    Raises:
+        TypeError: listed targets.
+        ValueError: another number of axes, a known target outside [0, 1]; names its row.
+    """
     if isinstance(targets, IndexTargets):
         raise TypeError(
             "IndexTargets do not say how many labels there are; pass the targets as a scipy.sparse matrix or "
             "torch.sparse_csr tensor, or targets.dense(num_labels)."
         )
-    if isinstance(targets, Tensor) and targets.layout == torch.sparse_csr:
-        targets = targets.detach().cpu()
-        rows, labels = targets.shape
-        place = targets.col_indices()
-        if axis == 1:
-            place = torch.repeat_interleave(targets.crow_indices().diff(), output_size=len(place))
-        sums = torch.zeros(labels if axis == 0 else rows, dtype=torch.float64)
-        sums.index_add_(0, place, targets.values().double())
-        return sums.numpy(), np.full(len(sums), targets.shape[axis])
-    values = targets.detach().cpu().double().numpy() if isinstance(targets, Tensor) else np.asarray(targets, np.float64)
+    values = array_of(targets)
+    values = values if values.dtype == bool else values.astype(np.float64)
     if values.ndim != 2:
         raise ValueError(f"targets must have shape (rows, labels); got {values.shape}.")
-    known = ~np.isnan(values) & ~np.isin(values, UNKNOWN)
-    return np.where(known, values, 0).sum(axis), known.sum(axis)
+    wrong = known_of(values) & ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        row, label = np.argwhere(wrong)[0]
+        raise ValueError(
+            "targets must lie in [0, 1], or be -1, -100 or NaN where unknown; "
+            f"got {values[row, label]:g} in row {row}, label {label}."
+        )
+    return values

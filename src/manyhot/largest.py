@@ -25,7 +25,7 @@ DEPTH, PEAK = 745.0, 45.0
 BLOCK = 2**18
 LOOKS, POINTS = 4, 64
 PANELS, LEVELS, MANY = 32, 96, 2**13
-GAUSS = tuple(torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(8))
+GAUSS = tuple(x.tolist() for x in np.polynomial.legendre.leggauss(8))
 
 
 class Density(NamedTuple):
@@ -177,11 +177,10 @@ class _LogProbs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         mu, classes, z, log_width, log_p, level = ctx.saved_tensors
         density = DENSITIES[ctx.noise]
-        if torch.is_grad_enabled() and not traced():
-            if density.kink is not None:
-                raise RuntimeError(
-                    f"{ctx.noise} noise has no second derivatives here; gumbel, normal and logistic noise have them."
-                )
+        # Whether more derivatives follow is not known here: torch.func enables gradients in the first one too.
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+        differentiable = torch.is_grad_enabled() and (transformed or not traced())
+        if differentiable and density.kink is None:
             level = _log_cdf_of_all(density, z, mu) + log_width  # once more, with its derivative
         chosen, log_r = mu if classes is None else mu.gather(-1, classes), _log_r(ctx.noise, z)
         hazard = sum((log_r(part).exp().sum(1) for part in _blocks(z, mu)), torch.zeros_like(z))
@@ -194,7 +193,30 @@ class _LogProbs(torch.autograd.Function):
             own.append(grad * (share * hazard.unsqueeze(1)).sum(-1))
         slope = -torch.cat([(log_r(part).exp() * pull.unsqueeze(1)).sum(-1) for part in _blocks(z, mu)], -1)
         own = torch.cat(own, -1)
-        return (slope + own if classes is None else slope.scatter_add(-1, classes, own)), None, None, None, None
+        slope = slope + own if classes is None else slope.scatter_add(-1, classes, own)
+        if differentiable and density.kink is not None:
+            slope = _NoMoreDerivatives.apply(slope, ctx.noise)
+        return slope, None, None, None, None  # pyright: ignore
+
+
+class _NoMoreDerivatives(torch.autograd.Function):
+    """The identity, up to here: a density with kinks has derivatives that the integral over nodes does not see."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(slope: Tensor, noise: str) -> Tensor:
+        return slope.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.noise = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            f"{ctx.noise} noise has no second derivatives here; gumbel, normal and logistic noise have them."
+        )
 
 
 def _blocks(z: Tensor, of_classes: Tensor) -> tuple[Tensor, ...]:
@@ -280,7 +302,7 @@ def _panels(
     even = torch.linspace(0, 1, count + 1, dtype=mu.dtype, device=mu.device)
     edges = [low.unsqueeze(-1) + (high - low).unsqueeze(-1) * even, kinks]
     edges = torch.cat(edges if steps is None else [*edges, steps], -1).sort(-1).values
-    point, weight = (x.to(mu) for x in GAUSS)
+    point, weight = (mu.new_tensor(x) for x in GAUSS)
     width = edges.diff(dim=-1).unsqueeze(-1) / 2
     z = edges[:, :-1].unsqueeze(-1) + width * (point + 1)
     return z.flatten(1), (width * weight).log().flatten(1)

@@ -17,13 +17,16 @@ from manyhot.targets import (
     IndexTargets,
     Targets,
     check_broadcast,
+    check_finite,
     check_forms,
     check_listed,
     check_values,
+    check_weights,
     known_cells,
     targets_of,
     traced,
     values_readable,
+    watched,
 )
 
 Impl = Literal["auto", "eager", "blocked", "native"]
@@ -123,28 +126,22 @@ def checked(
     """Check forms and options, and what values cost little. An implementation checks the targets as it reads them."""
     targets = targets_of(targets, logits)
     check_forms(targets, logits, mask)
-    if not scale > 0:
+    if not 0 < scale < math.inf:
         raise ValueError(f"scale must be positive; got {scale}.")
-    if not margin >= 0:
+    if not 0 <= margin < math.inf:
         raise ValueError(f"margin must be 0 or more: it pushes both sides away from the threshold; got {margin}.")
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if isinstance(threshold, Tensor):
         check_broadcast("threshold", threshold, logits)
         threshold = threshold.to(dtype)
+    check_finite("threshold", threshold)
     if label_weight is not None:
         check_broadcast("label_weight", label_weight, logits)
         label_weight = label_weight.to(dtype)
-        check_weight(label_weight)
+        check_weights("label_weight", label_weight)
     if _first_call and values_readable(logits):
         _warn_of_probabilities(logits)
     return Batch(logits, targets, threshold, scale, margin, mask, label_weight, dtype)
-
-
-def check_weight(label_weight: Tensor) -> None:
-    """Check that no label has a weight below 0, where that can be read."""
-    if values_readable(label_weight) and not bool((label_weight >= 0).all()):
-        wrong = label_weight[~(label_weight >= 0)][0].item()
-        raise ValueError(f"label_weight must be 0 or more; got {wrong:g}.")
 
 
 def implementation(batch: Batch, impl: Impl) -> Impl:
@@ -174,8 +171,8 @@ def implementation(batch: Batch, impl: Impl) -> Impl:
 
 def _against_kernels(batch: Batch) -> list[str]:
     """List why no kernel of the CPU fits: they see numbers and give first derivatives by logits and threshold alone."""
-    if traced() or torch._C._len_torch_dispatch_stack():  # pyright: ignore
-        return ["torch.compile, torch.func or a dispatch mode traces the call"]
+    if traced() or watched():
+        return ["torch.compile, torch.jit.trace, torch.func or a dispatch mode traces the call"]
     if isinstance(batch.targets, IndexTargets):
         targets, ids = batch.targets.soft, batch.targets.labels
     else:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+
+from manyhot.labels import dense_cells, is_sparse, sparse_cells
 
 
 def stratified_split(targets: Any, shares: Sequence[float], *, groups: Any = None, seed: int = 0) -> np.ndarray:
@@ -22,7 +23,8 @@ def stratified_split(targets: Any, shares: Sequence[float], *, groups: Any = Non
     of them would be measured too well on the others.
 
     Args:
-        targets: (rows, labels) of 0/1, a tensor, an array or a scipy.sparse matrix; soft targets count where above 0.
+        targets: (rows, labels) of 0/1, a tensor, an array, torch.sparse_csr or a scipy.sparse matrix; soft targets
+            count where above 0, unknown ones (-1, -100, NaN) do not.
         shares: size of each part, positive, in any unit: `(0.8, 0.2)`, or `(1, 1, 1)` for three folds.
         groups: (rows,) of numbers or text, the same for rows that belong together; None where each row is by itself.
         seed: same targets, shares and seed, same split.
@@ -33,7 +35,8 @@ def stratified_split(targets: Any, shares: Sequence[float], *, groups: Any = Non
         sizes may be off by some rows, the price of the labels' shares; with groups by as much as the size of a group.
 
     Raises:
-        ValueError: fewer than two parts, a share that is not positive, or another number of groups than rows.
+        ValueError: fewer than two parts, a share that is not positive, another number of groups than rows, or targets
+            outside [0, 1].
 
     Example:
         >>> import numpy as np, manyhot
@@ -91,6 +94,8 @@ def _deal_groups(
     # A row counts as a label that every row has, so that the parts get their sizes.
     label = np.concatenate([label, np.full(len(group), num_labels)])
     owner = np.concatenate([group[row], group])
+    if not len(group):
+        return np.zeros(0, dtype=np.int64)
     cells, times = np.unique(owner * (num_labels + 1) + label, return_counts=True)
     owner, kind = np.divmod(cells, num_labels + 1)
     first = np.searchsorted(owner, np.arange(owner[-1] + 2))
@@ -139,16 +144,10 @@ def _fill_gaps(part: np.ndarray, have: np.ndarray, labels_of: list[np.ndarray], 
 
 def _positives(targets: Any) -> tuple[int, int, np.ndarray, np.ndarray]:
     """List the positive cells in row order: (rows, labels, row of each cell, label of each cell)."""
-    if isinstance(targets, Tensor):
-        targets = (targets > 0).cpu().numpy()  # NumPy has no bfloat16
-    if not hasattr(targets, "tocsr"):
-        targets = np.asarray(targets)
-    if len(targets.shape) != 2:
-        raise ValueError(f"targets must have shape (rows, labels); got {tuple(targets.shape)}.")
-    if hasattr(targets, "tocsr"):
-        cells = targets.tocsr().nonzero()
-        order = np.argsort(cells[0], kind="stable")
-        row, label = cells[0][order], cells[1][order]
+    if is_sparse(targets):
+        row, label, share = sparse_cells(targets)
+        row, label = row[share > 0], label[share > 0]
     else:
+        targets = dense_cells(targets)
         row, label = np.nonzero(targets > 0)  # NaN, -1 and -100 are unknown, and no positives
     return *targets.shape, row.astype(np.int64), label.astype(np.int64)

@@ -196,11 +196,11 @@ def size_of_rows(name: str, size: Size, logits: Tensor) -> Tensor:
     """Return one size a row."""
     lead = logits.shape[:-1]
     if not isinstance(size, Tensor):
-        if isinstance(size, bool) or not isinstance(size, int):
+        if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
             raise TypeError(f"{name} must be an integer or a tensor of integers; got {type(size).__name__}.")
         if not 0 <= size <= logits.shape[-1]:
             raise ValueError(f"{name} must lie in 0 to {logits.shape[-1]}, the number of labels; got {size}.")
-        return torch.full((lead.numel(),), size, device=logits.device)
+        return torch.full(lead, size, dtype=torch.int64, device=logits.device).reshape(-1)
     if size.is_floating_point() or size.is_complex() or size.dtype == torch.bool:
         raise TypeError(f"{name} must be an integer or a tensor of integers; got {size.dtype}.")
     try:

@@ -1,6 +1,7 @@
 """The formats a target can have: dense 0/1 or soft values of any dtype with unknown cells, and lists of positives."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,9 @@ class IndexTargets:
 
     -1 is padding here, while in dense targets it marks an unknown label: unknown labels of listed targets go into
     `mask`. The losses also take torch's sparse CSR tensors and scipy.sparse matrices as they are.
+
+    Rows are taken as of a tensor, ``targets[3]``, ``targets[:100]``, ``targets[order]``, so that targets can be a part
+    of a Dataset; :func:`manyhot.collate` makes a batch of what it gives.
 
     Args:
         labels: int32 or int64 ids in one of the three forms.
@@ -97,10 +101,47 @@ class IndexTargets:
         """Where the ids are."""
         return self.labels.device
 
-    def to(self, device: torch.device | str) -> "IndexTargets":
-        """Move to a device."""
-        offsets, soft = (None if x is None else x.to(device) for x in (self.offsets, self.soft))
-        return IndexTargets(self.labels.to(device), offsets, soft=soft)
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "IndexTargets":
+        """Move to a device; without waiting for it where memory is pinned and `non_blocking` says so."""
+        return self._with(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "IndexTargets":
+        """Copy to pinned memory, as ``DataLoader(pin_memory=True)`` asks of what it loads."""
+        return self._with(lambda x: x.pin_memory())
+
+    def _with(self, moved: Callable[[Tensor], Tensor]) -> "IndexTargets":
+        """Apply a copy to each tensor; what was checked stays so."""
+        new = object.__new__(IndexTargets)
+        for name in IndexTargets.__slots__:
+            value = getattr(self, name)
+            setattr(new, name, None if value is None else moved(value))
+        return new
+
+    def __getitem__(self, rows: Any) -> "IndexTargets":
+        """Take rows: a number for one, without its axis, a slice, a list or tensor of numbers, or booleans.
+
+        Raises:
+            IndexError: a row that is not there, or more axes than rows have.
+        """
+        if not self.shape:
+            raise IndexError("one row has no rows to take; its label ids are in `labels`.")
+        if self.offsets is None:
+            index = rows if isinstance(rows, tuple) else (rows,)
+            axes = sum(x.ndim if _is_mask(x) else 1 for x in index)
+            if axes > len(self.shape) or any(x is None or x is Ellipsis for x in index):
+                raise IndexError(f"rows have the axes {tuple(self.shape)}; got {rows!r}.")
+            return IndexTargets(self.labels[rows], soft=None if self.soft is None else self.soft[rows])
+        chosen = torch.arange(len(self), device=self.device)[rows]
+        if chosen.ndim > 1:
+            raise IndexError(f"rows have one axis; got {rows!r}.")
+        start, count = self.offsets[chosen], self.offsets.diff()[chosen]
+        if chosen.ndim == 0:
+            ids = slice(int(start), int(start + count))
+            return IndexTargets(self.labels[ids], soft=None if self.soft is None else self.soft[ids])
+        ends = torch.cat((count.new_zeros(1), count.cumsum(0)))
+        # Each id from where its row starts here to where it starts in what is taken.
+        ids = torch.arange(int(ends[-1]), device=self.device) + torch.repeat_interleave(start - ends[:-1], count)
+        return IndexTargets(self.labels[ids], ends, soft=None if self.soft is None else self.soft[ids])
 
     def dense(self, num_labels: int) -> Tensor:
         """Write the same targets out, (..., num_labels): boolean, or of the type of `soft`.
@@ -134,6 +175,10 @@ class IndexTargets:
         return f"IndexTargets({', '.join(parts)})"
 
 
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor | np.ndarray) and index.dtype in (torch.bool, np.bool_)
+
+
 Targets = Tensor | IndexTargets
 
 
@@ -155,8 +200,10 @@ def _ids(name: str, ids: Tensor) -> Tensor:
     return ids.long()
 
 
-def targets_of(targets: Any, logits: Tensor) -> Targets:
+def targets_of(targets: Any, logits: Tensor | None) -> Targets:
     """Take the targets of a batch in any format, and return a dense tensor or IndexTargets.
+
+    Without logits no shape is checked.
 
     Raises:
         TypeError: what is no format of targets.
@@ -179,7 +226,7 @@ def targets_of(targets: Any, logits: Tensor) -> Targets:
             # Entries that a matrix holds twice are added, as its own toarray does; ones count once.
             matrix = matrix.copy()
             matrix.sum_duplicates()
-        arrays = (torch.from_numpy(np.asarray(x)) for x in (matrix.indices, matrix.indptr, matrix.data))
+        arrays = (tensor_of(x) for x in (matrix.indices, matrix.indptr, matrix.data))
     else:
         listed = " Lists of label ids go into manyhot.IndexTargets." if isinstance(targets, list | tuple) else ""
         raise TypeError(
@@ -213,6 +260,25 @@ def known_cells(targets: Tensor, mask: Tensor | None = None) -> Tensor | None:
     return mask if known is None else known & mask
 
 
+def array_of(values: Any) -> np.ndarray:
+    """Return a tensor or what NumPy takes as an array; bfloat16 and smaller floats, which NumPy has not, in float32."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    of_numpy = (torch.float64, torch.float32, torch.float16)
+    return (values.float() if values.is_floating_point() and values.dtype not in of_numpy else values).numpy()
+
+
+def tensor_of(values: Any) -> Tensor:
+    """Return an array, or what NumPy takes, as a tensor: a copy only where torch cannot share the memory."""
+    array = np.asarray(values, order="C")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch has no longer one
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:
     """Say which rows have a known label: True per row, or None when all have."""
     if isinstance(targets, IndexTargets):
@@ -222,9 +288,27 @@ def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:
 
 
 def traced() -> bool:
-    """Say whether torch.compile or torch.func is at work, so that a tensor's values cannot be looked at."""
-    # torch offers no public way to ask for the transforms of torch.func.
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+    """Say whether operations are recorded or transformed, so that values cannot be looked at, nor memory handed out.
+
+    torch.compile and torch.export, torch.jit.trace, torch.func, and the modes of make_fx. A mode that only watches what
+    is dispatched, a counter of flops, is none of them.
+    """
+    # torch offers no public way to ask for the transforms of torch.func and for dispatch modes.
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+        or torch._C._is_tracing()  # pyright: ignore
+        or (watched() and any(torch._C._get_dispatch_mode(mode) is not None for mode in _RECORDING))  # pyright: ignore
+    )
+
+
+def watched() -> bool:
+    """Say whether a dispatch mode sees each operation: a kernel's would be hidden from it."""
+    return torch._C._len_torch_dispatch_stack() > 0  # pyright: ignore
+
+
+_MODES = torch._C._TorchDispatchModeKey  # pyright: ignore
+_RECORDING = (_MODES.PROXY, _MODES.FAKE, _MODES.FUNCTIONAL)
 
 
 def values_readable(*tensors: Tensor | None) -> bool:
@@ -294,6 +378,31 @@ def check_broadcast(name: str, value: Tensor, logits: Tensor) -> None:
             f"{name} must broadcast to logits of shape {tuple(logits.shape)}: one value, one per label "
             f"({logits.shape[-1]},), one per row (..., 1), or one per cell; got {tuple(value.shape)}."
         )
+
+
+def check_finite(name: str, value: float | Tensor) -> None:
+    """Check that an option, a number or a tensor, is neither NaN nor infinite; a tensor only where it can be read."""
+    if not isinstance(value, Tensor):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite; got {value}.")
+    # One sum says that all is well. One that overflows only asks for a closer look.
+    elif values_readable(value) and not math.isfinite(value.detach().sum().item()):
+        wrong = value[~value.isfinite()]
+        if wrong.numel():
+            raise ValueError(f"{name} must be finite; got {wrong[0].item():g}.")
+
+
+def check_weights(name: str, weights: float | Tensor) -> None:
+    """Check that weights, a number or a tensor, are 0 or more and finite; a tensor only where it can be read."""
+    low = high = weights
+    if isinstance(weights, Tensor):
+        if not values_readable(weights) or not weights.numel():
+            return
+        low, high = weights.detach().aminmax()
+    if not (low >= 0 and high < math.inf):
+        wrong = torch.as_tensor(weights)
+        wrong = wrong[~((wrong >= 0) & (wrong < math.inf))][0].item()
+        raise ValueError(f"{name} must be {'finite' if wrong == math.inf else '0 or more'}; got {wrong:g}.")
 
 
 def check_values(targets: Tensor, mask: Tensor | None = None) -> None:

@@ -14,8 +14,7 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from typer.testing import CliRunner
 
-from manyhot import calibration_metrics, load_run, multiclass_metrics, multiway_loss
-from manyhot.toolkit import train as train_module
+from manyhot import calibration_metrics, cardinality_range, load_run, multiclass_metrics, multiway_loss
 from manyhot.toolkit.choose.cross_fit import choose, choose_tau, fixed, make_folds, prior_logits
 from manyhot.toolkit.cli.main import app
 from manyhot.toolkit.config import TASKS, Config, make_config
@@ -195,7 +194,7 @@ def test_a_prior_in_the_bias_is_training_with_the_prior():
 def test_tau_is_the_one_with_the_best_mean_of_accuracy_and_macro_f1():
     X, ids = rows_of(200)
     targets = np.eye(3, dtype=bool)[ids]
-    options: Any = {"cardinality": train_module.cardinality_range(targets), "train_counts": targets.sum(0)}
+    options: Any = {"cardinality": cardinality_range(targets), "train_counts": targets.sum(0)}
     learner = LinearLearner.planned(len(X), X.shape[1], targets.shape[1], loss=LOSSES["ce+prior"])
     options |= {"learner": learner, "C": 1.0, "multiclass": True, "on_step": lambda step: None}
     folds = make_folds(X, targets, 0)

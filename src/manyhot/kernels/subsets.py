@@ -7,15 +7,15 @@ from torch import Tensor
 
 from manyhot.kernels import native
 from manyhot.kernels.layout import refuse_second_derivatives
-from manyhot.targets import traced
+from manyhot.targets import traced, watched
 
 
 def against(rows: Any) -> list[str]:
     """List why the kernel does not fit; a manyhot.symmetric.Rows goes in."""
     if native.MISSING is not None:
         return [native.MISSING]
-    if traced() or torch._C._len_torch_dispatch_stack():  # pyright: ignore
-        return ["torch.compile, torch.func or a dispatch mode traces the call"]
+    if traced() or watched():
+        return ["torch.compile, torch.jit.trace, torch.func or a dispatch mode traces the call"]
     for x in (rows.logits, rows.point, rows.known, rows.smallest, rows.largest):
         if x is not None and not x.is_cpu:
             return [f"it runs on the CPU, and a tensor is on {x.device}"]

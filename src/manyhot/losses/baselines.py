@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from manyhot.logsumexp import exponents, logsumexp
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.label_wise import axis_weights, cells, checked_dense, probability, two_sided
 from manyhot.losses.reduction import Reduction, reduce
-from manyhot.losses.zlpr import PAIRWISE, prior_logits
-from manyhot.targets import check_broadcast, known_rows, values_readable
+from manyhot.losses.zlpr import PAIRWISE, kept_prior, prior_logits
+from manyhot.targets import check_broadcast, check_finite, check_weights, known_rows
 
 
 def bce_loss(
@@ -82,12 +82,10 @@ def bce_loss(
     References:
         The prior: Menon et al., arXiv 2007.07314; Su, kexue.fm/archives/7615.
     """
-    smallest = pos_weight
     if isinstance(pos_weight, Tensor):
         check_broadcast("pos_weight", pos_weight, logits)
-        smallest = pos_weight.min().item() if values_readable(pos_weight) else 0.0
-    if not smallest >= 0:
-        raise ValueError(f"pos_weight must be 0 or more; got {smallest:g}.")
+    check_weights("pos_weight", pos_weight)
+    check_finite("tau", tau)
     batch = cells(logits, targets, mask, label_weight)
     if isinstance(pos_weight, Tensor):
         pos_weight = pos_weight.to(batch.logits.dtype)
@@ -97,7 +95,7 @@ def bce_loss(
     return reduce(batch.sum(terms), known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class BCELoss(nn.Module):
+class BCELoss(LossModule):
     """Module form of :func:`bce_loss`, same options; tensors become buffers.
 
     Example:
@@ -116,8 +114,14 @@ class BCELoss(nn.Module):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        prior = prior if prior is None or isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
-        keep(self, pos_weight=pos_weight, prior=prior, tau=tau, label_weight=label_weight, reduction=reduction)
+        keep(
+            self,
+            pos_weight=pos_weight,
+            prior=kept_prior(prior),
+            tau=tau,
+            label_weight=label_weight,
+            reduction=reduction,
+        )
 
     def forward(
         self, logits: Tensor, targets: Any, *, mask: Tensor | None = None, sample_weight: Tensor | None = None
@@ -197,7 +201,7 @@ def _check_exponent(name: str, value: float) -> None:
         raise ValueError(f"{name} must be 0 or more; got {value}.")
 
 
-class FocalLoss(nn.Module):
+class FocalLoss(LossModule):
     """Module form of :func:`focal_loss`, same options; tensors become buffers.
 
     Example:
@@ -299,7 +303,7 @@ def _clipped(s: Tensor, gamma: float, clip: float) -> Tensor:
     return torch.where(counts, -log * q**gamma, 0)
 
 
-class AsymmetricLoss(nn.Module):
+class AsymmetricLoss(LossModule):
     """Module form of :func:`asymmetric_loss`, same options; tensors become buffers.
 
     Example:
@@ -392,7 +396,7 @@ def tversky_loss(
     return reduce(loss, known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class TverskyLoss(nn.Module):
+class TverskyLoss(LossModule):
     """Module form of :func:`tversky_loss`, same options; tensors become buffers.
 
     Example:
@@ -503,7 +507,7 @@ def two_way_loss(
     return reduce(loss.expand(logits.shape[:-1]), known_rows=known, sample_weight=sample_weight, reduction=reduction)
 
 
-class TwoWayLoss(nn.Module):
+class TwoWayLoss(LossModule):
     """Module form of :func:`two_way_loss`, same options; tensors become buffers.
 
     Example:

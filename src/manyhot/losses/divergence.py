@@ -54,7 +54,8 @@ def zlpr_divergence(
 
     Numerics:
         Computed from d, and never as the difference of two losses: equal logits give exactly 0, and nearly equal ones
-        keep their digits. Logits must be finite.
+        keep their digits. An infinite target logit is a target of 0 or 1: it costs what it costs in :func:`zlpr_loss`,
+        and nothing beside the same infinity. An infinite logit beside another one gives +inf and no gradient.
 
     Example:
         >>> import torch, manyhot
@@ -79,40 +80,58 @@ def zlpr_divergence(
     threshold, label_weight = batch.threshold, batch.label_weight
     dtype = torch.float64 if target_logits.dtype == torch.float64 else batch.dtype
     s, u = logits.to(dtype), target_logits.to(dtype)
-    known = None
-    if mask is not None:
-        # Inside of the sums and outside: an unknown slot may hold anything.
-        known = mask.expand(logits.shape)
-        s, u = torch.where(known, s, 0), torch.where(known, u, 0)
-    # Each label's term in either sum of ZLPR(u, q), which are equal: w e^(scale margin) sqrt(q (1 - q)).
-    z = scale * (u - threshold)
-    terms = scale * margin - torch.logaddexp(z, -z)
+    known = None if mask is None else mask.expand(logits.shape)
+    counts, log_weight = known, 0.0
     if label_weight is not None:
         weighted = label_weight > 0
-        terms = torch.where(weighted, terms + torch.where(weighted, label_weight, 1).log(), -torch.inf)
-    d = scale * (s - u)
-    if known is not None:
-        terms, d, known = torch.where(known, terms, -torch.inf), torch.where(known, d, 0), known.any(-1)
+        log_weight = torch.where(weighted, label_weight, 1).log()
+        counts = weighted.expand(logits.shape) if known is None else known & weighted
+    if counts is not None:
+        # Inside of the sums and outside: what does not count may hold anything.
+        s, u = torch.where(counts, s, 0), torch.where(counts, u, 0)
+    # Each label's term in either sum of ZLPR(u, q), which are equal: w e^(scale margin) sqrt(q (1 - q)).
+    certain = u.isinf()
+    z = scale * (torch.where(certain, 0, u) - threshold)
+    terms = scale * margin - torch.logaddexp(z, -z) + log_weight
+    d = scale * (s - torch.where(certain, 0, u))
+    # A target logit that is infinite stands for a 0 or a 1: it has no term there, and in ZLPR(s, q) one alone, the same
+    # as a hard target has; none where s is as infinite.
+    x = torch.where(s == u, 0, scale * (s - threshold))
+    hard = certain & (s != u)
+    neg = torch.where(hard & (u < 0), x + scale * margin + log_weight, -torch.inf)
+    pos = torch.where(hard & (u > 0), -x + scale * margin + log_weight, -torch.inf)
+    terms, d = torch.where(certain, -torch.inf, terms), torch.where(certain, 0, d)
+    if counts is not None:
+        terms = torch.where(counts, terms, -torch.inf)
     # The 1 of log(1 + sum) is a slot of its own, where d is 0.
     slot = torch.zeros_like(d[..., :1])
     terms, d = torch.cat((terms, slot), -1), torch.cat((d, slot), -1)
-    log_p = terms - logsumexp(terms).unsqueeze(-1)
-    return reduce(_two_logs(log_p, d), known_rows=known, sample_weight=sample_weight, reduction=reduction)
+    log_total = logsumexp(terms).unsqueeze(-1)
+    known_rows = None if known is None else known.any(-1)
+    divergence = _two_logs(terms - log_total, d, neg - log_total, pos - log_total)
+    return reduce(divergence, known_rows=known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-def _two_logs(log_p: Tensor, d: Tensor) -> Tensor:
-    """Return log(sum p e^d) + log(sum p e^-d), exact where d is small, finite where it is large."""
+def _two_logs(log_p: Tensor, d: Tensor, neg: Tensor, pos: Tensor) -> Tensor:
+    """Return log(sum p e^d + sum e^neg) + log(sum p e^-d + sum e^pos), exact for small d, finite for large ones.
+
+    d may be infinite; neg and pos are -inf but for hard targets.
+    """
     # A common shift of d changes nothing. Measured from the one that is nearest to their mean, an exact difference, the
     # mean square is at most twice the variance that is to be left of it below.
-    p = log_p.exp()
-    nearest = (d - (p * d).sum(-1, keepdim=True)).detach().abs().argmin(-1, keepdim=True)
-    d = d - d.gather(-1, nearest).detach()
-    small = d.detach().abs().amax(-1) < 1
+    p, infinite = log_p.exp(), d.isinf()
+    finite = torch.where(infinite, 0, d)
+    nearest = (finite - (p * finite).sum(-1, keepdim=True)).detach().abs()
+    shift = finite.gather(-1, torch.where(infinite, torch.inf, nearest).argmin(-1, keepdim=True)).detach()
+    d = d - shift
+    hard = torch.maximum(neg.detach(), pos.detach()).amax(-1) > -torch.inf
+    small = (d.detach().abs().amax(-1) < 1) & ~hard
     # (1 + a)(1 + b) = 1 + a + b + ab with a = sum p (e^d - 1) and b = sum p (e^-d - 1), where a + b has no difference
     # in it: e^d + e^-d - 2 = 4 sinh(d/2)^2.
     near = torch.where(small.unsqueeze(-1), d, 0)
     both = 4 * (p * (near / 2).sinh().square()).sum(-1)
     product = (p * near.expm1()).sum(-1) * (p * (-near).expm1()).sum(-1)
     far = torch.where(small.unsqueeze(-1), 0, d)
-    value = torch.where(small, torch.log1p(both + product), logsumexp(log_p + far) + logsumexp(log_p - far))
+    up, down = torch.cat((log_p + far, neg - shift), -1), torch.cat((log_p - far, pos + shift), -1)
+    value = torch.where(small, torch.log1p(both + product), logsumexp(up) + logsumexp(down))
     return value.clamp(min=0)  # rounding may take a value of 0 below it

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manyhot.logsumexp import Batch, check_weight, checked, dense
+from manyhot.logsumexp import Batch, checked, dense
 from manyhot.losses.reduction import rows_of
-from manyhot.targets import check_values, known_cells, values_readable
+from manyhot.targets import check_values, check_weights, known_cells, values_readable
 
 Term = Callable[[Tensor], Tensor]
 
@@ -101,7 +101,7 @@ def axis_weights(
                 f"got {tuple(label_weight.shape)}."
             )
         label_weight = label_weight.to(dtype)
-        check_weight(label_weight)
+        check_weights("label_weight", label_weight)
     if sample_weight is not None:
         sample_weight = rows_of(sample_weight.to(dtype), logits.shape[:-1]).reshape(-1)
     return sample_weight, label_weight

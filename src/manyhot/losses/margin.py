@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, PriorLogits, keep, kept
 from manyhot.losses.one_class import cross_entropy, one_class
 from manyhot.losses.reduction import Reduction, reduce
-from manyhot.targets import values_readable
+from manyhot.targets import check_finite, check_weights, values_readable
 
 
 def logit_adjusted_loss(
@@ -70,6 +70,7 @@ def logit_adjusted_loss(
     References:
         Menon et al., arXiv 2007.07314; Su, kexue.fm/archives/7615 and 7708.
     """
+    check_finite("tau", tau)
     rows = one_class(logits, targets, mask)
     loss = cross_entropy(rows.logits, rows.classes, tau * _log_prior(prior, rows.logits))
     return reduce(loss, known_rows=rows.known_rows, sample_weight=sample_weight, reduction=reduction)
@@ -96,24 +97,30 @@ def adjust_logits(logits: Tensor, *, prior: Any, tau: float = 1.0) -> Tensor:
         >>> manyhot.adjust_logits(torch.tensor([[2.0, 1.0]]), prior=[0.9, 0.1]).argmax(-1)
         tensor([1])
     """
+    check_finite("tau", tau)
     s = logits if logits.dtype == torch.float64 else logits.float()
     return (s - tau * _log_prior(prior, s)).to(logits.dtype)
 
 
 def _log_prior(prior: Any, logits: Tensor) -> Tensor:
-    prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
-    if prior.shape != logits.shape[-1:]:
+    values = prior.values if isinstance(prior, PriorLogits) else _logarithms(prior)
+    if values.shape != logits.shape[-1:]:
         raise ValueError(
             f"prior must have one number a class, {tuple(logits.shape[-1:])}, frequencies or counts in training; "
-            f"got {tuple(prior.shape)}."
+            f"got {tuple(values.shape)}."
         )
+    return values.to(logits.device, logits.dtype)
+
+
+def _logarithms(prior: Any) -> Tensor:
+    prior = prior if isinstance(prior, Tensor) else torch.tensor(prior, dtype=torch.float64)
     if values_readable(prior) and not bool(((prior > 0) & (prior < math.inf)).all()):
         raise ValueError("prior must be above 0 for every class; add 1/2 to counts where a class may be missing.")
-    return prior.to(logits.device, logits.dtype).log()
+    return (prior.float() if prior.device.type == "mps" else prior.double()).log()  # Apple's GPUs have no float64
 
 
-class LogitAdjustedLoss(nn.Module):
-    """Module form of :func:`logit_adjusted_loss`, same options; the prior becomes a buffer.
+class LogitAdjustedLoss(LossModule):
+    """Module form of :func:`logit_adjusted_loss`, same options; of the prior logarithms are kept.
 
     Example:
         >>> import torch, manyhot
@@ -123,7 +130,8 @@ class LogitAdjustedLoss(nn.Module):
 
     def __init__(self, *, prior: Any, tau: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__()
-        prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
+        if not isinstance(prior, nn.Parameter):
+            prior = PriorLogits(_logarithms(prior))
         keep(self, prior=prior, tau=tau, reduction=reduction)
 
     def forward(
@@ -193,18 +201,17 @@ def margin_softmax_loss(
     s, y = rows.logits, rows.classes
     per_class: dict[str, Tensor] = {}
     for name, value in (("radius", radius), ("norms", 1.0 if norms is None else norms)):
-        value = torch.as_tensor(value, dtype=s.dtype, device=s.device)
+        value = value.to(s) if isinstance(value, Tensor) else torch.tensor(value, dtype=s.dtype, device=s.device)
         if value.ndim and value.shape != s.shape[-1:]:
             raise ValueError(f"{name} must have one number a class, {tuple(s.shape[-1:])}; got {tuple(value.shape)}.")
-        if values_readable(value) and not bool((value >= 0).all()):
-            raise ValueError(f"{name} must be 0 or more; got {value[~(value >= 0)].flatten()[0].item():g}.")
+        check_weights(name, value)
         per_class[name] = value.expand(s.shape[-1:])
     shift = per_class["radius"][y] * per_class["norms"]
     loss = cross_entropy(s, y, torch.where(torch.arange(s.shape[-1], device=s.device) == y, -shift, shift))
     return reduce(loss, known_rows=rows.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class MarginSoftmaxLoss(nn.Module):
+class MarginSoftmaxLoss(LossModule):
     """Module form of :func:`margin_softmax_loss`; the norms move with the head, so they come with the batch.
 
     Example:

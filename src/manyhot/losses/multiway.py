@@ -14,10 +14,10 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from manyhot.logsumexp import logsumexp, logsumexp_of_groups
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.matmulexp import log_matmul_exp
 from manyhot.targets import check_logits, known_cells, name_row, values_readable
@@ -124,7 +124,7 @@ def multiway_loss(
     return reduce(loss.view(rows), known_rows=known_rows, reduction=reduction)
 
 
-class MultiwayLoss(nn.Module):
+class MultiwayLoss(LossModule):
     """Module form of :func:`multiway_loss`, same options.
 
     Example:

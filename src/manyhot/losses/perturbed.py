@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from manyhot.largest import BLOCK, DENSITIES, log_prob_of, log_probs
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.one_class import one_class
 from manyhot.losses.reduction import Reduction, reduce
 
@@ -193,7 +193,7 @@ def exact_loss(
     return reduce(loss, known_rows=rows.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class ExactLoss(nn.Module):
+class ExactLoss(LossModule):
     """Module form of :func:`exact_loss`, same options.
 
     Example:

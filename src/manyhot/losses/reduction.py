@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from manyhot.targets import check_weights
+
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -46,6 +48,7 @@ def row_weights(
 
 def rows_of(sample_weight: Tensor, shape: torch.Size) -> Tensor:
     """Spread sample weights over rows of this shape."""
+    check_weights("sample_weight", sample_weight)
     try:
         return sample_weight.expand(shape)
     except RuntimeError:

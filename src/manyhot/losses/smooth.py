@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.label_wise import Cells, axis_weights, cells, probability, two_sided
 from manyhot.losses.one_class import one_class
 from manyhot.losses.reduction import Reduction, reduce
@@ -94,7 +94,7 @@ def smooth_accuracy_loss(
     return reduce(loss, known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class SmoothAccuracyLoss(nn.Module):
+class SmoothAccuracyLoss(LossModule):
     """Module form of :func:`smooth_accuracy_loss`, same options; tensors become buffers.
 
     Example:
@@ -173,10 +173,20 @@ def smooth_f_loss(
     batch = cells(logits, targets, mask, None)
     value = _smooth_f(batch, rows, labels, beta, average)
     if average == "macro":
-        known = None if batch.weight is None else batch.weight.reshape(-1, logits.shape[-1]).any(0)
+        known = _counted_labels(batch, rows)
         value = reduce(value, known_rows=known, sample_weight=labels)
     value = value.reshape(batch.logits.shape[:-1]) if average == "samples" else value.expand(batch.logits.shape[:-1])
     return reduce(-value, known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
+
+
+def _counted_labels(batch: Cells, rows: Tensor | None) -> Tensor | None:
+    """Say which labels are known in a row that counts, (labels,), or None when all are."""
+    labels = batch.logits.shape[-1]
+    counts = None if batch.weight is None else batch.weight.reshape(-1, labels) > 0
+    if rows is not None:
+        counted = (rows > 0).unsqueeze(-1).expand(-1, labels)
+        counts = counted if counts is None else counts & counted
+    return None if counts is None else counts.any(0)
 
 
 def _smooth_f(batch: Cells, rows: Tensor | None, labels: Tensor | None, beta: float, average: Average) -> Tensor:
@@ -198,7 +208,7 @@ def _smooth_f(batch: Cells, rows: Tensor | None, labels: Tensor | None, beta: fl
     return value.unsqueeze(-1) if average == "samples" else value
 
 
-class SmoothFLoss(nn.Module):
+class SmoothFLoss(LossModule):
     """Module form of :func:`smooth_f_loss`, same options; tensors become buffers.
 
     Example:
@@ -282,6 +292,8 @@ def f_weighted_bce_loss(
     rows, labels = axis_weights(logits, label_weight, sample_weight)
     with torch.no_grad():
         value = _smooth_f(cells(logits, targets, mask, None), rows, labels, beta, average)
+    # no_grad alone saves the graph, but neither torch.func's forward mode nor a trace heeds it.
+    value = value.detach()
     batch = cells(logits, targets, mask, label_weight)
     share = value.reshape(*batch.logits.shape[:-1], 1) if average == "samples" else value
     share = share / (1 + beta**2)
@@ -291,7 +303,7 @@ def f_weighted_bce_loss(
     return reduce(batch.sum(terms), known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class FWeightedBCELoss(nn.Module):
+class FWeightedBCELoss(LossModule):
     """Module form of :func:`f_weighted_bce_loss`, same options; tensors become buffers.
 
     Example:

@@ -7,16 +7,18 @@ Of scores that are pair + start + end the sum over T L^2 cells is L^2 exponentia
 docs/losses/span.md has the proof.
 """
 
+import math
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from manyhot.logsumexp import Impl, logsumexp, logsumexp_of_groups
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.losses.zlpr import ZLPR, zlpr_loss
 from manyhot.span_scores import SpanScores, sizes
 from manyhot.spans import SpanTargets, check_lengths, span_mask
-from manyhot.targets import values_readable
+from manyhot.targets import check_finite, check_weights, values_readable
 
 
 def span_loss(
@@ -105,6 +107,7 @@ def span_loss(
     if max_width is not None and (not triangle or max_width < 1):
         raise ValueError(f"max_width must be 1 or more, and goes with triangle=True; got {max_width}.")
     _check_of_types("threshold", threshold, types)
+    check_finite("threshold", threshold)
     lengths = _lengths(scores, lengths, rows, length)
     if values_readable(targets.cells, lengths):
         targets.check(types, length, lengths=lengths, max_width=max_width, triangle=triangle)
@@ -112,7 +115,7 @@ def span_loss(
     mask = span_mask(lengths, length, max_width=max_width, triangle=triangle)
     if isinstance(scores, SpanScores):
         if impl == "auto":
-            if not scale > 0 or not margin >= 0:
+            if not 0 < scale < math.inf or not 0 <= margin < math.inf:
                 raise ValueError(f"scale must be positive and margin 0 or more; got {scale} and {margin}.")
             sides = _factorised_sides(_computed(scores), targets, mask, threshold, scale, margin)
             known = (lengths > 0).unsqueeze(-1).expand(rows, types)
@@ -135,7 +138,7 @@ def span_loss(
     )
 
 
-class SpanLoss(nn.Module):
+class SpanLoss(LossModule):
     """Module form of :func:`span_loss`, same options; tensors become buffers, an ``nn.Parameter`` threshold is learned.
 
     Example:
@@ -251,6 +254,5 @@ def _weight(type_weight: Tensor | None, sample_weight: Tensor | None, rows: int,
     if type_weight is None:
         return sample_weight
     _check_of_types("type_weight", type_weight, types)
-    if values_readable(type_weight) and not bool((type_weight >= 0).all()):
-        raise ValueError(f"type_weight must be 0 or more; got {type_weight.min().item():g}.")
+    check_weights("type_weight", type_weight)
     return type_weight.expand(rows, types) if sample_weight is None else type_weight * sample_weight

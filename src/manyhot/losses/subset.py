@@ -12,17 +12,18 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from manyhot import symmetric
 from manyhot.decisions import top_k
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.symmetric import Impl, Size, log_partition, partition_gradient
 from manyhot.targets import (
     IndexTargets,
     check_broadcast,
+    check_finite,
     check_forms,
     check_listed,
     check_values,
@@ -108,6 +109,7 @@ def subset_loss(
     if isinstance(threshold, Tensor):
         check_broadcast("threshold", threshold, logits)
         threshold = threshold.to(dtype)
+    check_finite("threshold", threshold)
     if isinstance(targets, IndexTargets):
         if values_readable(targets.labels):
             check_listed(targets, labels)
@@ -132,7 +134,7 @@ def subset_loss(
     return reduce(loss, known_rows=rows, sample_weight=sample_weight, reduction=reduction)
 
 
-class SubsetLoss(nn.Module):
+class SubsetLoss(LossModule):
     """Module form of :func:`subset_loss`, same options; tensors become buffers, an ``nn.Parameter`` threshold is
     learned.
 

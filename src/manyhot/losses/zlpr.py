@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyhot.logsumexp import Impl, logsumexp
-from manyhot.losses.hyperparameters import keep, kept
+from manyhot.losses.hyperparameters import LossModule, PriorLogits, keep, kept
 from manyhot.losses.reduction import Reduction
 from manyhot.losses.row_wise import Link, row_loss
 from manyhot.targets import (
     IndexTargets,
     Smoothing,
     check_broadcast,
+    check_finite,
     check_forms,
     check_smoothing,
     check_values,
@@ -135,6 +136,7 @@ def zlpr_loss(
         one label is Menon et al., arXiv 2007.07314, and kexue.fm/archives/7615; for many labels it is ours.
     """
     check_smoothing(label_smoothing, smoothing)
+    check_finite("tau", tau)
     if prior is not None:
         threshold = threshold - tau * prior_logits(prior, logits) / (2 * scale)
     if label_smoothing:
@@ -154,8 +156,10 @@ def zlpr_loss(
     )
 
 
-class ZLPRLoss(nn.Module):
+class ZLPRLoss(LossModule):
     """Module form of :func:`zlpr_loss`, same options; tensors become buffers, an ``nn.Parameter`` threshold is learned.
+
+    Of a prior the log-odds are kept, as the buffer `prior_logits`. No cast of the module takes a buffer below float32.
 
     Example:
         >>> import torch, manyhot
@@ -184,7 +188,7 @@ class ZLPRLoss(nn.Module):
             threshold=threshold,
             scale=scale,
             margin=margin,
-            prior=prior if prior is None or isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64),
+            prior=kept_prior(prior),
             tau=tau,
             label_smoothing=label_smoothing,
             smoothing=smoothing,
@@ -268,7 +272,7 @@ def pairwise_loss(
     )
 
 
-class PairwiseLoss(nn.Module):
+class PairwiseLoss(LossModule):
     """Module form of :func:`pairwise_loss`, same options; tensors become buffers.
 
     Example:
@@ -367,7 +371,7 @@ def single_log_loss(
     )
 
 
-class SingleLogLoss(nn.Module):
+class SingleLogLoss(LossModule):
     """Module form of :func:`single_log_loss`, same options; tensors become buffers.
 
     Example:
@@ -418,15 +422,24 @@ def _smoothed(logits: Tensor, targets: Any, epsilon: float, smoothing: Smoothing
 
 def prior_logits(prior: Any, logits: Tensor) -> Tensor:
     """Take the log-odds of label frequencies, which must not be 0 or 1."""
-    # Before any rounding: in float32 a frequency of 1 - 1e-9 would be 1.
-    prior = prior if isinstance(prior, Tensor) else torch.as_tensor(prior, dtype=torch.float64)
-    check_broadcast("prior", prior, logits)
-    if values_readable(prior) and bool(((prior <= 0) | (prior >= 1)).any()):
+    values = prior.values if isinstance(prior, PriorLogits) else _log_odds(prior)
+    check_broadcast("prior", values, logits)
+    return values.to(logits.device, torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+
+def kept_prior(prior: Any) -> Any:
+    """Return what a module keeps of a prior: log-odds, as nobody has rounded it yet. A Parameter stays as it is."""
+    if prior is None or isinstance(prior, nn.Parameter):
+        return prior
+    return PriorLogits(_log_odds(prior))
+
+
+def _log_odds(prior: Any) -> Tensor:
+    prior = prior if isinstance(prior, Tensor) else torch.tensor(prior, dtype=torch.float64)
+    if values_readable(prior) and not bool(((prior > 0) & (prior < 1)).all()):
         raise ValueError(
             "prior must lie strictly between 0 and 1; "
             "manyhot.label_prior(targets) counts and smooths, so that labels never or always seen stay finite."
         )
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    # Apple's GPUs have no float64.
-    exact = prior.float() if prior.device.type == "mps" else prior.double()
-    return torch.logit(exact).to(logits.device, dtype)
+    # Before any rounding: in float32 a frequency of 1 - 1e-9 would be 1. Apple's GPUs have no float64.
+    return torch.logit(prior.float() if prior.device.type == "mps" else prior.double())

@@ -16,12 +16,31 @@ LOSSES = (
     *("zlpr", "bce", "subset", "bce+prior", "bce+pos_weight", "focal", "asymmetric", "dice", "two-way"),
     *("smooth-accuracy", "smooth-f1", "f1-bce"),
 )
-# What a row has, and the losses for it, the default first: any set of labels, or exactly one class.
-TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway")}
+# Of spans, the rivals of zlpr: as people write it, with biases that start at the prior, and focal loss with these.
+SPAN_LOSSES = ("zlpr", "bce", "bce+bias", "focal")
+# What a row has, and the losses for it, the default first: any set of labels, exactly one class, or marked spans.
+TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway"), "spans": SPAN_LOSSES}
+# What reading spans leaves open, the default first.
+CHOICES = {
+    "nested": ("auto", "yes", "no"),
+    "tokens": ("auto", "characters"),
+    "end": ("exclusive", "inclusive"),
+    "format": ("auto", "columns"),
+}
+# Options that only spans have, and those that they have not: columns of a table, and what is chosen otherwise.
+OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
+OF_TABLES = (
+    *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
+    *("uncertain", "fine_tune", "long", "words", "tau", "decision", "C", "max_iter"),
+)
+# What -1 says in a label column, where it does not say that nobody knows.
+UNCERTAIN = ("negative", "positive")
 # What tau and the offset aim at.
 DECISIONS = ("f1", "cardinality")
 WITHOUT_PRIOR = ("ce", "multiway")
-MODELS = ("linear", "mlp", "encoder:NAME_OR_DIR")
+TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
+# The models of a task, the default first.
+MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:NAME_OR_DIR")}
 # What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
@@ -44,7 +63,10 @@ class Config:
     no_header: bool = False
     split_column: str | None = None
     group: str | None = None
+    uncertain: str | None = None
     drop_unlabelled: bool = False
+    join: bool = False
+    encoding: str | None = None
     task: str = "multilabel"
     model: str = "linear"
     device: str = "auto"
@@ -56,14 +78,22 @@ class Config:
     decision: str = "f1"
     C: float | Auto = "auto"
     max_iter: int = 60
+    nested: str = "auto"
+    tokens: str = "auto"
+    end: str = "exclusive"
+    format: str = "auto"
+    tags: tuple[int, ...] | None = None
+    rate: float | Auto = "auto"
+    epochs: int | Auto = "auto"
     seed: int = 0
     no_rows: bool = False
     out: str | None = None
 
     def to_toml(self) -> str:
         """Write what repeats the run. `out` is left out: a repeated run gets a folder of its own."""
+        others = OF_TABLES if self.task == "spans" else OF_SPANS
         said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
-        return tomli_w.dumps({k: v for k, v in said.items() if k != "out"})
+        return tomli_w.dumps({k: v for k, v in said.items() if k not in ("out", *others)})
 
 
 def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, Any]) -> Config:
@@ -107,11 +137,11 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group")
-    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out"):
+    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
+    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
-    for key in ("drop_unlabelled", "no_header", "no_rows", "fine_tune", "words"):
+    for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
     for key in ("test", "valid"):
@@ -119,6 +149,11 @@ def _checked(merged: dict[str, Any]) -> Config:
             raise InputError(f"split_column says which rows are {key} rows; leave --{key} out, or the column.")
     if "group" in merged and merged["group"] == merged.get("split_column"):
         raise InputError("group and split_column expect two columns; got the same one for both.")
+    if merged.get("uncertain", "negative") not in UNCERTAIN:
+        raise InputError(
+            f"uncertain expects {' or '.join(UNCERTAIN)}, what -1 says in a label column; got "
+            f"{merged['uncertain']!r}. Leave it out where -1 says that nobody knows."
+        )
     number = merged.get("num_labels", 1)
     if not isinstance(number, int) or isinstance(number, bool) or number == 0:
         raise InputError(
@@ -133,18 +168,42 @@ def _checked(merged: dict[str, Any]) -> Config:
             raise InputError(f"{key} expects a whole number of {low} or more; got {value!r}.")
     if "tau" in merged:
         merged["tau"] = _number("tau", merged["tau"], 0, "0 or more, such as 1 (the full prior is between 1 and 2)")
+    if "rate" in merged:
+        merged["rate"] = _number("rate", merged["rate"], 1e-12, "above 0, of learning, such as 2e-3")
+    epochs = merged.get("epochs", "auto")
+    if epochs != "auto" and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
+        raise InputError(f"epochs expects auto or a whole number of 1 or more, the most there are; got {epochs!r}.")
     if "C" in merged:
         merged["C"] = _number("C", merged["C"], 1e-12, "above 0; the larger, the weaker the penalty on weights")
     task = merged.get("task", "multilabel")
     if task not in TASKS:
         raise InputError(f"task expects one of {', '.join(TASKS)}; got {task!r}.")
     merged.setdefault("loss", TASKS[task][0])
+    merged.setdefault("model", MODELS[task][0])
+    if "tags" in merged:
+        merged["tags"] = _columns(merged["tags"])
     if not merged.get("data"):
         raise InputError('train expects a data file: manyhot train DATA, or --config FILE with a line data = "...".')
     config = Config(**merged)
+    check_task(config)
     check_loss(config)
     check_model(config)
     return config
+
+
+def check_task(config: Config) -> None:
+    """Refuse options that the task has no use for, and values of its own that are none.
+
+    Raises:
+        InputError: says what to leave out, or which values there are.
+    """
+    for key, values in CHOICES.items():
+        if (value := getattr(config, key)) not in values:
+            raise InputError(f"{key} expects one of {', '.join(values)}; got {value!r}.")
+    for key in OF_TABLES if config.task == "spans" else OF_SPANS:
+        if (value := getattr(config, key)) != getattr(Config, key):
+            said = "not of" if config.task == "spans" else "of"
+            raise InputError(f"{key} is {said} --task spans; got {value!r}. Leave it out.")
 
 
 def check_loss(config: Config) -> None:
@@ -157,7 +216,7 @@ def check_loss(config: Config) -> None:
     if config.loss not in losses:
         others = [task for task, names in TASKS.items() if config.loss in names]
         hint = f"; {config.loss} goes with --task {others[0]}" if others else ""
-        of_task = " for --task multiclass" if config.task == "multiclass" else ""
+        of_task = "" if config.task == "multilabel" else f" for --task {config.task}"
         raise InputError(f"loss expects one of {', '.join(losses)}{of_task}; got {config.loss!r}{hint}.")
     if config.decision not in DECISIONS:
         raise InputError(f"decision expects one of {', '.join(DECISIONS)}; got {config.decision!r}.")
@@ -181,8 +240,11 @@ def check_model(config: Config) -> None:
         InputError: says which there are, or what to leave out.
     """
     kind, _, folder = config.model.partition(":")
-    if config.model not in ("linear", "mlp") and not (kind == "encoder" and folder):
-        raise InputError(f"model expects one of {', '.join(MODELS)}; got {config.model!r}.")
+    models = MODELS[config.task]
+    if config.model not in [name for name in models if ":" not in name] and not (kind == "encoder" and folder):
+        others = [task for task, names in MODELS.items() if config.model in names]
+        hint = f"; {config.model} goes with --task {others[0]}" if others else ""
+        raise InputError(f"model expects one of {', '.join(models)}; got {config.model!r}{hint}.")
     if config.fine_tune and kind != "encoder":
         raise InputError("fine_tune is of --model encoder:NAME_OR_DIR; leave it out, or name an encoder.")
     if config.long not in LONG:
@@ -193,6 +255,8 @@ def check_model(config: Config) -> None:
         raise InputError("words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
+    if config.task == "spans":
+        return
     if config.model == "linear":
         if config.device == "cuda":
             raise InputError("the linear model is fitted on the CPU; leave --device out, or use --model mlp.")
@@ -211,6 +275,17 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(f"{key} expects column names with commas between, such as title,text; got {value!r}.")
     return tuple(name.strip() for name in names)
+
+
+def _columns(value: Any) -> tuple[int, ...]:
+    cells = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    try:
+        numbers = tuple(int(str(cell)) for cell in cells)
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 2:
+        raise InputError(f"tags expects numbers of columns, counted from 1, the token's, such as 2,3; got {value!r}.")
+    return numbers
 
 
 def _number(key: str, value: Any, low: float, what: str) -> float | Auto:

@@ -51,7 +51,7 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
     train, test = make_scenes()
     listener.say(f"scenes of 1 to {SLOTS} of scikit-learn's 8x8 digits, each digit about half as frequent as the last")
     listener.say(describe(train, 0))
-    features = Features.fit(train)
+    features, X = Features.fit_transform(train)
     targets = train.targets.toarray()
     training = Training(train, None, test, Columns(label_format="matrix"), {}, [])
     runs: dict[str, Run] = {}
@@ -59,7 +59,7 @@ def run_demo(out: str | None, listener: Listener) -> Shown:
     for name, config in RIVALS.items():
         listener.say(f"{name}:")
         learner = plan(config, training, features, targets)
-        fitted = fit(config, training, features, targets, learner, listener)
+        fitted = fit(config, training, features, X, targets, learner, listener)
         runs[name] = fitted.run
         on_test = fitted.run.evaluate_examples(test)
         metrics[name] = on_test.metrics

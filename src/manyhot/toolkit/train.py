@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from manyhot.labels import cardinality_range, label_counts
+from manyhot.labels import label_counts
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
     TRIED,
@@ -39,6 +39,7 @@ from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.read.data import files_of
 from manyhot.toolkit.read.inputs import Training, read
+from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find
 from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.runs.evaluate import Aligned, align
@@ -52,11 +53,13 @@ SAMPLE = 16
 class Listener:
     """What hears of progress; the command prints it, tests and Python callers may ignore it.
 
+    `on_columns` hears what each column is used as, or why it is not.
     `progress` hears what is being fitted, about which share of the training is done, and the mean loss.
     """
 
     say: Callable[[str], None] = lambda text: None
     warn: Callable[[str], None] = lambda text: None
+    on_columns: Callable[[list[Use]], None] = lambda uses: None
     on_step: Callable[[Step], None] = lambda step: None
     progress: Callable[[str, float, float], None] = lambda what, share, value: None
 
@@ -107,8 +110,8 @@ def train(
         return None
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
-        training, features, targets, learner = _planned(config, listener)
-        fitted = fit(config, training, features, targets, learner, listener, checkpoint)
+        training, features, X, targets, learner = _planned(config, listener)
+        fitted = fit(config, training, features, X, targets, learner, listener, checkpoint)
         run = fitted.run
         metrics: dict[str, Any] = {
             "valid" if training.valid else "cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured
@@ -187,25 +190,28 @@ def files_named(config: Config, say: Callable[[str], None] = lambda text: None) 
 
 def _planned(
     config: Config, listener: Listener, *, sample: bool = False
-) -> tuple[Training, Features, np.ndarray, Learner]:
+) -> tuple[Training, Features, DesignMatrix, np.ndarray, Learner]:
     training, encoder = read(config), read_encoder(config, listener.say)
+    listener.on_columns(training.uses)
     for sentence in training.said:
         listener.say(sentence)
+    for sentence in training.warned:
+        listener.warn(sentence)
     rows = training.train
     if encoder is None:
-        features = Features.fit(rows)
+        features, X = Features.fit_transform(rows)
     elif config.fine_tune:
-        features = Features.fit(rows, encoder.tokens)
+        features, X = Features.fit_transform(rows, encoder.tokens)
     else:
         if sample:  # a plan needs no more, and numbers of all texts may take hours
             rows = rows.taken(np.arange(min(rows.rows, SAMPLE)))
         elif rows.texts is not None:
             embed(encoder, rows.texts, listener)
-        features = Features.fit(rows, encoder, words=config.words)
-    targets = training.train.targets.toarray()
+        features, X = Features.fit_transform(rows, encoder, words=config.words)
+    targets = training.train.dense_targets()
     learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
-    return training, features, targets, learner
+    return training, features, X, targets, learner
 
 
 def embed(encoder: Encoder, texts: list[str], listener: Listener) -> None:
@@ -224,7 +230,7 @@ def plan(
     Raises:
         InputError: a device that is not there, or more memory than is free.
     """
-    loss, score = loss_of(config.loss, targets), score_by(cardinality_range(training.train.targets))
+    loss, score = loss_of(config.loss, targets), score_by(training.train.cardinality())
     size = 0 if config.fine_tune else features.size
     return learner_for(config, training.train.rows, size, targets.shape[1], loss, score, encoder)
 
@@ -233,14 +239,14 @@ def fit(
     config: Config,
     training: Training,
     features: Features,
+    X: DesignMatrix,
     targets: np.ndarray,
     learner: Learner,
     listener: Listener,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
-    X = features.transform(training.train)
-    cardinality, counts = cardinality_range(training.train.targets), label_counts(training.train.targets)
+    cardinality, counts = training.train.cardinality(), label_counts(training.train.targets)
     multiclass = config.task == "multiclass"
     steps: list[Step] = []
 
@@ -272,31 +278,33 @@ def fit(
     )
     name = fit_name(step.C, "all rows")
     curve = Curve(
-        checkpoint.steps(name),
+        checkpoint,
         lambda n, of, loss, _: listener.progress(name, folds_share + (1 - folds_share) * n / of, loss),
     )
-    model = learner.fit(
+    outcome = learner.fit(
         X,
         torch.from_numpy(targets),
         C=step.C,
         start=choice.start,
-        rough=False,
         groups=training.train.groups,
-        steps=curve,
+        fits=curve,
+        name=name,
         progress=curve.progress,
     )
+    at_limit = choice.at_limit + int(outcome.at_limit)
+    counts_of_fits = {"fits": len(folds) * len(steps) + 1, "at_limit": at_limit} if learner.penalised else {}
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
     by = np.asarray(step.offset, dtype=np.float32) - np.float32(step.tau) * prior_logits(targets, multiclass)
     run = Run(
         features=features,
-        model=model.shifted(by),
+        model=outcome.model.shifted(by),
         columns=training.columns,
         label_names=training.train.label_names,
         train_counts=counts,
         cardinality=cardinality,
         calibration=calibrated.calibration,
         drop_unlabelled=config.drop_unlabelled,
-        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset, **learner.info},
+        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits,
         task=config.task,
     )
     return Fitted(run, choice, steps, calibrated, curve)
@@ -323,10 +331,11 @@ def folds_of(
     """Hold out the rows of --valid, or else each third of the training rows once."""
     if training.valid is None:
         return make_folds(X, targets, seed, training.train.groups)
-    held = align(training.valid.targets, training.valid.label_names, training.train.label_names)
-    X_held, targets_held, rows_held = features.transform(training.valid), held.known, None
-    if multiclass and held.unknown_names:
-        # A row of an unknown class has no class to compare with.
+    valid = training.valid
+    held = align(valid.targets, valid.label_names, training.train.label_names, valid.unknown)
+    X_held, targets_held, rows_held = features.transform(training.valid), held.targets, None
+    if multiclass and held.unseen_names:
+        # A row of an unseen class has no class to compare with.
         known = targets_held.any(1)
         if not known.any():
             raise InputError(

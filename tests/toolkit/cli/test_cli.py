@@ -126,8 +126,46 @@ def test_demo_prints_one_object(monkeypatch):
 def test_a_dry_run_prints_one_object():
     table()
     before = files()
-    assert as_json("train d.csv --dry-run") == {"dry_run": True}
+    value = as_json("train d.csv --dry-run")
+    assert value["dry_run"] is True
+    assert {use["column"]: use["role"] for use in value["columns"]}["labels"] == "label"
     assert files() == before
+
+
+def test_a_dry_run_prints_a_row_a_column():
+    frame = table()
+    stdout, _ = call("train d.csv --dry-run")
+    rows = [line.split() for line in stdout.splitlines()]
+    assert rows[0] == ["column", "used", "as"]
+    assert [row[0] for row in rows[1:]] == frame.columns
+    assert ["labels", "label", "separated"] in [row[:3] for row in rows]
+
+
+def test_an_encoding_is_of_every_file_and_has_to_be_one():
+    frame = table("e.parquet").with_columns(pl.col("labels").list.join("|"), pl.lit("é").alias("sign"))
+    text = frame.write_csv()
+    Path("e.csv").write_bytes(text.encode("windows-1252"))
+    assert "--encoding windows-1252" in bad("train e.csv")
+    _, stderr = call(f"train e.csv --encoding windows-1252 --test e.csv {FAST} --out run")
+    assert "saved run" in stderr
+    assert "--encoding windows-1252" in bad("evaluate run e.csv")
+    call("evaluate run e.csv --encoding windows-1252")
+    call("predict run e.csv -o out.csv --encoding windows-1252 --keep sign")
+    assert pl.read_csv("out.csv")["sign"].unique().to_list() == ["é"]
+    assert "expected an encoding such as windows-1252" in bad("train e.csv --encoding nonsense")
+    assert "expected an encoding such as windows-1252" in bad("evaluate run e.csv --encoding base64")
+    assert "expected a text file with --encoding" in bad("train e.parquet --encoding gb18030")
+
+
+def test_rows_of_one_text_are_joined():
+    frame = table()
+    frame.explode("labels").write_csv("rows.csv")
+    _, stderr = call(f"train rows.csv {FAST} --out one")
+    assert "warning: " in stderr
+    assert "--join joins them" in stderr
+    _, stderr = call(f"train rows.csv --join {FAST} --out run")
+    assert "joined: " in stderr
+    assert manyhot.load_run("run").columns.join
 
 
 def test_json_has_nothing_in_it_that_markup_or_encoding_changes(run):

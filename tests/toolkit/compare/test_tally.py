@@ -7,11 +7,12 @@ import pytest
 
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.disk.checkpoint import Checkpoint
+from manyhot.toolkit.models.linear import shared
 
 
 @pytest.fixture
 def tally(tmp_path):
-    return Tally(Checkpoint(tmp_path), "bce, ", PeakMemory())
+    return Tally(Checkpoint(tmp_path), "test", "bce", PeakMemory())
 
 
 def fit(tally, name, seconds):
@@ -39,10 +40,22 @@ def test_a_fit_that_is_found_costs_what_it_took_when_it_was_made(tally):
 
 def test_fits_of_other_losses_are_others(tally):
     fit(tally, "C 1", 0)
-    other = Tally(tally.fits, "zlpr, ", tally.memory)
+    other = Tally(tally.fits, "test", "zlpr", tally.memory)
     assert other.finished("C 1") is None
-    tally.fits.forget("bce, ")
+    tally.fits.forget(tally.name(""))
     assert tally.finished("C 1") is None
+
+
+def test_what_losses_share_is_made_once_and_costs_each(tally):
+    fit(tally, shared("C 1"), 0.05)
+    other = Tally(tally.fits, "test", "zlpr", tally.memory)
+    fit(other, shared("C 1"), 9)
+    fit(other, "C 1", 0.02)
+    assert other.shared == pytest.approx(tally.seconds)
+    assert other.now >= 0.02
+    assert other.seconds == pytest.approx(other.shared + other.now)
+    tally.fits.forget(tally.name(""))
+    assert other.finished(shared("C 1")) is not None
 
 
 def test_the_peak_is_that_of_memory_that_is_free_again():

@@ -23,7 +23,7 @@ from manyhot.toolkit.disk import checkpoint as module
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import RUN, partial_of
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.models import linear, mlp
+from manyhot.toolkit.models import mlp, products
 from manyhot.toolkit.train import Listener, train
 
 KINDS = {"L-BFGS": {"max_iter": 50}, "AdamW": {}, "mlp": {"model": "mlp"}}
@@ -61,7 +61,7 @@ def of_kind(kind, monkeypatch, **options):
 def count_steps(monkeypatch):
     """Count the products with weights that trainings make from now on."""
     steps = []
-    for owner, name in ((linear._Product, "__call__"), (mlp.Mlp, "forward")):
+    for owner, name in ((products.Product, "__call__"), (mlp.Mlp, "forward")):
         method = getattr(owner, name)
 
         def counted(*arguments, original=method, **options):

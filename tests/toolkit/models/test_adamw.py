@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from manyhot import stratified_split
-from manyhot.toolkit.disk.fits import Unsaved
+from manyhot.toolkit.disk.fits import UNSAVED, Unsaved
 from manyhot.toolkit.models import adamw as module
-from manyhot.toolkit.models.adamw import Schedule, descend, epoch_seed, fit_stopped_early
+from manyhot.toolkit.models.adamw import Schedule, descend, epoch_seed, fit_stopped_early, of_like_length
 from manyhot.toolkit.models.mlp import plan_mlp
 from manyhot.toolkit.models.model import Curve, unheard
 
@@ -189,7 +189,10 @@ def test_where_it_is_interrupted_changes_no_bit():
 
 def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
     class Rarely(Recorded):
-        """Keeps every third state alone, as a checkpoint that is not yet due."""
+        """Keeps every third state alone, as a checkpoint that is not yet due; of one fit."""
+
+        def steps(self, fit):
+            return self
 
         asked = 0
 
@@ -200,7 +203,7 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
 
     said = []
     whole = Curve(Rarely(), lambda *step: said.append(step))
-    fitted(whole, progress=whole.progress)
+    fitted(whole.steps("fit"), progress=whole.progress)
     assert whole.losses == [loss for _, _, loss, _ in said]
     assert whole.scores == [score for *_, score in said]
     held = [score for score in whole.scores if score is not None]
@@ -210,9 +213,9 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
         broken = Rarely(saves)
         curve = Curve(broken, unheard)
         with pytest.raises(KeyboardInterrupt):
-            fitted(curve, progress=curve.progress)
+            fitted(curve.steps("fit"), progress=curve.progress)
         curve = Curve(Rarely(state=broken.state), unheard)
-        fitted(curve, progress=curve.progress)
+        fitted(curve.steps("fit"), progress=curve.progress)
         assert (curve.losses, curve.scores) == (whole.losses, whole.scores), saves
 
 
@@ -238,5 +241,38 @@ def test_rows_of_a_group_are_on_one_side_of_the_tenth(monkeypatch):
     assert all(len(set(split[groups == g])) == 1 for g in range(12))
     X = np.zeros((60, 2), dtype=np.float32)
     learner = plan_mlp(60, 2, 3, loss=lambda s, t: (s * 0).sum(), score=lambda s, t: 0.0)
-    learner.fit(X, targets, groups=groups, steps=Unsaved(), progress=unheard)
+    learner.fit(X, targets, groups=groups, fits=Unsaved(), progress=unheard)
     np.testing.assert_array_equal(seen[-1], groups)
+
+
+def test_a_score_that_is_still_0_does_not_stop_and_one_that_falls_does() -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+
+    def epochs_made(scores: list[float]) -> int:
+        left = iter(scores)
+        heard = descend(
+            {"w": parameter},
+            4,
+            lambda rows, random: (parameter - 1).square().sum(),
+            Schedule(batch=2, epochs=8, rate=1e-3, patience=2),
+            seed=0,
+            steps=UNSAVED,
+            progress=unheard,
+            held=lambda: next(left),
+        )
+        return len(heard)
+
+    assert epochs_made([0.0] * 8) == 8
+    assert epochs_made([0.0, 0.0, 0.0, 0.5, 0.4, 0.4, 0.4, 0.4]) == 6
+    assert epochs_made([0.5, 0.4, 0.4, 0.4]) == 3
+
+
+def test_batches_of_like_length_have_every_row_once_and_bounded_sizes() -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 200)
+    batches = of_like_length(lengths, lambda length: max(200 // length, 1), torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(200))
+    spread = [int(lengths[b].max() - lengths[b].min()) for b in batches]
+    assert max(spread) < 20
+    assert all(len(b) == 1 or len(b) * int(lengths[b].max()) <= 200 for b in batches)
+    again = of_like_length(lengths, lambda length: max(200 // length, 1), torch.Generator().manual_seed(0))
+    assert all(a.equal(b) for a, b in zip(batches, again, strict=True))

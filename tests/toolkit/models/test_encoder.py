@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import encoder as bench
+import tiny_bert
 from interrupted import Killed, contents, killed
 from manyhot import load_run
 from manyhot.toolkit.compare.compare import compare
@@ -32,33 +33,13 @@ from tiny_texts import KINDS, texts_and_sets
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not here")
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "and", *" ".join(KINDS.values()).split()]
+WORDS = [*tiny_bert.SPECIAL, "and", *" ".join(KINDS.values()).split()]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Save a BERT of one layer with a word-level tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("encoder") / "tiny-bert"
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = [("[CLS]", 2), ("[SEP]", 3)]
-    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = BertModel(
-            BertConfig(
-                vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                intermediate_size=32, max_position_embeddings=14,
-            )
-        )  # fmt: skip
-        network.embeddings.word_embeddings.weight.data.mul_(20)
-    network.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_bert.save(tmp_path_factory.mktemp("encoder") / "tiny-bert", WORDS[len(tiny_bert.SPECIAL) :])
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Texts and numbers to the matrix: every block against scikit-learn or NumPy called directly."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import features as module
-from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.features import Features, TextBlock, token_pattern
+from manyhot.toolkit.models.term_counts import count_terms, most_frequent
 from manyhot.toolkit.read.examples import Examples
 
 WORDS = "red fox blue bird green tree runs sings grows under over the a of and with small large very old".split()
@@ -35,8 +37,10 @@ def of_numbers(numbers, texts=None):
 
 
 def fitted(examples):
-    found = Features.fit(examples)
-    return found, found.transform(examples)
+    found, X = Features.fit_transform(examples)
+    again = found.transform(examples)
+    np.testing.assert_array_equal(dense(X), dense(again))
+    return found, X
 
 
 def dense(X: Any) -> np.ndarray:
@@ -76,6 +80,56 @@ def test_both_sides_of_few_rows_are_exercised():
 def test_single_letters_and_digits_are_words():
     found = Features.fit(of_texts(["a 7 b", "c 8 a"]))
     assert found.blocks[0].terms == ["7", "8", "a", "b", "c"]
+
+
+# Each word holds marks, which `\\w` does not.
+MARKED = {
+    "Devanagari": ["मुस्कान", "सेवा", "सब्ज़ी", "क़ीमत"],
+    "Bengali": ["বাংলা", "ভাষা"],
+    "Tamil": ["தமிழ்", "மொழி"],
+    "Arabic": ["مَكْتَب", "كِتاب"],
+    "Persian with a joiner": ["می\u200cخواهم", "کتاب\u200cها"],
+    "Hebrew": ["שָׁלוֹם", "עוֹלָם"],
+    "Sinhala": ["සිංහල", "ශ්\u200dරී"],
+    "decomposed Latin": ["nai\u0308ve", "cafe\u0301"],
+    "Thai among words": ["ดี", "ไทยดี"],
+    "emoji": ["👍", "❤", "🇩🇪", "🇫🇷"],
+    "letters, digits and underscores": ["one", "x_1", "2"],
+}
+
+
+@pytest.mark.parametrize("words", MARKED.values(), ids=MARKED)
+def test_words_of_every_script_are_whole(words):
+    assert re.findall(token_pattern(), " ".join(words)) == words
+    assert re.findall(token_pattern(), ",".join(reversed(words))) == words[::-1]
+
+
+def test_words_are_those_of_before_where_there_are_no_marks_and_no_emoji():
+    text = "It's 3.5 naïve cafés, x_1: 东京 Москва don't e-mail a@b.c — ok… λόγος √2 ½"
+    assert re.findall(token_pattern(), text) == re.findall(r"(?u)\b\w+\b", text)
+
+
+def test_emoji_are_words_without_colour_and_style():
+    assert re.findall(token_pattern(), "ok👍🏽👍 ❤️‍🔥 👨‍👩‍👧") == ["ok", "👍", "👍", "❤", "🔥", "👨", "👩", "👧"]
+
+
+def test_different_words_of_one_script_have_different_features():
+    # Cut at their vowel signs, all four are the letters म and न.
+    texts = ["मन मन", "मान मान", "मौन मौन", "मीन मीन"] * 2
+    features = Features.fit(of_texts(texts)).transform(of_texts(texts)).toarray()
+    assert len(np.unique(features, axis=0)) == 4
+
+
+def test_runs_fitted_before_keep_their_pattern():
+    texts = ["मान नाम", "मान नाम"]
+    kind = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 1), "sublinear_tf": True}
+    terms, counts = most_frequent(*count_terms(texts, [kind])[0], 1, 100)
+    old = TextBlock.fit(counts, terms, kind, 1.0)
+    state, arrays = Features(blocks=[old]).state()
+    restored = Features.from_state(json.loads(json.dumps(state)), arrays)
+    assert restored.blocks[0].terms == ["न", "म"]
+    rows = of_texts(texts)
+    np.testing.assert_array_equal(dense(restored.transform(rows)), dense(Features(blocks=[old]).transform(rows)))
 
 
 @pytest.mark.parametrize("texts", [CHINESE, JAPANESE, THAI], ids=["Chinese", "Japanese", "Thai"])

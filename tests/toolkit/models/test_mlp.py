@@ -108,10 +108,10 @@ def test_what_is_drawn_has_the_same_size_whatever_the_length_of_a_row(layout, sc
     assert all(tensor.requires_grad for tensor in net.parameters().values())
 
 
-def fitted(X, targets, seed=0, steps=None):
+def fitted(X, targets, seed=0, fits=None):
     score = score_by(cardinality_range(targets))
     learner = plan_mlp(X.shape[0], X.shape[1], targets.shape[1], loss=zlpr, score=score, seed=seed)
-    return learner.fit(X, torch.from_numpy(targets), steps=steps or Unsaved(), progress=unheard)
+    return learner.fit(X, torch.from_numpy(targets), fits=fits or Unsaved(), progress=unheard).model
 
 
 @pytest.mark.parametrize("layout", ["sparse", "dense"])

@@ -111,14 +111,19 @@ TRAINING = {
         (
             {"d.csv": b"text,p,q,r\na b,1,,0\nc d,0,,1\n"},
             "d.csv --labels p,q,r",
-            "d.csv, row 1, column 'q': expected 0 or 1, got an empty cell; correct the cell, or leave",
+            "d.csv, column 'q': expected 0 and 1 in some rows, got none that is known; name the label columns without",
         ),
         (
-            {"d.csv": b"text,p,q\na b,1,0\nc d,0,\n"},
+            {"d.csv": b"text,p,q,r\na b,1,,0\nc d,,1,1\ne f,1,,0\n"},
             None,
-            "d.csv, row 2, column 'q': expected 0 or 1, got an empty cell",
+            "d.csv: expected 0 where a label does not apply, got nothing but 1 and unknown cells in p, q; an empty",
         ),
-        ({"d.arff": ARFF + b"1,?,3\n"}, None, "d.arff, line 6, attribute 'z': expected 0 or 1, got ?"),
+        (
+            {"d.csv": b"text,p,q\na b,,NaN\nc d,?,n/a\n"},
+            "d.csv --labels p,q",
+            "d.csv: expected rows with known labels, got none; name other label columns: --labels COLUMN,COLUMN",
+        ),
+        ({"d.arff": ARFF + b"1,?,3\n0,?,2\n"}, None, "d.arff, column 'z': expected 0 and 1 in some rows, got none"),
     ],
     "NaN or infinite features": [
         (
@@ -212,7 +217,11 @@ TRAINING = {
         ),
     ],
     "non-UTF-8 text": [
-        ({name: content + b"\xe9\n"}, None, f"{name}, line {line}: expected UTF-8 text, got the byte 0xe9; save it as")
+        (
+            {name: content + b"\xe9\n"},
+            None,
+            f"{name}, line {line}: expected UTF-8 text, got the byte 0xe9; say how it is",
+        )
         for name, content, line in (
             ("d.csv", b"text,labels\na b,x\nc d,", 3),
             ("d.tsv", b"text\tlabels\na b\tx\nc d\t", 3),

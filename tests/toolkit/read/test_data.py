@@ -14,6 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.data import Matrix, files_of, read_file, read_label_names
 from manyhot.toolkit.read.formats.delimited import records
 
@@ -125,6 +126,68 @@ def test_csv_with_another_separator_in_its_header(tmp_path, mark):
     assert frame_of(write(tmp_path / "b.csv", f"a{mark}b,c\n1,2\n")).columns == [f"a{mark}b", "c"]
 
 
+@pytest.mark.parametrize("first", ["sep=;\n", "SEP=;\r\n", '"sep=;"\n', "sep=;;;\n"])
+@pytest.mark.parametrize("rows", ["1;2,5|x\n", '"1";"2,5|x"\n', '1;"2,5|x"\n3;a"b\n'])
+def test_the_first_line_that_excel_writes_says_the_separator(tmp_path, first, rows):
+    plain = tmp_path / "plain.csv"
+    plain.write_text(f"a;b\n{rows}", newline="")
+    told = tmp_path / "told.csv"
+    told.write_text(f"{first}a;b\n{rows}", newline="")
+    assert read_file(told).equals(read_file(plain))
+    assert pl.concat(batch.raw for batch in read_batches(told, size=1)).equals(read_file(plain))
+    assert read_file(told, header=False).equals(read_file(plain, header=False))
+
+
+def test_the_separator_of_the_first_line_may_be_any_and_lines_keep_their_numbers(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=|\na|b\n1,2|3\n")
+    assert read_file(path).rows() == [("1,2", "3")]
+    path.write_text("sep=|\na|b\n1|2\n3\n")
+    with pytest.raises(InputError, match="line 4: expected 2 fields"):
+        read_file(path)
+    path.write_text("sep=ab,c\n1,2\n")  # a name like any other
+    assert read_file(path).columns == ["sep=ab", "c"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl", "arff"])
+@pytest.mark.parametrize("encoding", ["windows-1252", "utf-16", "utf-16-le", "utf-32", "gb18030", "utf-8", "utf-8-sig"])
+def test_text_in_another_encoding(tmp_path, ending, encoding):
+    text = {
+        "csv": "a,b\n1,é\n2,ü\n",
+        "jsonl": '{"a": "1", "b": "é"}\n{"a": "2", "b": "ü"}\n',
+        "arff": "@relation r\n@attribute a numeric\n@attribute b string\n@data\n1,é\n2,ü\n",
+    }[ending.split(".")[0]]
+    path = tmp_path / f"a.{ending}"
+    data = text.encode(encoding)
+    path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    raws = [read_file(path, encoding=encoding)]
+    if encoding in ("utf-16", "utf-32", "utf-8", "utf-8-sig"):  # their mark says it
+        raws.append(read_file(path))
+    raws.append(next(iter(read_batches(path, encoding=encoding))).raw)
+    for raw in raws:
+        column = raw["b"] if isinstance(raw, pl.DataFrame) else raw.words["b"]
+        assert column.to_list() == ["é", "ü"]
+
+
+def test_the_size_of_blocks_changes_nothing_in_another_encoding(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + "".join(f"{i},é{i}😀\n" for i in range(3000)), encoding="utf-16")
+    whole = read_file(path)
+    for size in (1, 7, 4096):
+        assert pl.concat(batch.raw for batch in read_batches(path, size=size)).equals(whole)
+    assert whole["b"][2999] == "é2999😀"
+
+
+def test_text_that_is_not_in_the_encoding_said(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a,b\n1,x\n2,\x81\n")
+    with pytest.raises(InputError, match=r"a.csv, line 3: expected windows-1252 text, got .*name another --enc"):
+        read_file(path, encoding="windows-1252")
+    path.write_bytes("a,b\n1,é\n".encode("utf-16")[:-1])
+    with pytest.raises(InputError, match=r"expected utf-16 text, got something else"):
+        read_file(path)
+
+
 def test_without_a_header_columns_are_numbered(tmp_path):
     for name, mark in (("a.csv", ","), ("a.tsv", "\t"), ("b.csv", ";")):
         path = write(tmp_path / name, f"x{mark}1{mark}007\n{mark}2{mark}\n")
@@ -193,9 +256,11 @@ def test_the_limit_of_the_standard_reader_is_put_back_when_a_reader_is_left_alon
         (b"\xef\xbb\xbf", r"expected text, got an empty file"),
         (
             b"a,b\n1,2\ncaf\xe9,3\n",
-            r"line 3: expected UTF-8 text, got the byte 0xe9; save it as UTF-8 \(iconv -f LATIN1",
+            r"line 3: expected UTF-8 text, got the byte 0xe9; say how it is written, such as --encoding windows-1252",
         ),
-        ("a,b\n1,2\n".encode("utf-16"), r"line 1: expected UTF-8 text, got the byte 0xf[ef]; .*iconv -f UTF-16"),
+        ("a,b\n1,2\n".encode("utf-16-le"), r"line 1: expected UTF-8 text, got NUL bytes; .*--encoding utf-16-le"),
+        ("a,b\n1,2\n".encode("utf-16-be"), r"line 1: expected UTF-8 text, got NUL bytes; .*--encoding utf-16-be"),
+        ("sep=;\n", r"expected rows of data, got none"),
     ],
 )
 def test_bad_csv(tmp_path, content, expected):
@@ -417,7 +482,7 @@ def changed(matrix, row, column, value):
         ),
         ({"x": changed(X, 1, 1, -np.inf)}, r"set\.X\.npz, row 2, column 2: .*got -inf"),
         ({"y": changed(Y, 1, 2, 2)}, r"set\.Y\.npz, row 2, column 3: expected 0 or 1, got 2; correct the value"),
-        ({"y": changed(Y, 1, 0, -1)}, r"set\.Y\.npz, row 2, column 1: expected 0 or 1, got -1"),
+        ({"y": changed(Y, 1, 0, -2)}, r"set\.Y\.npz, row 2, column 1: expected 0 or 1, got -2"),
         ({"y": Y[:2]}, r"set\.Y\.npz: expected 3 rows as in set\.X\.npz, got 2; write both from the same rows"),
         (
             {"labels": "a\nb\n"},

@@ -48,7 +48,7 @@ def test_rows_go_to_the_parts_that_a_column_says():
     assert training.said[:4] == [
         "text: t",
         "labels: tags (separated by '|', 4 labels)",
-        "not used: doc",
+        "not used: doc: 3 different values, taken for codes; --text t,doc adds it",
         "rows by part: 3 train, 1 valid, 2 test",
     ]
 

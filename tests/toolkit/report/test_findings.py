@@ -172,7 +172,7 @@ def test_a_step_whose_loss_is_infinite_is_a_gap_in_the_curve(trained, tmp_path, 
         original(self, step, of, math.inf if len(calls) == 2 else loss, score)
 
     monkeypatch.setattr(Curve, "progress", progress)
-    train(Config(data=str(trained[0] / "d.jsonl"), C=2.0, out=str(tmp_path / "run")))
+    train(Config(data=str(trained[0] / "d.jsonl"), loss="focal", C=2.0, out=str(tmp_path / "run")))
     losses = json.loads((tmp_path / "run" / "findings.json").read_bytes())["curve"]["losses"]
     assert losses == [calls[0], None, *calls[2:]]
     assert f"The loss goes from {calls[0]:.4f} to {calls[-1]:.4f} in" in (tmp_path / "run/report.html").read_text()

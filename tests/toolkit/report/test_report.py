@@ -287,7 +287,7 @@ def test_bars_above_the_last_are_added_to_it():
 
 
 def test_the_last_fit_is_drawn_with_what_stopped_it(findings):
-    assert "penalty included, at each evaluation of it" in text_of(render_run(findings))
+    assert "penalty included, after each iteration" in text_of(render_run(findings))
     stopped = findings | {
         "chosen": {name: value for name, value in findings["chosen"].items() if name != "solver"},
         "curve": {"losses": [3.0, 2.0, 1.0, 2.5, 1.5], "scores": [0.5, 0.8, 0.7, None, None]},

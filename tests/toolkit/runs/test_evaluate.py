@@ -21,9 +21,9 @@ def measured(targets, names, counts=(10, 3), cardinality=ANY):
 def test_columns_are_put_in_the_order_of_training():
     targets = np.array([[1, 0, 1], [0, 1, 0]])
     aligned = align(sp.csr_array(targets), ["c", "a", "b"], ["a", "b", "c", "d"])
-    np.testing.assert_array_equal(aligned.known, [[False, True, True, False], [True, False, False, False]])
-    assert aligned.unknown.shape == (2, 0)
-    assert aligned.unknown_names == []
+    np.testing.assert_array_equal(aligned.targets, [[False, True, True, False], [True, False, False, False]])
+    assert aligned.unseen.shape == (2, 0)
+    assert aligned.unseen_names == []
     assert aligned.warning() is None
 
 
@@ -31,31 +31,31 @@ def test_columns_are_put_in_the_order_of_training():
 def test_unknown_labels_are_kept_apart(layout):
     targets = layout(np.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 0, 0, 0]]))
     aligned = align(targets, ["x", "unused", "a", "y"], ["a", "b"])
-    np.testing.assert_array_equal(aligned.known, [[True, False], [True, False], [False, False]])
-    np.testing.assert_array_equal(aligned.unknown, [[True, True], [False, False], [True, False]])
-    assert aligned.unknown_names == ["x", "y"]
+    np.testing.assert_array_equal(aligned.targets, [[True, False], [True, False], [False, False]])
+    np.testing.assert_array_equal(aligned.unseen, [[True, True], [False, False], [True, False]])
+    assert aligned.unseen_names == ["x", "y"]
 
 
 def test_stored_zeros_are_no_labels():
     cells = sp.csr_array((np.array([1, 0, 0]), ([0, 0, 1], [0, 1, 2])), shape=(2, 3))
     assert cells.nnz == 3
     aligned = align(cells, ["a", "b", "x"], ["a", "b"])
-    np.testing.assert_array_equal(aligned.known, [[True, False], [False, False]])
-    assert aligned.unknown_names == []
+    np.testing.assert_array_equal(aligned.targets, [[True, False], [False, False]])
+    assert aligned.unseen_names == []
 
 
 def test_known_labels_alone_are_measured_as_they_are():
     targets = [[0, 1], [1, 0], [1, 1], [0, 0]]
     metrics, aligned = measured(targets, ["b", "a"])
     preds = LOGITS > 0
-    assert metrics == multilabel_metrics(preds, aligned.known, LOGITS, train_counts=[10, 3])
+    assert metrics == multilabel_metrics(preds, aligned.targets, LOGITS, train_counts=[10, 3])
     assert metrics["micro_f1"] == metrics["macro_f1"] == metrics["exact_match"] == 1
 
 
 def test_unknown_labels_are_misses_in_every_number():
     # Row 0 is a x, row 1 is b, row 2 is a x y, row 3 is nothing.
     metrics, aligned = measured([[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], ["a", "b", "x", "y"])
-    assert aligned.unknown_names == ["x", "y"]
+    assert aligned.unseen_names == ["x", "y"]
     # True positives a a b; false positive b in row 2; false negatives x x y.
     assert metrics["micro_f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 3))
     # a 1, b 2*1/(2+1), x 0, y 0

@@ -14,10 +14,12 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+import manyhot
 from manyhot import load_run
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.data import Matrix
+from manyhot.toolkit.runs.given import targets_of
 from manyhot.toolkit.runs.predict import read_for
 from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
@@ -173,6 +175,98 @@ def test_texts_in_every_form_give_the_same_logits(text_run, tmp_path):
     assert load_run(path).predict(texts[:1]) == [run.predict(texts)[0]]
 
 
+def test_rows_of_texts_come_in_every_form(text_run):
+    _, run = text_run
+    texts, _ = texts_and_sets(9, seed=1)
+    expected = run.predict_logits(texts)
+    for data in (
+        tuple(texts),
+        np.array(texts),
+        np.array(texts, dtype=object),
+        pl.Series(texts),
+        pl.Series(texts, dtype=pl.Categorical),
+        pd.Series(texts),
+        pd.Series(texts, dtype="string", index=range(9, 18)),
+        pd.Series(texts, dtype="category"),
+        [np.str_(text) for text in texts],
+    ):
+        np.testing.assert_array_equal(run.predict_logits(data), expected)
+        np.testing.assert_array_equal(run.logits(data), expected)
+    np.testing.assert_array_equal(run.logits(texts[0]), expected[:1])
+    assert run.predict(texts[0]) == run.predict(texts)[:1]
+    assert run.predict(np.str_(texts[0])) == run.predict(texts)[:1]
+    # A missing one is an empty text.
+    empty = run.logits([texts[0], ""])
+    for data in (pl.Series([texts[0], None]), pd.Series([texts[0], None]), pd.Series([texts[0], np.nan])):
+        np.testing.assert_array_equal(run.logits(data), empty)
+    np.testing.assert_array_equal(run.logits(pd.Series([texts[0], pd.NA], dtype="string")), empty)
+    assert run.predict(pl.Series([], dtype=pl.String)) == run.predict(pd.Series([], dtype=str)) == []
+    assert "trained on text" in refused(run.predict, pl.Series([1.5, 2]))
+    assert "trained on text" in refused(run.predict, [texts[0], None])
+
+
+def test_the_best_labels_as_a_table(text_run):
+    _, run = text_run
+    texts, _ = texts_and_sets(7, seed=1)
+    probs, logits, sets = run.probs(texts), run.logits(texts), run.predict(texts)
+    table = run.top(texts, 3)
+    assert table.columns == ["row", "rank", "label", "prob", "score", "predicted"]
+    assert table["row"].to_list() == [row for row in range(7) for _ in range(3)]
+    assert table["rank"].to_list() == [1, 2, 3] * 7
+    for row, rank, label, prob, score, predicted in table.rows():
+        column = run.label_names.index(label)
+        assert (prob, score) == (probs[row, column], logits[row, column])
+        assert predicted == (label in sets[row])
+        assert np.sort(probs[row])[-rank] == prob
+    assert run.top(texts[0], 99).height == len(run.label_names)
+    assert set(run.top(texts, 99).filter("predicted").group_by("row").len()["row"]) == {
+        row for row, labels in enumerate(sets) if labels
+    }
+    assert run.top([], 2).height == 0
+    for k in (0, -1, 1.5):
+        assert refused(run.top, texts, k) == f"top expects at least 1 label a row; got {k}."
+
+
+def test_a_run_says_what_it_is(text_run, number_run, matrix_run):
+    names = ", ".join(text_run[1].label_names)
+    assert repr(text_run[1]).startswith(f"<Run: 4 labels ({names}), 1 to ")
+    assert "a row, from texts (text); zlpr on " in repr(text_run[1])
+    assert "from features (x0, x1, x2, x3); zlpr on 4 numbers, standardised>" in repr(number_run[1])
+    assert "3 labels (y0, y1, y2), 0 to 3 a row, from 4 features; zlpr" in repr(matrix_run[1])
+
+
+def test_targets_come_in_every_form(text_run):
+    _, run = text_run
+    texts, sets = texts_and_sets(25, seed=2)
+    expected = run.evaluate(texts, sets)
+    targets = np.array([[name in labels for name in run.label_names] for labels in sets])
+    ids = manyhot.IndexTargets([np.flatnonzero(row).tolist() for row in targets])
+    for given in (
+        tuple(tuple(labels) for labels in sets),
+        pl.Series(sets),
+        pd.Series(sets),
+        pd.Series([np.array(labels, dtype=object) for labels in sets]),
+        ids,
+        torch.from_numpy(targets).float().to_sparse(),
+        torch.from_numpy(targets).bfloat16(),
+        sp.coo_matrix(targets),
+        pd.DataFrame(targets.astype(int)),
+    ):
+        assert run.evaluate(texts, given) == expected
+    assert run.evaluate(texts, np.array(["animal"] * 25)) == run.evaluate(texts, [["animal"]] * 25)
+    for value in (0.5, 7):
+        bad = targets.astype(float)
+        bad[3, 1] = value
+        for form in (bad, sp.csr_array(bad), bad.tolist()):
+            assert f"got {value}" in refused(run.evaluate, texts, form).replace(".0.", ".")
+    # What is masked is unknown.
+    given = targets_of(targets, 4, mask=np.arange(100).reshape(25, 4) != 5)
+    assert np.isnan(given).sum() == 1
+    assert np.isnan(given[1, 1])
+    assert "a mask of the shape of targets, (25, 4); got (3, 4)." in refused(targets_of, targets, 4, np.ones((3, 4)))
+    assert "targets as a matrix with mask=; got label sets" in refused(targets_of, sets, 4, np.ones((25, 4)))
+
+
 @pytest.mark.parametrize("dtype", [object, "str"])
 def test_a_missing_text_of_a_pandas_frame_is_an_empty_text(text_run, dtype):
     _, run = text_run
@@ -295,7 +389,7 @@ def test_label_columns_are_ignored_at_prediction_even_when_malformed(text_run, n
         run.logits(read_for(run, str(tmp_path / "bad.csv"), with_labels=False)), run.predict_logits(X)
     )
     bad.with_columns(pl.lit(0).alias("y1"), pl.lit(0).alias("y2")).write_csv(tmp_path / "full.csv")
-    with pytest.raises(InputError, match=r"row 1, column 'y0': expected 0 or 1, got '\?'"):
+    with pytest.raises(InputError, match=r"row 2, column 'y0': expected 0 or 1, got '7'"):
         read_for(run, str(tmp_path / "full.csv"), with_labels=True)
 
 
@@ -310,7 +404,6 @@ def test_no_rows_give_no_predictions(text_run, number_run):
 
 def test_what_a_text_run_refuses(text_run):
     _, run = text_run
-    assert refused(run.predict, "a fox") == "predict expects rows: a list of strings, such as [text]; got one string."
     assert refused(run.predict, np.zeros((2, 3))) == "this run was trained on text (text); got numbers."
     assert refused(run.predict, sp.csr_array((2, 3))) == "this run was trained on text (text); got numbers."
     for frame in (pl.DataFrame({"body": ["a"]}), pd.DataFrame({"body": ["a"]})):
@@ -343,6 +436,6 @@ def test_what_a_number_run_refuses(number_run, matrix_run):
         for frame in frames[: 1 if np.isnan(value) else 2]:  # in pandas NaN is a missing cell
             assert "row 3, column 'x1': expected a finite number" in refused(run.predict, frame)
     assert "without x3" in refused(run.predict, pl.DataFrame(X[:, :3], schema=["x0", "x1", "x2"]))
-    assert refused(run.predict, "text").startswith("predict expects rows: a list of strings")
+    assert refused(run.predict, "text").startswith("this run was trained on x0, x1, x2, x3; give a frame")
     assert "expected at least one row with labels to measure on" in refused(run.evaluate, X[:0], targets[:0])
     assert refused(matrix_run[1].predict, ["a"]).startswith("this run was trained on 4 numbers; give ")

@@ -44,7 +44,7 @@ def calibrate(
 
     Args:
         logits: (rows, labels), of the decision: with prior and offset.
-        targets: (rows, labels), bool.
+        targets: (rows, labels), bool, or int8 with -1 where nobody knows.
         groups: (rows,), the same for rows that are to be in one third.
         multiclass: each row has one class.
         seed: of the thirds, and of the rows that are taken where there are too many.
@@ -69,11 +69,15 @@ def reliability(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     Args:
         probs: (rows, labels).
-        truth: (rows, labels), bool; or (rows,) class ids, where the most probable class of each row counts alone.
+        truth: (rows, labels), bool, or int8 with -1 where nobody knows; or (rows,) class ids, where the most probable
+            class of each row counts alone.
     """
     right = truth
     if truth.ndim == 1:
         right, probs = probs.argmax(1) == truth, probs.max(1)
+    elif truth.dtype != bool:
+        known = truth >= 0
+        right, probs = truth[known] > 0, probs[known]
     place = np.minimum((probs * BINS).astype(np.int64), BINS - 1).ravel()
     weights = (None, probs.ravel(), right.ravel())
     return np.stack([np.bincount(place, weight, minlength=BINS).astype(np.float64) for weight in weights])
@@ -84,7 +88,7 @@ def compare(logits: np.ndarray, truth: np.ndarray, probs: np.ndarray) -> tuple[d
 
     Args:
         logits: (rows, labels).
-        truth: (rows, labels), bool; or (rows,) class ids.
+        truth: (rows, labels), bool, or int8 with -1 where nobody knows; or (rows,) class ids.
         probs: (rows, labels).
 
     Returns:

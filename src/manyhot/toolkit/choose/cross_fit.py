@@ -27,10 +27,10 @@ from manyhot.metrics import multiclass_metrics, multilabel_metrics
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
-from manyhot.toolkit.disk.fits import Fits
+from manyhot.toolkit.disk.fits import Arrays, Fits
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
-from manyhot.toolkit.models.model import Learner, Model, Score
+from manyhot.toolkit.models.model import Learner, Score
 from manyhot.toolkit.objectives import Loss
 
 FOLDS = 3
@@ -40,14 +40,17 @@ STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 TRIED = 3  # whichever way the walk goes
 # 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
 TAUS = tuple(i / 4 for i in range(9))
+# Before the names of arrays that another fit starts from.
+START = "start."
 # Offsets are tried at which so many times the true number of labels are predicted.
 SHARES = tuple(np.geomspace(0.25, 4, 33))
 
 
 class Fold(NamedTuple):
-    """Rows to fit on and rows held out, which of each belong together (None: none do), and which rows were held out.
+    """Rows to fit on and rows held out, which of each belong together (None: none do), and which rows these are.
 
-    `rows_held` are positions in the rows they were taken from; None where all of these are held out.
+    Targets are bool, or int8 with -1 where nobody knows. `rows` and `rows_held` are positions in the rows they were
+    taken from; None where it is all of these.
     """
 
     X: DesignMatrix
@@ -57,6 +60,7 @@ class Fold(NamedTuple):
     groups: np.ndarray | None = None
     groups_held: np.ndarray | None = None
     rows_held: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Step:
     loss: float
     score: float  # what the choice maximises: micro-F1, of classes the accuracy, and macro-F1 count the same
     metrics: dict[str, float | int | None]
+    at_limit: int = 0  # folds whose fit stopped at its limit of iterations
 
 
 class Held(NamedTuple):
@@ -100,7 +105,8 @@ class Choice(NamedTuple):
 
     step: Step
     held: Held
-    start: Model | None
+    start: Arrays | None
+    at_limit: int = 0  # fits of the whole search that stopped at their limit
 
     @property
     def logits(self) -> np.ndarray:
@@ -119,7 +125,11 @@ def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarr
     held = [part == p for p in range(number) if (part == p).any() and (part != p).any()]
     of = (lambda rows: None) if groups is None else groups.__getitem__
     return [
-        Fold(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows), np.flatnonzero(rows))
+        Fold(
+            *(X[~rows], targets[~rows], X[rows], targets[rows], of(~rows), of(rows)),
+            rows_held=np.flatnonzero(rows),
+            rows=np.flatnonzero(~rows),
+        )
         for rows in held
     ]
 
@@ -151,22 +161,23 @@ def choose(
         on_step: called with each strength tried; without it, a step has no metrics but its score.
         progress: called with what is being fitted, how many fits are done, and the mean loss.
     """
-    models: list[Model | None] = [None] * len(folds)
-    rounds = 0
+    starts: list[Arrays] = [{} for _ in folds]
+    rounds, all_at_limit = 0, 0
 
     def tried(C: float | None) -> Choice:
-        nonlocal rounds
+        nonlocal rounds, all_at_limit
         before = rounds * len(folds)
         rounds += 1
-        held = fit_folds(
+        held, at_limit = fit_folds(
             folds,
-            models,
+            starts,
             learner=learner,
             C=C,
             multiclass=multiclass,
             checkpoint=checkpoint,
             progress=lambda what, fits, value: progress(what, before + fits, value),
         )
+        all_at_limit += at_limit
         tau, offset = rule(held, cardinality)
         shifted = held.shifted(tau, offset)
         preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
@@ -175,30 +186,34 @@ def choose(
             metrics = multiclass_metrics(shifted, held.targets.argmax(1), train_counts=train_counts)
         elif on_step is not None:
             metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
-        step = Step(C, tau, offset, held.mean_loss(learner.loss), mean_f1(preds, held.targets), metrics)
+        step = Step(C, tau, offset, held.mean_loss(learner.loss), mean_f1(preds, held.targets), metrics, at_limit)
         if on_step is not None:
             on_step(step)
-        return Choice(step, held, learner.mean([model for model in models if model is not None]))
+        return Choice(step, held, learner.mean(starts, [fold.rows for fold in folds]))
 
-    if not learner.penalised:
-        return tried(None)
-    if C != "auto":
-        return tried(C)
-    return _climb(lambda strength: tried(penalty(strength, folds)))
+    if not learner.penalised or C != "auto":
+        choice = tried(C if learner.penalised and C != "auto" else None)
+    else:
+        choice = _climb(lambda strength: tried(penalty(strength, folds)))
+    return choice._replace(at_limit=all_at_limit)
 
 
 def fit_folds(
     folds: list[Fold],
-    models: list[Model | None],
+    starts: list[Arrays],
     *,
     learner: Learner,
     C: float | None,
     multiclass: bool = False,
     checkpoint: Fits = NO_CHECKPOINT,
     progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
-) -> Held:
-    """Fit a model a fold, each from the one in `models`, which it replaces, and predict the rows held out."""
-    logits = []
+) -> tuple[Held, int]:
+    """Fit a model a fold, each from what is in `starts`, which it replaces, and predict the rows held out.
+
+    Returns:
+        What is known of these, and how many fits stopped at their limit.
+    """
+    logits, at_limit = [], 0
     for i, fold in enumerate(folds):
         name = fit_name(C, f"fold {i + 1} of {len(folds)}")
         result = checkpoint.finished(name)
@@ -207,27 +222,30 @@ def fit_folds(
                 fold.X,
                 torch.from_numpy(fold.targets),
                 C=C,
-                start=models[i],
-                rough=True,
+                start=starts[i],
                 groups=fold.groups,
-                steps=checkpoint.steps(name),
+                fits=checkpoint,
+                name=name,
                 progress=lambda step, of, loss, _, i=i, name=name: progress(name, i + step / of, loss),
             )
-            result = {"held": fitted.logits(fold.X_held)} | (fitted.arrays() if learner.warm else {})
+            start = {START + key: array for key, array in fitted.start.items()}
+            result = {"held": fitted.model.logits(fold.X_held), "stopped": np.array(fitted.at_limit)} | start
             checkpoint.finish(name, result)
         logits.append(result["held"])
-        models[i] = learner.model(result) if learner.warm else None
+        at_limit += int(result["stopped"])
+        starts[i] = {key.removeprefix(START): array for key, array in result.items() if key.startswith(START)}
     prior = [np.broadcast_to(prior_logits(fold.targets, multiclass), fold.targets_held.shape) for fold in folds]
     targets = [fold.targets_held for fold in folds]
     groups = [fold.groups_held for fold in folds if fold.groups_held is not None]
     rows = [np.arange(len(fold.targets_held)) if fold.rows_held is None else fold.rows_held for fold in folds]
-    return Held(
+    held = Held(
         np.concatenate(logits),
         np.concatenate(prior),
         np.concatenate(targets),
         np.concatenate(groups) if groups else None,
         np.concatenate(rows),
     )
+    return held, at_limit
 
 
 def fit_name(C: float | None, rows: str) -> str:
@@ -256,7 +274,7 @@ def choose_tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -
     for tau in TAUS:
         best = max(best, (score(held.shifted(tau, 0.0), held.targets), -tau))
     tau = -best[1]
-    return tau, right_offset(held.shifted(tau, 0.0), int(held.targets.sum()), cardinality)
+    return tau, _offset_as_true(held.shifted(tau, 0.0), held.targets, cardinality)
 
 
 def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: CardinalityRange) -> tuple[float, float]:
@@ -264,21 +282,26 @@ def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: Cardinalit
 
     Those are tried at which a quarter to four times the true number of labels are predicted. A row predicts at least a
     and at most b labels whatever the offset is, so only its (a+1)-th to b-th best logits move: ranked once, each offset
-    costs two counts of labels.
+    costs two counts of labels. Unknown cells are ranked with the others, as in use, and count neither way.
     """
-    low, labels, true = cardinality.min_labels, logits.shape[1], targets.sum(0)
+    low, labels, true = cardinality.min_labels, logits.shape[1], (targets > 0).sum(0)
+    measured: np.ndarray = np.any(targets >= 0, axis=0)
     high = min(cardinality.max_labels, labels)
     order = np.argpartition(-logits, min(high, labels - 1), axis=1)[:, :high]
     values = np.take_along_axis(logits, order, 1)
     best_first = np.argsort(-values, axis=1, kind="stable")
     order, values = np.take_along_axis(order, best_first, 1), np.take_along_axis(values, best_first, 1)
-    hit = np.take_along_axis(targets, order, 1)
+    truth = np.take_along_axis(targets, order, 1)
+    hit, known = truth > 0, truth >= 0
     ranked = np.argsort(-values[:, low:], axis=None, kind="stable")
-    falling, label, right = (part[:, low:].ravel()[ranked] for part in (values, order, hit))
+    if targets.dtype != bool:
+        ranked = ranked[known[:, low:].ravel()[ranked]]
+    falling: np.ndarray = values[:, low:].ravel()[ranked]
+    label, right = (part[:, low:].ravel()[ranked] for part in (order, hit))
+    sure, sure_hits = order[:, :low][known[:, :low]], order[:, :low][hit[:, :low]]
 
     def counts(above: int) -> tuple[np.ndarray, np.ndarray]:
         """Count hits and predictions of each label, with so many beside those that every row has."""
-        sure, sure_hits = order[:, :low].ravel(), order[:, :low][hit[:, :low]]
         moved = label[:above], label[:above][right[:above]]
         preds, hits = (
             np.bincount(always, minlength=labels) + np.bincount(more, minlength=labels)
@@ -287,11 +310,11 @@ def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: Cardinalit
         return hits, preds
 
     best = (-1.0, 0.0)
-    places = {round(share * true.sum()) - low * len(logits) for share in SHARES}
+    places = {round(share * true.sum()) - sure.size for share in SHARES}
     inside = sorted(place for place in places if 0 < place < falling.size)
     for offset in (0.0, *(-(float(falling[place - 1]) + float(falling[place])) / 2 for place in inside)):
         hits, preds = counts(int(np.searchsorted(-falling, offset)))
-        score = _f1_of(hits, preds + true)
+        score = _f1_of(hits, preds + true, measured)
         if score > best[0]:
             best = (score, offset)
     return best
@@ -301,7 +324,7 @@ def score_by(cardinality: CardinalityRange) -> Score:
     """Return what stops a network, of one set of logits: the mean F1 where their number of labels is right."""
 
     def score(logits: np.ndarray, targets: np.ndarray) -> float:
-        shifted = logits + np.float32(right_offset(logits, int(targets.sum()), cardinality))
+        shifted = logits + np.float32(_offset_as_true(logits, targets, cardinality))
         preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
         return mean_f1(preds, targets)
 
@@ -314,17 +337,31 @@ def penalty(strength: float, folds: list[Fold]) -> float:
     return float(f"{strength / size:.2g}")
 
 
-def right_offset(logits: np.ndarray, labels: int, cardinality: CardinalityRange) -> float:
-    """Find the offset at which `labels` labels are predicted in all rows together.
+def _offset_as_true(logits: np.ndarray, targets: np.ndarray, cardinality: CardinalityRange) -> float:
+    """Find the offset at which as many labels are predicted as there are."""
+    known = None if targets.dtype == bool else targets >= 0
+    return right_offset(logits, int((targets > 0).sum()), cardinality, known)
+
+
+def right_offset(
+    logits: np.ndarray, labels: int, cardinality: CardinalityRange, known: np.ndarray | None = None
+) -> float:
+    """Find the offset at which `labels` labels are predicted in all rows together; `known` says which cells count.
 
     A row predicts at least a and at most b labels whatever the offset is. So only its (a+1)-th to b-th best logits
     count, and the offset lifts just the right number of these above 0: no search, one order statistic. 0 where none or
     all of them are wanted, which leaves the range to decide.
     """
     low, high = cardinality
-    ranked = -np.partition(-logits, range(low, high), axis=1)[:, low:high] if high > low else logits[:, :0]
+    sure = low * len(logits)
+    if known is None:
+        ranked = -np.partition(-logits, range(low, high), axis=1)[:, low:high] if high > low else logits[:, :0]
+    else:
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :high]
+        known = np.take_along_axis(known, order, 1)
+        ranked, sure = np.take_along_axis(logits, order, 1)[:, low:][known[:, low:]], int(known[:, :low].sum())
     values = np.sort(ranked.ravel())[::-1]
-    wanted = labels - low * len(logits)
+    wanted = labels - sure
     if not 0 < wanted < values.size:
         return 0.0
     return -float(values[wanted - 1] + values[wanted]) / 2
@@ -355,9 +392,15 @@ def _climb(tried: Callable[[float], Choice]) -> Choice:
 
 def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
     """Return the mean of micro- and macro-F1, by counts: for every tau scikit-learn would take most of the time."""
-    return _f1_of((preds.astype(bool) & targets).sum(0), preds.sum(0) + targets.sum(0))
+    known, true = targets >= 0, targets > 0
+    given = preds.astype(bool) & known
+    return _f1_of((given & true).sum(0), given.sum(0) + true.sum(0), np.any(known, axis=0))
 
 
-def _f1_of(hits: np.ndarray, sizes: np.ndarray) -> float:
-    """Return the mean of micro- and macro-F1, given (labels,) hits and predictions plus positives."""
-    return float(2 * hits.sum() / max(sizes.sum(), 1) + np.mean(2 * hits / np.maximum(sizes, 1))) / 2
+def _f1_of(hits: np.ndarray, sizes: np.ndarray, measured: np.ndarray) -> float:
+    """Return the mean of micro- and macro-F1, given (labels,) hits, predictions plus positives, and what macro-F1 has.
+
+    What it has not is a label of which no row is known.
+    """
+    f1 = (2 * hits / np.maximum(sizes, 1))[measured]
+    return float(2 * hits.sum() / max(sizes.sum(), 1) + (f1.mean() if f1.size else 0)) / 2

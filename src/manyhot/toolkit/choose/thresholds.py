@@ -19,14 +19,17 @@ def choose_thresholds(held: Held, cardinality: CardinalityRange) -> tuple[float,
     """Find the threshold of each label with the best F1 of that label; the common one for labels without a positive.
 
     Every threshold between two logits is tried: with the labels' rows sorted, F1 at the k-th is
-    2 hits / (k + positives). The range of labels a row comes after it, as after every other rule.
+    2 hits / (k + positives). The range of labels a row comes after it, as after every other rule. Unknown rows of a
+    label come last and are no k.
     """
-    logits, targets = held.logits, held.targets
+    known = held.targets >= 0
+    logits, targets = np.where(known, held.logits, -np.inf), held.targets > 0
     order = np.argsort(-logits, axis=0, kind="stable")
     values = np.take_along_axis(logits, order, 0)
     hits = np.take_along_axis(targets, order, 0).cumsum(0)
     positives = targets.sum(0)
-    f1 = 2 * hits / (np.arange(1, len(logits) + 1)[:, None] + positives)
+    place = np.take_along_axis(known, order, 0).cumsum(0)
+    f1 = 2 * hits / np.maximum(place + positives, 1)
     # Between two equal logits there is no threshold.
     f1[:-1][values[:-1] == values[1:]] = -1
     last = f1.argmax(0)

@@ -10,12 +10,17 @@ from manyhot.toolkit.cli.options import (
     ConfigFile,
     Device,
     DropUnlabelled,
+    Encoding,
+    End,
+    Format,
     Group,
+    Join,
     Json,
     LabelNames,
     Labels,
     LabelSep,
     Long,
+    Nested,
     NoHeader,
     NoRows,
     NumericColumns,
@@ -24,8 +29,11 @@ from manyhot.toolkit.cli.options import (
     Pairs,
     Resume,
     Seed,
+    SpanTokens,
     SplitColumn,
+    Tags,
     Text,
+    Uncertain,
     Valid,
     options_of,
 )
@@ -44,11 +52,14 @@ def compare(
         typer.Option(
             metavar="NAMES",
             help="Some of zlpr, zlpr+prior, subset, subset+prior, bce, bce+prior, bce+threshold, bce+label-thresholds, "
-            "bce+pos_weight, focal, asymmetric, two-way; commas between.  [default: all]",
+            "bce+pos_weight, focal, asymmetric, two-way; of spans zlpr, bce, bce+bias, bce+threshold, focal; commas "
+            "between.  [default: all]",
         ),
     ] = None,
     folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,
-    seeds: Annotated[int, typer.Option(help="Of the mlp, whose training is random.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(help="Of the mlp and of spans, whose training is random.  [default: 1, of spans 2]")
+    ] = None,
     text: Text = None,
     features: NumericColumns = None,
     labels: Labels = None,
@@ -56,12 +67,24 @@ def compare(
     label_sep: LabelSep = None,
     label_names: LabelNames = None,
     no_header: NoHeader = None,
+    encoding: Encoding = None,
+    join: Join = None,
     split_column: SplitColumn = None,
     group: Group = None,
+    uncertain: Uncertain = None,
     drop_unlabelled: DropUnlabelled = None,
+    nested: Nested = None,
+    tokens: SpanTokens = None,
+    end: End = None,
+    format: Format = None,
+    tags: Tags = None,
+    task: Annotated[str | None, typer.Option(help="multilabel, or spans.  [default: multilabel]")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, frozen.  [default: linear]"),
+        typer.Option(
+            help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, frozen; of spans cnn or "
+            "encoder:NAME_OR_DIR.  [default: linear, cnn]"
+        ),
     ] = None,
     device: Device = None,
     long: Long = None,
@@ -80,10 +103,18 @@ def compare(
         from manyhot.toolkit.compare.compare import compare as run_comparison
         from manyhot.toolkit.compare.methods import make_comparison
         from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.spans.compare import compare_spans
+        from manyhot.toolkit.spans.methods import make_span_comparison
 
-        settings = make_comparison(make_config(config, set_ or [], options_of(context)), losses, folds, seeds)
+        asked = make_config(config, set_ or [], options_of(context))
+        command = ["manyhot", *sys.argv[1:]]
         with listening() as listener:
-            compared = run_comparison(settings, listener, command=["manyhot", *sys.argv[1:]], resume=resume)
+            if asked.task == "spans":
+                spans = make_span_comparison(asked, losses, folds, seeds)
+                compared = compare_spans(spans, listener, command=command, resume=resume)
+            else:
+                settings = make_comparison(asked, losses, folds, 1 if seeds is None else seeds)
+                compared = run_comparison(settings, listener, command=command, resume=resume)
         if as_json:
             print_json(compared.result)
         else:

@@ -7,12 +7,15 @@ import typer
 from rich.console import Console
 
 from manyhot.toolkit.cli.failing import failing_clearly
-from manyhot.toolkit.cli.options import Data, Json
+from manyhot.toolkit.cli.options import Data, Encoding, Json, refuse_encoding
 from manyhot.toolkit.cli.terminal import metrics_table, print_json, say, warn
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], data: Data, as_json: Json = False
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: Data,
+    encoding: Encoding = None,
+    as_json: Json = False,
 ) -> None:
     """Measure a run on labelled rows."""
     with failing_clearly():
@@ -20,7 +23,11 @@ def evaluate(
         from manyhot.toolkit.runs.saved_run import load_run
 
         loaded = load_run(run)
-        measured = loaded.evaluate_examples(read_for(loaded, data, with_labels=True))
+        if loaded.task == "spans":
+            refuse_encoding(encoding)
+            measured = loaded.evaluate_file(data)
+        else:
+            measured = loaded.evaluate_examples(read_for(loaded, data, with_labels=True, encoding=encoding))
         for note in measured.notes:
             warn(note)
         if as_json:

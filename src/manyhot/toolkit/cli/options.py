@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from manyhot.toolkit.errors import InputError
+
 FORMATS_HELP = "CSV, TSV, JSONL, ARFF, svmlight (each also .gz, .bz2), Parquet, NAME.X.npz or NAME.npy"
 Data = Annotated[str, typer.Argument(metavar="DATA", help=FORMATS_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -28,12 +30,39 @@ LabelNames = Annotated[
     str | None, typer.Option(metavar="FILE", help="Names of labels, one a line; cells may hold their numbers from 0.")
 ]
 NoHeader = Annotated[bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")]
+Encoding = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of text that is not UTF-8, such as windows-1252 or gb18030.")
+]
+Join = Annotated[
+    bool | None, typer.Option("--join", help="Rows of one text, with a label each, are one row with all of them.")
+]
 SplitColumn = Annotated[
     str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
 ]
 Group = Annotated[str | None, typer.Option(metavar="COL", help="Rows with the same value are held out together.")]
+Uncertain = Annotated[
+    str | None,
+    typer.Option(metavar="S", help="What -1 says in a label column: negative or positive.  [default: unknown]"),
+]
 DropUnlabelled = Annotated[
     bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
+]
+# What reading spans leaves open; of --task spans alone.
+Nested = Annotated[
+    str | None, typer.Option(help="auto, yes or no: whether spans may overlap.  [default: auto, as in training]")
+]
+SpanTokens = Annotated[
+    str | None,
+    typer.Option("--tokens", help="auto, or characters, so that every character of a text is one.  [default: auto]"),
+]
+End = Annotated[
+    str | None, typer.Option(help="exclusive, or inclusive where spans name their last token.  [default: exclusive]")
+]
+Format = Annotated[
+    str | None, typer.Option(help="auto, or columns, so that a .tsv or .txt file has a token a line.  [default: auto]")
+]
+Tags = Annotated[
+    str | None, typer.Option(metavar="COLS", help="Columns of tags, counted from 1, commas between. Found if left out.")
 ]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
@@ -51,6 +80,12 @@ NoRows = Annotated[
     bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")]
+
+
+def refuse_encoding(encoding: str | None) -> None:
+    """Refuse --encoding where a run reads files of spans."""
+    if encoding is not None:
+        raise InputError("--encoding is of tables, and files of spans are UTF-8; leave it out.")
 
 
 def options_of(context: typer.Context) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from manyhot.toolkit.cli.failing import failing_clearly
-from manyhot.toolkit.cli.options import Data, Json
+from manyhot.toolkit.cli.options import Data, Encoding, Json, refuse_encoding
 from manyhot.toolkit.cli.terminal import predicting, print_json, say
 
 
@@ -17,17 +17,23 @@ def predict(
     keep: Annotated[
         str | None, typer.Option(metavar="COLS", help="Columns of DATA to write too, commas between; all for all.")
     ] = None,
+    encoding: Encoding = None,
     as_json: Json = False,
 ) -> None:
     """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
     with failing_clearly():
-        from manyhot.toolkit.runs.predictions import check_output, write_predictions
+        from manyhot.toolkit.runs.predictions import write_predictions
         from manyhot.toolkit.runs.saved_run import load_run
+        from manyhot.toolkit.spans.write import write_spans
 
-        check_output(out, data)
+        loaded = load_run(run)
         columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
         with predicting() as progress:
-            rows = write_predictions(out, load_run(run), data, keep=columns, progress=progress)
+            if loaded.task == "spans":
+                refuse_encoding(encoding)
+                rows = write_spans(out, loaded, data, keep=columns, progress=progress)
+            else:
+                rows = write_predictions(out, loaded, data, keep=columns, encoding=encoding, progress=progress)
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:

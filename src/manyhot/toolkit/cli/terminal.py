@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
 
 if TYPE_CHECKING:
+    from manyhot.toolkit.read.uses import Use
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.predictions import Progress
+    from manyhot.toolkit.spans.train import TrainedSpans
     from manyhot.toolkit.train import Listener, Trained
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -53,7 +55,7 @@ def listening() -> "Iterator[Listener]":
                 header = True
             say(
                 f"{penalty(step.C):>8} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
-                f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}"
+                f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}{at_limit(step)}"
             )
             return
         if not header:
@@ -63,10 +65,16 @@ def listening() -> "Iterator[Listener]":
         say(
             f"{penalty(step.C):>8} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
             f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
+            f"{at_limit(step)}"
         )
 
     with progress_bar() as progress:
         yield Listener(say=say, warn=warn, on_step=on_step, progress=progress)
+
+
+def at_limit(step: Any) -> str:
+    """Say how many folds of a step would have gained more."""
+    return f"  ({step.at_limit} stopped at the limit)" if step.at_limit else ""
 
 
 @contextmanager
@@ -137,10 +145,12 @@ def predicting() -> "Iterator[Progress]":
 def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     """Lay out metrics, a column each; fractions as per cent."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    for key, title in TITLES.items():
+    # What a row is has other names where it is of spans.
+    titles = SPAN_TITLES if any("spans" in metrics for metrics in columns.values()) else TITLES
+    for key, title in titles.items():
         if not all(key in metrics for metrics in columns.values()):
             continue
         cells = []
@@ -150,6 +160,16 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def print_columns(uses: "list[Use]") -> None:
+    """Print what each column is used as, or why it is not, a row a column."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("column", "used as", ""):
+        table.add_column(title, overflow="fold")
+    for use in uses:
+        table.add_row(*map(Text, (use.column, use.role, use.why)))
+    Console(soft_wrap=True).print(table)
+
+
 def rows_inside(rows: int) -> str:
     """Say whether a report can be passed on as freely as its numbers."""
     return (
@@ -157,15 +177,27 @@ def rows_inside(rows: int) -> str:
     )
 
 
-def print_result(trained: "Trained") -> None:
+def print_result(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
-    titles = {"cross_fitted": "training, cross-fitted", "valid": "valid", "test": "test"}
+    titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
+    titles["test"] = "test"
     info = trained.run.info
+    if trained.run.task == "spans":
+        rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
+        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}, {rule}")
+        if trained.metrics:
+            Console(soft_wrap=True).print(metrics_table({titles[part]: m for part, m in trained.metrics.items()}))
+        return
     low, high = trained.run.cardinality
     decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
     if trained.run.task == "multiclass":
         decision = "the class with the largest logit"
     say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+    if info.get("at_limit"):
+        say(
+            f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "
+            "--set max_iter=N gives them N"
+        )
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))
@@ -201,24 +233,30 @@ def print_comparison(result: dict[str, Any]) -> None:
     """Print a row a method, best macro-F1 first, and for each metric how ours stand against the best rival."""
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for title in (*COMPARED.values(), "labels", "time", "memory"):
+    things = "spans" if result.get("task") == "spans" else "labels"
+    shown = {key: title for key, title in COMPARED.items() if key in result["best"]}
+    for title in (*shown.values(), things, "time", "memory"):
         table.add_column(title, justify="right", no_wrap=True)
     fine = [row for row in result["methods"] if row["error"] is None]
     for row in sorted(fine, key=lambda row: -row["metrics"]["macro_f1"]):
         table.add_row(
             Text(row["name"]),
-            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in COMPARED),
-            f"{row['metrics']['labels_per_row_predicted']:.2f}",
-            f"{sum(row['seconds'].values()):,.0f} s",
+            *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in shown),
+            f"{row['metrics'][f'{things}_per_row_predicted']:.2f}",
+            f"{row['seconds']['search'] + row['seconds']['fit']:,.0f} s",
             f"{row['peak_mb'] / 1000:.1f} GB",
         )
     Console(soft_wrap=True).print(table)
     rows, true = result["design"]["rows"], sum(result["test_counts"])
-    say(f"on {rows:,} rows with {true / rows:.2f} labels each; ± is half of a {result['level']:.0%} interval")
+    say(f"on {rows:,} rows with {true / rows:.2f} {things} each; ± is half of a {result['level']:.0%} interval")
+    if any(row["seconds"].get("shared") for row in fine):
+        say("time is what a method takes alone; parts of fits that losses share were made once and count in each")
+    if stopped := sum(row.get("at_limit", 0) for row in fine):
+        say(f"{stopped} fits stopped at their limit of iterations, with more to gain; --set max_iter=N gives them N")
     for row in result["methods"]:
         if row["error"] is not None:
             say(f"{row['name']} failed: {row['error']}")
-    for key, title in COMPARED.items():
+    for key, title in shown.items():
         for row in fine:
             # The default, whether or not another of ours is better here: that one was not chosen beforehand.
             if row["name"] == result["default"] and (difference := row["differences"][key]):

@@ -1,6 +1,7 @@
 """`manyhot train`."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -9,12 +10,17 @@ from manyhot.toolkit.cli.options import (
     ConfigFile,
     Device,
     DropUnlabelled,
+    Encoding,
+    End,
+    Format,
     Group,
+    Join,
     Json,
     LabelNames,
     Labels,
     LabelSep,
     Long,
+    Nested,
     NoHeader,
     NoRows,
     NumericColumns,
@@ -23,12 +29,23 @@ from manyhot.toolkit.cli.options import (
     Pairs,
     Resume,
     Seed,
+    SpanTokens,
     SplitColumn,
+    Tags,
     Text,
+    Uncertain,
     Valid,
     options_of,
 )
-from manyhot.toolkit.cli.terminal import listening, mention_encoder, print_json, print_result, rows_inside, say
+from manyhot.toolkit.cli.terminal import (
+    listening,
+    mention_encoder,
+    print_columns,
+    print_json,
+    print_result,
+    rows_inside,
+    say,
+)
 
 
 def train(
@@ -43,26 +60,38 @@ def train(
     label_sep: LabelSep = None,
     label_names: LabelNames = None,
     no_header: NoHeader = None,
+    encoding: Encoding = None,
+    join: Join = None,
     split_column: SplitColumn = None,
     group: Group = None,
+    uncertain: Uncertain = None,
     drop_unlabelled: DropUnlabelled = None,
+    nested: Nested = None,
+    tokens: SpanTokens = None,
+    end: End = None,
+    format: Format = None,
+    tags: Tags = None,
     task: Annotated[
         str | None,
-        typer.Option(help="multilabel, or multiclass where each row has one class.  [default: multilabel]"),
+        typer.Option(
+            help="multilabel; multiclass, where each row has one class; or spans, such as names in texts.  "
+            "[default: multilabel]"
+        ),
     ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
             help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
             "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
-            "ce+prior, ce or multiway.  [default: zlpr, ce+prior]"
+            "ce+prior, ce or multiway; of spans, zlpr, bce, bce+bias or focal.  [default: zlpr, ce+prior]"
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, a model on the Hub or a folder of "
-            "transformers, frozen beside the words, or trained with --set fine_tune=true.  [default: linear]"
+            "transformers, frozen beside the words, or trained with --set fine_tune=true. Of spans: cnn, "
+            "convolutions; or encoder:NAME_OR_DIR, trained.  [default: linear, cnn]"
         ),
     ] = None,
     device: Device = None,
@@ -88,15 +117,23 @@ def train(
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
     with failing_clearly():
         from manyhot.toolkit.config import make_config
-        from manyhot.toolkit.train import train as run_training
+        from manyhot.toolkit.train import Trained
 
         settings = make_config(config, set_ or [], options_of(context))
+        if settings.task == "spans":
+            from manyhot.toolkit.spans.train import train_spans as run_training
+        else:
+            from manyhot.toolkit.train import train as run_training
+        uses: list[Any] = []
         with listening() as listener:
+            listener = replace(listener, on_columns=uses.extend)
             trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
         if trained is None:
-            say("dry run: nothing written")
             if as_json:
-                print_json({"dry_run": True})
+                print_json({"dry_run": True, "columns": [use._asdict() for use in uses]})
+            elif uses:
+                print_columns(uses)
+            say("dry run: nothing written")
             return
         if as_json:
             print_json({"run": str(trained.path), **trained.run.info, **trained.metrics})
@@ -104,4 +141,5 @@ def train(
             print_result(trained)
             say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
             say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
-            mention_encoder(trained.run)
+            if isinstance(trained, Trained):
+                mention_encoder(trained.run)

@@ -31,12 +31,14 @@ class Counts:
     Attributes:
         hits, predicted, true: (units, labels), sparse.
         by_row: (units, 3), sums of the F1 of rows, of exact matches, and of rows.
+        known: (labels,), those of which some cell is known; macro-F1 is their mean.
     """
 
     hits: Any
     predicted: Any
     true: Any
     by_row: np.ndarray
+    known: np.ndarray
 
     @classmethod
     def of(cls, preds: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> "Counts":
@@ -44,10 +46,13 @@ class Counts:
 
         Args:
             preds: (rows, labels), 0/1.
-            targets: (rows, labels), 0/1.
+            targets: (rows, labels), 0/1, or -1 where nobody knows: such a cell counts neither way.
             groups: (rows,), the same for rows that are drawn together; None: every row by itself.
         """
-        preds, targets = np.asarray(preds) > 0, np.asarray(targets) > 0
+        preds, targets = np.asarray(preds), np.asarray(targets)
+        known: np.ndarray = targets >= 0
+        measured: np.ndarray = np.any(known, axis=0)
+        preds, targets = (preds > 0) & known, targets > 0
         hits = preds & targets
         sizes = preds.sum(1) + targets.sum(1)
         by_row = np.column_stack(
@@ -59,7 +64,7 @@ class Counts:
             together: Any = sp.csr_array((np.ones(len(group), np.float32), (group, np.arange(len(group)))))
             hit, predicted, true = (together @ part for part in (hit, predicted, true))
             by_row = together @ by_row
-        return cls(hit, predicted, true, by_row)
+        return cls(hit, predicted, true, by_row, measured)
 
     def label_f1(self) -> np.ndarray:
         """Return the F1 of each label, (labels,); 0 of a label that is neither there nor predicted."""
@@ -119,9 +124,9 @@ def _measured(counts: Counts, weights: np.ndarray, rare: np.ndarray) -> np.ndarr
     return np.column_stack(
         [
             2 * hits.sum(1, dtype=np.float64) / np.maximum(sizes.sum(1, dtype=np.float64), 1),
-            f1.mean(1, dtype=np.float64),
+            f1[:, counts.known].mean(1, dtype=np.float64),
             sums[:, 0] / sums[:, 2],
             sums[:, 1] / sums[:, 2],
-            f1[:, rare].mean(1) if rare.any() else np.full(len(f1), np.nan),
+            f1[:, rare & counts.known].mean(1) if (rare & counts.known).any() else np.full(len(f1), np.nan),
         ]
     )

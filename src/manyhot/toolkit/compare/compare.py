@@ -20,7 +20,7 @@ import scipy.sparse as sp
 import torch
 
 from manyhot.decisions import decide
-from manyhot.labels import cardinality_range, label_counts
+from manyhot.labels import label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import Fold
 from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
@@ -33,8 +33,10 @@ from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, ve
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import read_encoder
+from manyhot.toolkit.models.linear import shared
 from manyhot.toolkit.models.pretrained import Encoder
-from manyhot.toolkit.read.examples import Examples, drop_unlabelled
+from manyhot.toolkit.read.cells import counted
+from manyhot.toolkit.read.examples import Examples, drop_unknown, drop_unlabelled
 from manyhot.toolkit.read.inputs import Training, read
 from manyhot.toolkit.report.findings import of_labels, warnings_of
 from manyhot.toolkit.report.hard_rows import hard_rows
@@ -73,10 +75,18 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
     with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
         training, encoder = read(config), read_encoder(config, listener.say)
         test = training.test
-        if test is not None and config.drop_unlabelled:
-            test, _ = drop_unlabelled(test)
+        if test is not None:
+            test, lost = drop_unknown(test)
+            if lost:
+                listener.warn(f"{counted(lost, 'row')} of {test.source} left out: all of their labels are unknown")
+            if config.drop_unlabelled:
+                test, _ = drop_unlabelled(test)
+            if not test.rows:
+                raise InputError(f"{test.source}: expected at least one row with labels to measure on; got none.")
         for sentence in training.said:
             listener.say(sentence)
+        for sentence in training.warned:
+            listener.warn(sentence)
         if encoder is not None:
             for rows in (training.train, test):
                 if rows is not None and rows.texts is not None:
@@ -146,7 +156,7 @@ class Trials:
             self.parts = [part == i for i in np.unique(part)]
             self.measured = rows
             self.design = f"no test rows: {len(self.parts)} folds, each measured by models that did not see it"
-        self.aligned = align(self.measured.targets, self.measured.label_names, rows.label_names)
+        self.aligned = align(self.measured.targets, self.measured.label_names, rows.label_names, self.measured.unknown)
         if warning := self.aligned.warning():
             listener.warn(warning)
         self.described = ""  # the features of the first split
@@ -155,7 +165,7 @@ class Trials:
 
     def run(self) -> dict[str, Any]:
         """Fit, decide, measure; the part of compare.json that is numbers."""
-        shape = self.aligned.known.shape
+        shape = self.aligned.targets.shape
         decided = {
             method.name: [Decided(np.empty(shape, np.float32), np.empty(shape, bool)) for _ in self.seeds]
             for method in self.methods
@@ -171,7 +181,7 @@ class Trials:
                     where = f"{split.name}, seed {seed}" if len(self.seeds) > 1 else split.name
                     folds = folds_of(split.training, split.X, split.targets, split.features, seed, Listener())
                     for loss, methods in groupby(self.methods, key=lambda method: method.loss):
-                        tally = Tally(self.checkpoint, f"{where}, {loss}, ", memory)
+                        tally = Tally(self.checkpoint, where, loss, memory)
                         for method in methods:
                             trial = self._tried(
                                 method,
@@ -189,9 +199,10 @@ class Trials:
                             decided[method.name][i].logits[rows] = trial.logits
                             decided[method.name][i].preds[rows] = decide(trial.logits, **limits)
                             self.trials[method.name].append({"seed": seed, "fold": fold, "trial": trial})
-                        # The fits of a loss are of use to its own methods alone.
-                        self.checkpoint.forget(tally.name)
+                        # The fits of a loss are of use to its own methods alone; what losses share, to all of them.
+                        self.checkpoint.forget(tally.name(""))
                         done += 1
+                    self.checkpoint.forget(f"{where}, {shared('')}")
         return self._result({name: seeds for name, seeds in decided.items() if name not in self.errors})
 
     def _splits(self) -> Iterator[tuple[np.ndarray, Split]]:
@@ -205,7 +216,7 @@ class Trials:
             yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
 
     def _split(self, name: str, training: Training, test: Examples) -> Split:
-        features = Features.fit(training.train, self.encoder, words=self.config.words)
+        features, X = Features.fit_transform(training.train, self.encoder, words=self.config.words)
         if not self.described:
             self.described = features.describe()
             self.listener.say(f"model: {self.config.model} on {self.described}")
@@ -213,10 +224,10 @@ class Trials:
             name,
             training,
             features,
-            features.transform(training.train),
-            training.train.targets.toarray(),
+            X,
+            training.train.dense_targets(),
             features.transform(test),
-            cardinality_range(training.train.targets),
+            training.train.cardinality(),
         )
 
     def _tried(
@@ -268,8 +279,8 @@ class Trials:
         )
         preds = [seeds[0].preds for seeds in decided.values()]
         design = {"kind": "folds", "folds": len(self.parts)} if self.parts else {"kind": "test"}
-        truth = np.hstack([self.aligned.known, self.aligned.unknown])
-        unknown = self.aligned.unknown_names
+        truth = np.hstack([self.aligned.targets, self.aligned.unseen]) > 0
+        unseen = self.aligned.unseen_names
         return {
             "design": design
             | {
@@ -282,8 +293,8 @@ class Trials:
             "seeds": self.seeds,
             "resamples": RESAMPLES,
             "level": LEVEL,
-            "labels": [*self.training.train.label_names, *unknown],
-            "train_counts": [*map(int, train_counts), *[0] * len(unknown)],
+            "labels": [*self.training.train.label_names, *unseen],
+            "train_counts": [*map(int, train_counts), *[0] * len(unseen)],
             "test_counts": truth.sum(0).tolist(),
             "methods": [self._row(method, measured.methods.get(method.name, {})) for method in self.methods],
             "default": DEFAULT,
@@ -299,9 +310,10 @@ class Trials:
 
         Where all methods failed, that labels are not predicted is no fault of the data.
         """
-        known = sp.csr_array(self.aligned.known)
-        given = sum((sp.csr_array(decided) for decided in preds[1:]), sp.csr_array(preds[0])) if preds else known
-        labels = of_labels(given, known, given.multiply(known), self.training.train.label_names, train_counts)
+        true, known = sp.csr_array(self.aligned.targets > 0), self.aligned.targets >= 0
+        sets = [sp.csr_array(decided & known) for decided in preds]
+        given = sum(sets[1:], sets[0]) if preds else true
+        labels = of_labels(given, true, given.multiply(true), self.training.train.label_names, train_counts)
         part = "test" if self.parts is None else "cross_fitted"
         return warnings_of(self.training.train, part, self.measured, self.aligned, labels)
 
@@ -316,7 +328,14 @@ class Trials:
             **dict.fromkeys(
                 ("metrics", "intervals", "differences", "against_default", "label_f1", "cardinality", "scores")
             ),
-            **{"by_seed": [], "chosen": [], "seconds": None, "predict_seconds": None, "peak_mb": None},
+            **{
+                "by_seed": [],
+                "chosen": [],
+                "seconds": None,
+                "predict_seconds": None,
+                "at_limit": None,
+                "peak_mb": None,
+            },
         }
         if not numbers:
             return row
@@ -331,7 +350,9 @@ class Trials:
                 "seconds": {
                     "search": round(sum(trial.search for trial in trials), 3),
                     "fit": round(sum(trial.fit for trial in trials), 3),
+                    "shared": round(sum(trial.shared for trial in trials), 3),
                 },
+                "at_limit": sum(trial.at_limit for trial in trials),
                 "predict_seconds": round(sum(trial.predict for trial in trials), 3),
                 "peak_mb": round(max(trial.peak for trial in trials) / 2**20),
             }

@@ -8,7 +8,7 @@ import numpy as np
 from manyhot.metrics import multilabel_metrics
 from manyhot.toolkit.compare.bootstrap import METRICS, Counts, interval, resampled
 from manyhot.toolkit.report.findings import score_histogram
-from manyhot.toolkit.runs.evaluate import Aligned, with_unknown
+from manyhot.toolkit.runs.evaluate import Aligned, with_unseen
 
 
 class Decided(NamedTuple):
@@ -52,10 +52,10 @@ def standings(
     for name, seeds in methods.items():
         measured[name], counts[name] = [], []
         for logits, preds in seeds:
-            preds, logits, targets, counted = with_unknown(preds, logits, aligned, train_counts)
+            preds, logits, targets, counted = with_unseen(preds, logits, aligned, train_counts)
             measured[name].append(multilabel_metrics(preds, targets, logits, train_counts=counted))
             counts[name].append(Counts.of(preds, targets, groups))
-    means = {name: _mean(parts) for name, parts in measured.items()}
+    means = {name: mean_over_seeds(parts) for name, parts in measured.items()}
     drawn = resampled(counts, counted, seed=seed) if counts else {}
 
     def best(metric: str, among: set[str]) -> str | None:
@@ -84,9 +84,9 @@ def standings(
             "label_f1": np.mean([part.label_f1() for part in counts[name]], axis=0).round(6).tolist(),
             "cardinality": {
                 "predicted": np.bincount(methods[name][0].preds.sum(1)).tolist(),
-                "true": np.bincount(aligned.known.sum(1) + aligned.unknown.sum(1)).tolist(),
+                "true": np.bincount(aligned.sizes()).tolist(),
             },
-            "scores": score_histogram(methods[name][0].logits, aligned.known),
+            "scores": score_histogram(methods[name][0].logits, aligned.targets),
             "by_seed": [{metric: part[metric] for metric in METRICS} for part in measured[name]],
         }
     return Standings(numbers, leading)
@@ -97,7 +97,7 @@ def _within(found: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
 
-def _mean(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def mean_over_seeds(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean over seeds of every metric; None stays None, and whole numbers stay whole."""
     return {
         key: value if value is None or isinstance(value, int) else float(np.mean([part[key] for part in parts]))

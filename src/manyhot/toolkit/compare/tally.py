@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 
 from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+from manyhot.toolkit.models.linear import is_shared
 
 EVERY = 0.05
 
@@ -59,36 +60,51 @@ class Tally:
     Attributes:
         seconds: of every fit used since `start`.
         now: of those that were made, and not found.
+        shared: of the parts that other losses use as well. They count in `seconds` of each: what a method takes alone.
         peak: the highest memory of any of them, in bytes.
     """
 
-    def __init__(self, fits: Fits, name: str, memory: PeakMemory) -> None:
-        self.fits, self.name, self.memory = fits, name, memory
+    def __init__(self, fits: Fits, where: str, loss: str, memory: PeakMemory) -> None:
+        self.fits, self.where, self.loss, self.memory = fits, where, loss, memory
         self.start()
 
     def start(self) -> None:
         """Begin a new sum."""
-        self.seconds, self.now, self.peak = 0.0, 0.0, 0
+        self.seconds, self.now, self.shared, self.peak = 0.0, 0.0, 0.0, 0
+        self._began = time.monotonic()
 
     def finished(self, fit: str) -> Arrays | None:
         """Return the result of a fit that is done, and count what it cost."""
-        result = self.fits.finished(self.name + fit)
-        if result is not None:
+        result = self.fits.finished(self.name(fit))
+        if result is None:
+            self._begin()
+        else:
             seconds, peak = result["cost"]
-            self.seconds += float(seconds)
-            self.peak = max(self.peak, int(peak))
+            self._count(fit, float(seconds), int(peak))
         return result
 
     def finish(self, fit: str, result: Arrays) -> None:
         """Keep the result of a fit."""
         seconds, peak = time.monotonic() - self._began, self.memory.peak
-        self.seconds += seconds
         self.now += seconds
-        self.peak = max(self.peak, peak)
-        self.fits.finish(self.name + fit, result | {"cost": np.array([seconds, peak], dtype=np.float64)})
+        self._count(fit, seconds, peak)
+        self.fits.finish(self.name(fit), result | {"cost": np.array([seconds, peak], dtype=np.float64)})
+        self._begin()
 
     def steps(self, fit: str) -> Steps:
-        """Return where a fit leaves its state; its time begins."""
+        """Return where a fit leaves its state."""
+        return self.fits.steps(self.name(fit))
+
+    def name(self, fit: str) -> str:
+        """Name a fit among those of all trials; what losses share of their fits is in none's name."""
+        return f"{self.where}, {fit}" if is_shared(fit) else f"{self.where}, {self.loss}, {fit}"
+
+    def _begin(self) -> None:
+        """Begin a fit, or what is left of it behind a part that is shared."""
         self._began = time.monotonic()
         self.memory.start()
-        return self.fits.steps(self.name + fit)
+
+    def _count(self, fit: str, seconds: float, peak: int) -> None:
+        self.seconds += seconds
+        self.shared += seconds if is_shared(fit) else 0.0
+        self.peak = max(self.peak, peak)

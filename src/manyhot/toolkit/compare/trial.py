@@ -40,7 +40,9 @@ class Trial:
         C: the penalty; None of a model without one.
         tau: strength of the prior.
         offset: of all labels, or (labels,): thresholds, negated.
-        search, fit, predict: seconds, of fits that are shared too.
+        search, fit, predict: seconds, all that the method would take alone.
+        shared: those of search and fit that went into parts of fits which other losses use as well.
+        at_limit: fits that stopped at their limit of iterations.
         peak: the highest memory of the process meanwhile, in bytes.
     """
 
@@ -51,19 +53,22 @@ class Trial:
     search: float
     fit: float
     predict: float
+    shared: float
+    at_limit: int
     peak: int
 
     def arrays(self) -> Arrays:
         """Return what :meth:`restored` takes."""
-        numbers = [np.nan if self.C is None else self.C, self.tau, self.search, self.fit, self.predict, self.peak]
+        numbers = [np.nan if self.C is None else self.C, self.tau, self.search, self.fit, self.predict]
+        numbers += [self.shared, self.at_limit, self.peak]
         return {"logits": self.logits, "offset": self.offset, "numbers": np.array(numbers, dtype=np.float64)}
 
     @classmethod
     def restored(cls, arrays: Arrays) -> "Trial":
         """Restore what :meth:`arrays` returned."""
-        C, tau, search, fit, predict, peak = arrays["numbers"].tolist()
+        C, tau, search, fit, predict, shared, at_limit, peak = arrays["numbers"].tolist()
         chosen = (None if np.isnan(C) else C, tau, arrays["offset"])
-        return cls(arrays["logits"], *chosen, search, fit, predict, int(peak))
+        return cls(arrays["logits"], *chosen, search, fit, predict, shared, int(at_limit), int(peak))
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -113,23 +118,26 @@ def tried(
     name = fit_name(step.C, "all rows")
     before = tally.seconds
     if (fitted := tally.finished(name)) is None:
-        model = learner.fit(
+        outcome = learner.fit(
             split.X,
             torch.from_numpy(split.targets),
             C=step.C,
             start=choice.start,
-            rough=False,
             groups=split.training.train.groups,
-            steps=tally.steps(name),
+            fits=tally,
+            name=name,
             progress=lambda n, of, loss, _: progress(name, (fits - 1 + n / of) / fits, loss),
         )
         predicting = time.monotonic()
-        plain = model.logits(split.X_test)
-        fitted = {"logits": plain, "predict": np.array(time.monotonic() - predicting)}
+        plain = outcome.model.logits(split.X_test)
+        seconds = np.array(time.monotonic() - predicting)
+        fitted = {"logits": plain, "predict": seconds, "stopped": np.array(outcome.at_limit)}
         tally.finish(name, fitted)
     predict = float(fitted["predict"])
     offset = np.asarray(step.offset, dtype=np.float32)
     logits = fitted["logits"] + (offset - np.float32(step.tau) * prior_logits(split.targets))
     if not np.isfinite(logits).all():
         raise FloatingPointError("the model gives logits that are not finite")
-    return Trial(logits, step.C, step.tau, offset, search, tally.seconds - before - predict, predict, tally.peak)
+    at_limit = choice.at_limit + int(fitted["stopped"])
+    seconds = (search, tally.seconds - before - predict, predict, tally.shared)
+    return Trial(logits, step.C, step.tau, offset, *seconds, at_limit, tally.peak)

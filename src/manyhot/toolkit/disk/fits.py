@@ -37,7 +37,18 @@ class Fits(Protocol):
 
 
 class Unsaved:
-    """Steps of a fit that nobody will continue."""
+    """Fits and steps that nobody will continue."""
+
+    def finished(self, fit: str) -> Arrays | None:
+        """Find nothing."""
+        return None
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        """Keep nothing."""
+
+    def steps(self, fit: str) -> Steps:
+        """Return steps that leave nothing."""
+        return self
 
     def load(self) -> Arrays | None:
         """Find nothing."""

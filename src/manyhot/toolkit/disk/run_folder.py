@@ -41,7 +41,9 @@ RUN_FILES = (
     *("provenance.json", "report.html", "run.json", "terms.json"),
 )
 RUN = Kind("run", "train", 4, RUN_FILES, since="training")
-COMPARISON = Kind("comparison", "compare", 2, ("compare.json", "config.toml", "report.html"), since="it was written")
+# A run on spans has scores and no calibrated probabilities.
+SPAN_RUN = Kind("run", "train", 1, tuple(name for name in RUN_FILES if name != "calibration.json"), since="training")
+COMPARISON = Kind("comparison", "compare", 3, ("compare.json", "config.toml", "report.html"), since="it was written")
 
 
 def run_name(data: str) -> str:
@@ -165,6 +167,15 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
                 f"{path / name}: changed since {kind.since} (its sha256 is not the manifest's); {kind.again}."
             )
     return files
+
+
+def kind_of_run(path: Path) -> Kind:
+    """Say which kind of run a folder is by the files that its manifest names; a damaged one is a run like any other."""
+    try:
+        named = set(json.loads((path / MANIFEST).read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return RUN
+    return SPAN_RUN if named == set(SPAN_RUN.files) else RUN
 
 
 def provenance(

@@ -4,7 +4,7 @@ The order of rows and every other random number of an epoch depend on the seed a
 that parameters, moments and what was heard of the epochs so far are the whole state.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from manyhot.split import stratified_split
-from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.model import Memory, Model, Progress, Score, tensors
+from manyhot.toolkit.models.model import Memory, Model, Outcome, Progress, Score, tensors
 from manyhot.toolkit.objectives import Loss
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -68,7 +68,6 @@ class NetLearner:
 
     Attributes:
         draw: (X, labels) to the network that a fit starts from, the same every time.
-        restore: from what its `arrays` returned.
     """
 
     loss: Loss
@@ -78,9 +77,7 @@ class NetLearner:
     seed: int
     device: str
     draw: Callable[[DesignMatrix, int], Net]
-    restore: Callable[[Arrays], Model]
     penalised = False
-    warm = False
 
     @property
     def info(self) -> dict[str, str]:
@@ -93,14 +90,14 @@ class NetLearner:
         targets: Tensor,
         *,
         C: float | None = None,
-        start: Model | None = None,
-        rough: bool = False,
+        start: Arrays | None = None,
         groups: np.ndarray | None = None,
-        steps: Steps,
+        fits: Fits,
+        name: str = "",
         progress: Progress,
-    ) -> Model:
+    ) -> Outcome:
         """Fit on rows X and targets; folds are fitted by the same rule as all rows."""
-        return fit_stopped_early(
+        net = fit_stopped_early(
             lambda: self.draw(X, targets.shape[1]),
             X,
             targets.to(self.device),
@@ -109,16 +106,13 @@ class NetLearner:
             schedule=self.schedule,
             seed=self.seed,
             groups=groups,
-            steps=steps,
+            steps=fits.steps(name),
             progress=progress,
         )
+        return Outcome(net, {}, False)
 
-    def mean(self, models: list[Model]) -> None:
+    def mean(self, starts: list[Arrays], rows: list[np.ndarray | None]) -> None:
         """Return nothing: the mean of networks is no network of use."""
-
-    def model(self, arrays: Arrays) -> Model:
-        """Restore what `arrays` of the network returned."""
-        return self.restore(arrays)
 
 
 def fit_stopped_early(
@@ -205,6 +199,7 @@ def descend(
     progress: Progress,
     epochs: int | None = None,
     held: Callable[[], float] | None = None,
+    cut: Callable[[torch.Generator], Sequence[Tensor]] | None = None,
 ) -> list[float]:
     """Minimise, in place, the mean over rows of a value.
 
@@ -218,6 +213,7 @@ def descend(
         progress: called with the epoch, the last one, its mean loss and the score.
         epochs: stop after so many; the rate falls as if all of the schedule's came.
         held: the score of rows held out, which stops the descent by the schedule's patience.
+        cut: random numbers to the mini-batches of an epoch, where these are not any rows: those of like length.
 
     Returns:
         Of each epoch, the score of the rows held out, or else the mean loss of training.
@@ -228,18 +224,20 @@ def descend(
     heard: list[float] = []
     if (saved := steps.load()) is not None:
         heard = _restore(optimizer, parameters, saved)
-    batches = -(-rows // schedule.batch)
     last = schedule.epochs if epochs is None else epochs
 
     def end() -> int:
-        best = int(np.argmax(heard)) if heard else 0
-        return last if held is None else min(last, best + 1 + schedule.patience)
+        # A score that has been 0 so far says that learning has not begun, and not that it is over.
+        if held is None or max(heard, default=0.0) == 0:
+            return last
+        return min(last, int(np.argmax(heard)) + 1 + schedule.patience)
 
     while len(heard) < end():
         epoch, total = len(heard), 0.0
         random = torch.Generator().manual_seed(epoch_seed(seed, epoch))
-        for i, part in enumerate(torch.randperm(rows, generator=random).split(schedule.batch)):
-            share = (epoch * batches + i) / (schedule.epochs * batches)
+        batches = torch.randperm(rows, generator=random).split(schedule.batch) if cut is None else cut(random)
+        for i, part in enumerate(batches):
+            share = (epoch * len(batches) + i) / (schedule.epochs * len(batches))
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate * schedule.factor(share)
             optimizer.zero_grad()
@@ -251,6 +249,28 @@ def descend(
         progress(len(heard), end(), total / rows, None if held is None else heard[-1])
         steps.save(lambda: _state(optimizer, parameters, heard))
     return heard
+
+
+def of_like_length(lengths: np.ndarray, most: Callable[[int], int], random: torch.Generator) -> list[Tensor]:
+    """Cut rows into mini-batches of about one length, which come in random order.
+
+    Args:
+        lengths: of each row.
+        most: rows that a mini-batch may have, by its longest.
+        random: what moves rows between neighbouring mini-batches, and orders these.
+    """
+    spread = torch.rand(len(lengths), generator=random) * 4
+    order = torch.argsort(torch.from_numpy(lengths) + spread)
+    batches = []
+    first = 0
+    while first < len(order):
+        last = first + most(int(lengths[order[first]]))
+        # The longest of so many rows may allow fewer.
+        while last > first + 1 and last - first > most(int(lengths[order[first:last]].max())):
+            last -= 1
+        batches.append(order[first:last])
+        first = last
+    return [batches[i] for i in torch.randperm(len(batches), generator=random)]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

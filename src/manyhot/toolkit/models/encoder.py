@@ -111,7 +111,7 @@ def plan_encoder(
     parameters = sum(p.numel() for p in encoder.network.parameters()) + (encoder.width + 1) * labels
     config, pooling, length = encoder.config, Pooling(encoder.pooling.modes), encoder.tokens.limit
     # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
-    layer = 2 * SCHEDULE.batch * length * (34 * encoder.width + 5 * config.get("num_attention_heads", 12) * length)
+    layer = 2 * SCHEDULE.batch * length * (34 * encoder.hidden + 5 * config.get("num_attention_heads", 12) * length)
     needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + 4 * rows // HELD * labels * 3
     memory = Memory(
         f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
@@ -136,5 +136,4 @@ def plan_encoder(
         seed,
         device,
         draw=draw,
-        restore=lambda arrays: FineTuned.restored(config, pooling, arrays, labels, device),
     )

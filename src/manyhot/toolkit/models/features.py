@@ -3,18 +3,19 @@
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
+from manyhot.toolkit.models.term_counts import count_terms, most_frequent
 from manyhot.toolkit.read.examples import Examples
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
@@ -23,7 +24,7 @@ DesignMatrix = Any
 # Words, and beside them pairs of words at half weight, each block with rows of length 1. benchmarks/defaults.py chose
 # the weight on training rows; in one joint block the many pairs of a long text would push its words down. A pair must
 # be in 5 texts: with 3, Reuters has twice as many, and fitting takes as much longer.
-WORDS = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b", "sublinear_tf": True}
+WORDS = {"analyzer": "word", "sublinear_tf": True}
 PAIR_WEIGHT = 0.5
 MIN_DF = 2
 PAIR_MIN_DF = 5
@@ -35,8 +36,7 @@ DENSE = 0.3
 # With so few rows a word seen once may be all there is of a label.
 FEW_ROWS = 100
 
-_FLOAT32: Any = {"dtype": np.float32}
-_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,22 @@ class TextBlock:
     weight: float
 
     @classmethod
-    def fit(cls, texts: list[str], parameters: dict[str, Any], weight: float = 1.0) -> "TextBlock | None":
-        """Fit on training texts; None where no term is in enough of them."""
-        try:
-            vectorizer = TfidfVectorizer(**parameters, **_FLOAT32).fit(texts)
-        except ValueError:  # scikit-learn: "empty vocabulary", "no terms remain"
-            return None
-        return cls(parameters, vectorizer.get_feature_names_out().tolist(), vectorizer.idf_, weight)
-
-    def transform(self, texts: list[str]) -> sp.csr_array:
-        """Return (rows, terms) TF-IDF."""
-        return sp.csr_array(self._vectorizer.transform(texts) * np.float32(self.weight))
+    def fit(cls, counts: sp.csr_array, terms: list[str], parameters: dict[str, Any], weight: float) -> "TextBlock":
+        """Fit on the counts of training texts."""
+        weights = TfidfTransformer(sublinear_tf=parameters["sublinear_tf"]).fit(counts)
+        return cls(parameters, terms, weights.idf_, weight)
 
     @cached_property
-    def _vectorizer(self) -> TfidfVectorizer:
-        vocabulary = {term: column for column, term in enumerate(self.terms)}
-        fitted = {key: value for key, value in self.parameters.items() if key not in ("min_df", "max_features")}
-        vectorizer = TfidfVectorizer(**fitted, vocabulary=vocabulary, **_FLOAT32)
-        vectorizer.idf_ = self.idf
-        return vectorizer
+    def vocabulary(self) -> dict[str, int]:
+        """The column of each term."""
+        return {term: column for column, term in enumerate(self.terms)}
+
+    def weighted(self, counts: sp.csr_array) -> sp.csr_array:
+        """Return TF-IDF of counts (texts, terms)."""
+        weights = TfidfTransformer(sublinear_tf=self.parameters["sublinear_tf"])
+        weights.idf_ = self.idf
+        found: Any = weights.transform(counts)
+        return sp.csr_array(found * np.float32(self.weight))
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,14 @@ class Features:
 
     @classmethod
     def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None, *, words: bool = True) -> "Features":
-        """Fit on training rows.
+        """Fit on training rows; see :meth:`fit_transform`."""
+        return cls.fit_transform(examples, reader, words=words)[0]
+
+    @classmethod
+    def fit_transform(
+        cls, examples: Examples, reader: Encoder | Tokens | None = None, *, words: bool = True
+    ) -> tuple["Features", DesignMatrix]:
+        """Fit on training rows and return their matrix, after one pass over texts.
 
         Args:
             examples: the rows.
@@ -130,7 +134,8 @@ class Features:
         Raises:
             InputError: texts without a single word, or none at all for a reader.
         """
-        blocks, mean, std, sparse = [], None, None, False
+        texts: list[tuple[TextBlock, sp.csr_array]] = []
+        mean, std, sparse = None, None, False
         if reader is not None and examples.texts is None:
             raise InputError(f"{examples.source}: an encoder reads text, got only numbers; use --model linear or mlp.")
         if isinstance(reader, Tokens):
@@ -139,11 +144,12 @@ class Features:
                     f"{examples.source}: fine_tune reads text alone; name its columns with --text, or leave "
                     "fine_tune out."
                 )
-            return cls(reader=reader)
+            fitted = cls(reader=reader)
+            return fitted, fitted.transform(examples)
         meaning = None if reader is None else Meaning.fit(reader, examples.texts or [])
         if examples.texts is not None and (words or meaning is None):
-            blocks = _fit_blocks(examples.texts)
-            if not blocks and meaning is None:
+            texts = _fit_blocks(examples.texts)
+            if not texts and meaning is None:
                 raise InputError(
                     f"{examples.source}: expected texts with words, but no word or character is in two rows or more; "
                     "name the text columns with --text."
@@ -158,7 +164,8 @@ class Features:
             missing = np.flatnonzero(examples.missing_counts()).tolist()
             mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
         categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
-        return cls(blocks, mean, std, not sparse, missing, categories, meaning)
+        fitted = cls([block for block, _ in texts], mean, std, not sparse, missing, categories, meaning)
+        return fitted, fitted._joined(examples, [counts for _, counts in texts])
 
     def transform(self, examples: Examples) -> DesignMatrix:
         """Return (rows, features) float32: dense for dense numbers alone, else CSR; or token ids.
@@ -168,8 +175,18 @@ class Features:
         """
         if isinstance(self.reader, Tokens):
             return self.reader.transform(examples.texts or [""] * examples.rows)
-        of_texts = [*self.blocks, *([] if self.reader is None else [self.reader])]
-        parts: list[Any] = [block.transform(examples.texts or [""] * examples.rows) for block in of_texts]
+        counts: list[sp.csr_array] = []
+        if self.blocks:
+            kinds, vocabularies = [b.parameters for b in self.blocks], [b.vocabulary for b in self.blocks]
+            counted = count_terms(examples.texts or [""] * examples.rows, kinds, vocabularies)
+            counts = [matrix for _, matrix in counted]
+        return self._joined(examples, counts)
+
+    def _joined(self, examples: Examples, counts: list[sp.csr_array]) -> DesignMatrix:
+        """Put the parts of the matrix beside each other; texts come as counts."""
+        parts: list[Any] = [block.weighted(of) for block, of in zip(self.blocks, counts, strict=True)]
+        if self.reader is not None and not isinstance(self.reader, Tokens):
+            parts.append(self.reader.transform(examples.texts or [""] * examples.rows))
         if self.std is not None:
             numbers: Any = examples.numbers
             came = 0 if numbers is None else numbers.shape[1]
@@ -300,22 +317,52 @@ class Features:
         )
 
 
-def _fit_blocks(texts: list[str]) -> list[TextBlock]:
+@cache
+def token_pattern() -> str:
+    """Write what a word is: letters, digits and the marks that belong to them; or one emoji.
+
+    Most scripts of India and South-East Asia write vowels as marks, Arabic and Hebrew may, and a joiner stands within
+    words. `\\w` has none of these, and cuts a word at each. The marks are written out, as patterns have no name
+    for them; a run keeps the pattern it was fitted with. Of an emoji of several characters each is a token, without the
+    marks for its colour and style; two letters of a flag are one.
+    """
+    # Marks beyond are of scripts that nobody writes today, or select variants of characters of China and Japan.
+    marks = [i for i in (*range(0x300, 0x3100), *range(0xA000, 0x1F000)) if unicodedata.category(chr(i))[0] == "M"]
+    marks += [0x200C, 0x200D]
+    ends = [i for i, mark in enumerate(marks) if i + 1 == len(marks) or marks[i + 1] != mark + 1]
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    inside = "".join(
+        chr(marks[i]) if i == j else f"{chr(marks[i])}-{chr(marks[j])}" for i, j in zip(starts, ends, strict=True)
+    )
+    emoji = "\u2600-\u27bf\u231a\u231b\u23e9-\u23fa\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa"
+    emoji += "\U0001f400-\U0001faff"
+    return rf"\w+(?:[{inside}]+\w*)*|[\U0001f1e6-\U0001f1ff]{{2}}|[{emoji}]"
+
+
+def _fit_blocks(texts: list[str]) -> list[tuple[TextBlock, sp.csr_array]]:
+    """Fit the blocks that texts have terms for, and count these in the same pass."""
     few = len(texts) < FEW_ROWS
     limits = {"min_df": 1 if few else MIN_DF, "max_features": MAX_TERMS}
+    kinds: list[tuple[dict[str, Any], float]]
     if writes_without_spaces(texts):
-        blocks = [TextBlock.fit(texts, CHARACTERS | limits)]
+        kinds = [(CHARACTERS | limits, 1.0)]
     else:
+        words = WORDS | {"token_pattern": token_pattern()}
         pair_limits = limits | {"min_df": 1 if few else PAIR_MIN_DF}
-        blocks = [
-            TextBlock.fit(texts, WORDS | {"ngram_range": (1, 1)} | limits),
-            TextBlock.fit(texts, WORDS | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
+        kinds = [
+            (words | {"ngram_range": (1, 1)} | limits, 1.0),
+            (words | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
         ]
-    return [block for block in blocks if block is not None]
+    fitted = []
+    for (kind, weight), counted in zip(kinds, count_terms(texts, [kind for kind, _ in kinds]), strict=True):
+        terms, counts = most_frequent(*counted, kind["min_df"], kind["max_features"])
+        if terms:
+            fitted.append((TextBlock.fit(counts, terms, kind, weight), counts))
+    return fitted
 
 
 def writes_without_spaces(texts: Iterable[str], sample: int = 1000) -> bool:
     """Say whether most letters of the first texts are of a script that puts no spaces between words."""
     letters = [c for text, _ in zip(texts, range(sample), strict=False) for c in text[:200] if c.isalpha()]
-    spaceless = sum(unicodedata.name(c, "").startswith(_SPACELESS) for c in letters)
+    spaceless = sum(unicodedata.name(c, "").startswith(SPACELESS) for c in letters)
     return spaceless > len(letters) / 2

@@ -12,7 +12,7 @@ from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.model import Learner, Model, Score, device_of
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
-from manyhot.toolkit.objectives import Loss
+from manyhot.toolkit.objectives import Loss, route_of
 
 
 def learner_for(
@@ -25,6 +25,7 @@ def learner_for(
     """
     options: Any = {"loss": loss, "seed": config.seed}
     if config.model == "linear" or (config.model != "mlp" and not config.fine_tune):
+        options |= {"route": route_of(config.loss), "stand_in": config.loss == "zlpr"}
         return LinearLearner.planned(rows, features, labels, max_iter=config.max_iter, **options)
     options |= {"score": score, "device": device_of(config.device)}
     if encoder is not None:

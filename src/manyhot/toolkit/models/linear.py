@@ -1,9 +1,11 @@
 """The linear model: logits = X W + b, fitted by full-batch L-BFGS or, where that needs too much memory, by AdamW.
 
-L-BFGS goes in rounds. After each it forgets its history, so that weights and the number of the round are all that an
-interrupted fit needs to end in the same bits.
+BCE is a sum over labels: L-BFGS gives each a curvature of its own, which takes a fraction of the iterations, and goes
+by blocks of labels, which bounds the memory. Other losses go on from there where that is nearer to their optimum than
+the best biases are (objectives says which), and so share this part of their fits.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,26 +14,31 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from manyhot.csr import CSR
 from manyhot.labels import label_prior
-from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Fits, Steps
+from manyhot.toolkit.models import lbfgs
 from manyhot.toolkit.models.adamw import Schedule, descend
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.model import BLOCK, Memory, Model, Progress, free_memory, tensors, unheard
-from manyhot.toolkit.objectives import Loss
+from manyhot.toolkit.models.lbfgs import Fit, Rows, Space, Weights, minimise
+from manyhot.toolkit.models.model import BLOCK, Memory, Outcome, Progress, free_memory, tensors, unheard
+from manyhot.toolkit.models.products import Product, transposed
+from manyhot.toolkit.objectives import Loss, Route, bce_of_labels
 
 Solver = Literal["lbfgs", "adamw"]
 
-HISTORY = 10
-ROUND = 20
-# Of the folds' fits. As many as the final fit has: with fewer, the level of the folds' logits is not yet that of the
-# final ones, and the offset that gives the right number of labels for the first gives a wrong one for the second.
-ROUGH_ITER = 60
-# Stop where a step gains less than this of the mean loss.
-TOLERANCE = 1e-6
-# Vectors of the size of the weights that torch's L-BFGS holds at its peak: 2 x HISTORY of history, then weights,
-# gradient and what the line search keeps.
-LBFGS_VECTORS = 26
+# Stop where five iterations gain less than this part of the objective: of a label where each is fitted by itself, and
+# of all labels.
+TOLERANCE_OF_LABEL = 1e-3
+TOLERANCE = 1e-3
+# Pairs that are remembered where all labels are one problem.
+HISTORY = 5
+# Before the name of a fit, the part of it that losses share.
+SHARED = "each label: "
+# Labels that are fitted side by side.
+LABELS = 256
+# Arrays of the size of a vector that L-BFGS holds at its peak, beside two for each remembered pair: weights, gradients,
+# direction, and of rows x labels: logits, their change and their gradient.
+LBFGS_VECTORS = 6
 ADAMW_VECTORS = 6
 # Temporaries of the eager loss and its backward in tensors of rows x labels float32: 11.4 at 13,000 x 983.
 LOGITS_TENSORS = 12
@@ -54,7 +61,7 @@ class Linear:
         """Return (rows, labels) float32."""
         weight, bias = self.weight.numpy(), self.bias.numpy()
         if sp.issparse(X):  # each row is summed by itself
-            return _Product(X)(weight) + bias
+            return Product(X)(weight) + bias
         blocks = [X[first : first + BLOCK] @ weight for first in range(0, X.shape[0], BLOCK)]
         return np.concatenate(blocks) + bias
 
@@ -81,12 +88,21 @@ class Linear:
 
 @dataclass(frozen=True)
 class LinearLearner:
-    """How linear models are fitted: by L-BFGS while its vectors and the dense logits fit a quarter of what is free."""
+    """How linear models are fitted: by L-BFGS while its vectors and the dense logits fit a quarter of what is free.
+
+    Attributes:
+        route: how L-BFGS comes to the optimum of the loss.
+        by_rows: in the space of rows, in all fits of a run, so that they can start from each other.
+        shape: rows, features, labels.
+        max_iter: of each part of a fit.
+    """
 
     loss: Loss
     memory: Memory
     solver: Solver
-    shape: tuple[int, int]
+    route: Route
+    by_rows: bool
+    shape: tuple[int, int, int]
     max_iter: int = 60
     seed: int = 0
     penalised = True
@@ -99,33 +115,51 @@ class LinearLearner:
         labels: int,
         *,
         loss: Loss,
+        route: Route = "all labels",
+        stand_in: bool = False,
         max_iter: int = 60,
         seed: int = 0,
         free: int | None = None,
     ) -> "LinearLearner":
         """Choose the solver by memory.
 
+        Args:
+            rows, features, labels: how many there are.
+            loss: (logits, targets) to the sum over rows.
+            route: of L-BFGS to its optimum.
+            stand_in: where all labels together need too much memory, the optimum of BCE may stand in.
+            max_iter: of L-BFGS.
+            seed: of the order of mini-batches.
+            free: bytes.
+
         Raises:
             InputError: when not even mini-batches fit.
         """
         free = free_memory() if free is None else free
+        by_rows = 2 * rows < features
         parameters = (features + 1) * labels
-        lbfgs = 4 * parameters * LBFGS_VECTORS
-        logits = 4 * rows * labels * LOGITS_TENSORS
-        solver: Solver = "lbfgs" if max(lbfgs, logits) <= free // 4 else "adamw"
-        if solver == "lbfgs":
-            memory = Memory("full-batch L-BFGS", parameters, lbfgs + logits, free)
-        else:
-            batch = 4 * min(rows, BATCH_ROWS) * labels * LOGITS_TENSORS
-            adamw = 4 * parameters * ADAMW_VECTORS + batch + 4 * rows * labels
-            memory = Memory("AdamW in mini-batches", parameters, adamw, free)
-            memory.check(f"{features:,} features x {labels:,} labels", "use fewer text columns or fewer labels")
-        return cls(loss, memory, solver, (features, labels), max_iter, seed)
+        # What fits keep for each other, the weights, and targets.
+        kept = 4 * labels * (features + 4 * (rows if by_rows else features) + rows)
 
-    @property
-    def warm(self) -> bool:
-        """Mini-batches are for models too large to keep one a fold."""
-        return self.solver == "lbfgs"
+        def needed(side_by_side: int, history: int) -> tuple[int, int]:
+            vectors = 4 * side_by_side * (2 * rows if by_rows else features) * (2 * history + LBFGS_VECTORS)
+            return vectors, 4 * side_by_side * rows * LOGITS_TENSORS
+
+        label_wise = needed(min(labels, LABELS), lbfgs.HISTORY)
+        together = needed(labels, HISTORY if route == "each label, then all" else lbfgs.HISTORY)
+        parts = {"each label": [label_wise], "each label, then all": [label_wise, together], "all labels": [together]}
+        how = "full-batch L-BFGS"
+        if stand_in and max(map(max, parts[route])) > free // 4 >= max(label_wise):
+            route, how = "each label", "L-BFGS by blocks of labels on BCE, which needs less memory"
+        options = (route, by_rows, (rows, features, labels), max_iter, seed)
+        if max(map(max, parts[route])) <= free // 4:
+            return cls(loss, Memory(how, parameters, max(map(sum, parts[route])) + kept, free), "lbfgs", *options)
+        batch = 4 * min(rows, BATCH_ROWS) * labels * LOGITS_TENSORS
+        memory = Memory(
+            "AdamW in mini-batches", parameters, 4 * parameters * ADAMW_VECTORS + batch + 4 * rows * labels, free
+        )
+        memory.check(f"{features:,} features x {labels:,} labels", "use fewer text columns or fewer labels")
+        return cls(loss, memory, "adamw", *options)
 
     @property
     def info(self) -> dict[str, str]:
@@ -138,30 +172,62 @@ class LinearLearner:
         targets: Tensor,
         *,
         C: float | None,
-        start: Model | None = None,
-        rough: bool = False,
+        start: Arrays | None = None,
         groups: np.ndarray | None = None,
-        steps: Steps,
+        fits: Fits,
+        name: str,
         progress: Progress,
-    ) -> Linear:
-        """Fit on rows X and targets; see :func:`fit_linear`."""
+    ) -> Outcome:
+        """Fit on rows X and targets; what other losses share of it is a fit of its own, kept under `shared(name)`."""
         assert C is not None
-        assert start is None or isinstance(start, Linear)
-        max_iter = ROUGH_ITER if rough else self.max_iter
-        options: Any = {"solver": self.solver, "start": start, "max_iter": max_iter, "seed": self.seed}
-        return fit_linear(X, targets, loss=self.loss, C=C, steps=steps, progress=progress, **options)
+        if self.solver == "adamw":
+            weight, bias = torch.zeros(X.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
+            _adamw(X, targets, weight, bias, self.loss, C, self.seed, fits.steps(name), progress)
+            return Outcome(Linear(weight, bias), {}, False)
+        task = _Task(X, targets, C, self.by_rows)
+        stages = (self.route != "all labels") + (self.route != "each label")
+        of = self.max_iter * stages
+        point, at_limit = start or {}, False
+        if self.route != "all labels":
+            point = fits.finished(shared(name)) or {}
+            if not point:
+                steps = fits.steps(shared(name))
+                point = task.fit_labels(start, self.max_iter, steps, lambda n, loss: progress(n, of, loss, None))
+                fits.finish(shared(name), point)
+        result = point
+        if self.route != "each label":
+            before, cold = of - self.max_iter, self.route == "all labels"
+            result = task.fit_all(
+                self.loss,
+                point,
+                self.max_iter,
+                fits.steps(name),
+                lambda n, loss: progress(before + n, of, loss, None),
+                history=lbfgs.HISTORY if cold else HISTORY,
+            )
+            point = result if cold else point
+            at_limit = bool(result["at_limit"])
+        return Outcome(task.model(result), point, at_limit or bool(point["at_limit"]))
 
-    def mean(self, models: list[Model]) -> Linear | None:
-        """Return the mean of linear models, which is close to the optimum of all rows; None of none."""
-        if not models:
+    def mean(self, starts: list[Arrays], rows: list[np.ndarray | None]) -> Arrays | None:
+        """Return the mean of linear models, which is close to the optimum of all rows; None where none was kept."""
+        if not all(starts):
             return None
-        arrays = [model.arrays() for model in models]
-        weight, bias = (torch.stack([torch.from_numpy(a[name]) for a in arrays]).mean(0) for name in ("weight", "bias"))
-        return Linear(weight, bias)
+        number, dtype = len(starts), starts[0]["left"].dtype
+        left = np.zeros((self.shape[0] if self.by_rows else self.shape[1], self.shape[2]), dtype)
+        for start, of in zip(starts, rows, strict=True):
+            left[slice(None) if of is None or not self.by_rows else of] += start["left"] / dtype.type(number)
+        return {"left": left, "bias": np.mean([start["bias"] for start in starts], 0, dtype=np.float64).astype(dtype)}
 
-    def model(self, arrays: Arrays) -> Linear:
-        """Restore what :meth:`Linear.arrays` returned."""
-        return Linear.restored(arrays, *self.shape)
+
+def shared(name: str) -> str:
+    """Name the part of a fit that losses share: the optimum of BCE."""
+    return SHARED + name
+
+
+def is_shared(name: str) -> bool:
+    """Say whether a fit is a part that losses share."""
+    return name.startswith(SHARED)
 
 
 def fit_linear(
@@ -177,7 +243,7 @@ def fit_linear(
     steps: Steps = UNSAVED,
     progress: Progress = unheard,
 ) -> Linear:
-    r"""Minimise the sum over rows of the loss + :math:`|W|^2/(2C)`; the bias is not penalised.
+    r"""Minimise the sum over rows of the loss + :math:`|W|^2/(2C)`, all labels together; the bias is not penalised.
 
     Args:
         X: (rows, features), CSR or dense.
@@ -185,27 +251,136 @@ def fit_linear(
         loss: (logits, targets) to the sum over rows.
         C: > 0, the larger the weaker the penalty.
         solver: full batch, or mini-batches.
-        start: weights to start from; by default zeros, and for L-BFGS the best biases beside them.
+        start: of L-BFGS; by default zeros, and the best biases beside them.
         max_iter: of L-BFGS.
         seed: of the order of mini-batches.
         steps: where the state is left after a round of iterations, or after an epoch.
-        progress: called with the number of evaluations or epochs, how many there are at most, and the mean loss.
+        progress: called with the number of iterations or epochs, how many there are at most, and the mean loss.
     """
-    shape = (X.shape[1], targets.shape[1])
-    weight = torch.zeros(shape) if start is None else start.weight.clone()
-    if start is not None:
-        bias = start.bias.clone()
-    elif solver == "lbfgs" and steps.load() is None:
-        bias = best_constants(targets, loss)
-    else:
-        bias = torch.zeros(shape[1])
-    weight.requires_grad_()
-    bias.requires_grad_()
-    if solver == "lbfgs":
-        _lbfgs(X, targets, weight, bias, loss, C, max_iter, steps, progress)
-    else:
+    if solver == "adamw":
+        weight, bias = torch.zeros(X.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
         _adamw(X, targets, weight, bias, loss, C, seed, steps, progress)
-    return Linear(weight.detach(), bias.detach())
+        return Linear(weight, bias)
+    task = _Task(X, targets, C, by_rows=start is None and 2 * X.shape[0] < X.shape[1])
+    point = {} if start is None else {"left": start.weight.numpy(), "bias": start.bias.numpy()}
+    return task.model(task.fit_all(loss, point, max_iter, steps, lambda n, value: progress(n, max_iter, value, None)))
+
+
+class _Task:
+    """Rows, targets and a penalty: what L-BFGS fits, by either space."""
+
+    def __init__(self, X: DesignMatrix, targets: Tensor, C: float, by_rows: bool) -> None:
+        self.targets, self.by_rows = targets, by_rows
+        self.multiply, self.transposed = Product(X), Product(transposed(X))
+        self.space: Space = (Rows if by_rows else Weights)(self.multiply, self.transposed, C)
+        self.size = X.shape[0] if by_rows else X.shape[1]
+        self.dtype = X.dtype
+
+    def fit_labels(
+        self, start: Arrays | None, max_iter: int, steps: Steps, heard: Callable[[int, float], None]
+    ) -> Arrays:
+        """Find the optimum of BCE, by blocks of labels."""
+        labels = self.targets.shape[1]
+        blocks = np.array_split(np.arange(labels), -(-labels // LABELS))
+        # Of BCE the best bias of a label is its log-odds.
+        point = start or {"bias": torch.logit(label_prior(self.targets)).numpy()}
+        return self._descend(bce_of_labels, point, blocks, False, max_iter, TOLERANCE_OF_LABEL, 10, steps, heard)
+
+    def fit_all(
+        self,
+        loss: Loss,
+        start: Arrays,
+        max_iter: int,
+        steps: Steps,
+        heard: Callable[[int, float], None],
+        history: int = lbfgs.HISTORY,
+    ) -> Arrays:
+        """Find the optimum of a loss, all labels together."""
+        blocks = [np.arange(self.targets.shape[1])]
+        if not start and steps.load() is None:
+            start = {"bias": best_constants(self.targets, loss).numpy()}
+        return self._descend(loss, start, blocks, True, max_iter, TOLERANCE, history, steps, heard)
+
+    def _descend(
+        self,
+        loss: Loss,
+        start: Arrays,
+        blocks: list[np.ndarray],
+        together: bool,
+        max_iter: int,
+        tolerance: float,
+        history: int,
+        steps: Steps,
+        heard: Callable[[int, float], None],
+    ) -> Arrays:
+        saved = steps.load()
+        point = start if saved is None else saved
+        labels = self.targets.shape[1]
+        zeros = np.zeros((self.size, labels), self.dtype)
+        left = np.array(point["left"]) if "left" in point else zeros
+        bias = np.array(point["bias"], self.dtype) if "bias" in point else np.zeros(labels, self.dtype)
+        first, at_limit = (0, False) if saved is None else (int(saved["block"]), bool(saved["at_limit"]))
+        for number in range(first, len(blocks)):
+            columns = blocks[number]
+            fit = Fit.begun(np.take(left, columns, 1), bias[columns], together=together)
+            if saved is not None and number == first:
+                fit.iterations, fit.scale, fit.resting, fit.values = (
+                    int(saved["iterations"]),
+                    *(saved[name] for name in ("scale", "resting", "values")),
+                )
+
+            def after(fit: Fit = fit, columns: np.ndarray = columns, number: int = number) -> None:
+                left[:, columns], bias[columns] = fit.left, fit.bias
+                counts = {"block": number, "iterations": fit.iterations, "at_limit": at_limit}  # noqa: B023
+                steps.save(
+                    lambda: (
+                        {"left": left, "bias": bias, "scale": fit.scale, "resting": fit.resting, "values": fit.values}
+                        | {name: np.array(count) for name, count in counts.items()}
+                    )
+                )
+
+            minimise(
+                self.space,
+                _objective(loss, self.targets, columns),
+                fit,
+                max_iter=max_iter,
+                tolerance=tolerance,
+                history=history,
+                heard=lambda n, value: heard(n, value / len(self.targets)),
+                after=after,
+            )
+            at_limit = at_limit or not fit.at_rest
+        return {"left": left, "bias": bias, "at_limit": np.array(at_limit)}
+
+    def model(self, point: Arrays) -> Linear:
+        """Return the model of a point."""
+        weight = self.transposed(point["left"]) if self.by_rows else point["left"]
+        return Linear(torch.from_numpy(weight), torch.from_numpy(point["bias"]))
+
+
+def _objective(loss: Loss, targets: Tensor, block: np.ndarray) -> lbfgs.Objective:
+    """Return what L-BFGS sees of a loss: a sum over rows, of each label or of all.
+
+    One thread of torch: its sums, and the ends of its vectors, round by how many threads there are.
+    """
+    taken: list[Any] = [np.zeros(0, np.int64), None]
+
+    def objective(logits: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not np.array_equal(taken[0], columns):
+            whole = len(columns) == targets.shape[1]
+            taken[:] = columns, targets if whole else targets.index_select(1, torch.from_numpy(block[columns]))
+        s = torch.from_numpy(logits).requires_grad_()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            value = loss(s, taken[1])
+            value.sum().backward()
+        finally:
+            torch.set_num_threads(threads)
+        assert s.grad is not None
+        return value.detach().reshape(-1).double().numpy(), s.grad.numpy()
+
+    return objective
 
 
 def best_constants(targets: Tensor, loss: Loss) -> Tensor:
@@ -220,10 +395,10 @@ def best_constants(targets: Tensor, loss: Loss) -> Tensor:
     ones = torch.ones(len(targets), 1)
     optimizer = torch.optim.LBFGS(
         [bias],
-        max_iter=ROUND,
-        history_size=HISTORY,
+        max_iter=20,
+        history_size=10,
         tolerance_grad=0.0,
-        tolerance_change=TOLERANCE,
+        tolerance_change=1e-6,
         line_search_fn="strong_wolfe",
     )
 
@@ -238,64 +413,14 @@ def best_constants(targets: Tensor, loss: Loss) -> Tensor:
     return bias.detach().clamp(odds.clamp(max=0), odds.clamp(min=0))
 
 
-def _lbfgs(X, targets, weight, bias, loss, C, max_iter, steps, progress) -> None:
-    rows = X.shape[0]
-    product, transposed = _Product(X), _Product(_transposed(X))
-    evaluations = 0
-
-    def closure() -> Tensor:
-        nonlocal evaluations
-        optimizer.zero_grad()
-        logits = _Multiply.apply(weight, product, transposed) + bias
-        # The mean in place of the sum has the same optimum, and tolerances that mean the same at any number of rows.
-        value = (loss(logits, targets) + weight.square().sum() / (2 * C)) / rows
-        value.backward()
-        evaluations += 1
-        progress(evaluations, _evaluations(max_iter), value.item(), None)
-        return value
-
-    done, ended = 0, False
-    if (saved := steps.load()) is not None:
-        done, ended, evaluations = (int(saved[name]) for name in ("iterations", "ended", "evaluations"))
-        with torch.no_grad():
-            weight.copy_(torch.from_numpy(saved["weight"]))
-            bias.copy_(torch.from_numpy(saved["bias"]))
-    while done < max_iter and not ended:
-        iterations = min(ROUND, max_iter - done)
-        optimizer = torch.optim.LBFGS(
-            [weight, bias],
-            max_iter=iterations,
-            max_eval=_evaluations(iterations),
-            history_size=HISTORY,
-            tolerance_grad=0.0,
-            tolerance_change=TOLERANCE,
-            line_search_fn="strong_wolfe",
-        )
-        before = evaluations
-        optimizer.step(closure)
-        state = optimizer.state[weight]
-        ended = state["n_iter"] < iterations and evaluations - before < _evaluations(iterations)
-        done += iterations
-        counts = {"iterations": done, "ended": ended, "evaluations": evaluations}
-        steps.save(
-            lambda: (
-                {"weight": weight.detach().numpy(), "bias": bias.detach().numpy()}
-                | {name: np.array(count) for name, count in counts.items()}  # noqa: B023, called at once
-            )
-        )
-
-
-def _evaluations(iterations: int) -> int:
-    # As torch's own default: line searches take few.
-    return iterations * 5 // 4
-
-
 def _adamw(X, targets, weight, bias, loss, C, seed, steps, progress) -> None:
     rows = X.shape[0]
+    weight.requires_grad_()
+    bias.requires_grad_()
 
     def value(batch: np.ndarray, _: torch.Generator) -> Tensor:
         part = X[batch]
-        logits = _Multiply.apply(weight, _Product(part), _Product(_transposed(part))) + bias
+        logits = _Multiply.apply(weight, Product(part), Product(transposed(part))) + bias
         # The penalty stands in the objective, and not in AdamW's weight decay, so that C means the same as of L-BFGS.
         return loss(logits, targets[torch.from_numpy(batch)]) / len(batch) + weight.square().sum() / (2 * C * rows)
 
@@ -306,6 +431,8 @@ def _adamw(X, targets, weight, bias, loss, C, seed, steps, progress) -> None:
         factor=lambda share: 1 - share,
     )
     descend({"weight": weight, "bias": bias}, rows, value, schedule, seed=seed, steps=steps, progress=progress)
+    weight.requires_grad_(False)
+    bias.requires_grad_(False)
 
 
 def mean_squared_length(X: DesignMatrix) -> float:
@@ -314,29 +441,14 @@ def mean_squared_length(X: DesignMatrix) -> float:
     return max(float(np.square(values, dtype=np.float64).sum()) / X.shape[0], 1e-12)
 
 
-def _transposed(X: DesignMatrix) -> DesignMatrix:
-    # CSR of the transpose: one pass over rows for the gradient too, and no scatter.
-    return sp.csr_array(X.T) if sp.issparse(X) else np.ascontiguousarray(X.T)
-
-
 class _Multiply(torch.autograd.Function):
     """X @ W: bitwise repeatable where X is sparse, faster than torch's CSR product, and without its warning."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, product: "_Product", transposed: "_Product") -> Tensor:
+    def forward(ctx: Any, weight: Tensor, product: "Product", transposed: "Product") -> Tensor:
         ctx.transposed = transposed
         return torch.from_numpy(product(weight.detach().numpy()))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return torch.from_numpy(ctx.transposed(np.ascontiguousarray(grads[0].numpy()))), None, None
-
-
-class _Product:
-    """Multiplication by a fixed matrix, dense or sparse."""
-
-    def __init__(self, X: DesignMatrix) -> None:
-        self.matrix: Any = CSR(X) if sp.issparse(X) else X
-
-    def __call__(self, dense: np.ndarray) -> np.ndarray:
-        return self.matrix @ dense

@@ -150,5 +150,4 @@ def plan_mlp(
         seed,
         device,
         draw=lambda X, labels: Mlp.drawn(X, labels, seed=seed, device=device),
-        restore=lambda arrays: Mlp.restored(arrays, features, labels),
     )

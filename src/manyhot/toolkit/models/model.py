@@ -5,14 +5,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Fits, Steps
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.objectives import Loss
@@ -49,7 +49,6 @@ class Learner(Protocol):
         loss: (logits, targets) to the sum over rows.
         memory: what fitting takes.
         penalised: C means something. If not, it is None everywhere, and there is nothing to search.
-        warm: a fit can start from a model fitted before.
         info: what a run says of how it was fitted.
     """
 
@@ -60,8 +59,6 @@ class Learner(Protocol):
     @property
     def penalised(self) -> bool: ...  # noqa: D102
     @property
-    def warm(self) -> bool: ...  # noqa: D102
-    @property
     def info(self) -> dict[str, str]: ...  # noqa: D102
 
     def fit(
@@ -70,25 +67,42 @@ class Learner(Protocol):
         targets: Tensor,
         *,
         C: float | None,
-        start: Model | None,
-        rough: bool,
+        start: Arrays | None = None,
         groups: np.ndarray | None = None,
-        steps: Steps,
+        fits: Fits,
+        name: str,
         progress: Progress,
-    ) -> Model:
-        """Fit on rows X (rows, features) and targets (rows, labels); `rough` is enough to compare penalties.
+    ) -> "Outcome":
+        """Fit on rows X (rows, features) and targets (rows, labels).
 
-        Where rows are held out to say when to stop, those of a group are held out together.
+        Args:
+            X, targets: rows; where some are held out to say when to stop, those of a group are held out together.
+            C: the penalty.
+            start: of another fit, that of the same rows or the mean.
+            groups: (rows,).
+            fits: where the state is left, and parts of a fit that others share are kept.
+            name: of the fit, in `fits`.
+            progress: hears of each step.
         """
         ...
 
-    def mean(self, models: list[Model]) -> Model | None:
-        """Return the model to start the fit on all rows from, given those of the folds."""
+    def mean(self, starts: list[Arrays], rows: list[np.ndarray | None]) -> Arrays | None:
+        """Return what the fit on all rows starts from, given the starts of folds and which rows they fitted."""
         ...
 
-    def model(self, arrays: Arrays) -> Model:
-        """Restore what :meth:`Model.arrays` returned."""
-        ...
+
+class Outcome(NamedTuple):
+    """What a fit gives.
+
+    Attributes:
+        model: what was fitted.
+        start: what another fit can start from; empty where none can.
+        at_limit: it stopped at its limit, with more to gain.
+    """
+
+    model: Model
+    start: Arrays
+    at_limit: bool
 
 
 def unheard(step: int, of: int, loss: float, score: float | None) -> None:
@@ -98,17 +112,18 @@ def unheard(step: int, of: int, loss: float, score: float | None) -> None:
 class Curve:
     """The loss of every step of a fit, and the score of rows held out, if any: kept over an interruption.
 
-    It stands between a fit and those who keep its state and hear of its progress.
+    It stands between a fit and those who keep its state and hear of its progress. Of a fit in parts it is the last one.
 
     Attributes:
         losses: of each step.
         scores: of each step; None where no rows were held out.
     """
 
-    def __init__(self, steps: Steps, progress: Progress) -> None:
+    def __init__(self, fits: Fits, progress: Progress) -> None:
         self.losses: list[float] = []
         self.scores: list[float | None] = []
-        self._steps = steps
+        self._fits = fits
+        self._steps: Steps = UNSAVED
         self._progress = progress
 
     def progress(self, step: int, of: int, loss: float, score: float | None) -> None:
@@ -116,6 +131,20 @@ class Curve:
         self.losses.append(loss)
         self.scores.append(score)
         self._progress(step, of, loss, score)
+
+    def finished(self, fit: str) -> Arrays | None:
+        """Return the result of a fit that is done."""
+        return self._fits.finished(fit)
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        """Keep the result of a fit."""
+        self._fits.finish(fit, result)
+
+    def steps(self, fit: str) -> Steps:
+        """Begin a part; its state goes through here."""
+        self.losses, self.scores = [], []
+        self._steps = self._fits.steps(fit)
+        return self
 
     def load(self) -> Arrays | None:
         """Find the state that was left last, and what the steps before it were."""

@@ -6,6 +6,7 @@ In a run the encoder is its configuration and its tokenizer, both JSON, and its 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,32 @@ class Tokens:
         pieces = [[part.ids for part in (whole, *whole.overflowing)] for whole in encoded]
         texts_of = np.repeat(np.arange(len(pieces)), [len(parts) for parts in pieces])
         return _padded([ids for parts in pieces for ids in parts]), texts_of
+
+    def words(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of words, and the position of the first of each word, both int64.
+
+        A word that the tokenizer has nothing for begins where the next one does. Nothing is cut: rows are, before.
+        """
+        encoding = self._uncut.encode(list(words), is_pretokenized=True)
+        ids, of = encoding.ids or [0], encoding.word_ids or [None]
+        first = np.full(len(words), len(ids) - 1, dtype=np.int64)
+        for i in range(len(of) - 1, -1, -1):
+            if of[i] is not None:
+                first[of[i]] = i
+        begun = set(of)
+        for word in range(len(words) - 2, -1, -1):
+            if word not in begun:
+                first[word] = first[word + 1]
+        return np.array(ids, dtype=np.int64), first
+
+    @cached_property
+    def _uncut(self) -> Any:
+        from tokenizers import Tokenizer
+
+        made = Tokenizer.from_str(self.tokenizer)
+        made.no_truncation()
+        made.no_padding()
+        return made
 
     @cached_property
     def _made(self) -> Any:
@@ -151,10 +178,15 @@ class Encoder:
         return encoder
 
     @property
+    def hidden(self) -> int:
+        """How many numbers a token gets."""
+        config: Any = self.network.config  # under whatever name a kind of network has it
+        return int(config.hidden_size)
+
+    @property
     def width(self) -> int:
         """How many numbers a text gets."""
-        config: Any = self.network.config  # under whatever name a kind of network has it
-        return int(config.hidden_size) * len(self.pooling.modes)
+        return self.hidden * len(self.pooling.modes)
 
     def transform(self, texts: list[str], progress: Progress = lambda share: None) -> np.ndarray:
         """Return (rows, width) float32; `progress` hears of the share that is done.

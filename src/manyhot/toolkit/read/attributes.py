@@ -17,9 +17,11 @@ import scipy.sparse as sp
 
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.cells import counted, listed
-from manyhot.toolkit.read.columns import Columns, check_named, counted_off, how_labels_are_written
+from manyhot.toolkit.read.columns import Columns, Found, check_named, counted_off, how_labels_are_written
 from manyhot.toolkit.read.formats.arff import NUMERIC, Relation
 from manyhot.toolkit.read.formats.label_lists import find_mulan, read_label_names
+from manyhot.toolkit.read.indicators import NO_SET, Cells, Uncertain, settled, told_apart
+from manyhot.toolkit.read.uses import Use, unused_sentences
 
 
 def find_attributes(
@@ -34,7 +36,7 @@ def find_attributes(
     label_names: Sequence[str] | None = None,
     one_class: bool = False,
     apart: Sequence[str] = (),
-) -> tuple[Columns, list[str]]:
+) -> Found:
     """Find which attributes are labels, text and features; the arguments are those of `find_columns`.
 
     Attributes in `apart` are left alone, as columns that were dropped from a table.
@@ -42,9 +44,6 @@ def find_attributes(
     Labels are what the caller names, or else what Meka writes into the header (-C), or else what MULAN's XML beside the
     file names: NAME.xml, or the one whose name NAME starts with, such as yeast.xml for yeast-train.arff. String
     attributes are text, numbers and nominal attributes features, dates nothing.
-
-    Returns:
-        The columns, and sentences that say what was found and what is not used.
 
     Raises:
         InputError: nothing says which attributes are labels, or an attribute does not exist or cannot be used so.
@@ -95,7 +94,15 @@ def find_attributes(
         )
     elif _are_shares(relation, labels):
         label_format, note = "shares", f"{note}; shares from 0 to 1, a half or more is a label"
-    columns = Columns(tuple(text), tuple(features), tuple(labels), label_format, sep, categories=tuple(categories))
+    columns = Columns(
+        tuple(text),
+        tuple(features),
+        tuple(labels),
+        label_format,
+        sep,
+        categories=tuple(categories),
+        named=tuple(name for name in label_names or () if name in NO_SET),
+    )
     used = {*columns.text, *columns.features, *columns.categories, *columns.labels}
     said = [f"text: {listed(columns.text)}"] if text else []
     if features:
@@ -103,9 +110,16 @@ def find_attributes(
     if categories:
         said.append(f"categories: {listed(categories)}; a column a value, and one for those seen once or never")
     said.append(f"labels: {listed(columns.labels)} ({note})")
-    if unused := [name for name in names if name not in used]:
-        said.append(f"not used: {listed(unused)}")
-    return columns, said
+    roles = dict.fromkeys(text, "text") | dict.fromkeys(features, "feature") | dict.fromkeys(categories, "category")
+    roles |= dict.fromkeys(labels, "label")
+    uses = [
+        Use(name, roles[name], note if roles[name] == "label" else kinds[name])
+        if name in used
+        else Use(name, "not used", f"a {kinds[name]} attribute", "" if kinds[name] == "date" else "features")
+        for name in names
+    ]
+    said += unused_sentences([use for use in uses if use.role == "not used"], text, [*features, *categories])
+    return Found(columns, said, uses)
 
 
 def _said_by_the_file(relation: Relation, path: Path, names: list[str]) -> tuple[list[str], str]:
@@ -130,8 +144,9 @@ def _said_by_the_file(relation: Relation, path: Path, names: list[str]) -> tuple
 
 def _are_shares(relation: Relation, labels: Sequence[str]) -> bool:
     position = {attribute.name: i for i, attribute in enumerate(relation.attributes)}
-    values = relation.numbers[:, [position[name] for name in labels]].data
-    return bool(((values >= 0) & (values <= 1)).all() and ((values > 0) & (values < 1)).any())
+    values = settled(relation.numbers[:, [position[name] for name in labels]].data, None)
+    known = values[~np.isnan(values)]
+    return bool(((known >= 0) & (known <= 1)).all() and ((known > 0) & (known < 1)).any())
 
 
 def relation_numbers(relation: Relation, names: Sequence[str], source: str) -> Any:
@@ -151,26 +166,26 @@ def relation_numbers(relation: Relation, names: Sequence[str], source: str) -> A
     return relation.numbers[:, [position[name] for name in names]]
 
 
-def relation_indicators(relation: Relation, names: Sequence[str], source: str, *, shares: bool = False) -> sp.csr_array:
-    """Take attributes of 0 and 1 as (rows, names) bool CSR; of shares, a half or more is a label.
+def relation_indicators(
+    relation: Relation, names: Sequence[str], source: str, *, shares: bool = False, uncertain: Uncertain | None = None
+) -> Cells:
+    """Take attributes of 0 and 1, one a label; of shares, a half or more is a label. ? and -1 are unknown.
 
     Raises:
         InputError: an attribute of another kind, or a value that is neither; names the line and the attribute.
     """
     numbers = relation_numbers(relation, names, source)
-    values = numbers.data
-    good = (values >= 0) & (values <= 1) if shares else np.isin(values, (0, 1))
+    values = settled(numbers.data, uncertain)
+    good = np.isnan(values) | ((values >= 0) & (values <= 1) if shares else np.isin(values, (0, 1)))
     if not good.all():
         place = int(np.argmin(good))
         row = int(np.searchsorted(numbers.indptr, place, side="right")) - 1
-        got = "?" if np.isnan(values[place]) else values[place]
         raise InputError(
             f"{source}, line {relation.lines[row]}, attribute {shown(names[numbers.indices[place]])}: expected "
-            f"{'a share from 0 to 1' if shares else '0 or 1'}, got {got}; correct the value, or leave the row out"
+            f"{'a share from 0 to 1' if shares else '0 or 1'}, got {values[place]}; correct the value, or leave the "
+            "row out"
         )
-    indicators: Any = sp.csr_array((values >= 0.5, numbers.indices, numbers.indptr), shape=numbers.shape)
-    indicators.eliminate_zeros()
-    return indicators
+    return told_apart(sp.csr_array((values, numbers.indices, numbers.indptr), shape=numbers.shape))
 
 
 def relation_column(relation: Relation, name: str) -> pl.Series:

@@ -12,7 +12,15 @@ import polars as pl
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.data import Raw, read_file
 from manyhot.toolkit.read.formats import delimited, jsonl
-from manyhot.toolkit.read.formats.files import BLOCK_BYTES, TextFile, check_is_file, empty, kind_of_file, no_rows
+from manyhot.toolkit.read.formats.files import (
+    BLOCK_BYTES,
+    TextFile,
+    check_encoding,
+    check_is_file,
+    empty,
+    kind_of_file,
+    no_rows,
+)
 from manyhot.toolkit.read.formats.matrix import find_matrix
 
 
@@ -35,6 +43,7 @@ def read_batches(
     *,
     wanted: Sequence[str] = (),
     header: bool = True,
+    encoding: str | None = None,
     multiple: int = 1,
     size: int = BLOCK_BYTES,
     surveying: Callable[[float], None] = lambda share: None,
@@ -47,7 +56,7 @@ def read_batches(
     Args:
         path: what `read_file` takes.
         wanted: columns that will be used: others may be left out where the file has all of these. None named: all are.
-        header: what `read_file` takes.
+        header, encoding: what `read_file` takes.
         multiple: each batch but the last has a multiple of so many rows.
         size: bytes of a batch, about; more where so many rows have more.
         surveying: told how much of the file is read, from 0 to 1, while the first batch is waited for.
@@ -56,11 +65,12 @@ def read_batches(
         InputError: what `read_file` raises; a mistake in a row comes after the batches before it, save for JSONL.
     """
     path = Path(path)
+    check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     is_text = kind in (".csv", ".tsv", ".jsonl", ".ndjson")
     is_parquet = kind == ".parquet" and not packing
     if find_matrix(path) is not None or not (is_text or is_parquet):
-        yield Batch(read_file(path, header=header), 0, 1.0)
+        yield Batch(read_file(path, header=header, encoding=encoding), 0, 1.0)
         return
     check_is_file(path)
     if is_parquet:
@@ -68,9 +78,9 @@ def read_batches(
 
         frames = parquet.read_rows(path, wanted, size)
     elif kind in (".csv", ".tsv"):
-        frames = _read_delimited(path, "," if kind == ".csv" else "\t", header, size)
+        frames = _read_delimited(path, "," if kind == ".csv" else "\t", header, encoding, size)
     else:
-        frames = _read_jsonl(path, wanted, size, surveying)
+        frames = _read_jsonl(path, wanted, encoding, size, surveying)
     start = 0
     for frame, share in _in_multiples(frames, multiple):
         yield Batch(frame, start, share)
@@ -79,15 +89,17 @@ def read_batches(
         raise no_rows(path)
 
 
-def _read_delimited(path: Path, separator: str, header: bool, size: int) -> Iterator[tuple[pl.DataFrame, float]]:
-    with TextFile(path) as file:
+def _read_delimited(
+    path: Path, separator: str, header: bool, encoding: str | None, size: int
+) -> Iterator[tuple[pl.DataFrame, float]]:
+    with TextFile(path, encoding=encoding) as file:
         old_line_ends = _survey_text(path, file)
 
     def text() -> io.BufferedReader:
-        return io.BufferedReader(TextFile(path, old_line_ends=old_line_ends))
+        return io.BufferedReader(TextFile(path, old_line_ends=old_line_ends, encoding=encoding))
 
     dialect = delimited.find_dialect(path, text, separator, header=header)
-    with TextFile(path, old_line_ends=old_line_ends) as file:
+    with TextFile(path, old_line_ends=old_line_ends, encoding=encoding) as file:
         for frame in delimited.read_rows(path, file, dialect, size):
             yield frame, file.share
 
@@ -112,16 +124,16 @@ def _survey_text(path: Path, file: TextFile) -> bool:
 
 
 def _read_jsonl(
-    path: Path, wanted: Sequence[str], size: int, surveying: Callable[[float], None]
+    path: Path, wanted: Sequence[str], encoding: str | None, size: int, surveying: Callable[[float], None]
 ) -> Iterator[tuple[pl.DataFrame, float]]:
-    with TextFile(path) as file:
+    with TextFile(path, encoding=encoding) as file:
         schema, rows = jsonl.survey(path, file, size, lambda: surveying(file.share))
     if not rows:
         raise empty(path)
     if wanted and set(wanted) <= set(schema):
         schema = pl.Schema({name: schema[name] for name in wanted})
     read = 0
-    with TextFile(path) as file:
+    with TextFile(path, encoding=encoding) as file:
         for frame in jsonl.read_rows(path, file, schema, size):
             read += frame.height
             yield frame, file.share

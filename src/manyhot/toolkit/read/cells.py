@@ -5,19 +5,17 @@ Rows in messages count data rows from 1.
 
 from __future__ import annotations
 
-import ast
 import difflib
-import json
-import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 
 from manyhot.toolkit.errors import InputError, shown
+
+TRUTHS = {"true": "1", "false": "0"}
+_TRUE_OR_FALSE = (*TRUTHS, "0", "1", "0.0", "1.0")
 
 
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
@@ -58,14 +56,6 @@ def filled(column: pl.Series) -> pl.Series:
     return pl.select(trimmed(pl.lit(column.cast(pl.String)))).to_series().drop_nulls()
 
 
-def all_bracketed(column: pl.Series) -> bool:
-    """Say whether every cell that is not empty is a list written as text."""
-    if column.dtype != pl.String:
-        return False
-    cells = filled(column)
-    return len(cells) > 0 and bool((cells.str.starts_with("[") & cells.str.ends_with("]")).all())
-
-
 def read_texts(frame: pl.DataFrame, names: Sequence[str], source: str) -> list[str]:
     """Join text columns by a line end; a missing cell is empty."""
     for name in names:
@@ -92,16 +82,22 @@ def read_numbers(frame: pl.DataFrame, names: Sequence[str], source: str, start: 
         InputError: a cell that is neither empty nor a finite number, or lists of different lengths.
     """
     single = [name for name in names if not holds_vectors(frame.schema[name])]
-    numbers = _parsed(frame, single, source, "finite numbers")
+    numbers = parsed(frame, single, source, "finite numbers")
     wrong = ~np.isfinite(numbers)
     for column in np.flatnonzero(wrong.any(axis=0)):
         wrong[:, column] &= ~is_missing(frame[single[column]])
     if wrong.any():
-        _refuse_first(wrong, frame, single, source, "a finite number that float32 can hold", start)
+        refuse_first(wrong, frame, single, source, "a finite number that float32 can hold", start)
     if len(single) == len(names):
         return numbers
     place = {name: numbers[:, [i]] for i, name in enumerate(single)}
     return np.hstack([place[name] if name in place else _vectors(frame[name], source, start) for name in names])
+
+
+def with_points(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Write the numbers of columns that have a decimal comma with a point."""
+    texts = [name for name in names if name in frame.columns and frame.schema[name] == pl.String]
+    return frame.with_columns(frame[name].str.replace(",", ".", literal=True) for name in texts)
 
 
 def is_missing(column: pl.Series) -> np.ndarray:
@@ -147,25 +143,7 @@ def _vectors(column: pl.Series, source: str, start: int) -> np.ndarray:
     return numbers
 
 
-def read_shares(frame: pl.DataFrame, names: Sequence[str], source: str) -> sp.csr_array:
-    """Read columns of shares from 0 to 1 as (rows, columns) bool: half or more is a label."""
-    numbers = _parsed(frame, names, source, "shares from 0 to 1")
-    wrong = ~((numbers >= 0) & (numbers <= 1))
-    if wrong.any():
-        _refuse_first(wrong, frame, names, source, "a share from 0 to 1")
-    return sp.csr_array(numbers >= 0.5)
-
-
-def read_indicators(frame: pl.DataFrame, names: Sequence[str], source: str) -> sp.csr_array:
-    """Read 0/1 columns as (rows, columns) bool."""
-    numbers = _parsed(frame, names, source, "0 and 1")
-    wrong = (numbers != 0) & (numbers != 1)
-    if wrong.any():
-        _refuse_first(wrong, frame, names, source, "0 or 1")
-    return sp.csr_array(numbers == 1)
-
-
-def _parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: str) -> np.ndarray:
+def parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: str) -> np.ndarray:
     """Parse cells to float32, row by row in memory; what is no number, or missing, becomes NaN."""
     for name in names:
         if not holds_cells(frame.schema[name]):
@@ -178,15 +156,22 @@ def _parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: st
     # Few columns hold white space or words, and only those are read again.
     again = [name for name, dtype in cells.schema.items() if dtype == pl.String and numbers[name].has_nulls()]
     words = pl.col(again).str.strip_chars().str.to_lowercase()
-    if expected != "finite numbers":
-        words = words.replace({"true": "1", "false": "0"})
+    # Of a column of nothing else, true and false are features too; of a column of numbers they are a mistake.
+    truths = again
+    if expected == "finite numbers" and again:
+        only = cells.select((words.is_in(_TRUE_OR_FALSE) | (words == "")).all())
+        truths = [name for name in again if only[name][0]]
     numbers = numbers.with_columns(cells.select(words.cast(pl.Float32, strict=False)))
+    if truths:
+        words = pl.col(truths).str.strip_chars().str.to_lowercase().replace(TRUTHS)
+        numbers = numbers.with_columns(cells.select(words.cast(pl.Float32, strict=False)))
     return numbers.to_numpy(order="c", writable=True)
 
 
-def _refuse_first(
+def refuse_first(
     wrong: np.ndarray, frame: pl.DataFrame, names: Sequence[str], source: str, expected: str, start: int = 0
 ) -> None:
+    """Refuse the first wrong cell of a table."""
     row = int(wrong.any(axis=1).argmax())
     name = names[int(wrong[row].argmax())]
     cell = frame[name][row]
@@ -204,61 +189,6 @@ def check_holds_labels(column: pl.Series, source: str) -> None:
             f"{source}, column {shown(column.name)}: expected labels as a list, as text or as whole numbers, got a "
             f"{type_name(column.dtype)} column; name another column: --labels COLUMN"
         )
-
-
-def label_tokens(column: pl.Series, source: str, *, as_list: bool, sep: str | None) -> pl.DataFrame:
-    """List the labels of all cells, each once a cell: `row`, counted from 0, and `token`, trimmed and never empty."""
-    cells = column
-    if not isinstance(column.dtype, pl.List):
-        cells = column.cast(pl.String)
-        if as_list:
-            cells = _parsed_lists(cells, source)
-        elif sep is not None:
-            cells = cells.str.split(sep)
-    table = pl.DataFrame({"token": cells}).with_row_index("row")
-    if isinstance(cells.dtype, pl.List):
-        table = table.explode("token")
-    tokens = table.select("row", token=trimmed(pl.col("token").cast(pl.String))).drop_nulls()
-    if tokens["token"].is_in(["0", "1"]).all():
-        longest = tokens.group_by("row").len().sort("len", "row", descending=[True, False]).head(1)
-        if longest.height and longest["len"][0] > 2:
-            raise InputError(
-                f"{source}, row {longest['row'][0] + 1}, column {shown(column.name)}: expected the names of the labels "
-                "that are on, got more than two 0s and 1s, a vector; write the names, or one 0/1 column for each label"
-            )
-    return tokens.unique(maintain_order=True)
-
-
-def _parsed_lists(cells: pl.Series, source: str) -> pl.Series:
-    """Parse lists that are written as text, as JSON or as Python writes them; nothing is executed."""
-    lists: list[list[str] | None] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of unknown escapes such as '\d'
-        for row, cell in enumerate(cells, 1):
-            items = _parsed_list(cell.strip()) if cell and cell.strip() else []
-            if items is None:
-                raise InputError(
-                    f"{source}, row {row}, column {shown(cells.name)}: expected a list of labels such as "
-                    f"""["a", "b"], got {shown(cell)}; correct the cell"""
-                )
-            lists.append(items)
-    return pl.Series(cells.name, lists, dtype=pl.List(pl.String))
-
-
-def _parsed_list(text: str) -> list[str] | None:
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        # NumPy writes arrays without commas, and Python would glue 'a' 'b' together to one label.
-        if re.search(r"""['"]\s+['"]""", text):
-            return None
-        try:
-            items = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
-    if not isinstance(items, list) or any(type(item) not in (str, int, type(None)) for item in items):
-        return None
-    return [str(item) for item in items if item is not None]
 
 
 def label_codes(

@@ -6,44 +6,46 @@ understood in another way.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.cells import (
-    all_bracketed,
     check_holds_labels,
     close_matches,
     counted,
     filled,
-    holds_cells,
-    holds_labels,
-    holds_vectors,
     label_codes,
-    label_tokens,
     listed,
     numbered,
     plain,
-    trimmed,
-    type_name,
+    with_points,
 )
+from manyhot.toolkit.read.indicators import NO_SET, Uncertain, find_indicators, hold_shares, hold_truths, known_sets
+from manyhot.toolkit.read.kinds import ids_of, kinds_of, shares_of
+from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns
+from manyhot.toolkit.read.label_columns import LABEL_NAMES, are_truths, find_label_column, hold_names
+from manyhot.toolkit.read.literals import is_literal
+from manyhot.toolkit.read.separators import find_separator
+from manyhot.toolkit.read.uses import Use, are_worded, unused_sentences, why_not
+from manyhot.toolkit.read.vectors import find_vectors
 
-_LABEL_NAMES = ("labels", "label", "tags", "topics", "categories", "classes", "genres", "targets", "y")
 _TEXT_NAMES = frozenset(
     ("text", "title", "body", "content", "comment", "review", "description", "abstract", "sentence", "message")
 )
-_SEPARATORS = ("|", ";", ",")
-_SAMPLE = 10_000
+# Beside a text these are text as well; alone they may be a subject at school.
+_HEADINGS = frozenset(("subject", "headline", "heading", "summary", "caption"))
 _CATEGORY_VALUES = 50
-# Scripts that put no space between words.
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-_MONTH_OR_DAY = r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun"
-_DATE = rf"(?i)^(?:\d+(?:st|nd|rd|th)?|[-/:.,+\s]|t|z|[ap]m|utc|gmt|(?:{_MONTH_OR_DAY})[a-z]*)+$"
+_SAMPLE = 10_000
 _KIND_WORDS = {"01": "0/1", "number": "numeric", "string": "text or codes", "empty": "empty", "list": "list"} | {
-    "vector": "list of numbers"
+    "vector": "list of numbers",
+    "comma": "numeric, with a decimal comma",
+    "thousands": "numbers with a comma before three digits",
+    "object": "object",
 }
 
 
@@ -56,11 +58,17 @@ class Columns:
         features: numeric columns, or lists of numbers of one length.
         categories: columns of few distinct texts or codes.
         labels: one column of label sets, or one column of 0 and 1 for each label.
-        label_format: "list" | "separated" | "indicator" | "shares" | "ids", or "matrix" for examples that came as
-            NAME.X.npz and "svmlight" for those of such a file; `labels` then has the names by id, if there are any.
+        label_format: "list" | "separated" | "indicator" | "shares" | "ids" | "vector", a list of 0 and 1, one for each
+            name in the file of names | "objects", {name: 0 or 1} | "joined", several columns of names; or "matrix" for
+            examples that came as NAME.X.npz and "svmlight" for those of such a file; `labels` then has the names by id,
+            if there are any.
         label_sep: what separates labels (or ids) in a cell; None where every cell is one label or a list.
         header: False where CSV and TSV files have none, and columns are named 1, 2, ...
         indices: of svmlight files, the index of the first feature and the number of features.
+        uncertain: what -1 says in a label column; None where it says that nobody knows.
+        named: words that would say so of a set, such as NA, and are names of labels.
+        commas: those of `features` and `labels` that have numbers with a decimal comma, where they are text.
+        join: rows with the same texts and features are one, with the labels of all of them.
     """
 
     text: tuple[str, ...] = ()
@@ -71,6 +79,23 @@ class Columns:
     header: bool = True
     indices: tuple[int, int] | None = None
     categories: tuple[str, ...] = ()
+    uncertain: Uncertain | None = None
+    named: tuple[str, ...] = ()
+    commas: tuple[str, ...] = ()
+    join: bool = False
+
+    @property
+    def by_position(self) -> bool:
+        """Whether cells say positions among the label names, which have to be known to read them."""
+        return self.label_format in ("ids", "vector")
+
+
+class Found(NamedTuple):
+    """The columns, sentences that say what was found and what is not used, and what there is to say of each column."""
+
+    columns: Columns
+    said: list[str]
+    uses: list[Use]
 
 
 def find_columns(
@@ -84,7 +109,7 @@ def find_columns(
     label_sep: str | None = None,
     label_names: Sequence[str] | None = None,
     one_class: bool = False,
-) -> tuple[Columns, list[str]]:
+) -> Found:
     """Find which columns hold text, numbers and labels; what the caller names is taken as named.
 
     Where a column of text is found, it is what a model reads. Else numbers are, and categories: columns of text or
@@ -100,9 +125,6 @@ def find_columns(
         label_names: the names in the file of label names; cells then hold these names or positions among them, from 0.
         one_class: each row has one class; a column of 0 and 1 then holds two of them.
 
-    Returns:
-        The columns, and sentences that say what was found and what is not used.
-
     Raises:
         InputError: a column does not exist, plays two parts, or what is what cannot be told.
     """
@@ -111,22 +133,27 @@ def find_columns(
         labels = counted_off(frame.columns, num_labels, source)
     named = [*(text or ()), *(features or ()), *(labels or ())]
     check_named(frame.columns, source, named)
-    kinds = _kinds(frame)
+    kinds = kinds_of(frame)
     free = [name for name in frame.columns if name not in named]
 
     label_columns = (
         list(labels)
         if labels
-        else _find_label_column(source, kinds, free, zero_or_one=one_class or label_names is not None)
+        else find_label_column(frame, source, kinds, free, zero_or_one=one_class or label_names is not None)
     )
     free = [name for name in free if name not in label_columns]
+    commas = [name for name, kind in kinds.items() if kind == "comma" and label_columns != [name]]
+    points, kinds = with_points(frame, commas), kinds | dict.fromkeys(commas, "number")
+    ids = ids_of(points, kinds)
     if text is None:
         can_be_text = [name for name in free if kinds[name] == "string"] if features is None else []
-        text = [name for name in can_be_text if name.lower() in _TEXT_NAMES or _looks_like_text(frame[name])]
+        text = _find_text(frame, can_be_text)
+    remark: list[str] = []
     if not label_columns:
-        label_columns = _find_indicators(frame, source, kinds, free, alone=not text and features is None)
+        alone = not text and features is None
+        label_columns, remark = _find_indicators(points, source, kinds, free, alone=alone)
     if features is None:
-        taken = {*text, *label_columns, *_ids(frame, kinds)}
+        taken = {*text, *label_columns, *ids}
         features = (
             [] if text else [name for name in free if name not in taken and _is_feature(frame[name], kinds[name])]
         )
@@ -135,27 +162,80 @@ def find_columns(
             f"{source}: expected a column of text or numeric columns to learn from, got {_described(kinds)}; "
             "name them: --text COLUMN or --features COLUMN,COLUMN"
         )
+    _refuse_thousands(source, kinds, features)
     categories = [name for name in features if kinds[name] == "string"]
     features = [name for name in features if kinds[name] != "string"]
 
     label_format, sep, label_note = how_labels_are_written(
-        frame, source, kinds, label_columns, label_sep, label_names, one_class
+        points, source, kinds, label_columns, label_sep, label_names, one_class
     )
     columns = Columns(
-        tuple(text), tuple(features), tuple(label_columns), label_format, sep, categories=tuple(categories)
+        tuple(text),
+        tuple(features),
+        tuple(label_columns),
+        label_format,
+        sep,
+        categories=tuple(categories),
+        commas=tuple(name for name in commas if name in {*features, *label_columns}),
+        named=tuple(name for name in label_names or () if name in NO_SET),
     )
-    used = {*text, *features, *categories, *label_columns}
-    unused = [name for name in frame.columns if name not in used]
+    uses = _uses(points, kinds, ids, columns, label_note)
     said = [f"text: {listed(text)}"] if text else []
     if features:
         said.append(f"features: {listed(features)} ({counted(len(features), 'numeric column')})")
+    if columns.commas:
+        said.append(f"numbers with a decimal comma: {listed(columns.commas)}")
     if categories:
-        values = [f"{name} ({filled(frame[name]).n_unique():,} values)" for name in categories]
+        values = [f"{use.column} ({use.why})" for use in uses if use.role == "category"]
         said.append(f"categories: {listed(values)}; a column a value, and one for those seen once or never")
     said.append(f"labels: {listed(label_columns)} ({label_note})")
-    if unused:
-        said.append(f"not used: {listed(unused)}")
-    return columns, said
+    said += remark
+    said += unused_sentences([use for use in uses if use.role == "not used"], text, [*features, *categories])
+    return Found(columns, said, uses)
+
+
+def _uses(
+    frame: pl.DataFrame, kinds: dict[str, str], ids: dict[str, str], columns: Columns, label_note: str
+) -> list[Use]:
+    """Say of each column what it is used as, or why it is not."""
+    uses: list[Use] = []
+    for name in frame.columns:
+        if name in columns.labels:
+            uses.append(Use(name, "label", label_note))
+        elif name in columns.text:
+            uses.append(Use(name, "text", _KIND_WORDS.get(kinds[name], kinds[name]) if kinds[name] != "string" else ""))
+        elif name in columns.categories:
+            uses.append(Use(name, "category", f"{filled(frame[name]).n_unique():,} values"))
+        elif name in columns.features:
+            comma = ", with a decimal comma" if name in columns.commas else ""
+            uses.append(Use(name, "feature", _KIND_WORDS[kinds[name]] + comma))
+        elif name in ids:
+            uses.append(Use(name, "not used", ids[name]))
+        else:
+            uses.append(why_not(frame[name], kinds[name], beside_text=bool(columns.text)))
+    return uses
+
+
+def _find_text(frame: pl.DataFrame, names: Sequence[str]) -> list[str]:
+    """Find the columns of text, by their names or their cells; headings only beside a body."""
+    text = [name for name in names if name.lower() in _TEXT_NAMES or _looks_like_text(frame[name])]
+    if any(name.lower() not in _HEADINGS for name in text):
+        text += [name for name in names if name not in text and name.lower() in _HEADINGS and _is_heading(frame[name])]
+    return [name for name in names if name in text]
+
+
+def _is_heading(column: pl.Series) -> bool:
+    """Tell headings, which may come again and again, from a subject that is one of few."""
+    return filled(column).n_unique() > _CATEGORY_VALUES and are_worded(column)
+
+
+def _refuse_thousands(source: str, kinds: dict[str, str], features: Sequence[str]) -> None:
+    for name in features:
+        if kinds[name] == "thousands":
+            raise InputError(
+                f"{source}, column {shown(name)}: expected numbers, got some with a comma before three digits, which "
+                "may be 1234 or 1.234; write 1,234 as one of them"
+            )
 
 
 def _is_feature(column: pl.Series, kind: str) -> bool:
@@ -169,122 +249,42 @@ def _is_feature(column: pl.Series, kind: str) -> bool:
     return values <= _CATEGORY_VALUES and 2 * values <= len(column)
 
 
-def _kinds(frame: pl.DataFrame) -> dict[str, str]:
-    """Say of each column what it can be: list, vector, 01, number, string, empty or, for other types, their name."""
-    kinds: dict[str, str] = {}
-    for name, dtype in frame.schema.items():
-        if holds_labels(dtype) and isinstance(dtype, pl.List):
-            kinds[name] = "list"
-        elif holds_cells(dtype):
-            kinds[name] = "string" if dtype == pl.String else "number"
-        elif holds_vectors(dtype):
-            kinds[name] = "vector"
-        else:
-            kinds[name] = type_name(dtype)
-    strings = [name for name, kind in kinds.items() if kind == "string"]
-    typed = [name for name, kind in kinds.items() if kind == "number"]
-    numbers = _where(frame, strings, _all_numbers)
-    # Trimming costs as much as parsing, and few columns need it.
-    numbers += _where(frame, sorted(set(strings) - set(numbers)), lambda cell: _all_numbers(trimmed(cell)))
-    kinds |= dict.fromkeys(numbers, "number")
-    kinds |= dict.fromkeys(_where(frame, strings, _all_truths), "01")
-    kinds |= dict.fromkeys(_where(frame, typed, lambda cell: cell.cast(pl.Float64).is_in([0.0, 1.0]).all()), "01")
-    empty = _where(frame, strings, lambda cell: trimmed(cell).is_null().all())
-    return kinds | dict.fromkeys(
-        [*empty, *(name for name in typed if frame[name].null_count() == frame.height)], "empty"
-    )
-
-
-def _where(frame: pl.DataFrame, names: Sequence[str], question: Callable[[pl.Expr], pl.Expr]) -> list[str]:
-    """List the columns for which the answer is yes; the first rows settle most, the others are read as a whole."""
-    for part in (frame.head(100), frame):
-        cells = numbered(part, names)
-        answers = cells.select(question(pl.col(column)) for column in cells.columns)
-        names = [name for position, name in enumerate(names) if answers[str(position)][0]]
-    return list(names)
-
-
-def _all_numbers(text: pl.Expr) -> pl.Expr:
-    number = text.cast(pl.Float64, strict=False).is_not_null()
-    # 007 is a code: as a number it would be the same as 7.
-    code = text.str.starts_with("0") & (text.str.len_bytes() > 1)
-    for fraction in ("0.", "0e", "0E"):
-        code &= ~text.str.starts_with(fraction)
-    return ((number & ~code) | text.is_null() | (text == "")).all()
-
-
-def _all_truths(cell: pl.Expr) -> pl.Expr:
-    return trimmed(cell).str.to_lowercase().is_in(["0", "1", "0.0", "1.0", "true", "false"]).all()
-
-
-def _shares(frame: pl.DataFrame, names: Sequence[str]) -> list[str]:
-    """List the numeric columns with no value below 0 or above 1."""
-    return _where(frame, names, lambda cell: cell.cast(pl.Float64, strict=False).is_between(0, 1).all())
-
-
 def _looks_like_text(column: pl.Series) -> bool:
     """Tell sentences from codes, names of classes and dates by the first cells."""
     cells = filled(column.head(_SAMPLE))
-    if 2 * cells.n_unique() <= len(cells):
-        return False
-    worded = cells.str.contains(r"\s") | (cells.str.count_matches(_UNSPACED) >= 6)
-    dates = cells.str.contains(_DATE) & cells.str.contains(r"\d\D*\d\D*\d")
-    return 2 * worded.sum() > len(cells) and 2 * dates.sum() < len(cells)
-
-
-def _ids(frame: pl.DataFrame, kinds: dict[str, str]) -> list[str]:
-    numbers = [name for name, kind in kinds.items() if kind == "number"]
-    named = [name for name in numbers if re.fullmatch(r"id|index|row|.*_id|", name.lower())]
-    counting = _where(
-        frame, numbers, lambda cell: (cell.cast(pl.Float64, strict=False).diff() == 1).sum() == pl.len() - 1
-    )
-    # One or two rows count up by chance.
-    return named + (counting if frame.height > 2 else [])
-
-
-def _find_label_column(source: str, kinds: dict[str, str], free: Sequence[str], *, zero_or_one: bool) -> list[str]:
-    """Find the one column of label sets; what has a telling name goes before what is only a list."""
-    # With a file of label names, 0 and 1 are positions in it; where each row has one class, they are two classes.
-    last = ("number", "empty", "01") if zero_or_one else ("number", "empty")
-    named = [name for name in free if name.lower() in _LABEL_NAMES]
-    for pool in (
-        [name for name in named if kinds[name] == "list"],
-        [name for name in named if kinds[name] == "string"],
-        [name for name in free if kinds[name] == "list"],
-        [name for name in named if kinds[name] in last],
-    ):
-        if len(pool) > 1:
-            options = " or ".join(f"--labels {name}" for name in pool)
-            raise InputError(f"{source}: expected one column of labels, got {listed(pool)}; say which: {options}")
-        if pool:
-            return pool
-    return []
+    return 2 * cells.n_unique() > len(cells) and are_worded(column)
 
 
 def _find_indicators(
     frame: pl.DataFrame, source: str, kinds: dict[str, str], free: Sequence[str], *, alone: bool
-) -> list[str]:
-    """Find the 0/1 columns that are labels, beside text else those of shares; `alone` where they may be features."""
-    truths = [name for name in free if kinds[name] == "01"]
+) -> tuple[list[str], list[str]]:
+    """Find the 0/1 columns that are labels, beside text else those of shares; `alone` where they may be features.
+
+    The second list has what is to be said of columns beside them.
+    """
+    found = find_indicators(frame, [name for name in free if kinds[name] == "01"], free, alone=alone)
+    truths = found.labels
     if len(truths) < 2 and not alone:
-        shares = set(_shares(frame, [name for name in free if kinds[name] == "number"]))
+        shares = set(shares_of(frame, [name for name in free if kinds[name] == "number"]))
         truths = [name for name in free if name in shares or kinds[name] == "01"]
     if len(truths) < 2:
+        advice = "; ".join(found.advice()) or "name them: --labels COLUMN or --labels COLUMN,COLUMN"
         raise InputError(
-            f"{source}: expected a list column, a column named {', '.join(_LABEL_NAMES)}, or two or more 0/1 columns "
-            f"as labels, got {_described(kinds)}; name them: --labels COLUMN or --labels COLUMN,COLUMN"
+            f"{source}: expected a list column, a column named {', '.join(LABEL_NAMES)}, or two or more 0/1 columns "
+            f"as labels, got {_described(kinds)}; {advice}"
         )
     if alone:
-        ids = set(_ids(frame, kinds))
-        numeric = [name for name in free if kinds[name] in ("01", "number") and name not in ids]
+        ids = set(ids_of(frame, kinds))
+        numeric = [name for name in free if (kinds[name] in ("01", "number") or name in truths) and name not in ids]
         in_block = truths in (numeric[: len(truths)], numeric[-len(truths) :])
         if not in_block or len(numeric) == len(truths):
+            advice = "".join(f"; {advice}" for advice in found.advice())
             raise InputError(
                 f"{source}: expected the 0/1 columns that are labels in one block before or after the other numeric "
                 f"columns, got {listed(truths)} as 0/1 columns among {listed(numeric)}; say which are labels: "
-                f"--labels {truths[0]},{truths[1]}"
+                f"--labels {truths[0]},{truths[1]}{advice}"
             )
-    return truths
+    return truths, found.remarks(alone=alone)
 
 
 def how_labels_are_written(
@@ -297,6 +297,9 @@ def how_labels_are_written(
     one_class: bool,
 ) -> tuple[str, str | None, str]:
     """Say how labels are written: the format, the separator and a remark for the reader."""
+    named = len(names) > 1 and label_names is None and not hold_truths(frame, names)
+    if named and hold_names(frame, kinds, names):
+        return _how_joined(frame, source, names, sep)
     if len(names) > 1:
         if sep is not None or label_names is not None:
             option = "--label-sep" if sep is not None else "--label-names"
@@ -304,8 +307,7 @@ def how_labels_are_written(
                 f"{source}: expected one column of labels with {option}, got the columns {listed(names)}, which are "
                 f"one label each; leave {option} out or name one column: --labels COLUMN"
             )
-        numbers = [name for name in names if kinds[name] == "number"]
-        if numbers and _shares(frame, numbers) == numbers:
+        if hold_shares(frame, names):
             return "shares", None, f"{len(names)} columns of shares from 0 to 1; a half or more is a label"
         return "indicator", None, f"{len(names)} columns of 0 and 1"
     (name,) = names
@@ -315,37 +317,70 @@ def how_labels_are_written(
             f"{where}: multi-label learning needs at least two labels, got one column of 0 and 1; "
             f"name all of them: --labels {name},COLUMN"
         )
-    check_holds_labels(column, source)
-    as_list = kinds[name] == "list" or all_bracketed(column)
-    if as_list and sep is not None:
-        raise InputError(f"{where}: expected text to split at {sep!r}, got lists; leave --label-sep out")
     if sep == "":
         raise InputError(f"{where}: expected a separator of at least one character, got none; type --label-sep ';'")
+    if (objects := object_columns(column, source)) is not None and objects.width > 1:
+        if sep is not None or label_names is not None:
+            option = "--label-sep" if sep is not None else "--label-names"
+            raise InputError(f"{where}: expected text or lists with {option}, got objects; leave {option} out")
+        return "objects", None, f"objects, {counted(objects.width, 'label')}"
+    if not isinstance(column.dtype, pl.List) or not are_truths(column):
+        check_holds_labels(column, source)
+    as_list = are_lists(column, source, asked=sep is not None)
+    if as_list and sep is not None:
+        raise InputError(f"{where}: expected text to split at {sep!r}, got lists; leave --label-sep out")
+    lists = label_lists(column, source, as_list=True, sep=None) if as_list else None
+    if (vectors := find_vectors(column, lists, source)) is not None:
+        if label_names is None or len(label_names) != vectors.size:
+            count = "" if label_names is None else f", and {len(label_names)} label names"
+            raise InputError(
+                f"{where}: expected the names of the labels that are on, got vectors of {vectors.size} 0s and 1s, such "
+                f"as {shown(vectors.example)}{count}; name the {vectors.size} labels in their order, one a line in a "
+                "file: --label-names FILE, or write one 0/1 column for each label"
+            )
+        return "vector", None, f"vectors of 0 and 1, {counted(vectors.size, 'label')}"
+    remark = ""
     if not as_list and sep is None:
-        sep = _separator(column)
-    tokens = label_tokens(column, source, as_list=as_list, sep=sep)
-    found = tokens["token"].unique()
-    if found.is_empty():
+        found = find_separator(column, label_names)
+        sep = found.sep
+        if found.else_sep is not None:
+            typed = {"\n": r"$'\n'", "\t": r"$'\t'"}.get(found.else_sep) or shlex.quote(found.else_sep)
+            remark = f"; --label-sep {typed} would make them {found.else_labels:,}"
+        if found.still is not None:
+            remark = f"; {shown(found.still)} looks like several: write all cells with one separator"
+    lists = label_lists(column, source, as_list=False, sep=sep) if lists is None else lists
+    tokens, _ = known_sets(label_tokens(lists), label_names)
+    names_found = tokens["token"].unique(maintain_order=True)
+    if not as_list and (inside := [name for name in names_found if name[0] in "[({" and is_literal(name)]):
+        raise InputError(f"{where}: expected a list, got {shown(inside[0])} in quotes; write it without them")
+    if names_found.is_empty():
         raise InputError(f"{where}: expected labels, got only empty cells; name another column: --labels COLUMN")
     by_position = (
-        label_names is not None and found.str.contains(r"^-?\d+$").all() and not found.is_in(list(label_names)).all()
+        label_names is not None
+        and names_found.str.contains(r"^-?\d+$").all()
+        and not names_found.is_in(list(label_names)).all()
     )
     if label_names is not None:
         label_codes(tokens, label_names, column, source, ids=by_position)
-    count = counted(len(found) if label_names is None else len(label_names), "label")
+    count = counted(len(names_found) if label_names is None else len(label_names), "label")
     how = "a list column" if as_list else "one label a cell" if sep is None else f"separated by {sep!r}"
     if by_position:
         return "ids", sep, f"{how}, positions among {count}"
-    return ("list" if as_list else "separated"), sep, f"{how}, {count}"
+    return ("list" if as_list else "separated"), sep, f"{how}, {count}{remark}"
 
 
-def _separator(column: pl.Series) -> str | None:
-    cells = filled(column)
-    for sep in _SEPARATORS:
-        share = int(cells.str.contains(sep, literal=True).sum())
-        if share and share >= 0.01 * len(cells):
-            return sep
-    return None
+def _how_joined(frame: pl.DataFrame, source: str, names: Sequence[str], sep: str | None) -> tuple[str, str | None, str]:
+    """Say how several columns of names are written."""
+    lists = label_lists(joined(frame, names, sep), source, as_list=False, sep=sep)
+    count = counted(label_tokens(lists)["token"].n_unique(), "label")
+    return "joined", sep, f"{len(names)} columns of names joined, {count}"
+
+
+def joined(frame: pl.DataFrame, names: Sequence[str], sep: str | None) -> pl.Series:
+    """Join columns of names: a list a row, or with a separator within cells a text."""
+    cells = numbered(frame, names).select(pl.all().cast(pl.String))
+    together = pl.concat_list(pl.all()) if sep is None else pl.concat_str(pl.all(), separator=sep, ignore_nulls=True)
+    return cells.select(together.alias(names[0])).to_series()
 
 
 def counted_off(names: Sequence[str], num_labels: int, source: str) -> list[str]:

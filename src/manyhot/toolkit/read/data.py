@@ -16,6 +16,7 @@ from manyhot.toolkit.read.formats.delimited import read_delimited
 from manyhot.toolkit.read.formats.files import (
     FORMATS,
     POLARS_ERRORS,
+    check_encoding,
     check_is_file,
     kind_of_file,
     no_rows,
@@ -26,6 +27,7 @@ from manyhot.toolkit.read.formats.jsonl import read_jsonl
 from manyhot.toolkit.read.formats.label_lists import find_mulan, read_label_names
 from manyhot.toolkit.read.formats.matrix import Matrix, find_matrix, read_matrix
 from manyhot.toolkit.read.formats.svmlight import Svmlight, read_svmlight
+from manyhot.toolkit.read.formats.tagged import is_span_file
 
 __all__ = ["Matrix", "Raw", "Relation", "Svmlight", "files_of", "read_file", "read_label_names"]
 
@@ -33,7 +35,7 @@ __all__ = ["Matrix", "Raw", "Relation", "Svmlight", "files_of", "read_file", "re
 Raw = pl.DataFrame | Matrix | Relation | Svmlight
 
 
-def read_file(path: str | Path, *, header: bool = True) -> Raw:
+def read_file(path: str | Path, *, header: bool = True, encoding: str | None = None) -> Raw:
     """Read one data file; its name says which format it is.
 
     Args:
@@ -42,6 +44,7 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
             arrays, NAME.npy, NAME.X.npy or an .npz of one array, with the labels in NAME.Y.npz or NAME.Y.npy.
         header: False for CSV and TSV whose first row is no names; the columns are then named 1, 2, ... Other formats
             name their columns whatever this says.
+        encoding: of text, where it is not UTF-8 and has no byte order mark that says it.
 
     Returns:
         A frame with at least one row, CSV and TSV cells as strings; a `Matrix`; for ARFF a `Relation`; or `Svmlight`.
@@ -50,6 +53,7 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
         InputError: the file is missing, empty, damaged, of another format or not of the format its name says.
     """
     path = Path(path)
+    check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     matrix = find_matrix(path)
     if matrix is not None:
@@ -58,13 +62,15 @@ def read_file(path: str | Path, *, header: bool = True) -> Raw:
     if kind == ".parquet" and not packing:
         frame = _read_parquet(path)
     elif kind in (".csv", ".tsv"):
-        frame = read_delimited(path, read_text(path), "," if kind == ".csv" else "\t", header=header)
+        frame = read_delimited(path, read_text(path, encoding), "," if kind == ".csv" else "\t", header=header)
     elif kind in (".jsonl", ".ndjson"):
-        frame = read_jsonl(path, read_text(path))
+        frame = read_jsonl(path, read_text(path, encoding))
     elif kind == ".arff":
-        return read_arff(path, read_text(path))
+        return read_arff(path, read_text(path, encoding))
     elif kind in (".svm", ".svmlight", ".libsvm"):
-        return read_svmlight(path, read_text(path))
+        return read_svmlight(path, read_text(path, encoding))
+    elif is_span_file(path):
+        raise InputError(f"{path}: expected a table, got a file of spans; they are learned with --task spans")
     else:
         raise InputError(
             f"{path}: expected a file in one of these formats: {FORMATS}, got {path.name!r}; "

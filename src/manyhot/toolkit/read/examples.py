@@ -11,24 +11,26 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from manyhot.toolkit.errors import InputError
+from manyhot.labels import CardinalityRange, cardinality_range
+from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.attributes import relation_column, relation_indicators, relation_numbers
 from manyhot.toolkit.read.cells import (
-    all_bracketed,
     check_holds_labels,
     counted,
     label_codes,
-    label_tokens,
     listed,
     plain,
     read_categories,
-    read_indicators,
     read_numbers,
-    read_shares,
     read_texts,
+    type_name,
+    with_points,
 )
-from manyhot.toolkit.read.columns import Columns
+from manyhot.toolkit.read.columns import Columns, joined
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, read_file
+from manyhot.toolkit.read.indicators import Cells, Uncertain, known_sets, read_indicators, settled, told_apart
+from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns
+from manyhot.toolkit.read.vectors import read_vectors
 
 KINDS = {
     "table": "a table (CSV, TSV, JSONL, Parquet, ARFF)",
@@ -46,6 +48,7 @@ class Examples:
         texts: one string a row, the text columns joined by a line end, a missing cell being empty; or None.
         numbers: (rows, features) float32, an array or scipy CSR, NaN where a cell is missing; or None.
         targets: (rows, labels) bool, scipy CSR; None when labels were not asked for.
+        unknown: (rows, labels) bool, scipy CSR, the cells of `targets` that nobody knows; None where all are known.
         label_names: the labels of `targets`, column by column.
         categories: (rows, columns) text, null where a cell is missing; or None.
         groups: (rows,) numbers, the same for rows that are held out together; or None.
@@ -60,6 +63,7 @@ class Examples:
     categories: pl.DataFrame | None = None
     groups: np.ndarray | None = None
     places: np.ndarray | None = None
+    unknown: Any = None
 
     @property
     def rows(self) -> int:
@@ -77,6 +81,23 @@ class Examples:
             return np.isnan(numbers).sum(0)
         return np.bincount(numbers.indices[np.isnan(numbers.data)], minlength=numbers.shape[1])
 
+    def dense_targets(self) -> np.ndarray:
+        """Write the targets out: bool, or int8 with -1 where some cells are unknown, as the losses take them."""
+        targets = self.targets.toarray()
+        return targets if self.unknown is None else targets - self.unknown.toarray().astype(np.int8)
+
+    def unlabelled(self) -> np.ndarray:
+        """Say which rows are known to have no label, (rows,) bool."""
+        none = np.diff(self.targets.indptr) == 0
+        return none if self.unknown is None else none & (np.diff(self.unknown.indptr) == 0)
+
+    def cardinality(self) -> CardinalityRange:
+        """Return how many labels a prediction may have; a row may have as many more as it has unknown cells."""
+        low, high = cardinality_range(self.targets)
+        if self.unknown is not None:
+            high = int((np.diff(self.targets.indptr) + np.diff(self.unknown.indptr)).max())
+        return CardinalityRange(low, high)
+
     def taken(self, rows: np.ndarray) -> Examples:
         """Take some rows, by their positions."""
         return replace(
@@ -84,6 +105,7 @@ class Examples:
             texts=None if self.texts is None else [self.texts[i] for i in rows],
             numbers=None if self.numbers is None else self.numbers[rows],
             targets=None if self.targets is None else self.targets[rows],
+            unknown=None if self.unknown is None else self.unknown[rows],
             categories=None if self.categories is None else self.categories[rows],
             groups=None if self.groups is None else self.groups[rows],
             places=np.asarray(rows) if self.places is None else self.places[rows],
@@ -117,16 +139,20 @@ def examples_from_frame(
     _check_kind(frame, columns, source)
     wanted = [*columns.text, *columns.features, *columns.categories, *(columns.labels if with_labels else ())]
     _check_present(wanted, frame.columns, source)
+    frame = with_points(frame, columns.commas)
     texts = read_texts(frame, columns.text, source) if columns.text else None
     numbers = read_numbers(frame, columns.features, source, start) if columns.features else None
     categories = read_categories(frame, columns.categories, source) if columns.categories else None
-    targets, names = None, []
+    if with_labels:
+        frame, columns = _laid_out(frame, columns, source)
+    targets, unknown, names = None, None, []
     if with_labels and columns.label_format in ("indicator", "shares"):
-        read = read_shares if columns.label_format == "shares" else read_indicators
-        targets, names = read(frame, columns.labels, source), list(columns.labels)
+        shares = columns.label_format == "shares"
+        targets, unknown = read_indicators(frame, columns.labels, source, shares=shares, uncertain=columns.uncertain)
+        names = list(columns.labels)
     elif with_labels:
-        targets, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
-    return Examples(source, texts, numbers, targets, names, categories)
+        targets, unknown, names = _label_sets(frame[columns.labels[0]], columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names, categories, unknown=unknown)
 
 
 def examples_from_relation(
@@ -145,31 +171,64 @@ def examples_from_relation(
     texts = read_texts(words, columns.text, source) if columns.text else None
     numbers = relation_numbers(relation, columns.features, source) if columns.features else None
     categories = read_categories(words, columns.categories, source) if columns.categories else None
-    targets, names = None, []
+    targets, unknown, names = None, None, []
     if with_labels and columns.label_format in ("indicator", "shares"):
-        targets = relation_indicators(relation, columns.labels, source, shares=columns.label_format == "shares")
+        shares = columns.label_format == "shares"
+        targets, unknown = relation_indicators(
+            relation, columns.labels, source, shares=shares, uncertain=columns.uncertain
+        )
         names = list(columns.labels)
     elif with_labels:
         column = plain(pl.DataFrame([relation_column(relation, columns.labels[0])])).to_series()
-        targets, names = _label_sets(column, columns, source, label_names)
-    return Examples(source, texts, numbers, targets, names, categories)
+        targets, unknown, names = _label_sets(column, columns, source, label_names)
+    return Examples(source, texts, numbers, targets, names, categories, unknown=unknown)
+
+
+def _laid_out(frame: pl.DataFrame, columns: Columns, source: str) -> tuple[pl.DataFrame, Columns]:
+    """Write objects as one column of 0 and 1 a name, and several columns of names as one."""
+    if columns.label_format == "joined":
+        column = joined(frame, columns.labels, columns.label_sep)
+        label_format = "list" if columns.label_sep is None else "separated"
+        return pl.DataFrame([column]), replace(columns, labels=(column.name,), label_format=label_format)
+    if columns.label_format != "objects":
+        return frame, columns
+    column = frame[columns.labels[0]]
+    cells = object_columns(column, source)
+    if cells is None:
+        raise InputError(
+            f"{source}, column {shown(column.name)}: expected objects of label names with 0 or 1, as in training, got "
+            f"a {type_name(column.dtype)} column; write it as objects"
+        )
+    truths = all(bool(part.cast(pl.Float64).is_in([0.0, 1.0]).all()) for part in cells)
+    return cells, replace(columns, labels=tuple(cells.columns), label_format="indicator" if truths else "shares")
 
 
 def _label_sets(
     column: pl.Series, columns: Columns, source: str, label_names: Sequence[str] | None
-) -> tuple[sp.csr_array, list[str]]:
-    """Read one column of label sets: (rows, labels) bool, and the names of the labels."""
+) -> tuple[sp.csr_array, sp.csr_array | None, list[str]]:
+    """Read one column of label sets: (rows, labels) bool, unknown rows of it, and the names of the labels."""
     ids = columns.label_format == "ids"
+    if columns.by_position and label_names is None:
+        raise ValueError("labels given as ids need label_names, the names they are positions in")
+    if columns.label_format == "vector":
+        names = list(label_names or ())
+        return sp.csr_array(read_vectors(column, names, source)), None, names
     check_holds_labels(column, source)
-    as_list = columns.label_format == "list" or (ids and columns.label_sep is None and all_bracketed(column))
-    tokens = label_tokens(column, source, as_list=as_list, sep=columns.label_sep)
+    as_list = columns.label_format == "list"
+    if not as_list and (ids or columns.label_sep is None):
+        as_list = are_lists(column, source, asked=False)
+    tokens = label_tokens(label_lists(column, source, as_list=as_list, sep=columns.label_sep))
+    tokens, lost = known_sets(tokens, columns.named)
     if label_names is None:
-        if ids:
-            raise ValueError("labels given as ids need label_names, the names they are positions in")
         label_names = tokens["token"].unique().sort().to_list()
     codes = label_codes(tokens, label_names, column, source, ids=ids)
     cells = (np.ones(len(codes), dtype=bool), (tokens["row"].to_numpy(), codes.to_numpy()))
-    return sp.csr_array(cells, shape=(len(column), len(label_names))), list(label_names)
+    shape = (len(column), len(label_names))
+    unknown = None
+    if lost:
+        cell = np.repeat(lost, shape[1]), np.tile(np.arange(shape[1]), len(lost))
+        unknown = sp.csr_array((np.ones(len(cell[0]), dtype=bool), cell), shape=shape)
+    return sp.csr_array(cells, shape=shape), unknown, list(label_names)
 
 
 def _check_present(wanted: Sequence[str], have: Sequence[str], source: str) -> None:
@@ -200,8 +259,10 @@ def _check_kind(raw: Raw, columns: Columns, source: str) -> None:
         )
 
 
-def examples_from_matrix(matrix: Matrix, source: str, *, with_labels: bool = True) -> Examples:
-    """Take the examples of NAME.X.npz and NAME.Y.npz as they are.
+def examples_from_matrix(
+    matrix: Matrix, source: str, *, with_labels: bool = True, uncertain: Uncertain | None = None
+) -> Examples:
+    """Take the examples of NAME.X.npz and NAME.Y.npz as they are; `uncertain` says what -1 means, if not unknown.
 
     Raises:
         InputError: labels are asked for and there is no NAME.Y.npz.
@@ -213,7 +274,17 @@ def examples_from_matrix(matrix: Matrix, source: str, *, with_labels: bool = Tru
             f"{source}: expected labels in NAME.Y.npz beside NAME.X.npz, got none; "
             "save the 0/1 matrix there with scipy.sparse.save_npz"
         )
-    return Examples(source, None, matrix.features, matrix.targets, list(matrix.label_names or ()))
+    targets, unknown = known_of(matrix.targets, uncertain)
+    return Examples(source, None, matrix.features, targets, list(matrix.label_names or ()), unknown=unknown)
+
+
+def known_of(targets: Any, uncertain: Uncertain | None) -> Cells:
+    """Part a CSR matrix of targets into labels and unknown cells; of bool all are known."""
+    if targets.dtype == bool:
+        return targets, None
+    return told_apart(
+        sp.csr_array((settled(targets.data, uncertain), targets.indices, targets.indptr), shape=targets.shape)
+    )
 
 
 def find_indices(raw: Svmlight, label_names: Sequence[str] | None = None) -> tuple[Columns, list[str]]:
@@ -268,7 +339,8 @@ def check_trainable(examples: Examples) -> None:
     """Refuse examples that nothing can be learned from; prediction and evaluation have no such minimum.
 
     Raises:
-        InputError: fewer than two rows, fewer than two labels, or no row with a label.
+        InputError: fewer than two rows, fewer than two labels, no row with a label, a label of which no row is known,
+            or labels most of which have no row that is known to be without them.
     """
     if examples.rows < 2:
         raise InputError(
@@ -284,6 +356,28 @@ def check_trainable(examples: Examples) -> None:
             f"{examples.source}: multi-label learning needs at least two labels, got only "
             f"{listed(examples.label_names)}; name another column: --labels COLUMN"
         )
+    if examples.unknown is None:
+        return
+    unknown = np.asarray(examples.unknown.sum(axis=0)).ravel()
+    if never := [name for name, count in zip(examples.label_names, unknown, strict=True) if count == examples.rows]:
+        raise InputError(
+            f"{examples.source}, column {shown(never[0])}: expected 0 and 1 in some rows, got none that is known; name "
+            "the label columns without it: --labels COLUMN,COLUMN"
+        )
+    if 2 * len(always := always_on(examples)) > len(examples.label_names):
+        raise InputError(
+            f"{examples.source}: expected 0 where a label does not apply, got nothing but 1 and unknown cells in "
+            f"{listed(always)}; an empty cell says that nobody knows: write 0 there, name other label columns: "
+            "--labels COLUMN,COLUMN, or type --uncertain negative where -1 says no"
+        )
+
+
+def always_on(examples: Examples) -> list[str]:
+    """List the labels with unknown cells that no row is known to be without."""
+    if examples.unknown is None:
+        return []
+    known, unknown = (np.asarray(cells.sum(axis=0)).ravel() for cells in (examples.targets, examples.unknown))
+    return [examples.label_names[i] for i in np.flatnonzero((unknown > 0) & (known + unknown == examples.rows))]
 
 
 def check_one_class(examples: Examples) -> None:
@@ -313,14 +407,19 @@ def check_one_class(examples: Examples) -> None:
 
 
 def read_examples(
-    path: str | Path, columns: Columns, *, label_names: list[str] | None = None, with_labels: bool = True
+    path: str | Path,
+    columns: Columns,
+    *,
+    label_names: list[str] | None = None,
+    with_labels: bool = True,
+    encoding: str | None = None,
 ) -> Examples:
     """Read a file by the columns that training found.
 
     Raises:
         InputError: bad input, or a table where training had a matrix and the other way round.
     """
-    raw = read_file(path, header=columns.header)
+    raw = read_file(path, header=columns.header, encoding=encoding)
     return examples_of(raw, columns, Path(path).name, label_names=label_names, with_labels=with_labels)
 
 
@@ -339,16 +438,76 @@ def examples_of(
         InputError: bad input, or a table where training had a matrix and the other way round.
     """
     if isinstance(raw, pl.DataFrame):
-        return examples_from_frame(raw, columns, source, label_names=label_names, with_labels=with_labels, start=start)
+        examples = examples_from_frame(
+            raw, columns, source, label_names=label_names, with_labels=with_labels, start=start
+        )
+        return joined_rows(examples) if columns.join and with_labels else examples
     if isinstance(raw, Relation):
-        return examples_from_relation(raw, columns, source, label_names=label_names, with_labels=with_labels)
+        examples = examples_from_relation(raw, columns, source, label_names=label_names, with_labels=with_labels)
+        return joined_rows(examples) if columns.join and with_labels else examples
     _check_kind(raw, columns, source)
     if isinstance(raw, Svmlight):
         return examples_from_svmlight(raw, columns, source, with_labels=with_labels)
-    return examples_from_matrix(raw, source, with_labels=with_labels)
+    return examples_from_matrix(raw, source, with_labels=with_labels, uncertain=columns.uncertain)
+
+
+def _same(examples: Examples) -> sp.csr_array:
+    """Find the rows of which all but the labels is the same: (different ones, rows) of 0 and 1, in order."""
+    keys: dict[str, Any] = {} if examples.texts is None else {"texts": examples.texts}
+    if examples.numbers is not None:
+        numbers: Any = sp.csr_array(examples.numbers)
+        ends = zip(numbers.indptr[:-1], numbers.indptr[1:], strict=True)
+        keys["numbers"] = [numbers.indices[i:j].tobytes() + numbers.data[i:j].tobytes() for i, j in ends]
+    if examples.groups is not None:
+        keys["groups"] = examples.groups
+    frame = pl.DataFrame(keys)
+    if examples.categories is not None:
+        frame = frame.hstack(examples.categories.rename(lambda name: f"category {name}"))
+    groups = frame.with_row_index("row").group_by(frame.columns, maintain_order=True).agg("row")["row"]
+    ends = np.concatenate([[0], groups.list.len().cum_sum().to_numpy()])
+    rows = groups.explode().to_numpy().astype(np.int64)
+    return sp.csr_array((np.ones(len(rows), dtype=np.int64), rows, ends), shape=(len(groups), examples.rows))
+
+
+def joined_rows(examples: Examples) -> Examples:
+    """Make one row of those of which all but the labels is the same, with the labels of all of them."""
+    same = _same(examples)
+    joined = examples.taken(same.indices[same.indptr[:-1]])
+    targets = sp.csr_array((same @ examples.targets.astype(np.int64)) > 0)
+    unknown = None
+    if examples.unknown is not None:  # what one row has is known, whatever the others lack
+        lost = sp.csr_array((same @ examples.unknown.astype(np.int64)) > 0)
+        unknown = sp.csr_array(lost > targets)
+    return replace(joined, targets=targets, unknown=unknown)
+
+
+def count_repeated(examples: Examples) -> tuple[int, int]:
+    """Count the texts that stand in several rows with different labels, and these rows."""
+    same = _same(examples)
+    together = np.diff(sp.csr_array(same @ examples.targets.astype(np.int64)).indptr)
+    each = np.diff(examples.targets.indptr)[same.indices]
+    times = np.diff(same.indptr)
+    differ = np.unique(np.repeat(np.arange(len(times)), times)[each < np.repeat(together, times)])
+    return len(differ), int(times[differ].sum())
 
 
 def drop_unlabelled(examples: Examples) -> tuple[Examples, int]:
     """Leave out rows without labels; the second value counts them."""
-    keep = np.flatnonzero(np.diff(examples.targets.indptr) > 0)
+    keep = np.flatnonzero(~examples.unlabelled())
     return examples.taken(keep), examples.rows - len(keep)
+
+
+def drop_unknown(examples: Examples, *, one_class: bool = False) -> tuple[Examples, int]:
+    """Leave out rows of which nothing is known; the second value counts them.
+
+    With `one_class` these are the rows whose class is not known: what has a class has no other.
+    """
+    if examples.unknown is None:
+        return examples, 0
+    unknown = np.diff(examples.unknown.indptr)
+    if one_class:
+        keep = np.flatnonzero((unknown == 0) | (np.diff(examples.targets.indptr) > 0))
+        return replace(examples.taken(keep), unknown=None), examples.rows - len(keep)
+    keep = np.flatnonzero(unknown < len(examples.label_names))
+    kept = examples if len(keep) == examples.rows else examples.taken(keep)
+    return kept, examples.rows - len(keep)

@@ -1,6 +1,6 @@
 """Every file of a run, read before any work is done: the rows to learn from and the rows to measure on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,24 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.attributes import find_attributes, relation_column
 from manyhot.toolkit.read.cells import counted, listed, plain, read_categories
-from manyhot.toolkit.read.columns import Columns, check_named, find_columns
+from manyhot.toolkit.read.columns import Columns, Found, check_named, find_columns
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, is_delimited, read_file, read_label_names
 from manyhot.toolkit.read.examples import (
     KINDS,
     Examples,
+    always_on,
     check_one_class,
     check_trainable,
+    count_repeated,
+    drop_unknown,
     drop_unlabelled,
     examples_of,
     find_indices,
+    joined_rows,
     kind_of,
     read_examples,
 )
+from manyhot.toolkit.read.uses import Use
 
 # What a cell of --split-column may say, in any case.
 PARTS = {
@@ -32,6 +37,12 @@ PARTS = {
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# Where more rows than this have several labels, a row is not one label of its text.
+SEVERAL = 0.1
+# Labels that are none, in any case, as pandas, R, SQL and people write them.
+_MISSING = frozenset(
+    ("nan", "na", "n/a", "#n/a", "<na>", "null", "none", "?", "-", "nil", "unknown", "missing", "-1", "-100")
+)
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,22 @@ class Training:
     columns: Columns
     rows: dict[str, int]  # of each file, before any is dropped
     said: list[str]
+    warned: list[str] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
 
 
 def read(config: Config) -> Training:
     """Read every file of a run before any work is done, and say what is in them."""
-    names = read_label_names(config.label_names) if config.label_names else None
+    names = read_label_names(config.label_names, config.encoding) if config.label_names else None
     source = Path(config.data).name
     if config.no_header and not is_delimited(config.data):
         raise InputError(f"{source}: expected a CSV or TSV file with --no-header, got another format; leave it out")
-    raw = read_file(config.data, header=not config.no_header)
+    raw = read_file(config.data, header=not config.no_header, encoding=config.encoding)
     apart = _set_apart(raw, config, source)
-    columns, said = _find(raw, config, names)
-    examples = examples_of(raw, columns, source, label_names=names)
+    if config.join and not isinstance(raw, pl.DataFrame | Relation):
+        raise InputError(f"{source}: expected a table with --join, got {KINDS[kind_of(raw)]}; leave --join out")
+    columns, said, uses = _find(raw, config, names)
+    examples = examples_of(raw, replace(columns, join=False), source, label_names=names)
     rows = {config.data: examples.rows}
     if "group" in apart:
         groups = apart["group"].rank("dense").to_numpy()
@@ -66,10 +81,40 @@ def read(config: Config) -> Training:
         shares = [f"{part.rows:,} {name}" for name, part in {"train": examples, **parts}.items()]
         said.append(f"rows by {config.split_column}: {', '.join(shares)}")
     else:
-        of_ids = examples.label_names if columns.label_format == "ids" else None
+        of_ids = examples.label_names if columns.by_position else None
         files = {part: file for part, file in (("valid", config.valid), ("test", config.test)) if file is not None}
-        parts = {part: read_examples(file, columns, label_names=of_ids) for part, file in files.items()}
+        parts = {
+            part: read_examples(file, columns, label_names=of_ids, encoding=config.encoding)
+            for part, file in files.items()
+        }
         rows |= {file: parts[part].rows for part, file in files.items()}
+    one_class = config.task == "multiclass"
+    said += _unknown(examples, columns)
+    examples, lost = drop_unknown(examples, one_class=one_class)
+    if not examples.rows:
+        raise InputError(
+            f"{source}: expected rows with known labels, got none; name other label columns: --labels COLUMN,COLUMN"
+        )
+    if lost:
+        what = "their class is" if one_class else "all of their labels are"
+        said.append(f"{counted(lost, 'row')} left out: {what} unknown")
+    if "valid" in parts:
+        parts["valid"] = _with_known(parts["valid"], "valid", one_class=one_class)
+    warned: list[str] = []
+    if config.join:
+        before = examples.rows
+        examples = joined_rows(examples)
+        if config.split_column is not None:
+            parts = {name: joined_rows(part) for name, part in parts.items()}
+        said.append(f"joined: {before:,} rows to {examples.rows:,}, each with the labels of all its rows")
+    elif examples.texts is not None and (np.diff(examples.targets.indptr) > 1).mean() < SEVERAL:
+        texts, stand = count_repeated(examples)
+        if texts:
+            warned.append(
+                f"{counted(texts, 'text')} stand{'s' if texts == 1 else ''} in several rows with different labels "
+                f"({stand:,} rows); if each row is one label of its text, --join joins them"
+            )
+    warned += _suspicious(examples, columns)
     dropped = 0
     if config.drop_unlabelled:
         examples, dropped = drop_unlabelled(examples)
@@ -84,13 +129,67 @@ def read(config: Config) -> Training:
     check_trainable(examples)
     if examples.groups is not None and np.unique(examples.groups).size < 2:
         raise InputError(f"{source}: expected two groups or more, got one; leave --group out, or name another column")
-    if config.task == "multiclass":
+    if one_class:
         for part in (examples, *parts.values()):
             # The test file's rows without a class are left out where it is measured.
-            check_one_class(drop_unlabelled(part)[0] if config.drop_unlabelled else part)
+            known, _ = drop_unknown(part, one_class=True)
+            check_one_class(drop_unlabelled(known)[0] if config.drop_unlabelled else known)
     said += _missing(examples, columns)
-    said.append(describe(examples, dropped, multiclass=config.task == "multiclass"))
-    return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said)
+    said.append(describe(examples, dropped, multiclass=one_class))
+    uses += [Use(name, role, "") for name, role in ((config.split_column, "part"), (config.group, "group")) if name]
+    return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said, warned, uses)
+
+
+def _suspicious(examples: Examples, columns: Columns) -> list[str]:
+    """Say of label cells what may be none: words for a missing value, and labels of which no two rows have the same."""
+    if columns.label_format not in ("list", "separated", "joined"):
+        return []
+    counts = label_counts(examples.targets).astype(int)
+    warned = [
+        f"{shown(name)} is trained as a label, of {counted(int(counts[i]), 'row')}; where it says that there is none, "
+        "leave the cell empty"
+        for i, name in enumerate(examples.label_names)
+        if name.lower() in _MISSING
+    ]
+    if len(counts) > 1 and counts.max() == 1 and examples.rows > 2:
+        warned.append(
+            f"no label is in two rows; if {listed(columns.labels)} holds something else, name the labels with --labels "
+            "or what separates them with --label-sep"
+        )
+    return warned
+
+
+def _with_known(given: Examples, part: str, *, one_class: bool) -> Examples:
+    """Leave out the rows of which nothing is known."""
+    known, _ = drop_unknown(given, one_class=one_class)
+    if not known.rows:
+        raise InputError(f"{given.source}: expected rows with known labels, got none; name another --{part} file")
+    return known
+
+
+def _unknown(examples: Examples, columns: Columns) -> list[str]:
+    """Count the unknown cells of each label."""
+    if examples.unknown is None:
+        return []
+    if columns.label_format in ("list", "separated", "joined", "ids"):
+        rows = int((np.diff(examples.unknown.indptr) > 0).sum())
+        return [
+            f"{listed(columns.labels)}: {rows:,} of {examples.rows:,} unknown, as NaN, NA and ? are; where one is a "
+            "label, name the labels: --label-names FILE"
+        ]
+    counts = np.asarray(examples.unknown.sum(axis=0)).ravel()
+    found = [
+        f"{name}: {count:,} of {examples.rows:,} unknown"
+        for name, count in zip(examples.label_names, counts.tolist(), strict=True)
+        if count
+    ]
+    said = [f"{listed(found)}; left out of training and of every number"]
+    if always := always_on(examples):
+        said.append(
+            f"{listed(always)}: every known cell is 1, so nearly every row will be given it; write 0 where a label "
+            "does not apply, or name the labels without it: --labels COLUMN,COLUMN"
+        )
+    return said
 
 
 def _set_apart(raw: Raw, config: Config, source: str) -> dict[str, pl.Series]:
@@ -134,14 +233,16 @@ def _split_rows(
             f"{examples.source}, column {shown(cells.name)}: expected rows of train, got none; name another "
             "--split-column"
         )
-    if names is None and columns.label_format in ("list", "separated"):
+    if names is None and columns.label_format in ("list", "separated", "joined"):
         # Labels that only other rows have are as unknown to the run as those of another file.
         seen = np.flatnonzero(np.asarray(train.targets.sum(axis=0)).ravel())
-        train = replace(train, targets=train.targets[:, seen], label_names=[train.label_names[i] for i in seen])
+        unknown = None if train.unknown is None else train.unknown[:, seen]
+        names = [train.label_names[i] for i in seen]
+        train = replace(train, targets=train.targets[:, seen], unknown=unknown, label_names=names)
     return train, {name: rows for name, rows in found.items() if rows.rows}
 
 
-def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, list[str]]:
+def _find(raw: Raw, config: Config, names: list[str] | None) -> Found:
     """Find which part of the training file plays which part, by what it says and what the options say."""
     apart = [name for name in (config.split_column, config.group) if name is not None]
     options: dict[str, Any] = {
@@ -151,13 +252,21 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
         "num_labels": config.num_labels,
         "label_sep": config.label_sep,
     }
+    uncertain: Any = config.uncertain
     if isinstance(raw, pl.DataFrame | Relation):
         options |= {"label_names": names, "one_class": config.task == "multiclass"}
         if isinstance(raw, Relation):
-            return find_attributes(raw, config.data, apart=apart, **options)
-        rest = pl.DataFrame([raw[name] for name in raw.columns if name not in apart])
-        columns, said = find_columns(rest, Path(config.data).name, **options)
-        return replace(columns, header=not config.no_header), said
+            found = find_attributes(raw, config.data, apart=apart, **options)
+            return found._replace(columns=replace(found.columns, uncertain=uncertain, join=config.join))
+        if config.labels is None and config.num_labels is None and (where := span_columns(raw)):
+            raise InputError(
+                f"{Path(config.data).name}: expected label sets, got spans: {where} are learned with --task spans"
+            )
+        # By name, and not as a list: a column without a name would get one.
+        rest = pl.DataFrame({name: raw[name] for name in raw.columns if name not in apart})
+        found = find_columns(rest, Path(config.data).name, **options)
+        columns = replace(found.columns, header=not config.no_header, uncertain=uncertain, join=config.join)
+        return found._replace(columns=columns)
     options |= {"split_column": config.split_column, "group": config.group}
     if isinstance(raw, Matrix):
         options["label_names"] = names
@@ -169,8 +278,22 @@ def _find(raw: Raw, config: Config, names: list[str] | None) -> tuple[Columns, l
                 f"columns to name; leave --{flag} out"
             )
     if isinstance(raw, Svmlight):
-        return find_indices(raw, names)
-    return Columns(label_format="matrix"), []
+        return Found(*find_indices(raw, names), [])
+    return Found(Columns(label_format="matrix", uncertain=uncertain), [], [])
+
+
+def span_columns(frame: pl.DataFrame) -> str | None:
+    """Say which columns hold texts or tokens with marked spans; None where none do."""
+    lists = {name: dtype.inner for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)}
+    for name in ("spans", "entities", "ner", "label", "labels"):
+        inner = lists.get(name)
+        objects = isinstance(inner, pl.Struct) and bool({"start", "start_offset"} & {f.name for f in inner.fields})
+        if objects and "text" in frame.columns:
+            return f'"text" and "{name}" (list of start, end, label)'
+        if isinstance(inner, pl.List) and ("text" in frame.columns or "tokens" in lists):
+            return f'"{"tokens" if "tokens" in lists else "text"}" and "{name}" (list of start, end, type)'
+    tags = next((name for name in ("tags", "ner_tags") if name in lists), None)
+    return f'"tokens" and "{tags}" (a tag a token)' if "tokens" in lists and tags else None
 
 
 def _missing(examples: Examples, columns: Columns) -> list[str]:
@@ -197,7 +320,7 @@ def _missing(examples: Examples, columns: Columns) -> list[str]:
 def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
     """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
     sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
-    empty = int((sizes == 0).sum())
+    empty = int(examples.unlabelled().sum())
     unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
     rare, unseen = int(((counts > 0) & (counts < 9)).sum()), int((counts == 0).sum())
     if multiclass:

@@ -19,6 +19,7 @@ from manyhot.labels import label_groups
 from manyhot.toolkit.choose.calibrate import reliability
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
+from manyhot.toolkit.report.out_of_reach import never_predicted
 from manyhot.toolkit.runs.evaluate import Aligned
 from manyhot.toolkit.runs.predict import Run
 
@@ -36,7 +37,7 @@ HISTOGRAM_BINS = 60
 BLOCK_CELLS = 4_000_000
 MOST_PAIRS = 100_000_000
 # C0 and C1 controls but for white space; HTML has no place for them.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -72,27 +73,33 @@ def find(run: Run, judged: Judged, train: Examples, *, with_rows: bool = True) -
     """
     multiclass = run.task == "multiclass"
     preds, row_losses, reliable = _look(run, judged)
-    targets = sp.csr_array(judged.aligned.known)
+    targets = sp.csr_array(judged.aligned.targets > 0)
     right = preds.multiply(targets).tocsr()
-    label_rows = of_labels(preds, targets, right, run.label_names, run.train_counts)
-    missed, added = difference(targets, right), difference(preds, right)
+    # Where nobody knows, a label that is predicted is neither right nor wrong.
+    judgeable = preds
+    if judged.aligned.targets.dtype != bool:
+        judgeable = difference(preds, preds.multiply(judged.aligned.targets < 0).tocsr())
+    label_rows = of_labels(judgeable, targets, right, run.label_names, run.train_counts)
+    missed, added = difference(targets, right), difference(judgeable, right)
     worst = None
     if with_rows:
         parts = Parts(right, missed, added)
         worst = worst_rows(run, judged, parts, row_losses)
-    # Labels that training did not know are labels of the row all the same.
-    true_sizes = np.diff(targets.indptr) + judged.aligned.unknown.sum(1)
     return {
         "format": FORMAT,
         "measured": {"part": judged.part, "file": judged.examples.source, "rows": len(judged.logits)},
         "labels": label_rows,
-        "sizes": {"predicted": np.bincount(np.diff(preds.indptr)).tolist(), "true": np.bincount(true_sizes).tolist()},
+        "sizes": {
+            "predicted": np.bincount(np.diff(preds.indptr)).tolist(),
+            "true": np.bincount(judged.aligned.sizes()).tolist(),
+        },
         "reliability": (reliable if judged.reliability is None else judged.reliability).tolist(),
-        "scores": score_histogram(judged.logits, judged.aligned.known),
+        "scores": score_histogram(judged.logits, judged.aligned.targets),
         "confused": confused(missed, added, run.label_names),
         "together": None if multiclass else together(targets, preds, run.label_names),
         "worst": worst,
-        "warnings": warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass),
+        "warnings": warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass)
+        + never_predicted(run, train.targets),
     }
 
 
@@ -101,18 +108,19 @@ def _look(run: Run, judged: Judged) -> tuple[sp.csr_array, np.ndarray, np.ndarra
     low, high = run.cardinality
     preds, losses, reliable = [], [], np.zeros(())
     for rows in blocks(judged.logits.shape):
-        logits, known = judged.logits[rows], judged.aligned.known[rows]
+        logits, targets = judged.logits[rows], judged.aligned.targets[rows]
         preds.append(sp.csr_array(decide(logits, min_labels=low, max_labels=high).astype(bool)))
         probs = run.calibration.probs(logits)
         inside = np.clip(probs, 1e-7, 1 - 1e-7)
         if run.calibration.classes:
-            # A row of an unknown class has no class to be likely.
-            losses.append(-np.where(known, np.log(inside), 0).sum(1))
-            has = known.any(1)
-            reliable = reliable + reliability(probs[has], known[has].argmax(1))
+            # A row of an unseen class has no class to be likely.
+            losses.append(-np.where(targets, np.log(inside), 0).sum(1))
+            has = targets.any(1)
+            reliable = reliable + reliability(probs[has], targets[has].argmax(1))
         else:
-            losses.append(-np.log(np.where(known, inside, 1 - inside)).sum(1))
-            reliable = reliable + reliability(probs, known)
+            likely = np.where(targets > 0, inside, np.where(targets < 0, 1, 1 - inside))
+            losses.append(-np.log(likely).sum(1))
+            reliable = reliable + reliability(probs, targets)
     sets: Any = sp.vstack(preds, format="csr")
     return sets, np.concatenate(losses), reliable
 
@@ -157,10 +165,10 @@ def of_labels(
     ]
 
 
-def score_histogram(logits: np.ndarray, known: np.ndarray) -> dict[str, Any]:
+def score_histogram(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     """Count the logits of positives and of negatives in bins; the outer ones take the thousandth further out."""
     step = max(logits.size // 1_000_000, 1)
-    sample = np.concatenate([logits.ravel()[::step], logits[known][:1_000_000]])
+    sample = np.concatenate([logits.ravel()[::step], logits[targets > 0][:1_000_000]])
     low, high = (float(q) for q in np.quantile(sample, [0.001, 0.999]))
     low, high = min(low, -1.0), max(high, 1.0)
     edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
@@ -168,9 +176,8 @@ def score_histogram(logits: np.ndarray, known: np.ndarray) -> dict[str, Any]:
     for rows in blocks(logits.shape):
         place = ((logits[rows] - low) * (HISTOGRAM_BINS / (high - low))).astype(np.int64)
         place = np.clip(place, 0, HISTOGRAM_BINS - 1)
-        positive = np.bincount(place[known[rows]], minlength=HISTOGRAM_BINS)
-        counts[0] += positive
-        counts[1] += np.bincount(place.ravel(), minlength=HISTOGRAM_BINS) - positive
+        for side, cells in enumerate((targets[rows] > 0, targets[rows] == 0)):
+            counts[side] += np.bincount(place[cells], minlength=HISTOGRAM_BINS)
     return {"edges": edges.tolist(), "positives": counts[0].tolist(), "negatives": counts[1].tolist()}
 
 
@@ -229,7 +236,7 @@ class Parts:
 
 def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> list[dict[str, Any]]:
     """Show the rows that are wrong and whose labels the run finds least likely, the least likely first."""
-    wrong = np.flatnonzero(np.diff(parts.missed.indptr) + np.diff(parts.added.indptr) + judged.aligned.unknown.sum(1))
+    wrong = np.flatnonzero(np.diff(parts.missed.indptr) + np.diff(parts.added.indptr) + judged.aligned.unseen.sum(1))
     order = wrong[np.lexsort((wrong, -losses[wrong]))][:WORST]
     shown = judged.examples.taken(judged.rows[order])
     probs = run.calibration.probs(judged.logits[order])
@@ -240,9 +247,9 @@ def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> li
         best = sorted(columns.tolist(), key=lambda c: (-probs[i, c], c))[:SHOWN_LABELS]
         return [{"name": run.label_names[c], "prob": round(float(probs[i, c]), 4)} for c in best]
 
-    def unknown(i: int) -> list[dict[str, Any]]:
-        columns = np.flatnonzero(judged.aligned.unknown[order[i]])[:SHOWN_LABELS]
-        return [{"name": judged.aligned.unknown_names[c], "prob": None} for c in columns]
+    def unseen(i: int) -> list[dict[str, Any]]:
+        columns = np.flatnonzero(judged.aligned.unseen[order[i]])[:SHOWN_LABELS]
+        return [{"name": judged.aligned.unseen_names[c], "prob": None} for c in columns]
 
     return [
         {
@@ -250,7 +257,7 @@ def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> li
             "text": excerpt_of(shown, i, run.columns),
             "loss": round(float(losses[order[i]]), 4),
             "right": labels(parts.right, i),
-            "missed": labels(parts.missed, i) + unknown(i),
+            "missed": labels(parts.missed, i) + unseen(i),
             "added": labels(parts.added, i),
         }
         for i in range(len(order))
@@ -273,7 +280,7 @@ def excerpt_of(examples: Examples, row: int, columns: Columns) -> str:
 
 def excerpt(text: str) -> str:
     """Cut a text, put one space for any white space, and a mark for each control character."""
-    text = " ".join(_CONTROLS.sub("\ufffd", text).split())
+    text = " ".join(CONTROLS.sub("\ufffd", text).split())
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1].rstrip() + "…"
 
 
@@ -306,6 +313,15 @@ def warnings_of(
     def named(rows: list[dict[str, Any]]) -> list[str]:
         return [row["name"] for row in rows]
 
+    if train.unknown is not None:
+        counts = np.asarray(train.unknown.sum(axis=0)).ravel()
+        partly = [train.label_names[i] for i in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]]
+        warn(
+            f"{int(counts.sum()):,} label cells of {train.rows:,} training rows are unknown "
+            f"({100 * counts.sum() / (train.rows * len(counts)):.1f} %). They are left out of training, and of every "
+            "number.",
+            partly,
+        )
     unseen = [row for row in label_rows if not row["train_rows"]]
     few = sorted((row for row in label_rows if row["group"] == "rare"), key=lambda row: row["train_rows"])
     absent = [row for row in label_rows if not row["rows"]]
@@ -325,12 +341,12 @@ def warnings_of(
             f"{len(silent):,} {what[len(silent) > 1]} that measured rows have {verb} never predicted.",
             named(silent),
         )
-    if aligned.unknown_names:
-        number, times = len(aligned.unknown_names), int(aligned.unknown.sum())
+    if aligned.unseen_names:
+        number, times = len(aligned.unseen_names), int(aligned.unseen.sum())
         warn(
             f"{measured.source} has {number:,} {what[number > 1]} that the training rows do not have "
             f"({times:,} time{'s' if times > 1 else ''}), which count as missed.",
-            aligned.unknown_names,
+            aligned.unseen_names,
         )
     _warn_of_rows(train, part, measured, warn)
     return found
@@ -341,8 +357,7 @@ def _labels(rows: list[dict[str, Any]], what: tuple[str, str]) -> str:
 
 
 def _warn_of_rows(train: Examples, part: str, measured: Examples, warn: Any) -> None:
-    sizes = np.diff(train.targets.indptr)
-    if empty := int((sizes == 0).sum()):
+    if empty := int(train.unlabelled().sum()):
         warn(
             f"{_rows(empty, 'has', 'have')} no label ({100 * empty / train.rows:.1f} % of the training rows). Such "
             "rows are learned as rows to which no label applies; --drop-unlabelled leaves them out."
@@ -355,7 +370,7 @@ def _warn_of_rows(train: Examples, part: str, measured: Examples, warn: Any) -> 
         first = seen.setdefault(print_, row)
         if first != row:
             repeated += 1
-            contradicting += _labels_of(train, first) != _labels_of(train, row)
+            contradicting += _contradict(train, first, row)
     if repeated:
         other = f", {contradicting:,} of them with other labels" if contradicting else ""
         held = (
@@ -378,9 +393,16 @@ def _rows(number: int, one: str, many: str) -> str:
     return f"1 row {one}" if number == 1 else f"{number:,} rows {many}"
 
 
-def _labels_of(examples: Examples, row: int) -> set[int]:
-    targets = examples.targets
-    return set(targets.indices[targets.indptr[row] : targets.indptr[row + 1]].tolist())
+def _contradict(examples: Examples, a: int, b: int) -> bool:
+    """Say whether a label that is known of both rows is that of one alone."""
+    differ = _cells_of(examples.targets, a) ^ _cells_of(examples.targets, b)
+    if differ and examples.unknown is not None:
+        differ -= _cells_of(examples.unknown, a) | _cells_of(examples.unknown, b)
+    return bool(differ)
+
+
+def _cells_of(cells: sp.csr_array, row: int) -> set[int]:
+    return set(cells.indices[cells.indptr[row] : cells.indptr[row + 1]].tolist())
 
 
 def fingerprints(examples: Examples) -> Iterator[bytes]:

@@ -29,8 +29,9 @@ def hard_rows(
     f1, wrong = np.zeros(examples.rows), np.zeros(examples.rows)
     for given in preds:
         for rows in blocks(given.shape):
-            hits = (given[rows] & aligned.known[rows]).sum(1)
-            both = given[rows].sum(1) + aligned.known[rows].sum(1) + aligned.unknown[rows].sum(1)
+            true, some = aligned.targets[rows] > 0, given[rows] & (aligned.targets[rows] >= 0)
+            hits = (some & true).sum(1)
+            both = some.sum(1) + true.sum(1) + aligned.unseen[rows].sum(1)
             f1[rows] += np.where(both == 0, 1.0, 2 * hits / np.maximum(both, 1)) / len(preds)
             wrong[rows] += both - 2 * hits
     order = np.lexsort((np.arange(examples.rows), -wrong, f1.round(9)))[:WORST]
@@ -41,22 +42,22 @@ def hard_rows(
 
     def labels(i: int, *, true: bool) -> list[dict[str, Any]]:
         if true:
-            found = np.flatnonzero(aligned.known[order[i]]).tolist()
+            found = np.flatnonzero(aligned.targets[order[i]] > 0).tolist()
         else:
-            found = np.flatnonzero(~aligned.known[order[i]] & (times[i] > 0)).tolist()
+            found = np.flatnonzero((aligned.targets[order[i]] == 0) & (times[i] > 0)).tolist()
         found.sort(key=lambda label: (-times[i, label], label))
         return [{"name": label_names[label], "methods": int(times[i, label])} for label in found[:SHOWN_LABELS]]
 
-    def unknown(i: int) -> list[dict[str, Any]]:
-        found = np.flatnonzero(aligned.unknown[order[i]])[:SHOWN_LABELS]
-        return [{"name": aligned.unknown_names[label], "methods": 0} for label in found]
+    def unseen(i: int) -> list[dict[str, Any]]:
+        found = np.flatnonzero(aligned.unseen[order[i]])[:SHOWN_LABELS]
+        return [{"name": aligned.unseen_names[label], "methods": 0} for label in found]
 
     return [
         {
             "row": int(places[i]) + 1,
             "text": excerpt_of(shown, i, columns),
             "f1": round(float(f1[order[i]]), 4),
-            "true": labels(i, true=True) + unknown(i),
+            "true": labels(i, true=True) + unseen(i),
             "others": labels(i, true=False),
         }
         for i in range(len(order))

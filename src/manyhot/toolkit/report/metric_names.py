@@ -29,8 +29,32 @@ TITLES = {
     "classes": "classes",
 }
 
+# Of spans.
+SPAN_TITLES = {
+    "micro_f1": "micro-F1",
+    "micro_precision": "precision",
+    "micro_recall": "recall",
+    "macro_f1": "macro-F1",
+    "rare_f1": "rare-F1 (1-8 spans)",
+    "medium_f1": "medium-F1 (9-34)",
+    "head_f1": "head-F1 (35+)",
+    "boundary_f1": "F1 of borders alone",
+    "nested_recall": "recall of nested spans",
+    "spans_per_row_predicted": "spans a row, predicted",
+    "spans_per_row_true": "spans a row, true",
+    "exact_match": "rows all right",
+    "empty_rows": "rows left empty",
+    "rows": "rows",
+    "spans": "spans",
+    "types": "types",
+}
+
 # No fractions: so many digits.
-PLAIN = {"labels_per_row_predicted": 2, "labels_per_row_true": 2, "log_loss": 4}
+PLAIN = {
+    **dict.fromkeys(("labels_per_row_predicted", "labels_per_row_true"), 2),
+    **dict.fromkeys(("spans_per_row_predicted", "spans_per_row_true"), 2),
+    "log_loss": 4,
+}
 
 
 def written(key: str, value: float | int | None) -> str:

@@ -215,6 +215,24 @@ def plot_curve(losses: list[float | None], scores: list[float | None], *, unit: 
     return drawn("curve", "The last fit", f"{said}.", draw, place=TWO_SCALES if held else PLACE)
 
 
+def plot_epochs(curves: list[list[float]], *, name: str) -> Markup:
+    """Draw the score of rows held out after each epoch, a line a fit."""
+
+    def draw(axes: Axes) -> None:
+        for scores in curves:
+            axes.plot(range(1, len(scores) + 1), scores, color=FIRST, linewidth=1.5)
+        axes.set(xlabel="epoch", ylabel="micro-F1", ylim=(0, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    said = "; ".join(
+        f"after 1, 2, 3 epochs {', '.join(f'{score:.1%}' for score in scores[:3])}, at best {max(scores):.1%}"
+        for scores in curves
+        if scores
+    )
+    return drawn(name, "Score of rows held out by epoch", f"{said}.", draw)
+
+
 def plot_forest(name: str, title: str, rows: list[tuple[str, float, tuple[float, float] | None, bool]]) -> Markup:
     """Draw a value with its interval a line: (method, value, interval, ours); methods are named by the command."""
 

@@ -15,7 +15,8 @@ import jinja2
 from markupsafe import Markup
 
 from manyhot.toolkit.report import plots
-from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.span_page import hues_of, marked
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
 MOST_LABELS = 2000
@@ -25,17 +26,21 @@ TOLD_BINS, TOLD_LEAST = slice(6, 8), 30
 # How far off the number of labels may be and still be called right.
 ABOUT = 0.05
 PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
+PARTS |= {"held_out": "training rows, held out", "train": "training rows"}
+SPAN_COMPARED = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "rare_f1", "exact_match")
 COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
 
 
 def render_run(findings: dict[str, Any]) -> str:
     """Write the report of a run: findings as :func:`manyhot.toolkit.train.findings_of` collects them."""
+    if findings["task"] == "spans":
+        return _render_spans(findings)
     measured = findings["measured"]
     metrics = findings["metrics"][measured["part"]]
     multiclass = findings["task"] == "multiclass"
     labels = shown_labels(findings["labels"])
     steps = findings["steps"]
-    unit = "evaluation" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
+    unit = "iteration" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
     return _page(
         "run.html",
         f=findings,
@@ -65,8 +70,31 @@ def render_run(findings: dict[str, Any]) -> str:
     )
 
 
+def _render_spans(findings: dict[str, Any]) -> str:
+    """Write the report of a run on spans: findings as :func:`manyhot.toolkit.spans.train.findings_of` collects them."""
+    measured = findings["measured"]
+    types = shown_labels([row | {"train_rows": row["train_spans"]} for row in findings["types"]])
+    hues = hues_of([row["name"] for row in findings["types"]])
+    return _page(
+        "spans.html",
+        f=findings,
+        m=findings["metrics"][measured["part"]],
+        measured=measured,
+        types=types,
+        left_out=len(findings["types"]) - len(types),
+        worst=[(row, marked(row, hues)) for row in findings["worst"] or ()],
+        curve=plots.plot_curve(**findings["curve"], unit="epoch"),
+        stopped=findings["curve"]["scores"][0] is not None,
+        parts=PARTS,
+        rows=[key for key in SPAN_TITLES if all(key in part for part in findings["metrics"].values())],
+        TITLES=SPAN_TITLES,
+    )
+
+
 def render_comparison(comparison: dict[str, Any]) -> str:
     """Write the report of a comparison, as compare.json holds it."""
+    if comparison.get("task") == "spans":
+        return _render_span_comparison(comparison)
     fine = [method for method in comparison["methods"] if method["error"] is None]
     indices = shown_labels(
         [
@@ -88,6 +116,30 @@ def render_comparison(comparison: dict[str, Any]) -> str:
         indices=[row["index"] for row in indices],
         left_out=len(comparison["labels"]) - len(indices),
         rows=[key for key in TITLES if any(key in m["metrics"] for m in fine)],
+    )
+
+
+def _render_span_comparison(comparison: dict[str, Any]) -> str:
+    """Write the report of a comparison on spans."""
+    fine = [method for method in comparison["methods"] if method["error"] is None]
+    keys = [key for key in SPAN_COMPARED if any(m["metrics"].get(key) is not None for m in fine)]
+    verdicts = [_verdict(comparison, key) for key in comparison["best"]]
+    return _page(
+        "span_comparison.html",
+        c=comparison,
+        fine=fine,
+        failed=[method for method in comparison["methods"] if method["error"] is not None],
+        verdicts=[verdict for verdict in verdicts if verdict is not None],
+        keys=keys,
+        forests=[
+            (SPAN_TITLES[key], plots.plot_forest(f"forest-{key}", SPAN_TITLES[key], _estimates(fine, key)))
+            for key in comparison["best"]
+        ],
+        curves=[
+            (m, plots.plot_epochs(m["curves"], name=f"epochs-{i}")) for i, m in enumerate(fine) if any(m["curves"])
+        ],
+        rows=[key for key in SPAN_TITLES if any(key in m["metrics"] for m in fine)],
+        TITLES=SPAN_TITLES,
     )
 
 
@@ -198,9 +250,17 @@ def _templates() -> jinja2.Environment:
     environment.filters |= {"percent": percent, "penalty": penalty, "cut": cut, "points": points}
     environment.filters["from_metrics"] = lambda key, metrics: written(key, metrics[key])
     # A page has no "</style>" or "</script>" in either: they are ours.
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    style, spans, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("style.css", "spans.css", "script.js")
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.globals |= {"style": Markup(style), "script": Markup(script), "script_hash": f"sha256-{digest}"}
+    environment.filters["signed"] = lambda number: f"{number:+d}".replace("-", "\u2212") if number else "0"
+    environment.globals |= {
+        "style": Markup(style),
+        "span_style": Markup(spans),
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+    }
     environment.globals |= {"TITLES": TITLES}
     return environment
 

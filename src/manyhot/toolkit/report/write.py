@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from manyhot.toolkit.disk.run_folder import COMPARISON, RUN, read_folder, write_file
+from manyhot.toolkit.disk.run_folder import COMPARISON, kind_of_run, read_folder, write_file
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.report.render import render_comparison, render_run
 
@@ -38,7 +38,7 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
         )
     out = out or Path(f"{folder.resolve().name}-report.html")
     _check_output(out, folder)
-    kind = COMPARISON if (folder / "compare.json").exists() else RUN
+    kind = COMPARISON if (folder / "compare.json").exists() else kind_of_run(folder)
     name = "compare.json" if kind is COMPARISON else "findings.json"
     content = read_folder(folder, kind)[name]
     rows = 0

@@ -1,4 +1,4 @@
-"""Logits and a file's label sets to numbers, also where the file has labels that training did not know."""
+"""Logits and a file's label sets to numbers, also where the file has labels that training did not see."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,19 +15,29 @@ from manyhot.toolkit.choose.calibrate import SCORES, compare
 
 @dataclass(frozen=True)
 class Aligned:
-    """Targets in the order of the training labels, and beside them those that training did not know."""
+    """Targets in the order of the training labels, and beside them those of labels that training did not see.
 
-    known: np.ndarray
-    unknown: np.ndarray
-    unknown_names: list[str]
+    Attributes:
+        targets: (rows, labels), bool, or int8 with -1 where nobody knows.
+        unseen: (rows, other labels), bool.
+        unseen_names: of these.
+    """
+
+    targets: np.ndarray
+    unseen: np.ndarray
+    unseen_names: list[str]
+
+    def sizes(self) -> np.ndarray:
+        """Count the labels of each row, (rows,)."""
+        return (self.targets > 0).sum(1) + self.unseen.sum(1)
 
     def warning(self) -> str | None:
-        """Say what the unknown labels do to the numbers; None without any."""
-        if not self.unknown_names:
+        """Say what the unseen labels do to the numbers; None without any."""
+        if not self.unseen_names:
             return None
-        counts = self.unknown.sum(0)
+        counts = self.unseen.sum(0)
         order = np.argsort(-counts, kind="stable")
-        named = ", ".join(f"{self.unknown_names[i]} ({counts[i]:,})" for i in order[:10])
+        named = ", ".join(f"{self.unseen_names[i]} ({counts[i]:,})" for i in order[:10])
         more = f" and {len(order) - 10:,} more" if len(order) > 10 else ""
         return (
             f"{len(order):,} labels of this file are unknown to the run, {int(counts.sum()):,} times: {named}{more}. "
@@ -35,20 +45,20 @@ class Aligned:
         )
 
 
-def align(targets: Any, names: list[str], known_names: list[str]) -> Aligned:
-    """Order the columns of `targets` (rows, names) as in training."""
+def align(targets: Any, names: list[str], label_names: list[str], unknown: Any = None) -> Aligned:
+    """Order the columns of `targets` (rows, names) as in training; `unknown` says which cells nobody knows."""
     cells: Any = sp.csc_array(targets)
-    cells.eliminate_zeros()
-    column = {name: i for i, name in enumerate(names)}
-    known = np.zeros((targets.shape[0], len(known_names)), dtype=bool)
-    for i, name in enumerate(known_names):
-        if name in column:
-            known[cells.indices[cells.indptr[column[name]] : cells.indptr[column[name] + 1]], i] = True
+    trained = {name: i for i, name in enumerate(label_names)}
+    here = [i for i, name in enumerate(names) if name in trained]
+    place = [trained[names[i]] for i in here]
+    ordered = np.zeros((cells.shape[0], len(label_names)), dtype=bool if unknown is None else np.int8)
+    ordered[:, place] = cells[:, here].toarray()
+    if unknown is not None:
+        ordered[:, place] -= sp.csc_array(unknown)[:, here].toarray().astype(np.int8)
     # A label that no row has is no gold label: an unused 0/1 column or name is no miss.
-    trained = set(known_names)
-    used = np.diff(cells.indptr) > 0
+    used = np.asarray(cells.sum(axis=0)).ravel() > 0
     others = [i for i, name in enumerate(names) if name not in trained and used[i]]
-    return Aligned(known, cells[:, others].toarray().astype(bool), [names[i] for i in others])
+    return Aligned(ordered, cells[:, others].toarray().astype(bool), [names[i] for i in others])
 
 
 def measure(
@@ -64,7 +74,7 @@ def measure(
     With `multiclass`, those of :func:`manyhot.multiclass_metrics`, `classes` being those of training.
     """
     preds = decide(logits, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
-    preds, logits, targets, counts = with_unknown(preds, logits, aligned, train_counts)
+    preds, logits, targets, counts = with_unseen(preds, logits, aligned, train_counts)
     if multiclass:
         metrics = multiclass_metrics(logits, targets.argmax(1), train_counts=counts)
         return metrics | {"classes": len(train_counts)}
@@ -72,30 +82,30 @@ def measure(
     return metrics | {"labels": len(train_counts)}
 
 
-def with_unknown(
+def with_unseen(
     preds: np.ndarray, logits: np.ndarray, aligned: Aligned, train_counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return all four with a column for each label that training did not know: missed, and seen 0 times."""
-    if not aligned.unknown_names:
-        return preds, logits, aligned.known, train_counts
-    missed = np.zeros(aligned.unknown.shape, dtype=preds.dtype)
+    """Return all four with a column for each label that training did not see: missed, and seen 0 times."""
+    if not aligned.unseen_names:
+        return preds, logits, aligned.targets, train_counts
+    missed = np.zeros(aligned.unseen.shape, dtype=preds.dtype)
     lowest = np.broadcast_to(logits.min(1, keepdims=True) - 1, missed.shape)
     return (
         np.hstack([preds, missed]),
         np.hstack([logits, lowest]),
-        np.hstack([aligned.known, aligned.unknown]),
-        np.concatenate([train_counts, np.zeros(len(aligned.unknown_names))]),
+        np.hstack([aligned.targets, aligned.unseen]),
+        np.concatenate([train_counts, np.zeros(len(aligned.unseen_names))]),
     )
 
 
 def measure_probs(logits: np.ndarray, aligned: Aligned, calibration: Calibration) -> dict[str, float | None]:
-    """Measure the probabilities of the labels that training knew.
+    """Measure the probabilities of the labels that training saw.
 
-    :func:`manyhot.toolkit.choose.calibrate.compare` says how. None where no row has a class that training knew.
+    :func:`manyhot.toolkit.choose.calibrate.compare` says how. None where no row has a class that training saw.
     """
-    truth: Any = aligned.known
+    truth: Any = aligned.targets
     if calibration.classes:
-        # A row of an unknown class has no class to be probable.
+        # A row of an unseen class has no class to be probable.
         known = truth.any(1)
         if not known.any():
             return {score + end: None for end in ("", "_uncalibrated") for score in SCORES}

@@ -12,20 +12,24 @@ import scipy.sparse as sp
 from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
+from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.model import Model
+from manyhot.toolkit.read.cells import counted, listed
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, read_file
 from manyhot.toolkit.read.examples import (
     Examples,
     check_one_class,
+    drop_unknown,
     drop_unlabelled,
-    examples_from_frame,
     examples_from_matrix,
     examples_of,
+    known_of,
 )
 from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
+from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
 
 
 class Predicted(NamedTuple):
@@ -84,17 +88,32 @@ class Run:
         self.info = info
         self.task = task
 
+    def __repr__(self) -> str:
+        """Say what the run reads, what it predicts, and how it was trained."""
+        low, high = self.cardinality
+        what = "classes" if self.task == "multiclass" else "labels"
+        sizes = "one" if low == high == 1 else f"{low} to {high}"
+        reads = [f"texts ({listed(self.columns.text)})"] if self.columns.text else []
+        if others := [*self.columns.features, *self.columns.categories]:
+            reads.append(f"features ({listed(others, 6)})")
+        return (
+            f"<Run: {len(self.label_names):,} {what} ({listed(self.label_names, 6)}), {sizes} a row, from "
+            f"{' and '.join(reads) or f'{self.features.size:,} features'}; {self.info.get('loss', 'zlpr')} on "
+            f"{self.features.describe()}>"
+        )
+
     def predict_logits(self, data: Any) -> np.ndarray:
         """Return the logits of new rows, (rows, labels) float32; a label is predicted where its logit is above 0.
 
         Args:
-            data: a polars or pandas frame with the columns of training, a list of strings, or a (rows, features) array
-                or scipy.sparse matrix. A label column is ignored.
+            data: a polars or pandas frame with the columns of training; texts, as one string, which is one row, or a
+                list, array or Series of them; or a (rows, features) array or scipy.sparse matrix. A label column is
+                ignored.
 
         Raises:
             InputError: columns that are missing, or a number of features other than in training.
         """
-        return self.logits(self._examples(data, with_labels=False))
+        return self.logits(data)
 
     def predict(self, data: Any) -> list[list[str]]:
         """Return the label set of each new row, best label first; of a multiclass run, a set of one.
@@ -107,23 +126,59 @@ class Run:
     def probs(self, data: Any) -> np.ndarray:
         """Return the probability of each label for new rows, (rows, labels) float32; calibrated on held-out rows.
 
+        Column i is that of `label_names[i]`: `dict(zip(run.label_names, run.probs(text)[0]))` has the names of one row,
+        and :meth:`top` those of the best labels of each.
+
         A label with a probability below 1/2 may be predicted and one above it may not: label sets are chosen to have as
         many labels as there are, and the best of a row where it must have one. Takes what :meth:`predict_logits` takes.
         """
         return self.calibration.probs(self.predict_logits(data))
 
-    def evaluate(self, data: Any, targets: Any = None) -> dict[str, float | int | None]:
+    def top(self, data: Any, k: int = 5) -> pl.DataFrame:
+        """Return the k most probable labels of each new row, predicted or not, as a table: a row for each of them.
+
+        Args:
+            data: what :meth:`predict_logits` takes.
+            k: labels a row, at least 1; all where the run has fewer.
+
+        Returns:
+            The columns row, from 0; rank, from 1; label; prob and score, which is the logit; and predicted.
+
+        Raises:
+            InputError: k below 1, or what :meth:`predict_logits` refuses.
+        """
+        if not isinstance(k, int) or k < 1:
+            raise InputError(f"top expects at least 1 label a row; got {k!r}.")
+        logits = self.logits(data)
+        probs = self.calibration.probs(logits)
+        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
+        best = np.lexsort((-logits, -probs), axis=1)[:, :k]
+        rows, width = best.shape
+        where = np.repeat(np.arange(rows), width), best.ravel()
+        names = np.array(self.label_names, dtype=object)
+        columns = {
+            "row": where[0],
+            "rank": np.tile(np.arange(1, width + 1), rows),
+            "label": names[where[1]].tolist(),
+            "prob": probs[where],
+            "score": logits[where],
+            "predicted": chosen[where] > 0,
+        }
+        return pl.DataFrame(columns, schema_overrides={"label": pl.String})
+
+    def evaluate(self, data: Any, targets: Any = None, *, mask: Any = None) -> dict[str, float | int | None]:
         """Measure the run on labelled rows: the keys of :func:`manyhot.multilabel_metrics` or `multiclass_metrics`.
 
         Args:
             data: what :meth:`predict_logits` takes; a frame has the label columns of training.
-            targets: for data without label columns, (rows, labels) of 0/1 in the order of `label_names`, or a label set
-                a row.
+            targets: for data without label columns, (rows, labels) of 0/1 in the order of `label_names`, dense or
+                sparse, where NaN, -1 and -100 mean unknown; :class:`manyhot.IndexTargets`; or a set of names a row.
+            mask: with such a matrix, (rows, labels), False where nobody knows.
 
         Returns:
             Numbers. Labels that training did not know count as missed, and a warning names them.
         """
-        measured = self.evaluate_examples(self._labelled(data, targets))
+        measured = self.evaluate_examples(self._labelled(data, targets, mask))
         for note in measured.notes:
             warnings.warn(note, stacklevel=2)
         return measured.metrics
@@ -131,16 +186,20 @@ class Run:
     def evaluate_examples(self, examples: Examples) -> Measured:
         """Measure the run on examples as read."""
         notes = []
+        multiclass = self.task == "multiclass"
+        examples, lost = drop_unknown(examples, one_class=multiclass)
+        if lost:
+            what = "their class is" if multiclass else "all of their labels are"
+            notes.append(f"{counted(lost, 'row')} left out: {what} unknown")
         if self.drop_unlabelled:
             examples, dropped = drop_unlabelled(examples)
             if dropped:
                 notes.append(f"{dropped:,} rows without labels left out, as in training (--drop-unlabelled)")
         if not examples.rows:
             raise InputError(f"{examples.source}: expected at least one row with labels to measure on; got none.")
-        multiclass = self.task == "multiclass"
         if multiclass:
             check_one_class(examples)
-        aligned = align(examples.targets, examples.label_names, self.label_names)
+        aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning():
             notes.append(warning)
         logits = self.logits(examples)
@@ -150,8 +209,9 @@ class Run:
         metrics |= measure_probs(logits, aligned, self.calibration)
         return Measured(metrics, notes, examples, aligned, logits)
 
-    def logits(self, examples: Examples) -> np.ndarray:
-        """Return the logits of examples as read."""
+    def logits(self, data: Any) -> np.ndarray:
+        """Return the logits of what :meth:`predict_logits` takes, or of examples as read."""
+        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
         if not examples.rows:
             return np.zeros((0, len(self.label_names)), dtype=np.float32)
         return self.model.logits(self.features.transform(examples))
@@ -168,21 +228,19 @@ class Run:
         return sets
 
     def _examples(self, data: Any, *, with_labels: bool) -> Examples:
-        names = self.label_names if self.columns.label_format == "ids" else None
+        names = self.label_names if self.columns.by_position else None
         if isinstance(data, Matrix):
-            return examples_from_matrix(data, "the data", with_labels=with_labels)
-        if isinstance(data, pl.DataFrame) or hasattr(data, "iloc"):
+            return examples_from_matrix(data, "the data", with_labels=with_labels, uncertain=self.columns.uncertain)
+        if isinstance(data, pl.DataFrame) or (hasattr(data, "iloc") and not is_pandas_series(data)):
             frame = data if isinstance(data, pl.DataFrame) else _from_pandas(data)
             if self.columns.label_format == "matrix":
                 return self._numbers(frame.to_numpy())
-            return examples_from_frame(frame, self.columns, "the data", label_names=names, with_labels=with_labels)
-        if isinstance(data, str):
-            raise InputError("predict expects rows: a list of strings, such as [text]; got one string.")
-        if isinstance(data, list | tuple) and all(isinstance(text, str) for text in data):
+            return examples_of(frame, self.columns, "the data", label_names=names, with_labels=with_labels)
+        if (texts := texts_of(data)) is not None:
             if not self.features.reads_text or self.features.reads_numbers:
                 wanted = ", ".join(self.columns.text + self.columns.features) or f"{self.features.size} numbers"
                 raise InputError(f"this run was trained on {wanted}; give a frame or an array with these columns.")
-            return Examples(source="the data", texts=list(data), numbers=None, targets=None, label_names=[])
+            return Examples(source="the data", texts=texts, numbers=None, targets=None, label_names=[])
         return self._numbers(data)
 
     def _numbers(self, data: Any) -> Examples:
@@ -196,39 +254,44 @@ class Run:
             raise InputError("expected finite features; got NaN or an infinite value.")
         return Examples(source="the data", texts=None, numbers=numbers, targets=None, label_names=[])
 
-    def _labelled(self, data: Any, targets: Any) -> Examples:
+    def _labelled(self, data: Any, targets: Any, mask: Any = None) -> Examples:
         if targets is None:
             if isinstance(data, pl.DataFrame | Matrix) or hasattr(data, "iloc"):
                 return self._examples(data, with_labels=True)
             raise InputError("evaluate expects a frame with label columns, or evaluate(data, targets).")
         examples = self._examples(data, with_labels=False)
+        targets = targets_of(targets, len(self.label_names), mask)
         matrix: Any
-        if (
-            isinstance(targets, list)
-            and all(isinstance(row, list | tuple | set) for row in targets)
-            and all(isinstance(name, str) for row in targets for name in row)
-        ):
+        unknown: Any = None
+        if isinstance(targets, list):
             names = sorted({name for row in targets for name in row} | set(self.label_names))
             column = {name: i for i, name in enumerate(names)}
             cells = [(r, column[name]) for r, row in enumerate(targets) for name in set(row)]
             row, label = (np.array([c[i] for c in cells], dtype=np.int64) for i in (0, 1))
             matrix = sp.csr_array((np.ones(len(cells), bool), (row, label)), shape=(len(targets), len(names)))
         else:
-            matrix = sp.csr_array(targets if sp.issparse(targets) else np.asarray(targets)) > 0
+            given: Any = sp.csr_array(targets)
+            if not (good := np.isnan(given.data) | np.isin(given.data, (0, 1, *UNKNOWN))).all():
+                raise InputError(
+                    "expected targets of 0 and 1, or NaN, -1 or -100 where nobody knows; got "
+                    f"{given.data[np.argmin(good)]}."
+                )
+            matrix, unknown = known_of(given, self.columns.uncertain)
             names = self.label_names
         if matrix.shape != (examples.rows, len(names)):
             raise InputError(f"expected targets of shape ({examples.rows}, {len(names)}); got {matrix.shape}.")
-        return replace(examples, targets=matrix, label_names=names)
+        return replace(examples, targets=matrix, label_names=names, unknown=unknown)
 
 
-def read_for(run: Run, path: str, *, with_labels: bool) -> Examples:
+def read_for(run: Run, path: str, *, with_labels: bool, encoding: str | None = None) -> Examples:
     """Read a file the way the run's training file was read."""
-    return examples_for(run, read_file(path, header=run.columns.header), path, with_labels=with_labels)
+    raw = read_file(path, header=run.columns.header, encoding=encoding)
+    return examples_for(run, raw, path, with_labels=with_labels)
 
 
 def examples_for(run: Run, raw: Raw, path: str | Path, *, with_labels: bool, start: int = 0) -> Examples:
     """Take the examples of a file, or of a part of it after `start` rows, the way the training file's were taken."""
-    names = run.label_names if run.columns.label_format == "ids" else None
+    names = run.label_names if run.columns.by_position else None
     source = Path(path).name
     return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
 

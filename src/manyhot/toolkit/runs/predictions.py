@@ -35,6 +35,7 @@ def write_predictions(
     data: str | Path,
     *,
     keep: Sequence[str] | None = (),
+    encoding: str | None = None,
     size: int = BLOCK_BYTES,
     progress: Progress = lambda rows, share: None,
 ) -> int:
@@ -46,6 +47,7 @@ def write_predictions(
         data: the file to read.
         keep: columns of it that are written before the labels; None for all. One that is named labels, scores
             or probs is written as input_labels, input_scores or input_probs.
+        encoding: of the file to read, where it is text and not UTF-8.
         size: bytes that are read at a time, about.
         progress: told with each batch how many rows are written.
 
@@ -66,6 +68,7 @@ def write_predictions(
             data,
             wanted=wanted,
             header=run.columns.header,
+            encoding=encoding,
             multiple=BLOCK,
             size=size,
             surveying=lambda share: progress(None, share),
@@ -98,14 +101,14 @@ def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
 PREDICTED = pl.Schema({"labels": pl.List(pl.String)} | dict.fromkeys(("scores", "probs"), pl.List(pl.Float64)))
 
 
-def check_output(path: Path, data: str | Path | None = None) -> None:
+def check_output(path: Path, data: str | Path | None = None, outputs: Sequence[str] = OUTPUTS) -> None:
     """Refuse an output that cannot be written, before any work is done.
 
     Raises:
         InputError: another suffix, a folder that does not exist, or the place of the data.
     """
-    if path.suffix not in OUTPUTS:
-        raise InputError(f"{path}: expected an output that ends in {', '.join(OUTPUTS)}.")
+    if path.suffix not in outputs:
+        raise InputError(f"{path}: expected an output that ends in {', '.join(outputs)}.")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists.")
     if path.exists() and not path.is_file():

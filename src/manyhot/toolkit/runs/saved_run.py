@@ -3,6 +3,7 @@
 import json
 import tomllib
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from manyhot.labels import CardinalityRange
 from manyhot.toolkit.choose.calibrate import Calibrated
 from manyhot.toolkit.choose.cross_fit import Step
 from manyhot.toolkit.config import TASKS, Config
-from manyhot.toolkit.disk.run_folder import RUN, read_folder, to_json
+from manyhot.toolkit.disk.run_folder import kind_of_run, read_folder, to_json
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.models.model import device_of
+from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.runs.predict import Run
 
@@ -52,7 +54,7 @@ def run_files(
         ],
     }
     log = [
-        json.dumps({"C": s.C, "tau": s.tau, "offset": s.offset, "loss": s.loss, "score": s.score, **s.metrics})
+        json.dumps({key: getattr(s, key) for key in ("C", "tau", "offset", "loss", "score", "at_limit")} | s.metrics)
         for s in steps
     ]
     temperature, offset, classes = run.calibration
@@ -61,7 +63,8 @@ def run_files(
         "classes": classes,
         "measured": calibrated.measured,
         "labels": [
-            {"name": name} | {key: float(values[i]) for key, values in numbers.items()}
+            # NaN, which JSON has not, is a score of a label of which nothing is known.
+            {"name": name} | {key: float(v[i]) if np.isfinite(v[i]) else None for key, v in numbers.items()}
             for i, name in enumerate(run.label_names)
         ],
     }
@@ -79,14 +82,19 @@ def run_files(
     }
 
 
-def load_run(path: str | Path) -> Run:
+# Tasks whose runs are of another kind, and what reads them: imported when one is met, as it comes after this room.
+READERS = {"spans": "manyhot.toolkit.spans.saved_run"}
+
+
+def load_run(path: str | Path) -> Any:
     r"""Load a run folder, after checking that nothing in it changed since training. Nothing in it is executed.
 
     Args:
         path: the folder that `manyhot train` wrote.
 
     Returns:
-        A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`.
+        A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`; of a run on spans a
+        :class:`SpanRun`, whose `predict` returns spans.
 
     Raises:
         InputError: no run, or one that was cut short or changed; names the file.
@@ -104,9 +112,12 @@ def load_run(path: str | Path) -> Run:
         [['food', 'praise'], ['film']]
     """
     path = Path(path)
-    parts = _parsed(path, read_folder(path, RUN))
-    state, calibration, arrays = parts["run.json"], parts["calibration.json"], parts["model.safetensors"]
+    parts = _parsed(path, read_folder(path, kind_of_run(path)))
+    state, arrays = parts["run.json"], parts["model.safetensors"]
+    if isinstance(state, dict) and (reader := READERS.get(state.get("task", ""))):
+        return import_module(reader).restored_run(path, parts)
     try:
+        calibration = parts["calibration.json"]
         for block, block_terms in zip(state["features"]["text"], parts["terms.json"], strict=True):
             block["terms"] = block_terms
         features = Features.from_state(state["features"], arrays, device_of("auto"))
@@ -129,8 +140,12 @@ def load_run(path: str | Path) -> Run:
             task=state["task"],
         )
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
-        for block in (*run.features.blocks, *((run.features.reader,) if run.features.reader else ())):
-            block.transform([""])
+        blocks = run.features.blocks
+        counted = count_terms([""], [block.parameters for block in blocks], [block.vocabulary for block in blocks])
+        for block, (_, counts) in zip(blocks, counted, strict=True):
+            block.weighted(counts)
+        if run.features.reader:
+            run.features.reader.transform([""])
         if run.task not in TASKS or not all(isinstance(name, str) for name in run.label_names):
             raise ValueError(f"task {run.task!r} of labels {run.label_names[:3]}")
         if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():

@@ -18,8 +18,17 @@ import numpy as np
 import polars as pl
 
 from manyhot.toolkit.errors import InputError, shown
-from manyhot.toolkit.read.formats.files import BLOCK_BYTES, MAX_ROW_BYTES, POLARS_ERRORS, cut_blocks, end_of_lines
+from manyhot.toolkit.read.formats.files import (
+    BLOCK_BYTES,
+    MAX_ROW_BYTES,
+    POLARS_ERRORS,
+    cut_blocks,
+    end_of_lines,
+    no_rows,
+)
 
+# The first line by which Excel is told, and tells, what stands between fields.
+_SAID_BY_EXCEL = re.compile(rb'(?i)"?sep=(.)"?[,;\t]*\r?\n')
 _WHOLE_QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 # A carriage return that ends no line is text. The standard reader would end a row there: it is given this character,
 # which Unicode keeps for such use, in its place.
@@ -35,12 +44,14 @@ class Dialect:
         quoted: False where quotes are text like any other.
         names: one for each column; 1, 2, ... where the file has no header.
         header: whether the first record is the names.
+        begins: the number of bytes before the first record, the line in which Excel says the separator.
     """
 
     separator: str
     quoted: bool
     names: list[str]
     header: bool
+    begins: int = 0
 
 
 def read_delimited(path: Path, data: bytes, separator: str, *, header: bool = True) -> pl.DataFrame:
@@ -72,6 +83,8 @@ def read_rows(
     header, quoted = dialect.header, dialect.quoted
     blocks = cut_blocks(path, file, lambda data: _end_of_rows(data) if quoted else end_of_lines(data), size)
     for line, block in blocks:
+        if line == 1 and dialect.begins:
+            line, block = 2, block[dialect.begins :]
         if quoted and not _are_plain_quotes(block, dialect.separator):
             quoted = False  # where rows end is known to the standard reader alone, from here on
             yield from _read_exactly(path, chain([(line, block)], blocks), dialect, size, header=header)
@@ -89,9 +102,9 @@ def find_dialect(
 ) -> Dialect:
     """Look at the first record, and at every quote of a TSV, before a row is read.
 
-    A .csv whose first record has no comma, but semicolons or tabs, is separated by these. In a TSV the fields of which
-    could not all be quoted ones, quotes are text: that is how TSV is written by most, and one unpaired quote would
-    swallow rows.
+    What a first line such as sep=; says is the separator. A .csv whose first record has no comma, but semicolons or
+    tabs, is separated by these. In a TSV the fields of which could not all be quoted ones, quotes are text: that is how
+    TSV is written by most, and one unpaired quote would swallow rows.
 
     Args:
         path: the file, for messages.
@@ -102,14 +115,17 @@ def find_dialect(
     Raises:
         InputError: two columns of one name, or a header with a quote that is never closed.
     """
-    if separator == ",":
+    said, begins = _said_by_excel(text)
+    if said is not None:
+        separator = said
+    elif separator == ",":
         _, names = _first_record(path, text(), separator)
         if len(names) == 1:
             separator = next((mark for mark in (";", "\t") if mark in names[0]), separator)
-    quoted = separator != "\t" or not _quotes_are_text(text)
-    line, names = _first_record(path, text(), separator, quoted=quoted)
+    quoted = separator != "\t" or not _quotes_are_text(text, begins)
+    line, names = _first_record(path, text(), separator, quoted=quoted, begins=begins)
     if not header:
-        return Dialect(separator, quoted, [str(position) for position in range(1, len(names) + 1)], False)
+        return Dialect(separator, quoted, [str(position) for position in range(1, len(names) + 1)], False, begins)
     for position, name in enumerate(names, 1):
         first = names.index(name) + 1
         if first < position:
@@ -118,7 +134,7 @@ def find_dialect(
                 f"{first} and {position}; rename one of them, or write a header above the first row, or say that "
                 "there is none: --no-header"
             )
-    return Dialect(separator, quoted, names, True)
+    return Dialect(separator, quoted, names, True, begins)
 
 
 def records(
@@ -178,21 +194,33 @@ def check_width(path: Path, line: int, record: list[str], width: int, *, header:
 
 
 def _first_record(
-    path: Path, file: io.BytesIO | io.BufferedReader, separator: str, *, quoted: bool = True
+    path: Path, file: io.BytesIO | io.BufferedReader, separator: str, *, quoted: bool = True, begins: int = 0
 ) -> tuple[int, list[str]]:
+    file.read(begins)
     # Names that are not UTF-8 are refused with the rows, where their line is known.
     with io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="\n") as lines:
-        found = records(path, lines, separator, quoted=quoted)
-        return next((line, record) for line, record in found if record)
+        found = records(path, lines, separator, quoted=quoted, line=1 + (begins > 0))
+        first = next(((line, record) for line, record in found if record), None)
+    if first is None:
+        raise no_rows(path)
+    return first
 
 
-def _quotes_are_text(text: Callable[[], io.BytesIO | io.BufferedReader]) -> bool:
+def _said_by_excel(text: Callable[[], io.BytesIO | io.BufferedReader]) -> tuple[str | None, int]:
+    """Find the separator that the first line says, and the number of its bytes."""
+    with text() as lines:
+        match = _SAID_BY_EXCEL.fullmatch(lines.readline(64))
+    return (None, 0) if match is None else (match[1].decode("latin-1"), match.end())
+
+
+def _quotes_are_text(text: Callable[[], io.BytesIO | io.BufferedReader], begins: int = 0) -> bool:
     """Say whether some field of a TSV starts with a quote and is no quoted field, with every line read by itself.
 
     Where lines read by themselves have different numbers of fields, quotes may hold line ends.
     """
     marks, odd = -1, False
     with text() as lines:
+        lines.read(begins)
         for line in lines:
             marks = line.count(b"\t") if marks < 0 else marks
             if line.count(b"\t") != marks and line.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import difflib
 import gzip
 import io
@@ -25,8 +26,26 @@ POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 PACKINGS = {".gz": gzip.open, ".bz2": bz2.open}
 # What is read at a time: tens of megabytes in all with what is made of it, and time enough for each to hide its cost.
 BLOCK_BYTES = 2**23
+# What a file may begin with that says how it is written; UTF-32 first, as its mark begins with that of UTF-16.
+_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # Beyond this a row is taken for a mistake: memory has an end, and a quote that is never closed makes one row of a file.
 MAX_ROW_BYTES = 2**28
+
+
+def check_encoding(path: Path, encoding: str | None) -> None:
+    """Refuse an encoding of no such name, one of what is no text, and any for a file that is no text."""
+    if encoding is None:
+        return
+    kind, _ = kind_of_file(path)
+    if kind in (".parquet", ".npz", ".npy", ""):
+        raise InputError(f"{path}: expected a text file with --encoding, got another; leave --encoding out")
+    try:
+        "".encode(encoding)
+    except (LookupError, UnicodeError):
+        raise InputError(
+            f"{path}: expected an encoding such as windows-1252, latin-1, gb18030 or utf-16, got {encoding!r}; name "
+            "another --encoding"
+        ) from None
 
 
 def check_is_file(path: Path) -> None:
@@ -45,17 +64,19 @@ def check_is_file(path: Path) -> None:
 
 
 class TextFile(io.RawIOBase):
-    """The bytes of a text file, unpacked and without the byte order mark; it knows how much of the file is read.
+    """The bytes of a text file as UTF-8, unpacked and without a byte order mark; it knows how much of it is read.
 
     Args:
         path: the file; its last ending says how it is packed.
         old_line_ends: carriage returns end its lines, and are read as line feeds.
+        encoding: how it is written; UTF-8 if left out, or what its byte order mark says.
 
     Raises:
-        InputError: the file may not be read, or is truncated or corrupt; also later on, where that shows.
+        InputError: the file may not be read, or is truncated or corrupt, or written in another encoding than said; also
+            later on, where that shows.
     """
 
-    def __init__(self, path: Path, *, old_line_ends: bool = False) -> None:
+    def __init__(self, path: Path, *, old_line_ends: bool = False, encoding: str | None = None) -> None:
         self.path, self.old_line_ends = path, old_line_ends
         try:
             self.packed = open(path, "rb")
@@ -64,7 +85,17 @@ class TextFile(io.RawIOBase):
         self.size = os.fstat(self.packed.fileno()).st_size
         opener = PACKINGS.get(path.suffix.lower())
         self.unpacked: Any = self.packed if opener is None else opener(self.packed)
-        self.head = self._take(3).removeprefix(b"\xef\xbb\xbf")
+        self.encoding, self.lines = encoding, 1
+        self.decoder: codecs.IncrementalDecoder | None = None
+        start = self._unpacked(4)
+        mark = next((mark for mark in _MARKS if start.startswith(mark)), None)
+        if mark is not None or (encoding is not None and codecs.lookup(encoding).name != "utf-8"):
+            self.encoding = _MARKS[mark] if mark else encoding
+            self.decoder = codecs.getincrementaldecoder(str(self.encoding))()
+            self.head = self._decoded(self.decoder, start) or self._take(2**10)
+        else:
+            self.head = start.replace(b"\r", b"\n") if old_line_ends else start
+        self.head = self.head.removeprefix(b"\xef\xbb\xbf") or self._take(2**10)
 
     def readable(self) -> bool:
         """Say yes."""
@@ -72,8 +103,8 @@ class TextFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer, or a part of it."""
-        data = self.head[: len(buffer)] or self._take(len(buffer))
-        self.head = self.head[len(data) :]
+        self.head = self.head or self._take(len(buffer))
+        data, self.head = self.head[: len(buffer)], self.head[len(buffer) :]
         buffer[: len(data)] = data
         return len(data)
 
@@ -89,14 +120,34 @@ class TextFile(io.RawIOBase):
         return self.packed.tell() / self.size
 
     def _take(self, size: int) -> bytes:
+        data = self._unpacked(size)
+        if self.decoder is not None:
+            text = b""
+            while data and not (text := self._decoded(self.decoder, data)):
+                data = self._unpacked(size)
+            data = text or self._decoded(self.decoder, b"", final=True)
+        return data.replace(b"\r", b"\n") if self.old_line_ends else data
+
+    def _decoded(self, decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> bytes:
         try:
-            data: bytes = self.unpacked.read(size)
+            text = decoder.decode(data, final).encode()
+        except UnicodeError as error:
+            line = self.lines + (data.count(b"\n", 0, error.start) if isinstance(error, UnicodeDecodeError) else 0)
+            raise InputError(
+                f"{self.path}, line {line}: expected {self.encoding} text, got something else "
+                f"({first_line(error)}); name another --encoding, or leave it out for UTF-8"
+            ) from None
+        self.lines += text.count(b"\n")
+        return text
+
+    def _unpacked(self, size: int) -> bytes:
+        try:
+            return self.unpacked.read(size)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(
                 f"{self.path}: expected a whole {self.path.suffix.lstrip('.')} file, got a truncated or corrupt one "
                 f"({error}); download or write it again"
             ) from None
-        return data.replace(b"\r", b"\n") if self.old_line_ends else data
 
 
 def kind_of_file(path: Path) -> tuple[str, str]:
@@ -106,9 +157,9 @@ def kind_of_file(path: Path) -> tuple[str, str]:
     return Path(name.removesuffix(packing)).suffix, packing
 
 
-def read_text(path: Path) -> bytes:
-    """Unpack a text file and check that it is UTF-8; the byte order mark is dropped."""
-    with TextFile(path) as file:
+def read_text(path: Path, encoding: str | None = None) -> bytes:
+    """Unpack a text file and check that it is UTF-8, or make it that; the byte order mark is dropped."""
+    with TextFile(path, encoding=encoding) as file:
         data = file.readall()
     if not data.strip():
         raise empty(path)
@@ -135,14 +186,18 @@ def not_parquet(path: Path, error: BaseException) -> InputError:
 
 def check_utf8(path: Path, data: bytes, line: int = 1) -> None:
     """Refuse lines of a file, the first of which has the number `line`, that are not UTF-8."""
+    if line == 1 and b"\0" in data[:64]:
+        guess = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+        raise InputError(
+            f"{path}, line 1: expected UTF-8 text, got NUL bytes; say how it is written: --encoding {guess}"
+        )
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        guess = "UTF-16" if line == 1 and data[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         line += data.count(b"\n", 0, error.start)
         raise InputError(
-            f"{path}, line {line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}; "
-            f"save it as UTF-8 (iconv -f {guess} -t UTF-8)"
+            f"{path}, line {line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}; say how it is written, "
+            "such as --encoding windows-1252, or save it as UTF-8"
         ) from None
 
 

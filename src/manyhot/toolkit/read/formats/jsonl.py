@@ -103,7 +103,7 @@ def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> None:
         text: the line, not blank.
         kinds: of the columns so far; this line's are added.
     """
-    for name, value in _json_object(path, line, text).items():
+    for name, value in json_object(path, line, text).items():
         kind = _json_kind(value)
         if kind is None:
             continue
@@ -122,7 +122,8 @@ def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> None:
             )
 
 
-def _json_object(path: Path, line: int, text: bytes) -> dict[str, Any]:
+def json_object(path: Path, line: int, text: bytes) -> dict[str, Any]:
+    """Parse a line that is one JSON object; equal keys, NaN and half surrogate pairs are refused."""
     where = f"{path}, line {line}"
     try:
         record = json.loads(text.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)

@@ -9,12 +9,13 @@ from manyhot.toolkit.errors import InputError, first_line
 from manyhot.toolkit.read.formats.files import check_is_file, read_text
 
 
-def read_label_names(path: str | Path) -> list[str]:
+def read_label_names(path: str | Path, encoding: str | None = None) -> list[str]:
     """Read a list of label names in the order of the file.
 
     Args:
-        path: a UTF-8 text file with one name a line; white space round a name is dropped, and so are empty lines at the
+        path: a text file with one name a line; white space round a name is dropped, and so are empty lines at the
             end. Or NAME.xml of MULAN: the name of each `label` element, also of those inside others.
+        encoding: where it is not UTF-8.
 
     Raises:
         InputError: the file is missing or empty, a line is blank, or a name comes twice.
@@ -23,7 +24,7 @@ def read_label_names(path: str | Path) -> list[str]:
     check_is_file(path)
     if path.suffix.lower() == ".xml":
         return _read_xml(path)
-    names = [line.strip() for line in read_text(path).decode().rstrip().split("\n")]
+    names = [line.strip() for line in read_text(path, encoding).decode().rstrip().split("\n")]
     first: dict[str, int] = {}
     for line, name in enumerate(names, 1):
         if not name:

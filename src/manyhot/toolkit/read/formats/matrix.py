@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError, first_line
 from manyhot.toolkit.read.formats.files import check_is_file
 from manyhot.toolkit.read.formats.label_lists import read_label_names
@@ -23,7 +24,8 @@ class Matrix:
 
     Attributes:
         features: (rows, features), float32, every value finite: a csr_array, or an array where the file has one.
-        targets: (rows, labels), bool; None when there is no NAME.Y.npz, which prediction does not need.
+        targets: (rows, labels), bool, or float32 where some are unknown: NaN, -1 or -100; None when there is no
+            NAME.Y.npz, which prediction does not need.
         label_names: one name for each column of `targets`; None with `targets`.
     """
 
@@ -79,8 +81,16 @@ def read_matrix(files: MatrixFiles) -> Matrix:
     if not files.targets.exists():
         return Matrix(features, None, None)
     stored = _load(files.targets)
-    _check_values(files.targets, stored, lambda values: np.isin(values, (0, 1)), "0 or 1")
-    targets: Any = sp.csr_array(stored != 0)
+    _check_values(
+        files.targets,
+        stored,
+        lambda values: np.isin(values, (0, 1, *UNKNOWN)) | np.isnan(values),
+        "0 or 1",
+    )
+    targets: Any = sp.csr_array(stored, dtype=np.float32)
+    targets.eliminate_zeros()
+    if (targets.data == 1).all():
+        targets = targets.astype(bool)
     if targets.shape[0] != features.shape[0]:
         raise InputError(
             f"{files.targets}: expected {features.shape[0]} rows as in {files.features.name}, got {targets.shape[0]}; "

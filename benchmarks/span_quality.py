@@ -1,0 +1,277 @@
+"""Which loss finds spans best: ZLPR, binary cross-entropy, focal loss, and a linear-chain CRF.
+
+    make bench-spans-quality                      in full: all rows of four sets, three seeds; hours
+    python benchmarks/span_quality.py --rows 600  a first look: so many training rows and test rows of each set
+
+Every method has the encoder, the rows, the schedule and the rule of `manyhot train --task spans`: a tenth of the
+training rows says when to stop and which offset is best, then all rows are fitted. F1 is of exact spans, on test rows
+(dev rows of cluener2020, whose test rows have no spans), at scores above 0 and with the offset. Results are kept one by
+one: a run that was stopped goes on where it was left.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cpu import ROOT, machine
+from manyhot.metrics_of_spans import span_metrics
+from manyhot.toolkit.config import make_config
+from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
+from manyhot.toolkit.disk.fits import UNSAVED
+from manyhot.toolkit.models.adamw import descend, of_like_length
+from manyhot.toolkit.spans.features import Vocabulary
+from manyhot.toolkit.spans.fit import CNN, WARM_UP, best_epoch, fit, held_out, plan
+from manyhot.toolkit.spans.inputs import SpanTraining, read_spans
+from manyhot.toolkit.spans.network import Cnn
+from manyhot.toolkit.spans.offset import LOWEST
+from manyhot.toolkit.spans.pieces import find_spans, gold_of, prepared
+from manyhot.toolkit.spans.sentences import Sentences
+
+DATA = Path(os.environ.get("MANYHOT_DATA", ROOT.parent / "shared" / "data"))
+KEPT = ROOT / "build" / "span-quality"
+RESULT = ROOT / "benchmarks" / "results" / "span_quality.md"
+# The file of test rows; cluener2020 has spans for its dev rows alone.
+SETS = {"conll04": "test", "wnut17": "test", "cluener2020": "dev", "germeval2014": "test"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A loss, where its biases start, and what it is called."""
+
+    name: str
+    loss: str
+    start: float
+
+
+METHODS = (
+    Method("ZLPR, biases at half the logit of the share (the default)", "zlpr", 0.5),
+    Method("ZLPR, biases 0", "zlpr", 0.0),
+    Method("BCE, biases at the logit of the share", "bce+bias", 1.0),
+    Method("BCE, biases 0", "bce", 0.0),
+    Method("focal loss (.25, 2), biases as BCE", "focal", 1.0),
+    Method("linear-chain CRF", "crf", 0.0),
+)
+
+
+class Crf(nn.Module):
+    """A linear-chain CRF over IOB2 tags on the same encoder; of spans that overlap the last is learned."""
+
+    def __init__(self, vocabulary: Vocabulary, types: int) -> None:
+        super().__init__()
+        self.encoder = Cnn(vocabulary)
+        self.tags = nn.Linear(self.encoder.width, 2 * types + 1)
+        self.steps = nn.Parameter(torch.zeros(2 * types + 1, 2 * types + 1))
+        inside = torch.arange(2 * types + 1) % 2 == 0
+        inside[0] = False  # O is 0, B of type t is 2 t + 1, I is 2 t + 2
+        allowed = ~inside.repeat(2 * types + 1, 1)
+        for tag in range(2, 2 * types + 1, 2):
+            allowed[[tag - 1, tag], tag] = True
+        self.forbidden, self.no_start = ~allowed, inside
+
+    def moves(self) -> Tensor:
+        return self.steps.masked_fill(self.forbidden, -1e4)
+
+    def forward(self, rows: list[Any], lengths: list[int]) -> Tensor:
+        scores = self.tags(self.encoder(rows, max(lengths)))
+        return torch.cat((scores[:, :1].masked_fill(self.no_start, -1e4), scores[:, 1:]), 1)
+
+    def loss(self, rows: list[Any], lengths: list[int], tags: list[list[int]]) -> Tensor:
+        scores, moves = self(rows, lengths), self.moves()
+        total, sizes = scores[:, 0], torch.tensor(lengths)
+        for i in range(1, max(lengths)):
+            later = torch.logsumexp(total.unsqueeze(-1) + moves, 1) + scores[:, i]
+            total = torch.where((i < sizes).unsqueeze(-1), later, total)
+        gold = torch.stack(
+            [scores[r, range(n), tags[r]].sum() + moves[tags[r][:-1], tags[r][1:]].sum() for r, n in enumerate(lengths)]
+        )
+        return (torch.logsumexp(total, -1) - gold).mean()
+
+    def best(self, row: Any, length: int) -> list[tuple[int, int, int]]:
+        scores, moves = self([row], [length])[0], self.moves()
+        total, back = scores[0], []
+        for i in range(1, length):
+            value, before = (total.unsqueeze(-1) + moves).max(0)
+            total = value + scores[i]
+            back.append(before)
+        path = [int(total.argmax())]
+        for before in reversed(back):
+            path.append(int(before[path[-1]]))
+        spans: list[tuple[int, int, int]] = []
+        for i, tag in enumerate(reversed(path)):
+            if tag % 2:
+                spans.append((i, i + 1, tag // 2))
+            elif tag:
+                spans[-1] = (spans[-1][0], i + 1, spans[-1][2])
+        return spans
+
+
+def tags_of(tokens: list[str], spans: list[tuple[int, int, int]]) -> list[int]:
+    tags = [0] * len(tokens)
+    for start, end, kind in spans:
+        tags[start:end] = [2 * kind + 1] + [2 * kind + 2] * (end - start - 1)
+    return tags
+
+
+def fit_crf(training: SpanTraining, sentences: Sentences, seed: int, epochs: int, held: Sentences | None) -> Any:
+    """Fit on rows; with rows held out, return the epoch that is best for them, else the CRF."""
+    torch.manual_seed(seed)
+    crf = Crf(Vocabulary.fit(sentences.tokens), len(training.types))
+    gold, _ = gold_of(sentences, training.types)
+    rows = [crf.encoder.prepare(tokens) for tokens in sentences.tokens]
+    tags = [tags_of(tokens, spans) for tokens, spans in zip(sentences.tokens, gold, strict=True)]
+    sizes = np.array([len(tokens) for tokens in sentences.tokens])
+    number = CNN.epochs * -(-len(rows) // CNN.batch)
+    schedule = replace(CNN, factor=lambda share: min((share * number + 1) / WARM_UP, 1.0) * (1 - share))
+
+    def value(part: np.ndarray, random: torch.Generator) -> Tensor:
+        crf.train()
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
+        return crf.loss([rows[i] for i in part], sizes[part].tolist(), [tags[i] for i in part])
+
+    heard = descend(
+        dict(crf.named_parameters()),
+        len(rows),
+        value,
+        replace(schedule, epochs=CNN.epochs),
+        seed=seed,
+        steps=UNSAVED,
+        progress=lambda *_: None,
+        epochs=epochs,
+        held=None if held is None else lambda: measured(crf_spans(crf, held), held, training)[0],
+        cut=lambda random: of_like_length(sizes, lambda _: CNN.batch, random),
+    )
+    return crf if held is None else best_epoch(heard)
+
+
+def crf_spans(crf: Crf, sentences: Sentences) -> list[list[tuple[int, int, int]]]:
+    crf.eval()
+    with torch.no_grad():
+        return [crf.best(crf.encoder.prepare(t), len(t)) if t else [] for t in sentences.tokens]
+
+
+def measured(spans: Any, sentences: Sentences, training: SpanTraining) -> tuple[float, float]:
+    gold, unknown = gold_of(sentences, training.types)
+    metrics: Any = span_metrics(spans, gold, num_types=len(training.types) + len(unknown))
+    return metrics["micro_f1"], metrics["macro_f1"]
+
+
+def trial(name: str, method: Method, seed: int, rows: int | None, epochs: int) -> dict[str, Any]:
+    """Fit a method once, and measure it on the test rows."""
+    files = {part: str(DATA / name / f"{part}.spans.jsonl.gz") for part in ("train", SETS[name])}
+    options = {"data": files["train"], "test": files[SETS[name]], "task": "spans", "seed": seed}
+    loss = "zlpr" if method.loss == "crf" else method.loss
+    config = make_config(None, [], options | {"loss": loss, "epochs": epochs})
+    training = read_spans(config)
+    test = training.test
+    assert test is not None
+    if rows is not None:
+        chance = np.random.default_rng(0)  # the same rows for every method and seed
+        kept = np.sort(chance.permutation(training.train.rows)[:rows])
+        training = replace(training, train=training.train.taken(kept))
+        test = test.taken(np.sort(chance.permutation(test.rows)[:rows]))
+    began = time.process_time()
+    if method.loss == "crf":
+        kept_rows, held = held_out(training, seed)
+        assert held is not None
+        best = fit_crf(training, kept_rows, seed, epochs, held[1])
+        crf = fit_crf(training, training.train, seed, best, None)
+        seconds = time.process_time() - began
+        plain = offset = measured(crf_spans(crf, test), test, training)
+    else:
+        learner = replace(plan(config, training, None, "cpu"), start=method.start)
+        fitted = fit(learner, training, NO_CHECKPOINT, lambda *_: None)
+        best, seconds = fitted.epochs, time.process_time() - began
+        flat = not training.nested
+        spans = find_spans(fitted.network, prepared(fitted.network, test), test.rows, flat=flat, threshold=LOWEST)
+        offset = measured([[s for s in row if s.score > 0] for row in spans], test, training)
+        plain = measured([[s for s in row if s.score > fitted.offset] for row in spans], test, training)
+    return {
+        "set": name, "method": method.name, "seed": seed, "epochs": best, "seconds": seconds,
+        "f1": plain[0], "f1_offset": offset[0], "macro_f1_offset": offset[1],
+        "rows": training.train.rows, "test_rows": test.rows,
+    }  # fmt: skip
+
+
+def page(results: list[dict[str, Any]], rows: int | None, epochs: int) -> str:
+    """Write what is known so far."""
+    size = "all rows" if rows is None else f"at most {rows:,} training rows and as many test rows, drawn once"
+    command = f"python benchmarks/span_quality.py{'' if rows is None else f' --rows {rows}'} --epochs {epochs}"
+    facts = {"command": f"`{command}`", "rows": f"{size}, at most {epochs} epochs"} | machine()
+    done = len({(r["set"], r["method"], r["seed"]) for r in results})
+    lines = [
+        "# Spans: losses and a CRF on the same encoder",
+        "",
+        *(f"- {name}: {value}" for name, value in facts.items()),
+        f"- fits so far: {done}; the same command goes on",
+        "",
+        "Micro-F1 of exact spans in per cent, on test rows (dev rows of cluener2020), mean over seeds: at scores "
+        "above 0 / with",
+        "the offset that rows held out found."
+        + ("" if rows is None else " Of so few rows only large differences say anything; in full it takes hours."),
+        "",
+    ]
+    sets = [name for name in SETS if any(r["set"] == name for r in results)]
+    lines += ["| | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    for method in METHODS:
+        cells = []
+        for name in sets:
+            found = [r for r in results if (r["set"], r["method"]) == (name, method.name)]
+            plain, offset = ([100 * r[key] for r in found] for key in ("f1", "f1_offset"))
+            spread = f" ±{(max(offset) - min(offset)) / 2:.1f}" if len(found) > 1 else ""
+            said = f"{np.mean(plain):.1f} / {np.mean(offset):.1f}{spread}" if found else "-"
+            cells.append(said if method.loss != "crf" or not found else f"{np.mean(plain):.1f}{spread}")
+        lines.append(f"| {method.name} | " + " | ".join(cells) + " |")
+    seeds = sorted({r["seed"] for r in results})
+    lines += [
+        "",
+        f"Seeds: {', '.join(map(str, seeds))}; ± is half the range over seeds. Processor seconds and epochs:",
+        "",
+    ]
+    lines += ["| set | method | seeds | epochs | seconds |", "|---|---|---|---|---|"]
+    for name in sets:
+        for method in METHODS:
+            found = [r for r in results if (r["set"], r["method"]) == (name, method.name)]
+            if found:
+                times, ends = (np.mean([r[key] for r in found]) for key in ("seconds", "epochs"))
+                lines.append(f"| {name} | {method.name} | {len(found)} | {ends:.1f} | {times:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, help="training rows and test rows of each set, at most")
+    parser.add_argument("--epochs", type=int, default=CNN.epochs, help="the most there are")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--page", action="store_true", help="write the page of what is known, and fit nothing")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = KEPT / f"{given.rows or 'all'}-{given.epochs}.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = {(r["set"], r["method"], r["seed"]) for r in results}
+    for seed in range(0 if given.page else given.seeds):
+        for name in given.sets:
+            for method in METHODS:
+                if (name, method.name, seed) in done:
+                    continue
+                results.append(trial(name, method, seed, given.rows, given.epochs))
+                with kept.open("a") as file:
+                    file.write(json.dumps(results[-1]) + "\n")
+                RESULT.write_text(page(results, given.rows, given.epochs))
+                print(json.dumps(results[-1]), flush=True)
+    RESULT.write_text(page(results, given.rows, given.epochs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Counts of terms in texts, of several kinds in one pass: a text is taken apart once for its words and their pairs."""
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import CountVectorizer
+
+# What a kind of terms does not share with another that is made of the same tokens, and what chooses among terms.
+OF_KIND = ("ngram_range", "min_df", "max_features", "sublinear_tf")
+PAIRS = (2, 2)
+
+
+def count_terms(
+    texts: Iterable[str], kinds: list[dict[str, Any]], vocabularies: list[dict[str, int]] | None = None
+) -> list[tuple[dict[str, int], Any]]:
+    """Count the terms of each text.
+
+    Args:
+        texts: any number.
+        kinds: parameters of scikit-learn's TfidfVectorizer. Pairs of words are made of the words, if these are a kind
+            with the same parameters; each other kind has a pass of its own over a text.
+        vocabularies: of each kind, terms to columns; by default all terms, in the order in which they come.
+
+    Returns:
+        Of each kind, the vocabulary and the counts, CSR (texts, terms) float32, columns of a row sorted.
+    """
+    counts = [_Counts(vocabulary) for vocabulary in vocabularies or [None] * len(kinds)]
+    analyzers: dict[str, Callable[[str], list[str]]] = {}
+    plan = []
+    for kind, counted in zip(kinds, counts, strict=True):
+        paired = kind.get("analyzer") == "word" and kind.get("ngram_range") == PAIRS
+        own = {key: value for key, value in kind.items() if key not in OF_KIND}
+        own["ngram_range"] = (1, 1) if paired else kind.get("ngram_range", (1, 1))
+        key = repr(sorted(own.items()))
+        if key not in analyzers:
+            analyzers[key] = CountVectorizer(**own).build_analyzer()
+        plan.append((key, paired, counted))
+    for text in texts:
+        terms = {key: analyze(text) for key, analyze in analyzers.items()}
+        for key, paired, counted in plan:
+            counted.add(map(" ".join, pairwise(terms[key])) if paired else terms[key])
+    return [(dict(counted.vocabulary), counted.matrix()) for counted in counts]
+
+
+def most_frequent(vocabulary: dict[str, int], counts: Any, least: int, most: int) -> tuple[list[str], Any]:
+    """Keep the terms that are in `least` texts or more, of these the `most` that are counted most; sorted."""
+    kept = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= least)
+    if len(kept) > most:
+        total = np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])[kept]
+        kept = kept[np.argsort(-total, kind="stable")[:most]]
+    columns = set(kept.tolist())
+    terms = sorted(term for term, column in vocabulary.items() if column in columns)
+    place = np.full(counts.shape[1], -1)
+    place[[vocabulary[term] for term in terms]] = np.arange(len(terms))
+    of = place[counts.indices]
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))[of >= 0]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=counts.shape[0]))])
+    result: Any = sp.csr_array((counts.data[of >= 0], of[of >= 0], indptr), shape=(counts.shape[0], len(terms)))
+    result.sort_indices()
+    return terms, result
+
+
+class _Counts:
+    """A matrix that grows by a row a text."""
+
+    def __init__(self, vocabulary: dict[str, int] | None) -> None:
+        self.grows = vocabulary is None
+        self.vocabulary: dict[str, int] = defaultdict() if vocabulary is None else vocabulary
+        if isinstance(self.vocabulary, defaultdict):
+            self.vocabulary.default_factory = self.vocabulary.__len__
+        self.columns, self.values, self.ends = array("i"), array("i"), array("q", [0])
+
+    def add(self, terms: Iterable[str]) -> None:
+        counter, vocabulary = Counter(terms), self.vocabulary
+        if not self.grows:
+            counter = {term: number for term, number in counter.items() if term in vocabulary}
+        self.columns.extend([vocabulary[term] for term in counter])
+        self.values.extend(counter.values())
+        self.ends.append(len(self.columns))
+
+    def matrix(self) -> Any:
+        values = np.array(self.values, dtype=np.float32)
+        parts = (values, np.array(self.columns, dtype=np.int32), np.array(self.ends, dtype=np.int64))
+        matrix: Any = sp.csr_array(parts, shape=(len(self.ends) - 1, len(self.vocabulary)))
+        matrix.sort_indices()
+        return matrix

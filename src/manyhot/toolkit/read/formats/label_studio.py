@@ -1,0 +1,80 @@
+"""Label Studio's JSON: one array of tasks, in full or as JSON_MIN."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.read.formats.files import read_text
+from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, check_mark
+
+EXPECTED = 'expected Label Studio\'s JSON, [{"data": {"text": ...}, "annotations": [...]}, ...] or JSON_MIN'
+
+
+class LabelStudio:
+    """Tasks of an export.
+
+    Attributes:
+        without: tasks that nobody annotated, or whose annotations were cancelled, which are left out.
+    """
+
+    def __init__(self, path: Path, *, with_marks: bool = True) -> None:
+        self.path, self.with_marks = path, with_marks
+        self.without = 0
+
+    def rows(self) -> Iterator[MarkedRow]:
+        """Yield a row for each task that was annotated; for every task where spans are not asked for.
+
+        Raises:
+            InputError: another JSON, or a span that is none of its text.
+        """
+        data = read_text(self.path)
+        try:
+            tasks = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self.path}: {EXPECTED}, got no JSON ({error}); export it again") from None
+        if not isinstance(tasks, list):
+            raise InputError(f"{self.path}: {EXPECTED}, got {shown(tasks)}; export it again")
+        for number, task in enumerate(tasks, 1):
+            where = f"{self.path}, task {number}"
+            content = task.get("data", task) if isinstance(task, dict) else None
+            text = content.get("text") if isinstance(content, dict) else None
+            if not isinstance(text, str) or content is None:
+                raise InputError(f"{where}: {EXPECTED}, got {shown(task)}; name the text 'text' in the export")
+            if not self.with_marks:
+                yield MarkedRow(f"task {number}", None, text, record=content)
+            elif (values := _values(task)) is None:
+                self.without += 1
+            else:
+                marks = [mark for value in values for mark in _marks(where, value, text)]
+                yield MarkedRow(f"task {number}", None, text, marks, record=content)
+
+
+def _values(task: dict[str, Any]) -> list[Any] | None:
+    """Return the spans of a task as the file has them; None of a task without annotation."""
+    if "data" not in task:
+        return task.get("label")
+    for annotation in task.get("annotations") or []:
+        if not annotation.get("was_cancelled"):
+            # A region of another kind, such as a choice for the whole text or a relation, is no span.
+            results = [result.get("value") for result in annotation.get("result") or []]
+            return [value for value in results if isinstance(value, dict) and "start" in value]
+    return None
+
+
+def _marks(where: str, value: Any, text: str) -> Iterator[Mark]:
+    kinds = value.get("labels") if isinstance(value, dict) else None
+    if not isinstance(kinds, list):
+        raise InputError(f"{where}: expected a span with start, end and labels, got {shown(value)}; export it again")
+    for kind in kinds:
+        mark = check_mark(where, value.get("start"), value.get("end"), kind, len(text), form="text")
+        said = value.get("text")
+        if isinstance(said, str) and text[mark.start : mark.end] != said:
+            raise InputError(
+                f"{where}: expected the text {shown(said)} at ({mark.start}, {mark.end}), as the span says, got "
+                f"{shown(text[mark.start : mark.end])}; export it again"
+            )
+        yield mark

@@ -1,0 +1,321 @@
+"""Networks that find spans, fitted: a tenth of the rows says when to stop and which offset is best, then all are.
+
+What is fitted first is kept as a finished fit: the number of epochs, the offset, and the spans that it found in the
+rows held out, which are what a run says of itself where there are no test rows.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from manyhot.spans import Span, SpanTargets
+from manyhot.split import stratified_split
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.adamw import FEW_EPOCHS, FEW_ROWS, HELD, Schedule, descend, of_like_length
+from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
+from manyhot.toolkit.models.model import Curve, Memory, free_memory
+from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.spans.features import Vocabulary
+from manyhot.toolkit.spans.inputs import SpanTraining, targets_of
+from manyhot.toolkit.spans.network import BATCH, FEATURES, LOSSES, NUMBERS, STARTS, Cnn, Pretrained, SpanNetwork
+from manyhot.toolkit.spans.offset import LOWEST, best_offset, f1_at_zero, judged
+from manyhot.toolkit.spans.pieces import Gold, Pieces, find_spans, gold_of, prepared
+from manyhot.toolkit.spans.sentences import Sentences
+
+# A rate at which ZLPR and binary cross-entropy both learn, so that neither is compared at the rate of the other.
+CNN = Schedule(batch=BATCH, epochs=30, rate=6e-3, weight_decay=0.01, patience=4)
+WARM_UP = 50
+HELD_OUT, ALL_ROWS = "rows held out", "all rows"
+# Weights, gradient, two moments, and what an embedding bag builds beside.
+VECTORS = 5
+# Called with the fit, its epoch, the last one, the mean loss, and of rows held out the score and their spans.
+OnEpoch = Callable[[str, int, int, float, "Held | None"], None]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What was found in rows that were held out.
+
+    Attributes:
+        rows: positions in the training rows; all of those of --valid.
+        spans: of each, those that a decision keeps at the threshold LOWEST, best first, before the offset.
+        gold: the true ones.
+        offset: with which those above 0 have the best F1.
+    """
+
+    rows: np.ndarray
+    spans: list[list[Span]]
+    gold: list[list[Gold]]
+    offset: float
+
+    def predicted(self, offset: float | None = None) -> list[list[Span]]:
+        """Return the spans that are above 0 with the offset, or with another, their scores with it."""
+        by = self.offset if offset is None else offset
+        return [[span._replace(score=span.score + by) for span in row if span.score + by > 0] for row in self.spans]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A network fitted on all rows, its offset within its bias; the rows held out, if any; loss and score by epoch."""
+
+    network: SpanNetwork
+    held: Held | None
+    epochs: int
+    offset: float
+    losses: list[float]
+    scores: list[float | None]
+
+
+@dataclass(frozen=True)
+class SpanLearner:
+    """How networks of one kind are fitted in a run.
+
+    Attributes:
+        config: what was asked for: the loss, the seed.
+        encoder: pretrained; None of the convolutions.
+        memory: what fitting takes.
+        schedule: batches, epochs, rate and patience; the factor is that of the number of steps.
+        start: where the bias of a type starts: so often the logit of its share of cells.
+    """
+
+    config: Config
+    encoder: Encoder | None
+    device: str
+    memory: Memory
+    schedule: Schedule
+    start: float
+
+    def draw(self, training: SpanTraining, sentences: Sentences) -> tuple[SpanNetwork, Pieces]:
+        """Return the network that a fit on these rows starts from, the same every time, and the rows prepared."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            if self.encoder is None:
+                body: Cnn | Pretrained = Cnn(Vocabulary.fit(sentences.tokens))
+            else:
+                own = Encoder(self.encoder.name, self.encoder.config, self.encoder.tokens, self.encoder.network)
+                own.network = copy.deepcopy(self.encoder.network)
+                body = Pretrained(own)
+            network = SpanNetwork(body, len(training.types), training.max_width)
+        pieces = prepared(network, sentences, training.types)
+        if self.start:
+            network.head.start_at(pieces.share(len(training.types), training.max_width), scale=self.start)
+        return network.to(self.device), pieces
+
+
+def plan(config: Config, training: SpanTraining, encoder: Encoder | None, device: str) -> SpanLearner:
+    """Say how a run fits its networks, and count what that takes.
+
+    Raises:
+        InputError: more memory than is free.
+    """
+    types = len(training.types)
+    length = max(min(len(tokens), 512) for tokens in training.train.tokens)
+    if encoder is None:
+        schedule, name = CNN, "convolutions"
+        features = sum(len(set(tokens)) for tokens in training.train.tokens)  # more than there are
+        parameters = FEATURES * min(features, 1_000_000) + 3 * 6 * FEATURES**2
+        layers = 8 * BATCH * length * FEATURES * 10
+    else:
+        schedule, name = FINE_TUNED, f"{encoder.name} fine-tuned"
+        parameters = sum(p.numel() for p in encoder.network.parameters())
+        heads = encoder.config.get("num_attention_heads", 12)
+        layer = 2 * BATCH * length * (34 * encoder.hidden + 5 * heads * length)
+        layers = layer * encoder.config.get("num_hidden_layers", 12)
+    cells = min(NUMBERS, BATCH * length * (length + types)) * 4 * 4
+    if config.loss != "zlpr":
+        cells = BATCH * types * length * length * 4 * 4
+    memory = Memory(
+        f"{name}, AdamW in mini-batches on {device.upper()}",
+        parameters,
+        4 * parameters * VECTORS + layers + cells,
+        free_memory(device),
+    )
+    memory.check(f"rows of {length} tokens and {types} types", "cut the rows into sentences")
+    if config.rate != "auto":
+        schedule = replace(schedule, rate=config.rate)
+    if config.epochs != "auto":
+        schedule = replace(schedule, epochs=config.epochs)
+    return SpanLearner(config, encoder, device, memory, schedule, STARTS[config.loss])
+
+
+def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEpoch) -> Fitted:
+    """Find when to stop and which offset is best by rows held out, then fit all training rows.
+
+    Args:
+        learner: how.
+        training: the rows; those of --valid, where given, are held out in place of a tenth.
+        fits: keeps what is finished, and the state of the fit under way.
+        on_epoch: hears of each epoch.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    kept, held = held_out(training, learner.config.seed)
+    result: Arrays | None = None
+    if held is not None:
+        result = fits.finished(HELD_OUT)
+        if result is None:
+            result = _fit_held_out(learner, training, kept, held, fits, on_epoch)
+            fits.finish(HELD_OUT, result)
+    first = None if result is None or held is None else _restored(result, held[0], held[1], training)
+    epochs = min(FEW_EPOCHS, learner.schedule.epochs) if result is None else int(result["epochs"])
+    network, pieces = learner.draw(training, training.train)
+    before = 0 if result is None else len(result["losses"])
+    curve = Curve(fits, lambda n, of, loss, _: on_epoch(ALL_ROWS, before + n, before + of, loss, None))
+    _descend(learner, network, pieces, curve.steps(ALL_ROWS), curve, epochs=epochs)
+    offset = 0.0 if first is None else first.offset
+    network.shift(offset)
+    losses = [] if result is None else result["losses"].tolist()
+    scores: list[float | None] = [] if result is None else result["scores"].tolist()
+    return Fitted(network.eval(), first, epochs, offset, losses + curve.losses, scores + [None] * len(curve.losses))
+
+
+def held_out(training: SpanTraining, seed: int) -> tuple[Sentences, tuple[np.ndarray, Sentences] | None]:
+    """Return the rows to fit first, and those held out with their positions; None where none can be spared."""
+    train = training.train
+    if training.valid is not None:
+        return train, (np.arange(training.valid.rows), training.valid)
+    if train.rows < FEW_ROWS:
+        return train, None
+    held = stratified_split(targets_of(train, training.types), [HELD - 1.0, 1.0], groups=train.groups, seed=seed) == 1
+    kept = train.taken(np.flatnonzero(~held))
+    if held.all() or not held.any() or not any(kept.spans):  # few groups may all be on one side
+        return train, None
+    return kept, (np.flatnonzero(held), train.taken(np.flatnonzero(held)))
+
+
+def _fit_held_out(
+    learner: SpanLearner,
+    training: SpanTraining,
+    kept: Sentences,
+    held: tuple[np.ndarray, Sentences],
+    fits: Fits,
+    on_epoch: OnEpoch,
+) -> Arrays:
+    network, pieces = learner.draw(training, kept)
+    # The second fit takes as long again at most.
+    curve = Curve(fits, lambda n, of, loss, _: on_epoch(HELD_OUT, n, 2 * of, loss, watched.last))
+    watched = _Watched(network, held, training, curve.steps(HELD_OUT))
+    heard = _descend(learner, network, pieces, watched, curve, held=watched.score)
+    return watched.best | {
+        "epochs": np.array(best_epoch(heard)),
+        "losses": np.array(curve.losses),
+        "scores": np.array(heard),
+    }
+
+
+def best_epoch(heard: list[float]) -> int:
+    """Return the epoch with the highest score, from 1; the last where all are 0."""
+    return int(np.argmax(heard)) + 1 if max(heard) > 0 else len(heard)
+
+
+def _descend(
+    learner: SpanLearner,
+    network: SpanNetwork,
+    pieces: Pieces,
+    steps: Steps,
+    curve: Curve,
+    *,
+    epochs: int | None = None,
+    held: Callable[[], float] | None = None,
+) -> list[float]:
+    """Minimise the mean loss of the pieces."""
+    loss_of = LOSSES[learner.config.loss]
+    schedule = learner.schedule
+    devices = [torch.device(learner.device)] if learner.device == "cuda" else []
+    sizes, number = pieces.lengths, schedule.epochs * -(-len(pieces.lengths) // schedule.batch)
+    if learner.encoder is None:
+        schedule = replace(schedule, factor=lambda share: min((share * number + 1) / WARM_UP, 1.0) * (1 - share))
+
+    def value(rows: np.ndarray, random: torch.Generator) -> torch.Tensor:
+        network.train()
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
+            scores = network.scores([pieces.prepared[i] for i in rows], sizes[rows].tolist())
+        targets = SpanTargets([pieces.gold[i] for i in rows]).to(learner.device)
+        lengths = torch.from_numpy(sizes[rows]).to(learner.device)
+        loss = loss_of(scores, targets, lengths, network.max_width)
+        if not math.isfinite(loss.item()):
+            raise InputError(
+                f"epoch {len(curve.losses) + 1}: expected a finite loss, got {loss.item()}; the learning rate may be "
+                f"too high: --set rate={schedule.rate / 3:.0e}"
+            )
+        return loss
+
+    return descend(
+        dict(network.named_parameters()),
+        len(sizes),
+        value,
+        schedule,
+        seed=learner.config.seed,
+        steps=steps,
+        progress=curve.progress,
+        epochs=epochs,
+        held=held,
+        cut=lambda random: of_like_length(sizes, network.most, random),
+    )
+
+
+class _Watched:
+    """Rows held out, looked at after each epoch: what was found at the best one is kept over an interruption.
+
+    It stands between a fit and those who keep its state.
+    """
+
+    def __init__(
+        self, network: SpanNetwork, held: tuple[np.ndarray, Sentences], training: SpanTraining, steps: Steps
+    ) -> None:
+        self.network, self.training, self.steps = network, training, steps
+        self.positions, self.sentences = held
+        self.pieces = prepared(network, self.sentences)
+        self.gold, _ = gold_of(self.sentences, training.types)
+        self.best: Arrays = {}
+        self.highest = -1.0
+        self.last: Held | None = None
+
+    def score(self) -> float:
+        """Return the micro-F1 of the spans above 0: with the offset of so few rows it would follow their chances."""
+        spans = find_spans(
+            self.network, self.pieces, self.sentences.rows, flat=not self.training.nested, threshold=LOWEST
+        )
+        scores, right = judged(spans, [set(row) for row in self.gold])
+        number = sum(len(set(row)) for row in self.gold)
+        offset = best_offset(scores, right, number)
+        value = f1_at_zero(scores, right, number)
+        self.last = Held(self.positions, spans, self.gold, offset)
+        if value > self.highest or value == 0:  # where nothing is found yet, more has been learned all the same
+            self.highest, self.best = value, _arrays(self.last, value)
+        return value
+
+    def load(self) -> Arrays | None:
+        state = self.steps.load()
+        if state is not None:
+            self.best = {name: array for name, array in state.items() if name.startswith("held.")}
+            self.highest = float(self.best["held.f1"])
+        return state if state is None else {name: a for name, a in state.items() if not name.startswith("held.")}
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        self.steps.save(lambda: state() | self.best)
+
+
+def _arrays(held: Held, value: float) -> Arrays:
+    cells = [(row, *span[:3]) for row, spans in enumerate(held.spans) for span in spans]
+    return {
+        "held.f1": np.array(value),
+        "held.offset": np.array(held.offset),
+        "held.cells": np.array(cells, dtype=np.int32).reshape(-1, 4),
+        "held.scores": np.array([span.score for spans in held.spans for span in spans], dtype=np.float32),
+    }
+
+
+def _restored(arrays: Arrays, positions: np.ndarray, sentences: Sentences, training: SpanTraining) -> Held:
+    spans: list[list[Span]] = [[] for _ in range(sentences.rows)]
+    for (row, start, end, kind), score in zip(arrays["held.cells"].tolist(), arrays["held.scores"], strict=True):
+        spans[row].append(Span(start, end, kind, float(score)))
+    return Held(positions, spans, gold_of(sentences, training.types)[0], float(arrays["held.offset"]))

@@ -1,0 +1,184 @@
+"""A run on spans in use: texts or tokens to spans, and numbers for rows whose spans are known."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from manyhot.metrics_of_spans import span_metrics
+from manyhot.spans import Span
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.read.cells import listed
+from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, Reading, check_mark, check_tokens
+from manyhot.toolkit.spans.inputs import drop_unlabelled, sentences_for
+from manyhot.toolkit.spans.network import SpanNetwork
+from manyhot.toolkit.spans.pieces import Gold, find_spans, gold_of, prepared
+from manyhot.toolkit.spans.sentences import Sentences, sentences_of
+
+
+class Found(NamedTuple):
+    """A predicted span: where it starts and ends, exclusive, in characters of a text or in tokens; label and logit."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+
+
+class MeasuredSpans(NamedTuple):
+    """Numbers, what a reader of them should know, and what they were measured on."""
+
+    metrics: dict[str, float | int | None]
+    notes: list[str]
+    sentences: Sentences
+    predicted: list[list[Span]]
+    gold: list[list[Gold]]
+    unknown: list[str]
+
+
+class SpanRun:
+    """A trained network with its types and how it reads; :func:`manyhot.load_run` makes it.
+
+    Attributes:
+        network: tokens to scores, its offset inside.
+        label_names: the types of spans.
+        train_counts: (types,), training spans of each.
+        nested: predictions may overlap.
+        characters: every character of a text is a token.
+        reading: how files are read.
+        drop_unlabelled: rows without spans were left out of training, and are left out when measuring.
+        info: what was chosen in training: loss, epochs, offset.
+    """
+
+    task = "spans"
+
+    def __init__(
+        self,
+        *,
+        network: SpanNetwork,
+        label_names: list[str],
+        train_counts: np.ndarray,
+        nested: bool,
+        characters: bool,
+        reading: Reading,
+        drop_unlabelled: bool,
+        info: dict[str, Any],
+    ) -> None:
+        self.network = network
+        self.label_names = label_names
+        self.train_counts = train_counts
+        self.nested = nested
+        self.characters = characters
+        self.reading = reading
+        self.drop_unlabelled = drop_unlabelled
+        self.info = info
+
+    def predict(self, rows: Sequence[str] | Sequence[Sequence[str]]) -> list[list[Found]]:
+        """Return the spans of each new row, best first.
+
+        Args:
+            rows: a list of texts, whose spans are counted in characters; or of lists of tokens, counted in tokens.
+
+        Raises:
+            InputError: rows of another kind, or one that is too long and has no place to be cut at.
+        """
+        return self.found(self._sentences(rows, [[] for _ in rows]))
+
+    def evaluate(self, data: Any, spans: Any = None) -> dict[str, float | int | None]:
+        """Measure the run on rows whose spans are known: the keys of :func:`manyhot.span_metrics`.
+
+        Args:
+            data: the path of a file; or rows as :meth:`predict` takes them.
+            spans: of rows, a list of (start, end, label) each, in characters of texts or in tokens.
+
+        Returns:
+            Numbers. Types that training did not know count as missed, and a warning names them.
+        """
+        if isinstance(data, str | Path):
+            measured = self.evaluate_file(data)
+        else:
+            if spans is None or len(spans) != len(data):
+                raise InputError("evaluate expects a path, or rows and as many lists of (start, end, label).")
+            measured = self.evaluate_sentences(self._sentences(data, spans))
+        for note in measured.notes:
+            warnings.warn(note, stacklevel=2)
+        return measured.metrics
+
+    def evaluate_file(self, path: str | Path) -> MeasuredSpans:
+        """Measure the run on a file, read the way the training file was."""
+        return self.evaluate_sentences(sentences_for(path, self.reading, characters=self.characters))
+
+    def evaluate_sentences(self, sentences: Sentences) -> MeasuredSpans:
+        """Measure the run on rows as read."""
+        notes = []
+        if self.drop_unlabelled:
+            sentences, dropped = drop_unlabelled(sentences)
+            if dropped:
+                notes.append(f"{dropped:,} rows without spans left out, as in training (--drop-unlabelled)")
+        if not sentences.rows:
+            raise InputError(f"{sentences.source}: expected at least one row with spans to measure on; got none.")
+        predicted = self.spans(sentences)
+        metrics, gold, unknown = measure(predicted, sentences, self.label_names, self.train_counts)
+        return MeasuredSpans(metrics, [*notes, *notes_on(sentences, unknown)], sentences, predicted, gold, unknown)
+
+    def spans(self, sentences: Sentences) -> list[list[Span]]:
+        """Return the spans of rows as read, in tokens, best first."""
+        return find_spans(self.network, prepared(self.network, sentences), sentences.rows, flat=not self.nested)
+
+    def found(self, sentences: Sentences) -> list[list[Found]]:
+        """Return the spans of rows as read: in characters where a row is a text, with their labels."""
+        rows = []
+        for spans, offsets in zip(self.spans(sentences), sentences.offsets, strict=True):
+            places = [(s, e) if offsets is None else (offsets[s][0], offsets[e - 1][1]) for s, e, *_ in spans]
+            rows.append(
+                [Found(a, b, self.label_names[s.type], s.score) for (a, b), s in zip(places, spans, strict=True)]
+            )
+        return rows
+
+    def _sentences(self, rows: Any, spans: Sequence[Any]) -> Sentences:
+        wrong = "expected rows: a list of texts, such as [text], or of lists of tokens; got"
+        if isinstance(rows, str) or not isinstance(rows, list | tuple):
+            raise InputError(f"{wrong} {'one text' if isinstance(rows, str) else type(rows).__name__}.")
+        marked = []
+        for number, (row, marks) in enumerate(zip(rows, spans, strict=True), 1):
+            place = f"row {number}"
+            if isinstance(row, str):
+                tokens, text = None, row
+            elif isinstance(row, list | tuple):
+                check_tokens(place, row)
+                tokens, text = list(row), None
+            else:
+                raise InputError(f"{wrong} {type(row).__name__} as row {number}.")
+            form = "tokens" if text is None else "text"
+            given: list[Mark] = [check_mark(place, a, b, kind, len(row), form=form) for a, b, kind, *_ in marks]
+            marked.append(MarkedRow(place, tokens, text, given))
+        return sentences_of(marked, "the data", characters=self.characters)
+
+
+def measure(
+    predicted: Sequence[Sequence[Sequence[Any]]], sentences: Sentences, types: list[str], train_counts: np.ndarray
+) -> tuple[dict[str, float | int | None], list[list[Gold]], list[str]]:
+    """Return the metrics of predictions, the gold spans by ids, and the types that training did not know.
+
+    The keys are those of :func:`manyhot.span_metrics`, `types` being those of training.
+    """
+    gold, unknown = gold_of(sentences, types)
+    counts = np.concatenate([train_counts, np.zeros(len(unknown))])
+    metrics = span_metrics(predicted, gold, num_types=len(counts), train_counts=counts)
+    return metrics | {"types": len(types)}, gold, unknown
+
+
+def notes_on(sentences: Sentences, unknown: list[str]) -> list[str]:
+    """Say what no prediction can find, and counts as missed."""
+    notes = []
+    if unknown:
+        number = sum(kind in unknown for row in sentences.spans for *_, kind in row)
+        notes.append(
+            f"{len(unknown):,} types of this file are unknown to the run, with {number:,} spans: {listed(unknown)}. "
+            "They count as missed, with an F1 of 0 in macro-F1."
+        )
+    if astride := sum(map(len, sentences.astride)):
+        notes.append(f"{astride:,} spans have a border inside of a token; they count as missed")
+    return notes

@@ -1,0 +1,162 @@
+"""Spans of a file's rows, written as a file, block by block: all of them or nothing."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import polars as pl
+
+from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.models.model import BLOCK
+from manyhot.toolkit.read.cells import close_matches, listed
+from manyhot.toolkit.read.formats.marked import Mark
+from manyhot.toolkit.read.formats.tagged import written_in_columns
+from manyhot.toolkit.read.spans import read_blocks
+from manyhot.toolkit.runs.predictions import WRITERS as TABLE_WRITERS
+from manyhot.toolkit.runs.predictions import Progress, check_output
+from manyhot.toolkit.spans.predict import Found, SpanRun
+from manyhot.toolkit.spans.sentences import Sentences, sentences_of
+
+OUTPUTS = (".jsonl", ".csv", ".parquet", ".conll")
+# What is written of each span where a line is a span.
+LINE = pl.Schema(
+    {"row": pl.Int64, "start": pl.Int64, "end": pl.Int64, "label": pl.String, "score": pl.Float64, "text": pl.String}
+)
+# Takes rows of a block: the number of the first, the rows, their spans, and what is kept of their records.
+Write = Callable[[int, Sentences, list[list[Found]], list[dict[str, Any]]], None]
+
+
+def write_spans(
+    path: Path,
+    run: SpanRun,
+    data: str | Path,
+    *,
+    keep: Sequence[str] | None = (),
+    progress: Progress = lambda rows, share: None,
+) -> int:
+    """Write the spans of each row of a data file, best first, with scores (logits); all or nothing.
+
+    Args:
+        path: the file to write. A .jsonl file repeats what the rows are: texts with spans by characters, or tokens with
+            entities and their scores. A .csv or .parquet file has a line a span. A .conll file has tokens with IOB2
+            tags, of runs whose spans do not overlap.
+        run: what predicts.
+        data: the file to read; a .txt file has a row a line.
+        keep: names of what rows say beside, to write too; None for all.
+        progress: told with each block how many rows are written.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: an output that cannot be written, or bad input.
+        OSError: the disk is full or refuses.
+    """
+    check_output(path, data, OUTPUTS)
+    if path.suffix == ".conll" and run.nested:
+        raise InputError(
+            f"{path}: expected a run whose spans do not overlap, as a token has one tag in columns, got one trained "
+            "with nested spans; write .jsonl, .csv or .parquet"
+        )
+    if path.suffix == ".conll" and (keep is None or keep):
+        raise InputError(f"{path}: expected no --keep with .conll, which has columns of tokens and tags alone")
+    rows = 0
+    with whole_file(path) as file, WRITERS[path.suffix](file) as write:
+        for block, share in read_blocks(data, run.reading, BLOCK):
+            sentences = sentences_of(block, Path(data).name, characters=run.characters)
+            records = [_kept(row.record, keep, f"{Path(data).name}, {row.place}") for row in block]
+            write(rows, sentences, run.found(sentences), records)
+            rows += sentences.rows
+            progress(rows, share)
+    return rows
+
+
+# What a row has as input or as prediction; the rest of it can be kept.
+OWN = ("tokens", "text", "spans", "entities", "scores")
+
+
+def _kept(record: dict[str, Any], keep: Sequence[str] | None, where: str) -> dict[str, Any]:
+    """Take what is kept of a row; what has the name of a prediction is written as input_NAME."""
+    if keep is None:
+        names = [name for name in record if name not in ("tokens", "text")]
+    else:
+        names = list(keep)
+        for name in names:
+            if name not in record:
+                raise InputError(
+                    f"{where}: expected {shown(name)} to keep, got a row without it{close_matches(name, list(record))};"
+                    f" it has {listed(list(record)) or 'nothing'}"
+                )
+    return {f"input_{name}" if name in OWN else name: record[name] for name in names}
+
+
+@contextmanager
+def _json_lines(file: BinaryIO) -> Iterator[Write]:
+    """Write an object a line, in the form of the input."""
+
+    def write(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> None:
+        for text, tokens, spans, kept in zip(sentences.texts, sentences.tokens, found, records, strict=True):
+            said: dict[str, Any]
+            if text is None:
+                scores = [round(span.score, 4) for span in spans]
+                said = {"tokens": tokens, "entities": [list(span[:3]) for span in spans], "scores": scores}
+            else:
+                said = {"text": text, "spans": [span._asdict() | {"score": round(span.score, 4)} for span in spans]}
+            file.write(json.dumps(kept | said, ensure_ascii=False).encode() + b"\n")
+
+    yield write
+
+
+@contextmanager
+def _csv(file: BinaryIO) -> Iterator[Write]:
+    """Write a line a span, its row counted from 1."""
+    with TABLE_WRITERS[".csv"](file) as append:
+        yield lambda *block: append(_lines(*block))
+
+
+@contextmanager
+def _parquet(file: BinaryIO) -> Iterator[Write]:
+    """Write a line a span, its row counted from 1."""
+    with TABLE_WRITERS[".parquet"](file) as append:
+        yield lambda *block: append(_lines(*block))
+
+
+def _lines(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> pl.DataFrame:
+    """Return a line a span, with its text, or its tokens and spaces between; what is kept of rows is text."""
+    names = {name: f"input_{name}" if name in LINE else name for name in records[0]}
+    lines = []
+    for i, (spans, kept) in enumerate(zip(found, records, strict=True)):
+        text = sentences.texts[i]
+        beside = [_cell(kept.get(name)) for name in names]
+        for start, end, label, score in spans:
+            said = sentences.excerpt(i, start, end) if text is None else text[start:end]
+            lines.append((*beside, first + i + 1, start, end, label, round(score, 4), said))
+    return pl.DataFrame(lines, schema=pl.Schema(dict.fromkeys(names.values(), pl.String) | dict(LINE)), orient="row")
+
+
+def _cell(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def _columns(file: BinaryIO) -> Iterator[Write]:
+    """Write tokens with IOB2 tags, and a blank line after each row."""
+
+    def write(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> None:
+        for i, spans in enumerate(found):
+            offsets = sentences.offsets[i]
+            starts = None if offsets is None else {start: n for n, (start, _) in enumerate(offsets)}
+            ends = None if offsets is None else {end: n + 1 for n, (_, end) in enumerate(offsets)}
+            marks = [
+                Mark(start if starts is None else starts[start], end if ends is None else ends[end], label)
+                for start, end, label, _ in spans
+            ]
+            file.write(written_in_columns(sentences.tokens[i], marks).encode())
+
+    yield write
+
+
+WRITERS = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet, ".conll": _columns}
