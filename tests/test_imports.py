@@ -68,7 +68,7 @@ ROOMS = {
     "errors": (),
     "config": (),
     "objectives": (),
-    "disk": ("fits", "run_folder", "checkpoint"),
+    "disk": ("fits", "run_folder", "text_numbers", "checkpoint"),
     "read": (
         *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix"),
         *("formats.marked", "formats.tagged", "formats.span_jsonl", "formats.label_studio", "formats.arff"),
@@ -77,8 +77,8 @@ ROOMS = {
         *("examples", "inputs", "spans"),
     ),
     "models": (
-        *("pretrained", "term_counts", "features", "model", "adamw", "products", "line_search", "lbfgs", "linear"),
-        *("mlp", "encoder", "kinds"),
+        *("hub", "pooling", "pretrained", "meaning", "term_counts", "features", "model", "adamw", "products"),
+        *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
     ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
     "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),

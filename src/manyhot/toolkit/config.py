@@ -31,16 +31,18 @@ CHOICES = {
 OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
-    *("uncertain", "fine_tune", "tau", "decision", "C", "max_iter"),
+    *("uncertain", "fine_tune", "long", "words", "tau", "decision", "C", "max_iter"),
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
 # What tau and the offset aim at.
 DECISIONS = ("f1", "cardinality")
 WITHOUT_PRIOR = ("ce", "multiway")
-TABLES = ("linear", "mlp", "encoder:DIR")
+TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
-MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:DIR")}
+MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:NAME_OR_DIR")}
+# What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
+LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
 Auto = Literal["auto"]
 
@@ -69,6 +71,8 @@ class Config:
     model: str = "linear"
     device: str = "auto"
     fine_tune: bool = False
+    long: str = "cut"
+    words: bool = True
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     decision: str = "f1"
@@ -134,10 +138,10 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
-    for key in (*texts, "task", "model", "device", "loss", "decision", "out", *CHOICES):
+    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
-    for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune"):
+    for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
     for key in ("test", "valid"):
@@ -242,7 +246,13 @@ def check_model(config: Config) -> None:
         hint = f"; {config.model} goes with --task {others[0]}" if others else ""
         raise InputError(f"model expects one of {', '.join(models)}; got {config.model!r}{hint}.")
     if config.fine_tune and kind != "encoder":
-        raise InputError("fine_tune is of --model encoder:DIR; leave it out, or name an encoder.")
+        raise InputError("fine_tune is of --model encoder:NAME_OR_DIR; leave it out, or name an encoder.")
+    if config.long not in LONG:
+        raise InputError(f"long expects one of {', '.join(LONG)}; got {config.long!r}.")
+    if config.long != "cut" and (kind != "encoder" or config.fine_tune):
+        raise InputError(f"long {config.long} is of a frozen --model encoder:NAME_OR_DIR; leave it out.")
+    if not config.words and (kind != "encoder" or config.fine_tune):
+        raise InputError("words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
     if config.task == "spans":

@@ -32,6 +32,7 @@ from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provenance, write_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import DesignMatrix, Features
+from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
 from manyhot.toolkit.models.model import Curve, Learner
 from manyhot.toolkit.models.pretrained import Encoder
@@ -105,11 +106,11 @@ def train(
     started = time.monotonic()
     check_loss(config)
     if dry_run:
-        _planned(config, listener, NO_CHECKPOINT, sample=True)
+        _planned(config, listener, sample=True)
         return None
-    sums = {str(file): file_sha256(file) for file in files_named(config)}
+    sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
-        training, features, X, targets, learner = _planned(config, listener, checkpoint)
+        training, features, X, targets, learner = _planned(config, listener)
         fitted = fit(config, training, features, X, targets, learner, listener, checkpoint)
         run = fitted.run
         metrics: dict[str, Any] = {
@@ -177,19 +178,20 @@ def findings_of(
     }
 
 
-def files_named(config: Config) -> list[Path]:
-    """Return every file that a config names, parts by themselves, and those of an encoder."""
+def files_named(config: Config, say: Callable[[str], None] = lambda text: None) -> list[Path]:
+    """Return every file that a config names, parts by themselves, and those of an encoder, downloaded if need be."""
     named = [config.data, config.valid, config.test]
     files = [part for file in named if file for part in files_of(file)]
-    folder = Path(config.model.partition(":")[2])
-    encoder = sorted(path for path in folder.iterdir() if path.is_file()) if folder.name and folder.is_dir() else []
-    return files + ([Path(config.label_names)] if config.label_names else []) + encoder
+    kind, _, name = config.model.partition(":")
+    encoder = encoder_folder(name, say).rglob("*") if kind == "encoder" else ()
+    files += [Path(config.label_names)] if config.label_names else []
+    return files + sorted(path for path in encoder if path.is_file())
 
 
 def _planned(
-    config: Config, listener: Listener, checkpoint: Checkpoint, *, sample: bool = False
+    config: Config, listener: Listener, *, sample: bool = False
 ) -> tuple[Training, Features, DesignMatrix, np.ndarray, Learner]:
-    training, encoder = read(config), read_encoder(config)
+    training, encoder = read(config), read_encoder(config, listener.say)
     listener.on_columns(training.uses)
     for sentence in training.said:
         listener.say(sentence)
@@ -204,22 +206,20 @@ def _planned(
         if sample:  # a plan needs no more, and numbers of all texts may take hours
             rows = rows.taken(np.arange(min(rows.rows, SAMPLE)))
         elif rows.texts is not None:
-            _embed(encoder, rows.texts, listener, checkpoint)
-        features, X = Features.fit_transform(rows, encoder)
+            embed(encoder, rows.texts, listener)
+        features, X = Features.fit_transform(rows, encoder, words=config.words)
     targets = training.train.dense_targets()
     learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, X, targets, learner
 
 
-def _embed(encoder: Encoder, texts: list[str], listener: Listener, checkpoint: Checkpoint) -> None:
-    """Make the numbers of the training texts once: features are fitted on them, and every fold is cut from them."""
-    name = f"numbers of {encoder.name}"
-    if (result := checkpoint.finished(name)) is None:
-        numbers = encoder.transform(texts, lambda done, of: listener.progress(name, done / of, 0.0))
-        checkpoint.finish(name, {"numbers": numbers})
-    else:
-        encoder.remember(texts, result["numbers"])
+def embed(encoder: Encoder, texts: list[str], listener: Listener) -> None:
+    """Make the numbers of texts that are not known yet, and say where they are kept."""
+    what = f"numbers of {encoder.name}"
+    encoder.transform(texts, lambda share: listener.progress(what, share, 0.0))
+    if encoder.known is not None:
+        listener.say(f"{what}: {encoder.known.describe()}")
 
 
 def plan(

@@ -18,6 +18,7 @@ from sklearn.datasets import dump_svmlight_file
 import manyhot
 from command import as_json, bad, call, files
 from manyhot.toolkit import demo as demo_module
+from manyhot.toolkit.cli import terminal
 from manyhot.toolkit.config import LOSSES
 
 KEYS = [
@@ -208,6 +209,24 @@ def test_the_sentence_at_the_end_repeats_the_run():
     for name in ("model.safetensors", "run.json", "config.toml"):
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
     assert "saved b" in stderr
+
+
+def test_an_encoder_is_mentioned_once_after_texts_and_never_to_a_script(monkeypatch, tmp_path):
+    monkeypatch.setattr(terminal, "find_spec", lambda name: name)
+    monkeypatch.setenv("MANYHOT_CACHE", str(tmp_path / "cache"))
+    table()
+    matrix()
+    mentioned = "on English texts a pretrained encoder often adds"
+    assert mentioned not in "".join(call(f"train d.csv {FAST} --json"))
+    assert mentioned not in "".join(call(f"train set.X.npz {FAST}"))
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "find_spec", lambda name: None)  # without the extra it would not work
+        assert mentioned not in "".join(call(f"train d.csv {FAST}"))
+    _, stderr = call(f"train d.csv {FAST}")
+    *_, last = stderr.strip().splitlines()
+    assert last.startswith(mentioned)
+    assert last.endswith("--model encoder:sentence-transformers/all-MiniLM-L6-v2, 90 MB")
+    assert mentioned not in "".join(call(f"train d.csv {FAST}"))
 
 
 def test_runs_get_the_next_number():

@@ -361,7 +361,10 @@ def test_too_few_rows_for_folds_of_folds(group):
         ("--folds 1", "--folds expects a number of 2 or more; got 1"),
         ("--seeds 0", "--seeds expects a number of 1 or more; got 0"),
         ("--set task=multiclass", "compare expects --task multilabel; got 'multiclass'"),
-        ("--model encoder:here", "compare expects --model linear or mlp; got 'encoder:here'"),
+        (
+            "--model encoder:here --set fine_tune=true",
+            "compare expects --model linear, mlp or a frozen encoder; leave ",
+        ),
         ("--set tau=1", "tau is what compare chooses; leave it out"),
         ("--test nothing.csv", "nothing.csv"),
         ("--set folds=3", "'folds' is no option"),

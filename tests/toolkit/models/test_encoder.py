@@ -13,14 +13,21 @@ import polars as pl
 import pytest
 import torch
 
+import encoder as bench
 import tiny_bert
 from interrupted import Killed, contents, killed
 from manyhot import load_run
+from manyhot.toolkit.compare.compare import compare
+from manyhot.toolkit.compare.methods import make_comparison
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
+from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.meaning import Meaning
+from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.train import Listener, train
 from tiny_texts import KINDS, texts_and_sets
 
@@ -48,15 +55,19 @@ def files(rows=60):
         pl.DataFrame({"text": texts, "labels": sets}).write_ndjson(name)
 
 
-def by_hand(folder, text):
-    """The numbers of one text, alone and unpadded, from transformers itself."""
+def last_layer(folder, text, limit=12):
+    """The last layer (tokens, width) of one text, alone and unpadded, from transformers itself."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
-        encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=12)
-        return network(**encoded).last_hidden_state[0].double().mean(0).numpy()
+        encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=limit)
+        return network(**encoded).last_hidden_state[0].double().numpy()
+
+
+def by_hand(folder, text):
+    return last_layer(folder, text).mean(0)
 
 
 def test_numbers_are_the_mean_of_the_last_layer_whatever_is_beside_them(checkpoint):
@@ -72,17 +83,134 @@ def test_numbers_are_the_mean_of_the_last_layer_whatever_is_beside_them(checkpoi
     np.testing.assert_allclose(encoder.transform(many), np.tile(numbers, (20, 1)), atol=1e-5)
 
 
+# By hand, of one row's last layer (tokens, width), from the definitions of sentence-transformers.
+POOLED = {
+    "cls": lambda h: h[0],
+    "max": lambda h: h.max(0),
+    "mean": lambda h: h.mean(0),
+    "mean_sqrt_len": lambda h: h.sum(0) / len(h) ** 0.5,
+    "weightedmean": lambda h: np.average(h, axis=0, weights=np.arange(1, len(h) + 1)),
+    "lasttoken": lambda h: h[-1],
+}
+
+
+@pytest.mark.parametrize("mode", POOLED)
+def test_pooling_is_what_its_name_says_beside_longer_rows(mode):
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(length, 3)) for length in (1, 4, 7)]
+    hidden = np.stack([np.vstack([row, np.full((7 - len(row), 3), 9.0)]) for row in rows])
+    known = torch.tensor([[i < len(row) for i in range(7)] for row in rows])
+    found = Pooling((mode,))(torch.from_numpy(hidden), known)
+    np.testing.assert_allclose(found, [POOLED[mode](row) for row in rows], atol=1e-12)
+
+
+def sentences(checkpoint, to, pooling, *modules, inner="", **limits):
+    """Save the tiny BERT as sentence-transformers saves one."""
+    folder = copied(checkpoint, to)
+    (folder / inner).mkdir(exist_ok=True)
+    if inner:
+        for path in [path for path in folder.iterdir() if path.is_file()]:
+            path.rename(folder / inner / path.name)
+    paths = {"Transformer": inner, "Pooling": "1_Pooling", **{name: f"{i}_{name}" for i, name in enumerate(modules, 2)}}
+    kinds = [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in paths.items()]
+    (folder / "modules.json").write_text(json.dumps(kinds))
+    (folder / inner / "sentence_bert_config.json").write_text(json.dumps(limits))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16} | pooling))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pooling", "modes"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ["cls"]),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True, "include_prompt": True}, ["max", "mean"]),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, ["mean_sqrt_len"]),
+        ({"pooling_mode_lasttoken": True}, ["lasttoken"]),
+        ({"pooling_mode": "weightedmean"}, ["weightedmean"]),
+        ({"pooling_mode": ["mean_sqrt_len_tokens", "cls"]}, ["cls", "mean_sqrt_len"]),
+    ],
+)
+def test_a_folder_of_sentence_transformers_keeps_its_pooling_limit_and_length(checkpoint, tmp_path, pooling, modes):
+    inner = "0_Transformer" if modes == ["cls"] else ""
+    options = {"inner": inner, "max_seq_length": 6, "do_lower_case": False}
+    folder = sentences(checkpoint, tmp_path / "mine", pooling, "Normalize", **options)
+    encoder = Encoder.read(str(folder), "cpu")
+    assert (encoder.name, encoder.tokens.limit, encoder.width) == ("mine", 6, 16 * len(modes))
+    texts = ["fox", "rose and moss and flint", ""]
+    numbers = encoder.transform(texts)
+    for text, row in zip(texts, numbers, strict=True):
+        hidden = last_layer(checkpoint, text, 6)
+        expected = np.concatenate([POOLED[mode](hidden) for mode in modes])
+        np.testing.assert_allclose(row, expected / np.linalg.norm(expected), atol=1e-6)
+    state, arrays = encoder.state()
+    again = Encoder.from_state(json.loads(json.dumps(state)), arrays, "cpu")
+    np.testing.assert_array_equal(again.transform(texts), numbers)
+
+
+def test_a_pooling_that_is_not_known_is_named(checkpoint, tmp_path):
+    folder = sentences(checkpoint, tmp_path / "mine", {"pooling_mode": "attention"})
+    with pytest.raises(
+        InputError, match=r"mine: expected modules\.json .*; expected a pooling of cls, .*; got attention"
+    ):
+        Encoder.read(str(folder), "cpu")
+
+
+def test_long_texts_are_cut_or_the_mean_of_all_their_tokens(checkpoint):
+    texts = ["fox", "rose and " * 13, "moss"]
+    cut, mean = (Encoder.read(str(checkpoint), "cpu", long) for long in ("cut", "mean"))
+    short = [0, 2]
+    np.testing.assert_allclose(mean.transform(texts)[short], cut.transform(texts)[short], atol=1e-6)
+    ids, texts_of = mean.tokens.pieces(texts)
+    assert texts_of.tolist() == [0, 1, 1, 1, 2]  # 26 words in pieces of 10
+    assert [(row >= 0).sum() for row in ids] == [3, 12, 12, 8, 3]
+    words = texts[1].split()
+    pieces = [last_layer(checkpoint, " ".join(words[i : i + 10])) for i in (0, 10, 20)]
+    np.testing.assert_allclose(mean.transform(texts)[1], np.vstack(pieces).mean(0), atol=1e-5)
+    np.testing.assert_allclose(cut.transform(texts)[1], pieces[0].mean(0), atol=1e-5)
+
+
 def test_the_numbers_of_the_training_texts_are_made_once(checkpoint, monkeypatch):
     files()
     made = []
     original = pretrained.embed
-    monkeypatch.setattr(pretrained, "embed", lambda n, ids, *a: (made.append(len(ids)), original(n, ids, *a))[1])
+    monkeypatch.setattr(pretrained, "embed", lambda n, p, ids, *a: (made.append(len(ids)), original(n, p, ids, *a))[1])
     train(Config(data="d.jsonl", test="t.jsonl", model=f"encoder:{checkpoint}", C=1.0, out="run"))
-    assert made == [60, 30]
+    first, others = (set(pl.read_ndjson(name)["text"].to_list()) for name in ("d.jsonl", "t.jsonl"))
+    assert made == [len(first), len(others - first)]
     made.clear()
     train(Config(data="d.jsonl", model=f"encoder:{checkpoint}", out="no"), dry_run=True)
-    assert made == [16]
+    assert made == [len(set(pl.read_ndjson("d.jsonl")["text"].to_list()[:16]))]
     assert not Path("no").exists()
+
+
+def test_a_second_run_and_a_comparison_make_no_numbers_again(checkpoint, tmp_path, monkeypatch):
+    files()
+    monkeypatch.setenv("MANYHOT_CACHE", str(tmp_path / "cache"))
+    made, said = [], []
+    original = pretrained.embed
+    monkeypatch.setattr(pretrained, "embed", lambda n, p, ids, *a: (made.append(len(ids)), original(n, p, ids, *a))[1])
+    config = Config(data="d.jsonl", test="t.jsonl", model=f"encoder:{checkpoint}", C=1.0)
+    first: Any = train(replace(config, out="first"), Listener(say=said.append))
+    unique = len(set(pl.read_ndjson("d.jsonl")["text"].to_list()))
+    assert made[0] == unique
+    (sentence,) = (line for line in said if line.startswith("numbers of tiny-bert"))
+    assert f"{unique} made, {60 - unique} known; all that are kept lie in {tmp_path}/cache/numbers, 0.0 MB" in sentence
+    made.clear()
+    train(replace(config, out="second"))
+    assert contents("first") == contents("second")
+    compared = compare(make_comparison(config, "zlpr+prior,bce", 3, 1), Listener(), command=[])
+    assert made == []
+    ours = next(row for row in compared.result["methods"] if row["name"] == "zlpr+prior")
+    assert ours["metrics"] == {key: first.metrics["test"][key] for key in ours["metrics"]}
+    train(replace(config, long="mean", out="third"))
+    assert made[0] == unique  # other numbers, though no text is long
+    texts, _ = texts_and_sets(5, seed=7)
+    loaded: Any = load_run("second")
+    made.clear()
+    loaded.predict([f"{text} and {text}" for text in texts])
+    assert made == [5]
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4  # what a loaded run predicts is not kept
 
 
 @pytest.mark.parametrize("fine_tune", [False, True])
@@ -99,7 +227,7 @@ def test_a_run_stands_by_itself(checkpoint, tmp_path, fine_tune):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert trained.metrics["test"]["micro_f1"] > 0.8
     (sentence,) = (line for line in said if line.startswith("model: "))
-    assert ("texts of at most 12 tokens" if fine_tune else "the mean of mine's last layer + 16 numbers") in sentence
+    assert ("texts of at most 12 tokens" if fine_tune else "word pairs + 16 numbers of mine (mean)") in sentence
     assert ("mine fine-tuned, AdamW in mini-batches on CPU" if fine_tune else "full-batch L-BFGS") in sentence
     for path in folder.iterdir():
         path.unlink()
@@ -121,13 +249,25 @@ def _weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+def test_fine_tuning_keeps_the_pooling_of_a_folder(checkpoint, tmp_path):
+    files()
+    folder = sentences(checkpoint, tmp_path / "mine", {"pooling_mode": ["cls", "mean"]}, "Normalize")
+    trained: Any = train(Config(data="d.jsonl", model=f"encoder:{folder}", fine_tune=True, out="run"))
+    assert trained.run.model.pooling == Pooling(("cls", "mean"))  # not of length 1
+    assert trained.run.model.weight.shape[0] == 32
+    texts, _ = texts_and_sets(30, seed=1)
+    loaded: Any = load_run("run")
+    np.testing.assert_array_equal(loaded.predict_logits(texts), trained.run.predict_logits(texts))
+
+
 def test_text_and_numbers_together(checkpoint):
     texts, sets = texts_and_sets(60)
     frame = pl.DataFrame({"text": texts, "x": np.random.default_rng(0).normal(size=60), "labels": sets})
     frame.write_parquet("d.parquet")
     config = Config(data="d.parquet", text=("text",), features=("x",), model=f"encoder:{checkpoint}", out="run")
     trained: Any = train(config)
-    assert trained.run.model.weight.shape[0] == 17
+    words = sum(len(block.terms) for block in trained.run.features.blocks)
+    assert trained.run.model.weight.shape[0] == words + 17
     loaded: Any = load_run("run")
     np.testing.assert_array_equal(loaded.predict_logits(frame), trained.run.predict_logits(frame))
     with pytest.raises(InputError, match="this run was trained on text, x; give a frame"):
@@ -136,6 +276,44 @@ def test_text_and_numbers_together(checkpoint):
         InputError, match="fine_tune reads text alone; name its columns with --text, or leave fine_tune out"
     ):
         train(replace(config, fine_tune=True, out="other"))
+
+
+def test_numbers_stand_beside_words_as_a_block_of_its_own_length(checkpoint):
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    texts, _ = texts_and_sets(60)
+    examples = Examples("d", texts, None, None, [])
+    features, words = Features.fit(examples, encoder), Features.fit(examples)
+    X, beside = features.transform(examples).toarray(), words.transform(examples).toarray()
+    assert X.shape == (60, features.size) == (60, words.size + 16)
+    np.testing.assert_array_equal(X[:, :-16], beside)
+    numbers = np.array([by_hand(checkpoint, text) for text in texts])
+    expected = 2 * (numbers - numbers.mean(0)) / numbers.std(0) / 4
+    np.testing.assert_allclose(X[:, -16:], expected, atol=1e-4)
+    np.testing.assert_allclose((X[:, -16:] ** 2).sum(1).mean(), 4, rtol=1e-5)
+    alone = Features.fit(examples, encoder, words=False)
+    np.testing.assert_array_equal(alone.transform(examples), X[:, -16:])  # dense
+    state, arrays = features.state()
+    again = Features.from_state(json.loads(json.dumps(state)), arrays)
+    np.testing.assert_array_equal(again.transform(examples).toarray(), X)
+    assert not again.reads_numbers
+    assert again.reads_text
+
+
+def test_numbers_that_are_all_the_same_are_0(checkpoint):
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    meaning = Meaning.fit(encoder, ["fox"] * 3)
+    np.testing.assert_array_equal(meaning.transform(["fox", "rose"]), np.zeros((2, 16)))
+
+
+def test_words_can_be_left_out(checkpoint):
+    files()
+    config = Config(data="d.jsonl", test="t.jsonl", model=f"encoder:{checkpoint}", C=1.0, words=False, out="run")
+    trained: Any = train(config)
+    assert trained.run.features.blocks == []
+    assert trained.run.model.weight.shape[0] == 16
+    loaded: Any = load_run("run")
+    texts, _ = texts_and_sets(30, seed=1)
+    np.testing.assert_array_equal(loaded.predict_logits(texts), trained.run.predict_logits(texts))
 
 
 def test_it_needs_text(checkpoint):
@@ -161,6 +339,74 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(checkpoint, monkeypatch,
         assert said[0].startswith("going on")
         assert contents(config.out) == contents("whole")
     assert Killed
+
+
+# benchmarks/encoder.py
+
+
+def test_the_benchmark_starts_where_it_says_and_measures_what_it_says(checkpoint, monkeypatch):
+    files(100)
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    task = bench.Task(Config(data="d.jsonl", test="t.jsonl"), rows=80)
+    rows = bench.rows_of(task, encoder)
+    assert len(rows.X) + len(rows.X_held) == 80
+    assert len(rows.X_test) == 30
+    assert len(rows.third().X) == pytest.approx(len(rows.X) / 3, abs=2)
+    starts = []
+    original = bench.descend
+    monkeypatch.setattr(bench, "descend", lambda p, *a, **o: (starts.append(p["bias"].tolist()), original(p, *a, **o)))
+    fits = {name: bench.fitted(encoder, rows, kind, 1e-2, 0, epochs=3) for name, kind in bench.KINDS.items()}
+    share = (rows.targets.sum(0) + 0.5) / (len(rows.targets) + 1)
+    odds = np.log(share / (1 - share))
+    for start, scale in zip(starts, (0.5, 0, 1, 1), strict=True):
+        np.testing.assert_allclose(start, scale * odds, atol=1e-4)
+    again = bench.fitted(encoder, rows, bench.KINDS["ZLPR"], 1e-2, 0, epochs=3)
+    assert {**again, "seconds": 0} == {**fits["ZLPR"], "seconds": 0}
+    batches = -(-len(rows.X) // 16)
+    assert fits["ZLPR"]["curve"][-1]["step"] == 3 * batches
+    for fit in fits.values():
+        decisions = fit["decisions"]
+        assert list(decisions) == ["s > 0", "rule", "one threshold"]
+        assert decisions["s > 0"]["offset"] == decisions["one threshold"]["tau"] == 0
+        # The rule may take tau 0, so it is as good where it chose.
+        sums = {name: part["held_micro"] + part["held_macro"] for name, part in decisions.items()}
+        assert sums["rule"] >= sums["one threshold"] - 1e-9
+
+
+def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
+    made = []
+
+    def fitted(encoder, rows, kind, rate, seed, epochs):
+        made.append((kind.loss, rate, seed))
+        micro = 0.9 if rate == 5e-5 else 0.5
+        part = {"held_micro": micro, "held_macro": 0.5, "test_micro": micro - 0.01 * seed, "test_macro": 0.25}
+        if len(made) == 14:
+            raise Killed
+        return {"decisions": dict.fromkeys(bench.DECISIONS, part), "seconds": 1.0}
+
+    class Nothing:
+        def third(self):
+            return self
+
+    monkeypatch.setattr(bench, "fitted", fitted)
+    monkeypatch.setattr(bench, "rows_of", lambda task, encoder: Nothing())
+    given: Any = {"set": None}
+    encoder: Any = None
+    results = tmp_path / "encoder.json"
+    with pytest.raises(Killed):
+        bench.measure(given, encoder, results, hours=1)
+    assert len(json.loads(results.read_bytes())) == 13  # four kinds at three rates, and the first seed of one kind
+    page = bench.page_of(json.loads(results.read_bytes()), ["set", "other"])
+    assert "| ZLPR | 5e-05 | 90.0 / 25.0 | 90.0 / 25.0 | 90.0 / 25.0 |" in page
+    assert "Missing: set, ZLPR: 2 of 3 seeds; set, BCE from zero: 3 of 3 seeds; " in page
+    assert bench.measure(given, encoder, results, hours=-1) == json.loads(results.read_bytes())
+    done = bench.measure(given, encoder, results, hours=1)
+    assert len(done) == 12 + 4 * 3
+    assert len(made) == len(done) + 1  # the one that was interrupted
+    assert all(rate == 5e-5 for _, rate, _ in made[12:])
+    page = bench.page_of(done, ["set"])
+    assert "| focal with prior | 5e-05 | 89.0 (88.0 to 90.0) / 25.0 (25.0 to 25.0) |" in page
+    assert "Nothing is missing." in page
 
 
 # Folders that are none
@@ -230,10 +476,20 @@ def test_without_transformers_the_command_to_type_is_named(checkpoint, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "encoder:"}, "model expects one of linear, mlp, encoder:DIR; got 'encoder:'"),
-        ({"model": "encoder"}, "model expects one of linear, mlp, encoder:DIR; got 'encoder'"),
-        ({"fine_tune": True}, "fine_tune is of --model encoder:DIR; leave it out, or name an encoder"),
+        ({"model": "encoder:"}, "model expects one of linear, mlp, encoder:NAME_OR_DIR; got 'encoder:'"),
+        ({"model": "encoder"}, "model expects one of linear, mlp, encoder:NAME_OR_DIR; got 'encoder'"),
+        ({"fine_tune": True}, "fine_tune is of --model encoder:NAME_OR_DIR; leave it out, or name an encoder"),
         ({"fine_tune": "yes", "model": "encoder:x"}, "fine_tune expects true or false; got 'yes'"),
+        (
+            {"long": "mean", "model": "encoder:x", "fine_tune": True},
+            "long mean is of a frozen --model encoder:NAME_OR_DIR",
+        ),
+        ({"long": "all", "model": "encoder:x"}, "long expects one of cut, mean; got 'all'"),
+        (
+            {"words": False},
+            "words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is",
+        ),
+        ({"words": 0, "model": "encoder:x"}, "words expects true or false; got 0"),
         ({"fine_tune": True, "model": "encoder:x", "C": 2}, "C is of the linear model, and fine_tune has none: "),
     ],
 )

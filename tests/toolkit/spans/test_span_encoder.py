@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,19 @@ def test_rows_are_cut_to_what_the_encoder_takes(folder: Path) -> None:
     assert encoder.sizes([["Ada", "Ada-Ada"], []])[0].tolist() == [1, 3]
     rows = [encoder.prepare(["Ada", "met"]), encoder.prepare(["Rome"])]
     assert tuple(encoder(rows, 3).shape) == (2, 3, 16)
+
+
+def test_the_pooling_of_a_folder_does_not_widen_the_vectors_of_words(folder: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(folder, tmp_path / "mine")
+    modules = {"Transformer": "", "Pooling": "1_Pooling"}
+    kinds = [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in modules.items()]
+    (whole / "modules.json").write_text(json.dumps(kinds))
+    (whole / "1_Pooling").mkdir()
+    (whole / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": ["cls", "mean"]}))
+    read = Encoder.read(str(whole), "cpu")
+    encoder = Pretrained(read)
+    assert (encoder.width, read.width) == (16, 32)
+    assert tuple(encoder([encoder.prepare(["Ada", "met"])], 2).shape) == (1, 2, encoder.width)
 
 
 def test_an_encoder_is_trained_saved_and_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,7 +256,13 @@ REFUSED = [
         "type --nested yes",
     ),
     ('{"tokens": ["a"], "entities": [[0, 1, "X"]]}\n' * 3, "--labels x", "labels is not of --task spans; got ('x',)."),
-    ('{"tokens": ["a"], "entities": [[0, 1, "X"]]}\n' * 3, "--model mlp", "model expects one of cnn, encoder:DIR; got"),
+    (
+        '{"tokens": ["a"], "entities": [[0, 1, "X"]]}\n' * 3,
+        "--model mlp",
+        "model expects one of cnn, encoder:NAME_OR_DIR; got",
+    ),
+    ('{"tokens": ["a"], "entities": [[0, 1, "X"]]}\n' * 3, "--long mean", "long is not of --task spans; got 'mean'."),
+    ('{"tokens": ["a"], "entities": [[0, 1, "X"]]}\n' * 3, "--set words=false", "words is not of --task spans; got"),
     ('{"tokens": ["a"], "entities": [[0, 1, "X"]]}\n' * 3, "--loss dice", "loss expects one of zlpr, bce, bce+bias"),
     ('{"tokens": ["a"], "entities": [[0, 1, "X"]]}\n' * 3, "--nested maybe", "nested expects one of auto, yes, no"),
     (

@@ -19,6 +19,7 @@ from manyhot.toolkit.cli.options import (
     LabelNames,
     Labels,
     LabelSep,
+    Long,
     Nested,
     NoHeader,
     NoRows,
@@ -80,9 +81,13 @@ def compare(
     task: Annotated[str | None, typer.Option(help="multilabel, or spans.  [default: multilabel]")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="linear, or mlp, one hidden layer; of spans cnn or encoder:DIR.  [default: linear, cnn]"),
+        typer.Option(
+            help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, frozen; of spans cnn or "
+            "encoder:NAME_OR_DIR.  [default: linear, cnn]"
+        ),
     ] = None,
     device: Device = None,
+    long: Long = None,
     seed: Seed = None,
     no_rows: NoRows = None,
     out: Annotated[

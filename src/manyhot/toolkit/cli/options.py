@@ -67,6 +67,10 @@ Tags = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
 ]
+Long = Annotated[
+    str | None,
+    typer.Option(help="Texts longer than a frozen encoder takes: cut, or mean of their pieces.  [default: cut]"),
+]
 Seed = Annotated[int | None, typer.Option(help="Of the folds.  [default: 0]")]
 ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Options from a run's config.toml.")]
 Pairs = Annotated[

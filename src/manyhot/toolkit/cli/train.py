@@ -19,6 +19,7 @@ from manyhot.toolkit.cli.options import (
     LabelNames,
     Labels,
     LabelSep,
+    Long,
     Nested,
     NoHeader,
     NoRows,
@@ -36,7 +37,15 @@ from manyhot.toolkit.cli.options import (
     Valid,
     options_of,
 )
-from manyhot.toolkit.cli.terminal import listening, print_columns, print_json, print_result, rows_inside, say
+from manyhot.toolkit.cli.terminal import (
+    listening,
+    mention_encoder,
+    print_columns,
+    print_json,
+    print_result,
+    rows_inside,
+    say,
+)
 
 
 def train(
@@ -80,11 +89,13 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="linear; mlp, one hidden layer; or encoder:DIR, a folder of transformers, frozen, or trained with "
-            "--set fine_tune=true. Of spans: cnn, convolutions; or encoder:DIR, trained.  [default: linear, cnn]"
+            help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, a model on the Hub or a folder of "
+            "transformers, frozen beside the words, or trained with --set fine_tune=true. Of spans: cnn, "
+            "convolutions; or encoder:NAME_OR_DIR, trained.  [default: linear, cnn]"
         ),
     ] = None,
     device: Device = None,
+    long: Long = None,
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
@@ -106,6 +117,7 @@ def train(
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
     with failing_clearly():
         from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.train import Trained
 
         settings = make_config(config, set_ or [], options_of(context))
         if settings.task == "spans":
@@ -129,3 +141,5 @@ def train(
             print_result(trained)
             say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
             say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
+            if isinstance(trained, Trained):
+                mention_encoder(trained.run)

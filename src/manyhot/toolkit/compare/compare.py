@@ -32,7 +32,9 @@ from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.kinds import read_encoder
 from manyhot.toolkit.models.linear import shared
+from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.examples import Examples, drop_unknown, drop_unlabelled
 from manyhot.toolkit.read.inputs import Training, read
@@ -40,7 +42,7 @@ from manyhot.toolkit.report.findings import of_labels, warnings_of
 from manyhot.toolkit.report.hard_rows import hard_rows
 from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.runs.evaluate import align
-from manyhot.toolkit.train import Listener, files_named, folds_of
+from manyhot.toolkit.train import Listener, embed, files_named, folds_of
 
 LEAST = 3  # of two, a fold would be fitted on one, which cannot be held out
 RANDOM = ("mlp",)  # models whose fits depend on the seed
@@ -68,10 +70,10 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
     """
     began = time.monotonic()
     config = comparison.config
-    sums = {str(file): file_sha256(file) for file in files_named(config)}
+    sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     compared = {"losses": list(comparison.methods), "folds": comparison.folds, "seeds": comparison.seeds}
     with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
-        training = read(config)
+        training, encoder = read(config), read_encoder(config, listener.say)
         test = training.test
         if test is not None:
             test, lost = drop_unknown(test)
@@ -85,10 +87,14 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
             listener.say(sentence)
         for sentence in training.warned:
             listener.warn(sentence)
+        if encoder is not None:
+            for rows in (training.train, test):
+                if rows is not None and rows.texts is not None:
+                    embed(encoder, rows.texts, listener)
         seeds = [config.seed + i for i in range(comparison.seeds if config.model in RANDOM else 1)]
         if comparison.seeds > len(seeds):
             listener.say("linear fits are the same for every seed: one is enough")
-        trials = Trials(comparison, training, test, seeds, listener, checkpoint)
+        trials = Trials(comparison, training, test, seeds, listener, checkpoint, encoder)
         listener.say(trials.design)
         result = {
             "kind": "comparison",
@@ -123,7 +129,9 @@ class Trials:
         seeds: list[int],
         listener: Listener,
         checkpoint: Checkpoint,
+        encoder: Encoder | None,
     ) -> None:
+        self.encoder = encoder
         self.config = comparison.config
         self.methods = [method for method in METHODS if method.name in comparison.methods]
         self.seeds = seeds
@@ -208,7 +216,7 @@ class Trials:
             yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
 
     def _split(self, name: str, training: Training, test: Examples) -> Split:
-        features, X = Features.fit_transform(training.train)
+        features, X = Features.fit_transform(training.train, self.encoder, words=self.config.words)
         if not self.described:
             self.described = features.describe()
             self.listener.say(f"model: {self.config.model} on {self.described}")

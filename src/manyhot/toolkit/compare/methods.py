@@ -62,8 +62,8 @@ def make_comparison(config: Config, losses: str | None, folds: int, seeds: int) 
         raise InputError(f"--losses expects some of {', '.join(NAMES)}, commas between; got {wrong[0]!r}.")
     if config.task != "multilabel":
         raise InputError(f"compare expects --task multilabel; got {config.task!r}. Use manyhot train --loss NAME.")
-    if config.model not in ("linear", "mlp"):
-        raise InputError(f"compare expects --model linear or mlp; got {config.model!r}.")
+    if config.fine_tune:
+        raise InputError("compare expects --model linear, mlp or a frozen encoder; leave fine_tune out.")
     if config.tau != "auto":
         raise InputError("tau is what compare chooses; leave it out, or use manyhot train --tau X.")
     if config.decision != "f1":

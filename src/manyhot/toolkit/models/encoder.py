@@ -1,4 +1,4 @@
-"""An encoder fine-tuned: logits = W mean(last layer) + b, all weights trained, stopped early and fitted again."""
+"""An encoder fine-tuned: logits = W pooled(last layer) + b, all weights trained, stopped early and fitted again."""
 
 import copy
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Score, free_memory, tensors
+from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled
 from manyhot.toolkit.objectives import Loss
 
@@ -33,10 +34,14 @@ NETWORK = "network."
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A network, its configuration, and the last layer: weights (width, labels) and biases."""
+    """A network, its configuration, its pooling, and the last layer: weights (width, labels) and biases.
+
+    Vectors are not made of length 1, as frozen ones may be: logits would be kept small.
+    """
 
     network: nn.Module
     config: dict[str, Any]
+    pooling: Pooling
     weight: Tensor
     bias: Tensor
 
@@ -52,18 +57,18 @@ class FineTuned:
         # Dropout inside of transformers draws from torch's own random numbers, which are not ours to move.
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
-            return pooled(self.network, X) @ self.weight + self.bias
+            return pooled(self.network, self.pooling, X) @ self.weight + self.bias
 
     def logits(self, X: np.ndarray) -> np.ndarray:
         """Return (rows, labels) float32."""
-        numbers = embed(self.network.eval(), X, self.weight.shape[0])
+        numbers = embed(self.network.eval(), self.pooling, X, self.weight.shape[0])
         weight, bias = (tensor.detach().cpu().numpy() for tensor in (self.weight, self.bias))
         return numbers @ weight + bias
 
     def shifted(self, by: np.ndarray) -> "FineTuned":
         """Return the model whose logits are higher by `by`, a number a label."""
         moved = self.bias.detach() + torch.from_numpy(by).to(self.bias.device)
-        return FineTuned(self.network, self.config, self.weight, moved)
+        return FineTuned(self.network, self.config, self.pooling, self.weight, moved)
 
     def arrays(self) -> Arrays:
         """Return all weights."""
@@ -71,7 +76,9 @@ class FineTuned:
         return head | {NETWORK + name: value for name, value in arrays_of(self.network).items()}
 
     @classmethod
-    def restored(cls, config: dict[str, Any], arrays: Arrays, labels: int, device: str) -> "FineTuned":
+    def restored(
+        cls, config: dict[str, Any], pooling: Pooling, arrays: Arrays, labels: int, device: str
+    ) -> "FineTuned":
         """Restore what :meth:`arrays` returned.
 
         Raises:
@@ -82,7 +89,7 @@ class FineTuned:
         if head["bias"].shape != (labels,) or head["weight"].ndim != 2 or head["weight"].shape[1] != labels:
             raise ValueError(f"expected weights of {labels} labels; got {tuple(head['weight'].shape)}")
         network = network_of(config, inner).to(device)
-        return cls(network, config, *(tensor.to(device) for tensor in head.values()))
+        return cls(network, config, pooling, *(tensor.to(device) for tensor in head.values()))
 
 
 def plan_encoder(
@@ -102,9 +109,9 @@ def plan_encoder(
         InputError: more than is free.
     """
     parameters = sum(p.numel() for p in encoder.network.parameters()) + (encoder.width + 1) * labels
-    config, length = encoder.config, encoder.tokens.limit
+    config, pooling, length = encoder.config, Pooling(encoder.pooling.modes), encoder.tokens.limit
     # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
-    layer = 2 * SCHEDULE.batch * length * (34 * encoder.width + 5 * config.get("num_attention_heads", 12) * length)
+    layer = 2 * SCHEDULE.batch * length * (34 * encoder.hidden + 5 * config.get("num_attention_heads", 12) * length)
     needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + 4 * rows // HELD * labels * 3
     memory = Memory(
         f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
@@ -119,7 +126,7 @@ def plan_encoder(
         # As BERT's own layers are drawn.
         weight = torch.randn(encoder.width, labels, generator=random) * 0.02
         head = [tensor.to(device).requires_grad_() for tensor in (weight, torch.zeros(labels))]
-        return FineTuned(copy.deepcopy(encoder.network).to(device), config, *head)
+        return FineTuned(copy.deepcopy(encoder.network).to(device), config, pooling, *head)
 
     return NetLearner(
         loss,

@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
 from manyhot.toolkit.models.term_counts import count_terms, most_frequent
 from manyhot.toolkit.read.examples import Examples
@@ -103,6 +104,7 @@ class Features:
         centred: whether the mean is subtracted; sparse numbers are scaled alone, since centring would fill the matrix.
         missing: the positions of the numbers that training had missing: each has a column that says where.
         categories: one for each column of them.
+        reader: the numbers of an encoder beside the blocks, or tokens, which leave texts to the model.
     """
 
     blocks: list[TextBlock] = field(default_factory=list)
@@ -111,22 +113,23 @@ class Features:
     centred: bool = True
     missing: list[int] = field(default_factory=list)
     categories: list[Category] = field(default_factory=list)
-    reader: Encoder | Tokens | None = None
+    reader: Meaning | Tokens | None = None
 
     @classmethod
-    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None) -> "Features":
+    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None, *, words: bool = True) -> "Features":
         """Fit on training rows; see :meth:`fit_transform`."""
-        return cls.fit_transform(examples, reader)[0]
+        return cls.fit_transform(examples, reader, words=words)[0]
 
     @classmethod
     def fit_transform(
-        cls, examples: Examples, reader: Encoder | Tokens | None = None
+        cls, examples: Examples, reader: Encoder | Tokens | None = None, *, words: bool = True
     ) -> tuple["Features", DesignMatrix]:
         """Fit on training rows and return their matrix, after one pass over texts.
 
         Args:
             examples: the rows.
-            reader: in place of TF-IDF; an encoder makes texts numbers, tokens leave that to the model.
+            reader: an encoder makes texts numbers, tokens leave that to the model, in place of all else.
+            words: whether an encoder has words and pairs of words beside it.
 
         Raises:
             InputError: texts without a single word, or none at all for a reader.
@@ -143,11 +146,10 @@ class Features:
                 )
             fitted = cls(reader=reader)
             return fitted, fitted.transform(examples)
-        if reader is not None:
-            examples = reader.embedded(examples)
-        if examples.texts is not None:
+        meaning = None if reader is None else Meaning.fit(reader, examples.texts or [])
+        if examples.texts is not None and (words or meaning is None):
             texts = _fit_blocks(examples.texts)
-            if not texts:
+            if not texts and meaning is None:
                 raise InputError(
                     f"{examples.source}: expected texts with words, but no word or character is in two rows or more; "
                     "name the text columns with --text."
@@ -162,7 +164,7 @@ class Features:
             missing = np.flatnonzero(examples.missing_counts()).tolist()
             mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
         categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
-        fitted = cls([block for block, _ in texts], mean, std, not sparse, missing, categories, reader)
+        fitted = cls([block for block, _ in texts], mean, std, not sparse, missing, categories, meaning)
         return fitted, fitted._joined(examples, [counts for _, counts in texts])
 
     def transform(self, examples: Examples) -> DesignMatrix:
@@ -173,8 +175,6 @@ class Features:
         """
         if isinstance(self.reader, Tokens):
             return self.reader.transform(examples.texts or [""] * examples.rows)
-        if self.reader is not None:
-            examples = self.reader.embedded(examples)
         counts: list[sp.csr_array] = []
         if self.blocks:
             kinds, vocabularies = [b.parameters for b in self.blocks], [b.vocabulary for b in self.blocks]
@@ -185,6 +185,8 @@ class Features:
     def _joined(self, examples: Examples, counts: list[sp.csr_array]) -> DesignMatrix:
         """Put the parts of the matrix beside each other; texts come as counts."""
         parts: list[Any] = [block.weighted(of) for block, of in zip(self.blocks, counts, strict=True)]
+        if self.reader is not None and not isinstance(self.reader, Tokens):
+            parts.append(self.reader.transform(examples.texts or [""] * examples.rows))
         if self.std is not None:
             numbers: Any = examples.numbers
             came = 0 if numbers is None else numbers.shape[1]
@@ -235,7 +237,8 @@ class Features:
     def size(self) -> int:
         """Number of columns of the matrix."""
         numbers = 0 if self.std is None else self.std.size + len(self.missing)
-        return sum(len(block.terms) for block in self.blocks) + numbers + sum(c.size for c in self.categories)
+        made = self.reader.size if isinstance(self.reader, Meaning) else 0
+        return sum(len(block.terms) for block in self.blocks) + made + numbers + sum(c.size for c in self.categories)
 
     @property
     def reads_text(self) -> bool:
@@ -244,9 +247,8 @@ class Features:
 
     @property
     def reads_numbers(self) -> bool:
-        """Numbers or categories come in, beside the numbers that an encoder makes."""
-        made = self.reader.width if isinstance(self.reader, Encoder) else 0
-        return bool(self.categories) or (self.std is not None and self.std.size > made)
+        """Numbers or categories come in."""
+        return bool(self.categories) or self.std is not None
 
     def describe(self) -> str:
         """Say what the features are, for the terminal."""
@@ -257,7 +259,7 @@ class Features:
             for block, kind in zip(self.blocks, ("words", "word pairs"), strict=False)
         ]
         if self.reader is not None:
-            said.append(f"the mean of {self.reader.name}'s last layer")
+            said.append(self.reader.describe())
         if self.std is not None:
             said.append(f"{self.std.size:,} numbers, {'standardised' if self.centred else 'scaled'}")
         if self.missing:
@@ -299,11 +301,11 @@ class Features:
             )
             for i, block in enumerate(state["text"])
         ]
-        reader: Encoder | Tokens | None = None
+        reader: Meaning | Tokens | None = None
         if "tokens" in state:
             reader = Tokens(state["tokens"]["tokenizer"], int(state["tokens"]["limit"]))
         elif "encoder" in state:
-            reader = Encoder.from_state(state["encoder"], arrays, device)
+            reader = Meaning.from_state(state["encoder"], arrays, device)
         return cls(
             blocks,
             arrays.get("numbers.mean"),

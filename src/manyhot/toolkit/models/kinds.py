@@ -1,13 +1,16 @@
 """The kinds of models by the names of --model: how each is fitted, and how it is restored from a run."""
 
+from collections.abc import Callable
 from typing import Any
 
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.encoder import FineTuned, plan_encoder
+from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.linear import Linear, LinearLearner
 from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.model import Learner, Model, Score, device_of
+from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import Loss, route_of
 
@@ -21,7 +24,7 @@ def learner_for(
         InputError: a device that is not there, or more memory than is free.
     """
     options: Any = {"loss": loss, "seed": config.seed}
-    if config.model == "linear" or (encoder is not None and not config.fine_tune):
+    if config.model == "linear" or (config.model != "mlp" and not config.fine_tune):
         options |= {"route": route_of(config.loss), "stand_in": config.loss == "zlpr"}
         return LinearLearner.planned(rows, features, labels, max_iter=config.max_iter, **options)
     options |= {"score": score, "device": device_of(config.device)}
@@ -30,20 +33,22 @@ def learner_for(
     return plan_mlp(rows, features, labels, **options)
 
 
-def read_encoder(config: Config) -> Encoder | None:
-    """Read the checkpoint folder of --model encoder:DIR; None of other models.
+def read_encoder(config: Config, say: Callable[[str], None] = lambda text: None) -> Encoder | None:
+    """Read the checkpoint of --model encoder:NAME_OR_DIR; None of other models.
 
     Raises:
         InputError: no such checkpoint, or no transformers.
     """
-    kind, _, folder = config.model.partition(":")
-    return Encoder.read(folder, device_of(config.device)) if kind == "encoder" else None
+    kind, _, name = config.model.partition(":")
+    if kind != "encoder":
+        return None
+    return Encoder.read(str(encoder_folder(name, say)), device_of(config.device), config.long, name=name)
 
 
 def described(model: Model) -> dict[str, Any]:
     """Return what a run says of its model beside the arrays; :func:`restored` reads it."""
     if isinstance(model, FineTuned):
-        return {"model": "encoder", "encoder": model.config}
+        return {"model": "encoder", "encoder": model.config, "pooling": model.pooling.modes}
     return {"model": "mlp" if isinstance(model, Mlp) else "linear"}
 
 
@@ -54,5 +59,6 @@ def restored(state: dict[str, Any], arrays: Arrays, features: int, labels: int) 
         ValueError, KeyError: no kind of this name, or arrays that do not fit.
     """
     if state["model"] == "encoder":
-        return FineTuned.restored(state["encoder"], arrays, labels, device_of("auto"))
+        pooling = Pooling(tuple(state["pooling"]))
+        return FineTuned.restored(state["encoder"], pooling, arrays, labels, device_of("auto"))
     return {"linear": Linear, "mlp": Mlp}[state["model"]].restored(arrays, features, labels)

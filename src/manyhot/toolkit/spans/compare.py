@@ -61,7 +61,7 @@ def compare_spans(
     """
     began = time.monotonic()
     config = comparison.config
-    sums = {str(file): file_sha256(file) for file in files_named(config)}
+    sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     compared = {"losses": list(comparison.methods), "folds": comparison.folds, "seeds": comparison.seeds}
     with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
         training = read_spans(config)

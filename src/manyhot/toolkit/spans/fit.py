@@ -125,7 +125,7 @@ def plan(config: Config, training: SpanTraining, encoder: Encoder | None, device
         schedule, name = FINE_TUNED, f"{encoder.name} fine-tuned"
         parameters = sum(p.numel() for p in encoder.network.parameters())
         heads = encoder.config.get("num_attention_heads", 12)
-        layer = 2 * BATCH * length * (34 * encoder.width + 5 * heads * length)
+        layer = 2 * BATCH * length * (34 * encoder.hidden + 5 * heads * length)
         layers = layer * encoder.config.get("num_hidden_layers", 12)
     cells = min(NUMBERS, BATCH * length * (length + types)) * 4 * 4
     if config.loss != "zlpr":

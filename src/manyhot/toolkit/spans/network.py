@@ -92,7 +92,7 @@ class Pretrained(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.network = encoder.network
-        self.width = encoder.width
+        self.width = encoder.hidden
         # Two or so of the pieces that a row may have are those that begin and end it.
         self.most = encoder.tokens.limit - len(encoder.tokens.words([])[0])
 
@@ -227,7 +227,7 @@ def described(network: SpanNetwork) -> tuple[dict[str, Any], list[Any]]:
     state: dict[str, Any] = {"max_width": network.max_width}
     if isinstance(network.encoder, Cnn):
         return state | {"encoder": "cnn"}, network.encoder.vocabulary.state()
-    return state | {"encoder": network.encoder.encoder.state()[0]}, []
+    return state | {"encoder": network.encoder.encoder.described()}, []
 
 
 def arrays_of(network: SpanNetwork) -> dict[str, np.ndarray]:

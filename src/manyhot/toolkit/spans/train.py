@@ -55,7 +55,7 @@ def train_spans(
     if dry_run:
         planned(config, listener)
         return None
-    sums = {str(file): file_sha256(file) for file in files_named(config)}
+    sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
         training, learner = planned(config, listener)
         fitted = fit_loudly(learner, training, checkpoint, listener)
@@ -79,7 +79,7 @@ def train_spans(
 
 def planned(config: Config, listener: Listener) -> tuple[SpanTraining, SpanLearner]:
     """Read the files and plan the fits, and say both."""
-    training, encoder = read_spans(config), read_encoder(config)
+    training, encoder = read_spans(config), read_encoder(config, listener.say)
     for sentence in training.said:
         listener.say(sentence)
     for sentence in training.warnings:

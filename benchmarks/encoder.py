@@ -1,0 +1,312 @@
+"""Fine-tune a small encoder with ZLPR and with its rivals: what does the loss do where labels are many?
+
+    make bench-encoder     (about ten hours of 2 cores; goes on where it was left, --hours N stops after a while,
+                            --quick: minutes on few rows, writes nothing)
+
+Four kinds of fit, each from the same encoder, head weights and order of rows. What differs only in the decision shares
+a fit: s > 0, the rule of `manyhot train`, one tuned threshold, the last two chosen by a tenth of the training rows. The
+rate of each kind is the best of three for a third of the rows by the same tenth; test rows choose nothing. Then three
+seeds at that rate. Each fit is written when it is done, and is not made again; what is missing is said to be missing.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from defaults import ROOT, decided
+from manyhot.labels import CardinalityRange, cardinality_range, label_prior
+from manyhot.split import stratified_split
+from manyhot.toolkit.choose.cross_fit import Held, Rule, choose_tau, fixed, prior_logits, score_by
+from manyhot.toolkit.choose.thresholds import choose_threshold
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.fits import UNSAVED
+from manyhot.toolkit.disk.run_folder import to_json, write_file
+from manyhot.toolkit.models.adamw import descend, mean_loss
+from manyhot.toolkit.models.encoder import SCHEDULE, FineTuned, plan_encoder
+from manyhot.toolkit.models.model import unheard
+from manyhot.toolkit.models.pretrained import Encoder, Tokens
+from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.read.inputs import read
+from manyhot.toolkit.runs.evaluate import align
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "encoder.json"
+PAGE = HERE.parent / "docs" / "measurements" / "encoder.md"
+ENCODER = HERE.parent / ".venv" / "encoder-data" / "all-MiniLM-L6-v2"
+
+
+class Kind(NamedTuple):
+    """A loss, and where the biases of its head begin, in log-odds of the labels' shares."""
+
+    loss: str
+    start: float
+
+
+# Half of the log-odds is where ZLPR of many constant labels ends, as all of them are for the others.
+KINDS = {
+    "ZLPR": Kind("zlpr", 0.5),
+    "BCE from zero": Kind("bce", 0.0),
+    "BCE with prior": Kind("bce", 1.0),
+    "focal with prior": Kind("focal", 1.0),
+}
+DECISIONS: dict[str, Rule] = {"s > 0": fixed(0.0), "rule": choose_tau, "one threshold": choose_threshold}
+RATES = (2e-5, 5e-5, 1e-4)
+SEEDS = (0, 1, 2)
+EPOCHS = 5
+LOOKS = 4  # at the rows held out, an epoch
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set: how it is read, how many of its training rows are used, and where its texts are cut."""
+
+    config: Config
+    rows: int | None = None
+    tokens: int = 128
+
+
+def tasks() -> dict[str, Task]:
+    """Name the sets, few labels first."""
+    semeval, reuters, go = (str(ROOT / name) for name in ("semeval2025_task11a", "reuters21578", "goemotions"))
+    debtags = str(ROOT / "debtags")
+    return {
+        "semeval eng": Task(
+            Config(data=f"{semeval}/train/eng.csv.gz", test=f"{semeval}/test/eng_gold_from_track_b.csv.gz")
+        ),
+        "goemotions": Task(
+            Config(
+                data=f"{go}/train.tsv.gz",
+                test=f"{go}/test.tsv.gz",
+                text=("1",),
+                labels=("2",),
+                label_names=f"{go}/labels.txt",
+                no_header=True,
+            ),
+            5000,
+        ),
+        "debtags titles": Task(
+            Config(data=f"{debtags}/train.jsonl.gz", test=f"{debtags}/test.jsonl.gz", text=("title",), labels=("tags",))
+        ),
+        "reuters r90": Task(
+            Config(
+                data=f"{reuters}/modapte_train.jsonl.gz",
+                test=f"{reuters}/modapte_test.jsonl.gz",
+                text=("title", "text"),
+                labels=("r90",),
+                drop_unlabelled=True,
+            ),
+            2000,
+        ),
+    }
+
+
+class Rows(NamedTuple):
+    """Token ids and targets of the rows to train on, of the tenth that is held out, and of the test rows."""
+
+    X: np.ndarray
+    targets: np.ndarray
+    X_held: np.ndarray
+    targets_held: np.ndarray
+    X_test: np.ndarray
+    targets_test: np.ndarray
+    cardinality: CardinalityRange
+
+    def third(self) -> "Rows":
+        """Keep a third of the rows to train on."""
+        kept = stratified_split(self.targets, [1.0, 2.0], seed=0) == 0
+        return self._replace(X=self.X[kept], targets=self.targets[kept])
+
+
+def rows_of(task: Task, encoder: Encoder) -> Rows:
+    """Read a set; labels of test rows that no training row has are left out."""
+    training = read(task.config)
+    examples, test = training.train, training.test
+    assert test is not None
+    targets = examples.targets.toarray()
+    texts = np.array(examples.texts, dtype=object)
+    if task.rows is not None and task.rows < len(texts):
+        taken = stratified_split(targets, [float(task.rows), float(len(texts) - task.rows)], seed=0) == 0
+        targets, texts = targets[taken], texts[taken]
+    known = align(test.targets, test.label_names, examples.label_names).targets
+    tokens = Tokens(encoder.tokens.tokenizer, min(task.tokens, encoder.tokens.limit))
+    X, X_test = tokens.transform(texts.tolist()), tokens.transform(list(test.texts or []))
+    held = stratified_split(targets, [9.0, 1.0], seed=0) == 1
+    cardinality = cardinality_range(targets)
+    return Rows(X[~held], targets[~held], X[held], targets[held], X_test, known, cardinality)
+
+
+def fitted(encoder: Encoder, rows: Rows, kind: Kind, rate: float, seed: int, epochs: int = EPOCHS) -> dict[str, Any]:
+    """Fit, and measure every decision; the curve has the mean loss of training and the held-out score by step."""
+    began = time.monotonic()
+    labels, score = rows.targets.shape[1], score_by(rows.cardinality)
+    loss = LOSSES[kind.loss]
+    learner = plan_encoder(len(rows.X), labels, encoder=encoder, loss=loss, score=score, seed=seed)
+    net = learner.draw(rows.X, labels)
+    assert isinstance(net, FineTuned)
+    odds = torch.logit(torch.from_numpy(label_prior(rows.targets))).float()
+    net = replace(net, bias=(kind.start * odds).requires_grad_())
+    value = mean_loss(net, rows.X, torch.from_numpy(rows.targets), loss)
+    batches = -(-len(rows.X) // SCHEDULE.batch)
+    every, losses, curve = max(batches // LOOKS, 1), [], []
+
+    def heard(part: np.ndarray, random: torch.Generator) -> torch.Tensor:
+        if losses and len(losses) % every == 0:
+            look()
+        mean = value(part, random)
+        losses.append(mean.item())
+        return mean
+
+    def look() -> None:
+        held = score(net.logits(rows.X_held), rows.targets_held)
+        curve.append({"step": len(losses), "loss": round(float(np.mean(losses[-every:])), 5), "held": round(held, 4)})
+
+    descend(
+        net.parameters(),
+        len(rows.X),
+        heard,
+        replace(SCHEDULE, rate=rate, epochs=epochs),
+        seed=seed,
+        steps=UNSAVED,
+        progress=unheard,
+    )
+    look()
+    prior = prior_logits(rows.targets)
+    of_held = Held(net.logits(rows.X_held), prior, rows.targets_held)
+    of_test = Held(net.logits(rows.X_test), prior, rows.targets_test)
+    return {
+        "rows": len(rows.X),
+        "curve": curve,
+        "decisions": {
+            name: decision(rule(of_held, rows.cardinality), of_held, of_test, rows.cardinality)
+            for name, rule in DECISIONS.items()
+        },
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def decision(
+    chosen: tuple[float, float | np.ndarray], held: Held, test: Held, cardinality: CardinalityRange
+) -> dict[str, float]:
+    """Measure tau and an offset on the rows held out and on the test rows."""
+    out: dict[str, float] = {"tau": chosen[0], "offset": float(np.mean(chosen[1]))}
+    for part, rows in (("held", held), ("test", test)):
+        preds = decided(rows.shifted(*chosen), cardinality).astype(bool)
+        hits, sizes = (preds & rows.targets).sum(0), preds.sum(0) + rows.targets.sum(0)
+        out[f"{part}_micro"] = round(float(2 * hits.sum() / max(sizes.sum(), 1)), 4)
+        out[f"{part}_macro"] = round(float(np.mean(2 * hits / np.maximum(sizes, 1))), 4)
+    return out
+
+
+def name_of(task: str, kind: str, rate: float, seed: int | str) -> str:
+    return f"{task}, {kind}, rate {rate:g}, {seed}"
+
+
+def best_rate(done: dict[str, Any], task: str, kind: str) -> float | None:
+    """Return the rate with the best held-out rows under the rule; None while one is missing."""
+    tried = {rate: done.get(name_of(task, kind, rate, "a third")) for rate in RATES}
+    if not all(tried.values()):
+        return None
+    of_rule = {rate: fit["decisions"]["rule"] for rate, fit in tried.items() if fit}
+    return max(of_rule, key=lambda rate: of_rule[rate]["held_micro"] + of_rule[rate]["held_macro"])
+
+
+def wanted(done: dict[str, Any], names: list[str]) -> Iterator[tuple[str, str, str, float, int, bool]]:
+    """Yield what is missing: name, set, kind, rate, seed, whether on a third; the best rates as they become known."""
+    for task in names:
+        for kind in KINDS:
+            for rate in RATES:
+                yield name_of(task, kind, rate, "a third"), task, kind, rate, SEEDS[0], True
+        for seed in SEEDS:
+            for kind in KINDS:
+                if (rate := best_rate(done, task, kind)) is not None:
+                    yield name_of(task, kind, rate, f"seed {seed}"), task, kind, rate, seed, False
+
+
+def measure(given: dict[str, Task], encoder: Encoder, results: Path, *, hours: float, epochs: int = EPOCHS) -> dict:
+    """Make the fits that are missing, each written when it is done, until the time is over."""
+    done: dict[str, Any] = json.loads(results.read_bytes()) if results.exists() else {}
+    began, read_rows = time.monotonic(), {name: partial(rows_of, task, encoder) for name, task in given.items()}
+    rows: dict[str, Rows] = {}
+    for name, task, kind, rate, seed, third in wanted(done, list(given)):
+        if name in done:
+            continue
+        if time.monotonic() - began > 3600 * hours:
+            print(f"{hours:g} hours are over; go on with the same command", flush=True)
+            break
+        if task not in rows:
+            rows = {task: read_rows[task]()}
+        used = rows[task].third() if third else rows[task]
+        done[name] = fitted(encoder, used, KINDS[kind], rate, seed, epochs)
+        write_file(results, to_json(done))
+        rule = done[name]["decisions"]["rule"]
+        print(f"{name}: {done[name]['seconds']:,.0f} s, held out {100 * rule['held_micro']:.1f} micro-F1", flush=True)
+    return done
+
+
+def page_of(done: dict[str, Any], names: list[str]) -> str:
+    """Write the tables as Markdown, and what is missing."""
+    lines = [
+        "# Fine-tuned encoders",
+        "",
+        "`make bench-encoder`: all-MiniLM-L6-v2, all weights trained with AdamW, batches of 16, five epochs. Micro-",
+        "and macro-F1 on test rows, mean and range over seeds. Rates, and what a decision leaves open, are chosen",
+        "by a tenth of the training rows.",
+    ]
+    missing = []
+    for task in names:
+        lines += ["", f"## {task}", "", f"| | rate | {' | '.join(DECISIONS)} |", f"|---|---|{'---|' * len(DECISIONS)}"]
+        for kind in KINDS:
+            rate = best_rate(done, task, kind)
+            fits = [] if rate is None else [done.get(name_of(task, kind, rate, f"seed {seed}")) for seed in SEEDS]
+            there = [fit for fit in fits if fit]
+            if len(there) < len(SEEDS):
+                missing.append(f"{task}, {kind}: {len(SEEDS) - len(there)} of {len(SEEDS)} seeds")
+            if there:
+                cells = [spread([fit["decisions"][name] for fit in there]) for name in DECISIONS]
+                lines.append(f"| {kind} | {rate:g} | {' | '.join(cells)} |")
+    lines += ["", f"Missing: {'; '.join(missing)}." if missing else "Nothing is missing."]
+    return "\n".join(lines) + "\n"
+
+
+def spread(measured: list[dict[str, float]]) -> str:
+    """Write the mean of micro- and of macro-F1, and the range of each where there are several."""
+    parts = []
+    for key in ("test_micro", "test_macro"):
+        values = [100 * one[key] for one in measured]
+        extent = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+        parts.append(f"{np.mean(values):.1f}{extent}")
+    return " / ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=10.0, help="begin no fit after so many")
+    parser.add_argument("--quick", action="store_true", help="one fit a kind on few rows; writes nothing")
+    asked = parser.parse_args()
+    encoder = Encoder.read(str(ENCODER), "cpu")
+    given = tasks()
+    if asked.quick:
+        rows = rows_of(replace(given["semeval eng"], rows=60), encoder)
+        rows = rows._replace(X_test=rows.X_test[:40], targets_test=rows.targets_test[:40])
+        for name, kind in KINDS.items():
+            fit = fitted(encoder, rows, kind, 5e-5, 0, epochs=1)
+            print(f"{name}: {fit['seconds']:.0f} s, s > 0 {spread([fit['decisions']['s > 0']])}", flush=True)
+        return
+    done = measure(given, encoder, RESULTS, hours=asked.hours)
+    write_file(PAGE, page_of(done, list(given)).encode())
+    print(f"wrote {RESULTS} and {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
