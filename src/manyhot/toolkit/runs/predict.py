@@ -127,7 +127,7 @@ class Run:
         """Return the probability of each label for new rows, (rows, labels) float32; calibrated on held-out rows.
 
         Column i is that of `label_names[i]`: `dict(zip(run.label_names, run.probs(text)[0]))` has the names of one row,
-        and :meth:`top` those of the best labels of each.
+        and `top` those of the best labels of each.
 
         A label with a probability below 1/2 may be predicted and one above it may not: label sets are chosen to have as
         many labels as there are, and the best of a row where it must have one. Takes what :meth:`predict_logits` takes.
