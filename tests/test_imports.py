@@ -66,9 +66,10 @@ ALLOWED = {
 # ones. A room without files is a file itself. The command line is last and sees all.
 ROOMS = {
     "errors": (),
+    "parse": (),
     "config": (),
     "objectives": (),
-    "disk": ("fits", "run_folder", "text_numbers", "checkpoint"),
+    "disk": ("schema", "fits", "run_folder", "text_numbers", "checkpoint"),
     "read": (
         *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix"),
         *("formats.marked", "formats.tagged", "formats.span_jsonl", "formats.label_studio", "formats.arff"),
@@ -81,7 +82,7 @@ ROOMS = {
         *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
     ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
-    "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
+    "runs": ("evaluate", "given", "trained_rows", "predict", "predictions", "schema", "saved_run"),
     "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),

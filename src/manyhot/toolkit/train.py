@@ -45,6 +45,7 @@ from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.runs.evaluate import Aligned, align
 from manyhot.toolkit.runs.predict import Measured, Run
 from manyhot.toolkit.runs.saved_run import run_files
+from manyhot.toolkit.runs.trained_rows import row_hashes
 
 SAMPLE = 16
 
@@ -306,6 +307,7 @@ def fit(
         drop_unlabelled=config.drop_unlabelled,
         info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits,
         task=config.task,
+        trained_rows=None if config.no_rows else np.unique(row_hashes(training.train)),
     )
     return Fitted(run, choice, steps, calibrated, curve)
 

@@ -13,7 +13,7 @@ try:
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
-    from manyhot.toolkit.cli.failing import EXIT_CODES
+    from manyhot.toolkit.cli.failing import EXIT_CODES, heed_signals
     from manyhot.toolkit.cli.predict import predict
     from manyhot.toolkit.cli.report import report
     from manyhot.toolkit.cli.train import train
@@ -33,11 +33,32 @@ for command in (train, compare, evaluate, predict, report, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 
+def take_streams() -> None:
+    """Have stdin, stdout and stderr stand for something, and take every character.
+
+    A stream that was closed is the number of the next file that is opened, and what is printed would go into it. An
+    encoding without some character of a file's name writes it as an escape.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command."""
     # OpenMP threads that spin at a barrier burn the core that the thread they wait for needs: on 2 cores, beside one
     # busy process, fits took many times longer than with threads that sleep. It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    take_streams()
+    heed_signals()
     # A closed pipe, as in `manyhot evaluate ... | head`, is no error.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -7,7 +7,6 @@ last: whenever the process dies, the folder holds one whole checkpoint, or none.
 """
 
 import dataclasses
-import json
 import os
 import platform
 import re
@@ -31,6 +30,8 @@ from manyhot.toolkit.disk.run_folder import (
     check_free,
     flush_folder,
     partial_of,
+    place_of,
+    read_regular,
     run_name,
     sha256,
     to_json,
@@ -38,6 +39,7 @@ from manyhot.toolkit.disk.run_folder import (
     write_file,
 )
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.parse import parse_json
 
 try:
     import fcntl
@@ -158,8 +160,8 @@ class Checkpoint:
     def _bytes(self, name: str) -> bytes:
         assert self.folder is not None
         try:
-            content = (self.folder / name).read_bytes()
-        except OSError:
+            content = read_regular(self.folder / name, None)
+        except (OSError, InputError):
             content = b""
         if sha256(content) != self.sums[name]:
             raise InputError(
@@ -171,7 +173,7 @@ class Checkpoint:
     def _read(self, name: str) -> Arrays:
         try:
             return load_tensors(self._bytes(name))
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 f"{self.folder}/{name}: expected tensors; {error}: remove {self.folder} to start afresh."
             ) from None
@@ -237,7 +239,7 @@ def find_place(config: Config, name: str, bound: dict[str, Any], *, resume: bool
         InputError: the place is taken, or holds a checkpoint that is not to be used or is of another training.
     """
     if config.out:
-        path = Path(config.out)
+        path = place_of(config.out)
         check_free(path)
         if not _has_checkpoint(path):
             return path
@@ -327,7 +329,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: damaged, or of another format.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = parse_json(read_regular(folder / MANIFEST))
         parts = [manifest["bound"][key] for key in ("config", "versions", "inputs")]
         fine = all(isinstance(part, dict) for part in (*parts, manifest["fits"], manifest["sha256"]))
         named = {*manifest["fits"].values(), *((manifest["current"][1],) if manifest["current"] else ())}
@@ -335,7 +337,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             fine and named == {*manifest["sha256"]} and all(re.fullmatch(r"\d+\.safetensors", name) for name in named)
         )
         fine = fine and manifest["format"] == FORMAT and isinstance(manifest["bound"]["threads"], int)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         fine, manifest = False, {}
     if not fine:
         raise InputError(

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
 from manyhot.toolkit.report.span_page import hues_of, marked
@@ -244,6 +245,7 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -13,7 +13,7 @@ from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, reading
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.read.cells import counted, listed
@@ -30,6 +30,7 @@ from manyhot.toolkit.read.examples import (
 )
 from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
 from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
+from manyhot.toolkit.runs.trained_rows import row_hashes, said_of_known
 
 
 class Predicted(NamedTuple):
@@ -61,6 +62,7 @@ class Run:
         drop_unlabelled: rows without labels were left out of training, and are left out when measuring.
         task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
+        trained_rows: hashes of the training rows, sorted; None where the run was told to keep none.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Run:
         drop_unlabelled: bool,
         info: dict[str, Any],
         task: str = "multilabel",
+        trained_rows: np.ndarray | None = None,
     ) -> None:
         self.features = features
         self.model = model
@@ -87,6 +90,7 @@ class Run:
         self.drop_unlabelled = drop_unlabelled
         self.info = info
         self.task = task
+        self.trained_rows = trained_rows
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -199,6 +203,8 @@ class Run:
             raise InputError(f"{examples.source}: expected at least one row with labels to measure on; got none.")
         if multiclass:
             check_one_class(examples)
+        if self.trained_rows is not None and (note := said_of_known(row_hashes(examples), self.trained_rows)):
+            notes.append(note)
         aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning():
             notes.append(warning)
@@ -218,14 +224,20 @@ class Run:
 
     def label_sets(self, logits: np.ndarray) -> list[list[Predicted]]:
         """Return the labels of each row, best first."""
-        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
-        probs = self.calibration.probs(logits)
         sets: list[list[Predicted]] = [[] for _ in range(len(logits))]
+        rows, labels, probs = self.labels_of(logits)
+        scores = logits[rows, labels]
+        for r, i, score, prob in zip(rows.tolist(), labels.tolist(), scores.tolist(), probs.tolist(), strict=True):
+            sets[r].append(Predicted(self.label_names[i], score, prob))
+        return sets
+
+    def labels_of(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the row, the label and the probability of each label that is predicted, best first in each row."""
+        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
         row, label = np.nonzero(chosen)
         order = np.lexsort((-logits[row, label], row))
-        for r, i in zip(row[order].tolist(), label[order].tolist(), strict=True):
-            sets[r].append(Predicted(self.label_names[i], float(logits[r, i]), float(probs[r, i])))
-        return sets
+        row, label = row[order], label[order]
+        return row, label, self.calibration.probs(logits)[row, label]
 
     def _examples(self, data: Any, *, with_labels: bool) -> Examples:
         names = self.label_names if self.columns.by_position else None
@@ -293,7 +305,8 @@ def examples_for(run: Run, raw: Raw, path: str | Path, *, with_labels: bool, sta
     """Take the examples of a file, or of a part of it after `start` rows, the way the training file's were taken."""
     names = run.label_names if run.columns.by_position else None
     source = Path(path).name
-    return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
+    with reading(path):
+        return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:

@@ -23,7 +23,7 @@ from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
 # Logits that are held at once; where labels are many a batch is predicted in parts.
-CELLS = 2**22
+CELLS = 2**20
 
 # Told while the file is looked through before the first row, and then with the rows done; and the share of the file.
 Progress = Callable[[int | None, float], None]
@@ -88,13 +88,19 @@ def write_predictions(
 
 def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
     """Lay out what is predicted: a list column for each thing that is said of the labels of a row."""
-    sets = run.label_sets(logits)
-    columns: dict[str, list[list[Any]]] = {
-        "labels": [[label.name for label in row] for row in sets],
-        "scores": [[round(label.score, 4) for label in row] for row in sets],
-        "probs": [[round(label.prob, 4) for label in row] for row in sets],
+    import pyarrow as pa
+
+    rows, labels, probs = run.labels_of(logits)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(logits)))])
+    names = pl.Series(run.label_names, dtype=pl.String)[labels]
+    columns = {
+        "labels": names.to_arrow(),
+        "scores": pa.array(logits[rows, labels].astype(np.float64).round(4)),
+        "probs": pa.array(probs.astype(np.float64).round(4)),
     }
-    return pl.DataFrame(columns, schema=PREDICTED)
+    # As Arrow arrays: as objects of Python, the labels of a million rows would take a gigabyte.
+    lists = [pl.Series(name, pa.LargeListArray.from_arrays(ends, values)) for name, values in columns.items()]
+    return pl.DataFrame(lists).cast(dict(PREDICTED))
 
 
 # What is predicted of a row, and its types.
