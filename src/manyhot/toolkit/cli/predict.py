@@ -18,6 +18,9 @@ def predict(
         str | None, typer.Option(metavar="COLS", help="Columns of DATA to write too, commas between; all for all.")
     ] = None,
     encoding: Encoding = None,
+    safe_csv: Annotated[
+        bool, typer.Option("--safe-csv", help="In a .csv, write ' before cells that a spreadsheet takes for formulas.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
@@ -31,9 +34,11 @@ def predict(
         with predicting() as progress:
             if loaded.task == "spans":
                 refuse_encoding(encoding)
-                rows = write_spans(out, loaded, data, keep=columns, progress=progress)
+                rows = write_spans(out, loaded, data, keep=columns, safe_csv=safe_csv, progress=progress)
             else:
-                rows = write_predictions(out, loaded, data, keep=columns, encoding=encoding, progress=progress)
+                rows = write_predictions(
+                    out, loaded, data, keep=columns, encoding=encoding, safe_csv=safe_csv, progress=progress
+                )
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:

@@ -228,8 +228,8 @@ def read_regular(path: Path, most: int | None = MOST_TEXT) -> bytes:
         raise
     except OSError as error:
         raise InputError(f"{path}: expected a file that can be read, got: {error.strerror or error}.") from None
-    with open(handle, "rb") as file:
-        about = os.fstat(file.fileno())
+    try:
+        about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise InputError(f"{path}: expected a file, got a folder, pipe or device.")
         most = psutil.virtual_memory().available if most is None else most
@@ -237,7 +237,10 @@ def read_regular(path: Path, most: int | None = MOST_TEXT) -> bytes:
             raise InputError(
                 f"{path}: expected a file of at most {most / 1e6:,.0f} MB, got one of {about.st_size / 1e6:,.0f} MB."
             )
-        return file.read(about.st_size)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(about.st_size)
+    finally:
+        os.close(handle)
 
 
 def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ def write_predictions(
     keep: Sequence[str] | None = (),
     encoding: str | None = None,
     size: int = BLOCK_BYTES,
+    safe_csv: bool = False,
     progress: Progress = lambda rows, share: None,
 ) -> int:
     """Write labels, best first, with scores (logits) and probabilities, for each row of a data file; all or nothing.
@@ -49,6 +51,7 @@ def write_predictions(
             or probs is written as input_labels, input_scores or input_probs.
         encoding: of the file to read, where it is text and not UTF-8.
         size: bytes that are read at a time, about.
+        safe_csv: in a .csv file, write ' before text that a spreadsheet would take for a formula.
         progress: told with each batch how many rows are written.
 
     Returns:
@@ -59,11 +62,12 @@ def write_predictions(
         OSError: the disk is full or refuses.
     """
     check_output(path, data)
+    writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     read = run.columns
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
     step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
     rows = 0
-    with whole_file(path) as file, WRITERS[path.suffix](file) as write:
+    with whole_file(path) as file, writer(file) as write:
         batches = read_batches(
             data,
             wanted=wanted,
@@ -139,15 +143,44 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
     yield write
 
 
+def writer_for(path: Path, writers: dict[str, Any], *, safe_csv: bool) -> Callable[[BinaryIO], Any]:
+    """Return what writes a file of this name.
+
+    Raises:
+        InputError: safe_csv for another format.
+    """
+    if not safe_csv:
+        return writers[path.suffix]
+    if path.suffix != ".csv":
+        raise InputError(f"{path}: expected a .csv file with --safe-csv, got {path.suffix}; leave --safe-csv out.")
+    return lambda file: writers[".csv"](file, safe=True)
+
+
+def no_formulas(frame: pl.DataFrame) -> pl.DataFrame:
+    """Write ' before text, names of columns too, that a spreadsheet would run as a formula; numbers stay."""
+    formula, number = r"^[=+\-@\t\r]", r"^[+-]?[0-9.,]+(?:[eE][+-]?[0-9]+)?$"
+    texts = [column for column in frame if column.dtype == pl.String]
+    runs = [column.str.contains(formula) & ~column.str.contains(number) for column in texts]
+    guarded = [
+        pl.select(pl.when(run).then("'" + column).otherwise(column).alias(column.name)).to_series()
+        for column, run in zip(texts, runs, strict=True)
+    ]
+    frame = frame.with_columns(guarded)
+    frame.columns = [f"'{name}" if re.match(formula, name) else name for name in frame.columns]
+    return frame
+
+
 @contextmanager
-def _csv(file: BinaryIO) -> Iterator[Write]:
+def _csv(file: BinaryIO, *, safe: bool = False) -> Iterator[Write]:
     """Write lists as JSON text: a label may hold any separator, and `manyhot train` reads such cells as lists."""
 
     def write(frame: pl.DataFrame) -> None:
         nested = [column for column in frame if column.dtype.is_nested()]
         texts = [pl.Series(c.name, [_json(cell) for cell in c.to_list()], dtype=pl.String) for c in nested]
         buffer = io.BytesIO()
-        frame.with_columns(texts).write_csv(buffer, include_header=file.tell() == 0)
+        frame = frame.with_columns(texts)
+        frame = no_formulas(frame) if safe else frame
+        frame.write_csv(buffer, include_header=file.tell() == 0)
         file.write(buffer.getbuffer())
 
     yield write

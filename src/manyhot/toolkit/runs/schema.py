@@ -221,6 +221,16 @@ ARRAYS: dict[str, tuple[int | None, float, float]] = {
 ROW_HASHES = "rows.hashes"
 
 
+def check_hashes(array: np.ndarray | None) -> None:
+    """Check the hashes of training rows; None where a run keeps none.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if array is not None and (array.dtype != np.uint64 or array.ndim != 1):
+        raise ValueError(f"model.safetensors, {ROW_HASHES}: expected hashes, got {array.dtype} of shape {array.shape}")
+
+
 def check_arrays(arrays: Mapping[str, np.ndarray], terms: list[list[str]], missing: list[int]) -> None:
     """Check names, shapes and ranges of arrays; whether weights fit features and labels their models say.
 
@@ -230,8 +240,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], terms: list[list[str]], missi
     for name, array in arrays.items():
         where = f"model.safetensors, {name}"
         if name == ROW_HASHES:
-            if array.dtype != np.uint64 or array.ndim != 1:
-                raise ValueError(f"{where}: expected hashes, got {array.dtype} of shape {array.shape}")
+            check_hashes(array)
             continue
         begins = name[: name.find(".") + 1]
         about = ARRAYS.get(name) or (ARRAYS.get(begins) if begins else None)

@@ -24,7 +24,7 @@ from manyhot.toolkit.disk.schema import (
 )
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.read.formats.marked import Reading
-from manyhot.toolkit.runs.schema import ENCODER, LARGEST_WEIGHT, ROW_HASHES
+from manyhot.toolkit.runs.schema import ENCODER, LARGEST_WEIGHT, ROW_HASHES, check_hashes
 from manyhot.toolkit.spans.fit import Fitted
 from manyhot.toolkit.spans.network import arrays_of, described, restored
 from manyhot.toolkit.spans.predict import SpanRun
@@ -116,7 +116,7 @@ def restored_run(parts: dict[str, Any]) -> SpanRun:
         except ValueError as error:
             raise ValueError(f"{name}, {error}") from None
     state, arrays = parts["run.json"], dict(parts["model.safetensors"])
-    rows = arrays.pop(ROW_HASHES, None)
+    check_hashes(rows := arrays.pop(ROW_HASHES, None))
     for name, array in arrays.items():
         if array.dtype.kind == "f" and array.size and np.abs(array).max() > LARGEST_WEIGHT:
             raise ValueError(f"model.safetensors, {name}: expected weights of at most {LARGEST_WEIGHT:g}")

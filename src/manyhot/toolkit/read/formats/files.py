@@ -190,8 +190,8 @@ def empty(path: Path) -> InputError:
 def row_too_long(path: Path, line: int) -> InputError:
     """The error of a row that no memory is planned for."""
     return InputError(
-        f"{path}, line {line}: expected a row of at most {MAX_ROW_BYTES >> 20} MB, got one that goes on; check the line "
-        "ends, and that every quote is closed"
+        f"{path}, line {line}: expected a row of at most {MAX_ROW_BYTES >> 20} MB, got one that goes on; check the "
+        "line ends, and that every quote is closed"
     )
 
 
