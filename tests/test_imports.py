@@ -81,7 +81,7 @@ ROOMS = {
         *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
     ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
-    "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
+    "runs": ("evaluate", "given", "explain", "predict", "predictions", "saved_run"),
     "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
@@ -92,7 +92,7 @@ ROOMS = {
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "report", "demo", "main"),
+        *("train", "compare", "evaluate", "predict", "explain", "report", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]
