@@ -82,7 +82,20 @@ ROOMS = {
     ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
     "runs": ("evaluate", "given", "explain", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
+    "report": (
+        *(
+            "metric_names",
+            "scorer",
+            "top_words",
+            "overview",
+            "out_of_reach",
+            "cautions",
+            "findings",
+            "hard_rows",
+            "plots",
+        ),
+        *("span_page", "render", "write"),
+    ),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
