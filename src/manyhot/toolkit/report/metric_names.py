@@ -78,6 +78,6 @@ def percent(value: float | None) -> str:
 
 # Said wherever a predicted label is shown with a probability below 50 %.
 BELOW_HALF = (
-    "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have about "
-    "as many labels as rows have, not by one probability."
+    "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have "
+    "about as many labels as rows have, not by one probability."
 )

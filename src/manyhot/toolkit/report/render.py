@@ -155,7 +155,7 @@ def _render_span_comparison(comparison: dict[str, Any]) -> str:
 
 
 def worst_labels(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the labels to look at first: of those with rows enough to judge by, those with the lowest F1 below 50 %."""
+    """Return the labels to look at first: of those with rows enough, those with the lowest F1 below 50 %."""
     known = [label for label in labels if label["rows"] >= LEAST_ROWS and label["f1"] < 0.5]
     return sorted(known, key=lambda label: (label["f1"], -label["rows"]))[:MARKED]
 

@@ -27,8 +27,9 @@ const scorer = (() => {
       return code < LEVELS ? size : -size;
     });
     const idf = Float64Array.from(decoded(block.idf, Uint8Array), (step) => 1 + IDF_STEP * step);
-    // What Python's \w is.
-    const pattern = block.pattern && new RegExp(block.pattern.replaceAll("\\w", "[\\p{L}\\p{N}_]"), "gu");
+    // Python's \w and \U0001f600.
+    const source = block.pattern?.replaceAll("\\w", "[\\p{L}\\p{N}_]").replace(/\\U([0-9a-f]{8})/gi, "\\u{$1}");
+    const pattern = source && new RegExp(source, "gu");
     return { ...block, terms, starts, weights, idf, pattern, labels: decoded(block.labels, wide) };
   });
   const numbers = model.numbers && {
@@ -204,7 +205,7 @@ if (scorer) {
       button.setAttribute("aria-pressed", String(i === label));
       button.dataset.label = i;
       button.dataset.prob = found.probs[i];
-      const name = made("bdi", scorer.model.names[i].slice(0, 120));
+      const name = made("bdi", scorer.model.names[i]);
       name.dir = "auto";
       button.append(name, made("span", `${(100 * found.probs[i]).toFixed(1)} %`, "prob"));
       button.style.setProperty("--p", found.probs[i]);
@@ -238,7 +239,7 @@ if (scorer) {
     parts.push(document.createTextNode(text.slice(from)));
     marked.replaceChildren(...parts);
     marked.hidden = place.querySelector(".marks").hidden = empty;
-    if (!empty) place.querySelector(".of").textContent = scorer.model.names[label].slice(0, 120);
+    if (!empty) place.querySelector(".of").textContent = scorer.model.names[label];
   };
 
   place.hidden = false;

@@ -26,6 +26,8 @@ MOST_BYTES = 2_000_000
 TERMS_SHARE = 0.5
 # Rows that are tried, how far a probability may be off, and in which share of the rows.
 ROWS, TOLERANCE, MOST_OFF = 200, 0.02, 0.05
+# Characters of a label's name.
+NAME_LENGTH = 120
 # Fields that a reader can be asked to fill.
 MOST_FIELDS = 60
 # A weight is one of so many of either sign, evenly spaced by their logarithms: with 128, a byte a weight, rounding
@@ -133,7 +135,7 @@ class Scorer:
         arrays = run.model.arrays()
         weight = arrays["weight"][sum(len(block.terms) for block in features.blocks) :]
         found: dict[str, Any] = {
-            "names": run.label_names,
+            "names": [name[:NAME_LENGTH] for name in run.label_names],
             "bias": encoded(arrays["bias"]),
             "temperature": encoded(run.calibration.temperature),
             "offset": encoded(run.calibration.offset),
@@ -186,7 +188,7 @@ def scorer_of(run: Run) -> Scorer | str:
         size = len(written(scorer.data()))
         if size <= MOST_BYTES:
             return scorer
-        number -= int((size - MOST_BYTES) / cost) + 1000
+        number -= int((size - MOST_BYTES) / cost) + number // 100 + 1
     return "its weights are too many"
 
 

@@ -41,8 +41,13 @@ def top_words(run: Run, X: DesignMatrix, targets: sp.csr_array) -> list[list[str
         cells = slice(sums.indptr[label], sums.indptr[label + 1])
         columns, values = sums.indices[cells], sums.data[cells]
         adds = np.where(named[columns], values * weight[columns, label], 0)
-        best = [i for i in np.argsort(-adds, kind="stable")[:NAMED].tolist() if adds[i] > 0]
-        found.append([_with_direction(names[columns[i]] or "", float(values[i])) for i in best])
+        said: list[str] = []
+        for i in np.argsort(-adds, kind="stable")[: 2 * NAMED].tolist():
+            name = _with_direction(names[columns[i]] or "", float(values[i]))
+            # A pair of words that stand there says nothing new.
+            if adds[i] > 0 and len(said) < NAMED and not set(name.split(" ")) <= set(said):
+                said.append(name)
+        found.append(said)
     return found
 
 
