@@ -31,7 +31,8 @@ CHOICES = {
 OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
-    *("uncertain", "fine_tune", "long", "words", "tau", "decision", "C", "max_iter"),
+    *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
+    "max_iter",
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
@@ -41,6 +42,8 @@ WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
 MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:NAME_OR_DIR")}
+# What is there unless it is turned off: votes of training rows, parts of words, columns of a kernel.
+SWITCHES = ("neighbours", "characters", "kernel")
 # What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
@@ -73,6 +76,9 @@ class Config:
     fine_tune: bool = False
     long: str = "cut"
     words: bool = True
+    neighbours: str = "auto"
+    characters: str = "auto"
+    kernel: str = "auto"
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     decision: str = "f1"
@@ -138,7 +144,7 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
-    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES):
+    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES, *SWITCHES):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
     for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
@@ -189,6 +195,30 @@ def _checked(merged: dict[str, Any]) -> Config:
     check_loss(config)
     check_model(config)
     return config
+
+
+def blocks_of(config: Config) -> dict[str, bool]:
+    """Say which blocks stand beside words and numbers, as options of :meth:`Features.fit_transform`.
+
+    They were measured for the linear model on label sets. Landmarks of a kernel are rows of the training table, and so
+    are left out with the others.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    rows = config.neighbours != "off" and not config.no_rows
+    return {
+        "characters": measured and config.characters != "off",
+        "kernel": measured and config.kernel != "off" and rows,
+    }
+
+
+def hears_neighbours(config: Config) -> bool:
+    """Say whether the training rows most like a row have a vote beside the model.
+
+    They were measured for the linear model on label sets. A blend is on the scale of log-odds, where a strength of the
+    prior that was given for the logits of a loss means something else.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    return measured and config.tau == "auto" and config.neighbours != "off" and not config.no_rows
 
 
 def check_task(config: Config) -> None:
@@ -253,6 +283,9 @@ def check_model(config: Config) -> None:
         raise InputError(f"long {config.long} is of a frozen --model encoder:NAME_OR_DIR; leave it out.")
     if not config.words and (kind != "encoder" or config.fine_tune):
         raise InputError("words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is.")
+    for key in SWITCHES:
+        if (value := getattr(config, key)) not in ("auto", "off"):
+            raise InputError(f"{key} expects auto or off; got {value!r}.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
     if config.task == "spans":

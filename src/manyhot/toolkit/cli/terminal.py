@@ -177,6 +177,23 @@ def rows_inside(rows: int) -> str:
     )
 
 
+def neighbours_say(heard: dict[str, float] | None) -> str:
+    """Say what the training rows most like a row add."""
+    if heard is None:
+        return "training rows that are like a row made no difference on held-out rows, and have no vote"
+    return (
+        f"training rows that are like a row have a vote: {heard['share']:.2f} of all weight; on held-out rows the mean "
+        f"of micro- and macro-F1 goes from {percent(heard['score_without'])} to {percent(heard['score'])}"
+    )
+
+
+def run_holds(run: "Run") -> str:
+    """Say whether a run can be passed on without passing on rows."""
+    if not run.rows_held:
+        return "the run holds no row of the training table"
+    return f"the run holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
+
+
 def print_result(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
@@ -193,6 +210,8 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
     if trained.run.task == "multiclass":
         decision = "the class with the largest logit"
     say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+    if "neighbours" in info:
+        say(neighbours_say(info["neighbours"]))
     if info.get("at_limit"):
         say(
             f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "

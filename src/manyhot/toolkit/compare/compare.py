@@ -28,6 +28,7 @@ from manyhot.toolkit.compare.methods import DEFAULT, METHODS, Comparison, Method
 from manyhot.toolkit.compare.standings import Decided, standings
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.compare.trial import Split, Trial, tried
+from manyhot.toolkit.config import blocks_of
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
 from manyhot.toolkit.errors import InputError
@@ -216,7 +217,9 @@ class Trials:
             yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
 
     def _split(self, name: str, training: Training, test: Examples) -> Split:
-        features, X = Features.fit_transform(training.train, self.encoder, words=self.config.words)
+        features, X = Features.fit_transform(
+            training.train, self.encoder, words=self.config.words, **blocks_of(self.config)
+        )
         if not self.described:
             self.described = features.describe()
             self.listener.say(f"model: {self.config.model} on {self.described}")

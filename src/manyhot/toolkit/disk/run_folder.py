@@ -40,7 +40,7 @@ RUN_FILES = (
     *("calibration.json", "config.toml", "findings.json", "log.jsonl", "metrics.json", "model.safetensors"),
     *("provenance.json", "report.html", "run.json", "terms.json"),
 )
-RUN = Kind("run", "train", 5, RUN_FILES, since="training")
+RUN = Kind("run", "train", 6, RUN_FILES, since="training")
 # A run on spans has scores and no calibrated probabilities.
 SPAN_RUN = Kind("run", "train", 1, tuple(name for name in RUN_FILES if name != "calibration.json"), since="training")
 COMPARISON = Kind("comparison", "compare", 3, ("compare.json", "config.toml", "report.html"), since="it was written")
