@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import tomli_w
 
@@ -197,8 +197,15 @@ def _checked(merged: dict[str, Any]) -> Config:
     return config
 
 
-def blocks_of(config: Config) -> dict[str, bool]:
-    """Say which blocks stand beside words and numbers, as options of :meth:`Features.fit_transform`.
+class Blocks(TypedDict):
+    """Which blocks stand beside words and numbers: options of :meth:`Features.fit_transform`."""
+
+    characters: bool
+    kernel: bool
+
+
+def blocks_of(config: Config) -> Blocks:
+    """Say which blocks stand beside words and numbers.
 
     They were measured for the linear model on label sets. Landmarks of a kernel are rows of the training table, and so
     are left out with the others.

@@ -1,5 +1,7 @@
 """Nearest training rows and what their labels say, against loops over pairs of rows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -98,7 +100,7 @@ def test_what_is_saved_is_restored(kind):
     training, targets = rows_of(40, 0)
     targets = targets.astype(np.int8)
     targets[3, 1] = -1
-    X = sp.csr_array(training) if kind == "sparse" else training
+    X: Any = sp.csr_array(training) if kind == "sparse" else training
     neighbours = Neighbours.of(X, targets).weighing((0.25, 0.5))
     arrays = {name: np.ascontiguousarray(value) for name, value in neighbours.arrays().items()}
     again = Neighbours.restored(arrays, X.shape[1])

@@ -188,10 +188,10 @@ def neighbours_say(heard: dict[str, float] | None) -> str:
 
 
 def run_holds(run: "Run") -> str:
-    """Say whether a run can be passed on without passing on rows."""
+    """Say whether the model of a run can be passed on without passing on rows."""
     if not run.rows_held:
-        return "the run holds no row of the training table"
-    return f"the run holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
+        return "its model holds no row of the training table"
+    return f"its model holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
 
 
 def print_result(trained: "Trained | TrainedSpans") -> None:

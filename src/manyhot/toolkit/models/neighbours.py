@@ -64,6 +64,7 @@ class Neighbours:
         found: dict[int, list[np.ndarray]] = {k: [] for k in ks}
         for first in range(0, X.shape[0], BLOCK):
             similar = self._similar(of_length_1(X[first : first + BLOCK]))
+            votes: Any
             for k, votes in _votes(similar, ks).items():
                 total = votes.sum(1)[:, None] if self.known is None else (votes @ self.known).toarray()
                 given = (votes @ self.targets).toarray()
