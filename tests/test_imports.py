@@ -66,6 +66,7 @@ ALLOWED = {
 # ones. A room without files is a file itself. The command line is last and sees all.
 ROOMS = {
     "errors": (),
+    "plain_files": (),
     "config": (),
     "objectives": (),
     "disk": ("fits", "run_folder", "text_numbers", "checkpoint"),

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypedDict
 
 import tomli_w
 
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, first_line, shown
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
 LOSSES = (
@@ -48,6 +49,8 @@ SWITCHES = ("neighbours", "characters", "kernel")
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
 Auto = Literal["auto"]
+# Of C, tau and the rate: beyond it float32 has no numbers left for what is made of them.
+MOST = 1e12
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,13 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
     merged: dict[str, Any] = {}
     if file is not None:
         try:
-            merged.update(tomllib.loads(Path(file).read_text(encoding="utf-8")))
-        except OSError as error:
-            raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: expected TOML such as a run's config.toml; {error}.") from None
+            merged.update(tomllib.loads(read_plain(Path(file), MOST_TEXT).decode()))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
+            raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
+        except RecursionError:
+            raise InputError(f"{file}: expected TOML such as a run's config.toml, got brackets without end.") from None
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -135,7 +140,7 @@ def _parsed(text: str) -> Any:
     """Read a value as TOML would, and as a plain string where it would not."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also an integer of more digits than Python reads
         return text
 
 
@@ -147,6 +152,9 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES, *SWITCHES):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
+    for key, value in merged.items():
+        if not all(map(_is_utf8, value if isinstance(value, tuple) else [value])):
+            raise InputError(f"{key} expects UTF-8; got {shown(value)}. Rename the file, or leave it out.")
     for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
@@ -310,6 +318,11 @@ def check_model(config: Config) -> None:
             )
 
 
+def _is_utf8(value: Any) -> bool:
+    """Say whether a word of the command line is text: Python writes other bytes as halves of pairs."""
+    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def _names(key: str, value: Any) -> tuple[str, ...]:
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
@@ -333,8 +346,8 @@ def _number(key: str, value: Any, low: float, what: str) -> float | Auto:
         return "auto"
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    if isinstance(value, bool) or not low <= number < float("inf"):
-        raise InputError(f"{key} expects auto or a number {what}; got {value!r}.")
+    if isinstance(value, bool) or not low <= number <= MOST:
+        raise InputError(f"{key} expects auto or a number {what}; got {shown(value)}.")
     return number
