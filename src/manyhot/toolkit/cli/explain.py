@@ -73,6 +73,8 @@ def _of_label(reason: "Reason") -> list[str]:
         parts = [part for part in reason.parts if part.score * sign > 0]
         if parts:
             said.append(f"  {word:<11} {_listed(parts)}")
+    if reason.share is not None:
+        said.append(f"  {'neighbours':<11} {percent(reason.share)} % of what speaks for it or against it")
     said.append(f"  {'score':<11} {reason.score:+.2f} = {reason.base:+.2f} of any text {total:+.2f} of this one")
     return said
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from manyhot.toolkit.models.features import writes_without_spaces
+from manyhot.toolkit.models.term_blocks import writes_without_spaces
 from manyhot.toolkit.read.examples import Examples
 
 BINS = 24

@@ -42,6 +42,13 @@ const scorer = (() => {
   };
   const categories = model.categories.map((c) => ({ ...c, weights: decoded(c.weights, Float32Array) }));
 
+  const kernel = model.kernel && {
+    gamma: model.kernel.gamma,
+    landmarks: decoded(model.kernel.landmarks, Float32Array),
+    weights: decoded(model.kernel.weights, Float32Array),
+    mean: decoded(model.kernel.mean, Float64Array),
+  };
+
   // Characters (code points) with where each begins.
   const charactersOf = (text, from) => {
     const found = [];
@@ -134,9 +141,12 @@ const scorer = (() => {
       for (const { column, value } of uses[b])
         for (let i = block.starts[column]; i < block.starts[column + 1]; i++) logits[block.labels[i]] += value * block.weights[i];
     });
-    (row.numbers ?? []).forEach((given, i) => {
-      const number = given === null ? numbers.mean[i] : Math.fround(given);
-      const x = Math.fround((number - numbers.centre[i]) / numbers.std[i]);
+    const standardised = (row.numbers ?? []).map((given, i) => {
+      const number = Math.fround(given === null ? numbers.mean[i] : given);
+      return Math.fround((number - numbers.centre[i]) / numbers.std[i]);
+    });
+    standardised.forEach((x, i) => {
+      const given = row.numbers[i];
       for (let label = 0; label < labels; label++) logits[label] += x * numbers.weights[i * labels + label];
       const missing = given === null ? numbers.missing.indexOf(i) : -1;
       if (missing >= 0)
@@ -145,6 +155,16 @@ const scorer = (() => {
     (row.categories ?? []).forEach((value, i) => {
       for (let label = 0; label < labels; label++) logits[label] += categories[i].weights[value * labels + label];
     });
+    if (kernel) {
+      const width = standardised.length;
+      for (let label = 0; label < labels; label++) logits[label] -= kernel.mean[label];
+      for (let i = 0; i * width < kernel.landmarks.length; i++) {
+        let square = 0;
+        standardised.forEach((x, j) => { square += (x - kernel.landmarks[i * width + j]) ** 2; });
+        const near = Math.exp(-kernel.gamma * square);
+        for (let label = 0; label < labels; label++) logits[label] += near * kernel.weights[i * labels + label];
+      }
+    }
     return { text, logits, probs: probsOf(logits), chosen: decide(logits), uses };
   }
 

@@ -15,8 +15,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from manyhot.toolkit.models.features import Features, TextBlock
+from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import Linear
+from manyhot.toolkit.models.term_blocks import TextBlock
 from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.predict import Run
@@ -161,6 +162,15 @@ class Scorer:
                 {"name": name, "values": category.values, "weights": encoded(weight[: category.size])}
             )
             weight = weight[category.size :]
+        if (kernel := features.kernel) is not None:
+            # Of rows that are near to landmarks, what a label hears of each: the basis times the weights.
+            near, mean = kernel.basis @ weight.astype(np.float64), kernel.mean @ weight.astype(np.float64)
+            found["kernel"] = {
+                "landmarks": encoded(kernel.landmarks.astype(np.float32)),
+                "gamma": float(kernel.gamma),
+                "weights": encoded(near.astype(np.float32)),
+                "mean": encoded(mean.astype(np.float64)),
+            }
         return found
 
 

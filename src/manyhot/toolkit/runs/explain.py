@@ -21,22 +21,26 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import CountVectorizer
 
-from manyhot.toolkit.models.features import DesignMatrix, Features, TextBlock, token_pattern
+from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.models.pretrained import Tokens
+from manyhot.toolkit.models.term_blocks import TextBlock, token_pattern
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
 
 # What a text with fewer of its words known to training is given is little more than a guess.
 FEW_KNOWN = 0.5
+# The kind of part that is their vote.
+NEIGHBOURS = "neighbours"
 
 
 class Part(NamedTuple):
     """What a part of a row adds to the score of a label.
 
     Attributes:
-        kind: "word", "pair", "characters", "number", "category", or of all that cannot be told apart: "meaning", the
-            numbers of an encoder.
+        kind: "word", "pair", "characters", "number", "category"; or of what cannot be told apart "meaning", the numbers
+            of an encoder, "nearness", of all numbers to those of some training rows, and "neighbours", the labels of
+            the training rows most like this one, where these have a vote.
         name: the word or words, or a column with its value.
         score: what it adds; below 0 it speaks against the label.
     """
@@ -64,6 +68,12 @@ class Reason(NamedTuple):
     predicted: bool
     base: float
     parts: list[Part]
+
+    @property
+    def share(self) -> float | None:
+        """Of all that speaks for the label or against it, the share of neighbours; None where they have no vote."""
+        votes = [abs(part.score) for part in self.parts if part.kind == NEIGHBOURS]
+        return votes[0] / sum(abs(part.score) for part in self.parts) if votes else None
 
 
 class Explained(NamedTuple):
@@ -95,6 +105,11 @@ class Sums(NamedTuple):
     base: np.ndarray
     parts: list[tuple[str, str]]
     scores: np.ndarray
+
+    def with_votes(self, votes: np.ndarray) -> "Sums":
+        """Return the sums with what neighbours add, (labels,), as a part more."""
+        part = (NEIGHBOURS, "the training rows most like it")
+        return Sums(self.base, [*self.parts, part], np.vstack([self.scores, votes]))
 
     def of(self, label: int) -> list[Part]:
         """Return the parts of one label that add anything, the largest first."""
@@ -149,6 +164,8 @@ def _named(features: Features, columns: Columns, one: Examples, used: np.ndarray
         value = None if one.categories is None else one.categories.row(0)[i]
         said_of = f"{columns.categories[i]}: {'missing' if value is None else value}"
         spans.append((category.size, lambda column, said_of=said_of: [(("category", said_of), 1.0)]))
+    if features.kernel is not None:
+        spans.append((features.kernel.size, lambda column: [(("nearness", "all numbers together"), 1.0)]))
     starts = np.cumsum([0, *(size for size, _ in spans)])
     for column in used.tolist():
         i = int(np.searchsorted(starts, column, side="right")) - 1

@@ -15,8 +15,9 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError, shown
-from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.model import Model
+from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.read.cells import close_matches, counted, listed
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, read_file
@@ -61,6 +62,7 @@ class Run:
         cardinality: how many labels a prediction may have.
         calibration: logits to probabilities, fitted on held-out rows.
         drop_unlabelled: rows without labels were left out of training, and are left out when measuring.
+        neighbours: the training rows that have a vote beside the model; None where none have.
         task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
     """
@@ -78,6 +80,7 @@ class Run:
         drop_unlabelled: bool,
         info: dict[str, Any],
         task: str = "multilabel",
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.features = features
         self.model = model
@@ -89,6 +92,7 @@ class Run:
         self.drop_unlabelled = drop_unlabelled
         self.info = info
         self.task = task
+        self.neighbours = neighbours
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -192,7 +196,7 @@ class Run:
         logits = self.logits(examples)
         probs = self.calibration.probs(logits)
         chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels) > 0
-        read = words_of(self.features)
+        read, votes = words_of(self.features), None if self.neighbours is None else self.votes(examples)
         found = []
         for row in range(examples.rows):
             asked = np.flatnonzero(chosen[row]) if labels is None else np.array([column[name] for name in labels], int)
@@ -200,6 +204,8 @@ class Run:
             parted = sums(self.features, self.model, self.columns, examples, row, asked)
             if parted is None:
                 parted = without_each_word(lambda texts: self.logits(texts), (examples.texts or [""])[row], asked)
+            if votes is not None:
+                parted = parted.with_votes(votes[row, asked].astype(np.float64))
             reasons = [
                 Reason(
                     self.label_names[label],
@@ -263,7 +269,30 @@ class Run:
         examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
         if not examples.rows:
             return np.zeros((0, len(self.label_names)), dtype=np.float32)
-        return self.model.logits(self.features.transform(examples))
+        X = self.features.transform(examples)
+        logits = self.model.logits(X)
+        return logits if self.neighbours is None else logits + self._votes(X, self.neighbours)
+
+    def votes(self, data: Any) -> np.ndarray:
+        """Return what nearest training rows add to each logit, (rows, labels) float32; 0 where none have a vote.
+
+        The rest of :meth:`predict_logits` is the linear model's: its weights times the features, and the bias. Takes
+        what that takes.
+        """
+        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
+        if self.neighbours is None or not examples.rows:
+            return np.zeros((examples.rows, len(self.label_names)), dtype=np.float32)
+        return self._votes(self.features.transform(examples), self.neighbours)
+
+    def _votes(self, X: DesignMatrix, neighbours: Neighbours) -> np.ndarray:
+        return neighbours.votes(X[:, : self.features.size_without_kernel])
+
+    @property
+    def rows_held(self) -> int:
+        """How many training rows the run holds the features of: those with a vote, or the landmarks of a kernel."""
+        if self.neighbours is not None:
+            return self.neighbours.rows.shape[0]
+        return 0 if self.features.kernel is None else len(self.features.kernel.landmarks)
 
     def _logits_of_new(self, data: Any) -> np.ndarray:
         """Return logits for a caller who asks for labels, and warn of texts that training knew little of."""
