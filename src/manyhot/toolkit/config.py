@@ -4,12 +4,13 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import tomli_w
 
-from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.errors import InputError, first_line, shown
 from manyhot.toolkit.parse import parse_toml
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
 LOSSES = (
@@ -31,7 +32,8 @@ CHOICES = {
 OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
-    *("uncertain", "fine_tune", "long", "words", "tau", "decision", "C", "max_iter"),
+    *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
+    "max_iter",
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
@@ -41,6 +43,8 @@ WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
 MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:NAME_OR_DIR")}
+# What is there unless it is turned off: votes of training rows, parts of words, columns of a kernel.
+SWITCHES = ("neighbours", "characters", "kernel")
 # What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
@@ -73,6 +77,9 @@ class Config:
     fine_tune: bool = False
     long: str = "cut"
     words: bool = True
+    neighbours: str = "auto"
+    characters: str = "auto"
+    kernel: str = "auto"
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     decision: str = "f1"
@@ -116,13 +123,11 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
     merged: dict[str, Any] = {}
     if file is not None:
         try:
-            if Path(file).exists() and not Path(file).is_file():
-                raise InputError(f"{file}: expected a config file, got a folder, pipe or device.")
-            merged.update(parse_toml(Path(file).read_bytes()))
+            merged.update(parse_toml(read_plain(Path(file), MOST_TEXT)))
         except OSError as error:
             raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
         except ValueError as error:
-            raise InputError(f"{file}: expected TOML such as a run's config.toml; {error}.") from None
+            raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -151,7 +156,7 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
-    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES):
+    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES, *SWITCHES):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {shown(merged[key])}.")
     for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
@@ -204,6 +209,37 @@ def _checked(merged: dict[str, Any]) -> Config:
     check_loss(config)
     check_model(config)
     return config
+
+
+class Blocks(TypedDict):
+    """Which blocks stand beside words and numbers: options of :meth:`Features.fit_transform`."""
+
+    characters: bool
+    kernel: bool
+
+
+def blocks_of(config: Config) -> Blocks:
+    """Say which blocks stand beside words and numbers.
+
+    They were measured for the linear model on label sets. Landmarks of a kernel are rows of the training table, and so
+    are left out with the others.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    rows = config.neighbours != "off" and not config.no_rows
+    return {
+        "characters": measured and config.characters != "off",
+        "kernel": measured and config.kernel != "off" and rows,
+    }
+
+
+def hears_neighbours(config: Config) -> bool:
+    """Say whether the training rows most like a row have a vote beside the model.
+
+    They were measured for the linear model on label sets. A blend is on the scale of log-odds, where a strength of the
+    prior that was given for the logits of a loss means something else.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    return measured and config.tau == "auto" and config.neighbours != "off" and not config.no_rows
 
 
 def check_task(config: Config) -> None:
@@ -268,6 +304,9 @@ def check_model(config: Config) -> None:
         raise InputError(f"long {config.long} is of a frozen --model encoder:NAME_OR_DIR; leave it out.")
     if not config.words and (kind != "encoder" or config.fine_tune):
         raise InputError("words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is.")
+    for key in SWITCHES:
+        if (value := getattr(config, key)) not in ("auto", "off"):
+            raise InputError(f"{key} expects auto or off; got {value!r}.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {shown(config.device)}.")
     if config.task == "spans":

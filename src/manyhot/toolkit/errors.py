@@ -1,8 +1,8 @@
 """The one error of bad input, and how values stand in its sentence."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class InputError(Exception):
@@ -15,48 +15,42 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# What moves the cursor of a terminal, colours it, rings or turns the direction of text, and halves of characters.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+@contextmanager
+def reading(source: Any) -> Iterator[None]:
+    """Turn whatever a reader of users' data raises into bad input that names the file.
+
+    Every format has its own checks; this is for what they did not foresee, such as an integer of 5,000 digits that the
+    JSON of Python takes and no library does. The error stays behind it as its cause.
+    """
+    try:
+        yield
+    except (InputError, FileNotFoundError, MemoryError):
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{source}: expected a file that can be read, got: {error.strerror or error}; check the path and its "
+            "permissions"
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"{source}: expected data that its reader can take, got something else ({type(error).__name__}: "
+            f"{shown(first_line(error))}); correct the file, or write it again"
+        ) from error
 
 
 def visible(text: str) -> str:
-    r"""Write control characters of data as escapes, such as \x1b; line ends and tabs stay.
+    r"""Write control characters, which a terminal obeys, as escapes such as \x1b; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or not _obeyed(c) else repr(c)[1:-1] for c in text)
 
-    Example:
-        >>> visible("a\x1b[31mb")
-        'a\\x1b[31mb'
-    """
-    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+def _obeyed(character: str) -> bool:
+    """Say whether a terminal does something at a character: controls, and what turns the direction of writing round."""
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's text: libraries write several, a message has one."""
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextmanager
-def reading(file: object) -> Iterator[None]:
-    """Turn whatever goes wrong while a file of somebody else is read into bad input: its name, and the reason.
-
-    What readers know to be wrong they say themselves. This is for the rest: a file that the system does not give out,
-    and what a library stumbles over.
-    """
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except OSError as error:
-        raise InputError(
-            f"{file}: expected a file that can be read, got: {error.strerror or error}; check the path and its "
-            "permissions"
-        ) from error
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:
-        # polars' panics are no Exception everywhere; nor is anything else that is let through.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise InputError(
-            f"{file}: expected data that can be read, got some that stops its reader ({type(error).__name__}: "
-            f"{first_line(error)[:200]}); look for what is unusual in the file"
-        ) from error

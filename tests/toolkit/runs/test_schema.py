@@ -212,7 +212,7 @@ def test_a_file_that_may_not_be_read_is_not_missing(run, monkeypatch):
         return original(path, *arguments, **options)
 
     monkeypatch.setattr(os, "open", denied)
-    assert refused(run) == f"{run / 'terms.json'}: expected a file that can be read, got: Permission denied."
+    assert refused(run) == f"{run / 'terms.json'}: cannot be read, Permission denied; {RUN.again}."
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ try:
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
-    from manyhot.toolkit.cli.failing import EXIT_CODES, heed_signals
+    from manyhot.toolkit.cli.explain import explain
+    from manyhot.toolkit.cli.failing import EXIT_CODES, stop
     from manyhot.toolkit.cli.predict import predict
     from manyhot.toolkit.cli.report import report
     from manyhot.toolkit.cli.train import train
@@ -29,27 +30,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (train, compare, evaluate, predict, report, demo):
+for command in (train, compare, evaluate, predict, explain, report, demo):
     app.command(epilog=EXIT_CODES)(command)
-
-
-def take_streams() -> None:
-    """Have stdin, stdout and stderr stand for something, and take every character.
-
-    A stream that was closed is the number of the next file that is opened, and what is printed would go into it. An
-    encoding without some character of a file's name writes it as an escape.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:
@@ -57,9 +39,23 @@ def main() -> None:
     # OpenMP threads that spin at a barrier burn the core that the thread they wait for needs: on 2 cores, beside one
     # busy process, fits took many times longer than with threads that sleep. It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    take_streams()
-    heed_signals()
     # A closed pipe, as in `manyhot evaluate ... | head`, is no error.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for name in ("SIGTERM", "SIGHUP"):
+        # Ignored is how nohup leaves SIGHUP.
+        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # A stream that was closed is the number of the next file that is opened: what is printed would go there.
+            os.open(os.devnull, os.O_RDWR)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by >&-
+            setattr(sys, stream, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, stream), "reconfigure"):
+            # A file name or a label that the terminal has no characters for is written as escapes.
+            getattr(sys, stream).reconfigure(errors="backslashreplace")
     app()

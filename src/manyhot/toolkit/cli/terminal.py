@@ -37,10 +37,9 @@ def warn(message: str) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print the one object that `--json` promises."""
-    # An encoding that lacks a character would write it as no JSON.
-    unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-    sys.stdout.write(json.dumps(value, ensure_ascii=not unicode, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    plain = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=plain, allow_nan=False) + "\n")
+    sys.stdout.flush()  # a full disk is said, and not met at the end
 
 
 @contextmanager
@@ -95,9 +94,7 @@ def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
         task = bar.add_task("reading", total=None)
 
         def update(what: str, share: float, value: float) -> None:
-            bar.update(
-                task, description=visible(f"{what}: loss {value:.4f}" if value else what), completed=share, total=1.0
-            )
+            bar.update(task, description=f"{what}: loss {value:.4f}" if value else what, completed=share, total=1.0)
 
         yield update
 
@@ -183,6 +180,23 @@ def rows_inside(rows: int) -> str:
     )
 
 
+def neighbours_say(heard: dict[str, float] | None) -> str:
+    """Say what the training rows most like a row add."""
+    if heard is None:
+        return "training rows that are like a row made no difference on held-out rows, and have no vote"
+    return (
+        f"training rows that are like a row have a vote: {heard['share']:.2f} of all weight; on held-out rows the mean "
+        f"of micro- and macro-F1 goes from {percent(heard['score_without'])} to {percent(heard['score'])}"
+    )
+
+
+def run_holds(run: "Run") -> str:
+    """Say whether the model of a run can be passed on without passing on rows."""
+    if not run.rows_held:
+        return "its model holds no row of the training table"
+    return f"its model holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
+
+
 def print_result(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
@@ -199,6 +213,8 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
     if trained.run.task == "multiclass":
         decision = "the class with the largest logit"
     say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+    if "neighbours" in info:
+        say(neighbours_say(info["neighbours"]))
     if info.get("at_limit"):
         say(
             f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "

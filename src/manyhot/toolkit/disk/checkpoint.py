@@ -31,7 +31,6 @@ from manyhot.toolkit.disk.run_folder import (
     flush_folder,
     partial_of,
     place_of,
-    read_regular,
     run_name,
     sha256,
     to_json,
@@ -40,6 +39,7 @@ from manyhot.toolkit.disk.run_folder import (
 )
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 try:
     import fcntl
@@ -160,8 +160,8 @@ class Checkpoint:
     def _bytes(self, name: str) -> bytes:
         assert self.folder is not None
         try:
-            content = read_regular(self.folder / name, None)
-        except (OSError, InputError):
+            content = read_plain(self.folder / name)
+        except OSError:
             content = b""
         if sha256(content) != self.sums[name]:
             raise InputError(
@@ -329,7 +329,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: damaged, or of another format.
     """
     try:
-        manifest = parse_json(read_regular(folder / MANIFEST))
+        manifest = parse_json(read_plain(folder / MANIFEST, MOST_TEXT))
         parts = [manifest["bound"][key] for key in ("config", "versions", "inputs")]
         fine = all(isinstance(part, dict) for part in (*parts, manifest["fits"], manifest["sha256"]))
         named = {*manifest["fits"].values(), *((manifest["current"][1],) if manifest["current"] else ())}
@@ -337,7 +337,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             fine and named == {*manifest["sha256"]} and all(re.fullmatch(r"\d+\.safetensors", name) for name in named)
         )
         fine = fine and manifest["format"] == FORMAT and isinstance(manifest["bound"]["threads"], int)
-    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         fine, manifest = False, {}
     if not fine:
         raise InputError(

@@ -19,18 +19,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import psutil
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from manyhot.toolkit.errors import InputError, first_line, shown
 from manyhot.toolkit.parse import parse_json, parse_toml
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain, why
 
 MANIFEST = "manifest.json"
-# Of a name, on every file system that is in use; the hidden folder beside a run's place is named after it.
-MOST_NAME = 255
-# What may be read of a file other than weights: those of a million labels and terms have a tenth of it.
-MOST_TEXT = 2**30
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ RUN_FILES = (
     *("calibration.json", "config.toml", "findings.json", "log.jsonl", "metrics.json", "model.safetensors"),
     *("provenance.json", "report.html", "run.json", "terms.json"),
 )
-RUN = Kind("run", "train", 5, RUN_FILES, since="training")
+RUN = Kind("run", "train", 6, RUN_FILES, since="training")
 # A run on spans has scores and no calibrated probabilities.
 SPAN_RUN = Kind("run", "train", 1, tuple(name for name in RUN_FILES if name != "calibration.json"), since="training")
 COMPARISON = Kind("comparison", "compare", 3, ("compare.json", "config.toml", "report.html"), since="it was written")
@@ -72,25 +68,37 @@ def free_path(data: str) -> Path:
     return path
 
 
+# Of a place that is the root of a volume: nothing beside it is on the same one.
+INSIDE = ".partial"
+# Bytes that a name may have on the file systems there are.
+LONGEST_NAME = 255
+
+
 def partial_of(path: Path) -> Path:
-    """Return the hidden folder beside a run's place, where it is built and where an interrupted training is kept."""
-    return path.with_name(f".{path.name}.partial")
+    """Return the hidden folder beside a run's place, where it is built and where an interrupted training is kept.
+
+    Where the place is the root of a volume, it is inside.
+    """
+    return path / INSIDE if os.path.ismount(path) else path.with_name(f".{path.name}.partial")
 
 
 def place_of(out: str) -> Path:
-    """Return the folder that --out means: what `.`, `..` and links lead to, anything else as it is written.
+    """Return the place that --out names, links and dots resolved, before any work is done for it.
 
     Raises:
-        InputError: a link that leads nowhere, or to itself.
+        InputError: a name that no file system takes, or a link to nothing.
     """
+    if "\0" in out:
+        raise InputError(f"--out: expected the name of a folder, got one with a NUL byte, {shown(out)}.")
     path = Path(out)
-    link = os.path.islink(path)
-    if not link and path.name and path.name != "..":
-        return path
-    place = Path(os.path.realpath(path))
-    if link and not place.exists():
-        raise InputError(f"{path}: expected a folder, got a link to {place}, which is not there; choose another --out.")
-    return place
+    for part in path.parts:
+        if len(os.fsencode(f".{part}.partial")) > LONGEST_NAME:
+            raise InputError(f"--out: expected names of at most 246 bytes, got {shown(part)}; choose a shorter one.")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: expected a folder, got a link to {os.readlink(path)}, which is not there.")
+    if path.is_symlink() or not path.name or ".." in path.parts:
+        path = path.resolve()
+    return path
 
 
 def check_free(path: Path) -> None:
@@ -99,26 +107,11 @@ def check_free(path: Path) -> None:
     Raises:
         InputError: the folder exists and is not empty, or cannot be made.
     """
-    name = len(os.fsencode(partial_of(path).name)) if path.name else 0
-    if name > MOST_NAME:
-        most = MOST_NAME - len(".partial") - 1
-        raise InputError(
-            f"{path.name[:40]}...: expected a name of at most {most} bytes, got one of {name - MOST_NAME + most}; "
-            "choose a shorter --out."
-        )
-    try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path}: expected a folder that does not exist yet; choose another --out or remove it.")
-        existing = next(parent for parent in path.absolute().parents if parent.exists())
-    except OSError as error:
-        raise InputError(f"{path}: cannot make this folder, {error.strerror}; choose another --out.") from None
-    places = [existing, path] if path.exists() else [existing]
-    for place in places:
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            hint = f"choose a folder in it: --out {path / 'run'}" if path != place and path.exists() else None
-            raise InputError(
-                f"{path}: cannot make this folder, {place} is no folder to write in; {hint or 'choose another --out'}."
-            )
+    if path.exists() and (not path.is_dir() or any(entry.name != INSIDE for entry in path.iterdir())):
+        raise InputError(f"{path}: expected a folder that does not exist yet; choose another --out or remove it.")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"{path}: cannot make this folder, {existing} is no folder to write in; choose another --out.")
 
 
 def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
@@ -131,8 +124,6 @@ def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
     """
     if set(files) != set(kind.files):
         raise ValueError(f"a {kind.name} holds {kind.files}; got {sorted(files)}.")
-    sums = {name: sha256(content) for name, content in sorted(files.items())}
-    files = files | {MANIFEST: to_json({"format": kind.format, "sha256": sums})}
     partial = partial_of(path)
     partial.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=partial))
@@ -140,43 +131,44 @@ def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
         building.chmod(0o755)
         for name, content in files.items():
             write_file(building / name, content)
+        sums = {name: sha256(content) for name, content in sorted(files.items())}
+        write_file(building / MANIFEST, to_json({"format": kind.format, "sha256": sums}))
         flush_folder(building)
-        if _is_fixed(path):
-            _write_into(path, files)
-        else:
-            try:
-                os.rename(building, path)
-            except OSError as error:
-                if error.errno not in (errno.EBUSY, errno.EXDEV):
-                    raise
-                _write_into(path, files)
+        _put(building, path)
         flush_folder(path.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
     finally:
-        shutil.rmtree(building, ignore_errors=True)  # still there where its files were written in place
         with contextlib.suppress(OSError):  # a checkpoint is in it
             partial.rmdir()
 
 
-def _is_fixed(path: Path) -> bool:
-    """Say whether an empty folder has to stay the one it is: somebody stands in it, or something is mounted there."""
-    return path.is_dir() and (path.is_mount() or os.path.samefile(path, os.curdir))
+def _put(building: Path, path: Path) -> None:
+    """Rename a folder to its place; what cannot be renamed onto, such as a mounted volume, is written into.
 
-
-def _write_into(path: Path, files: dict[str, bytes]) -> None:
-    """Write into an empty folder, the manifest last: without it, what is there is no run."""
-    if any(path.iterdir()):
-        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+    The manifest comes last: a folder without it is no run.
+    """
     try:
-        for name, content in files.items():
-            write_file(path / name, content)
-        flush_folder(path)
-    except BaseException:
-        for name in reversed(files):
-            (path / name).unlink(missing_ok=True)
-        raise
+        # A folder that somebody stands in would be gone from under them.
+        if path.is_dir() and os.path.samefile(path, os.curdir):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        os.rename(building, path)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM) or not path.is_dir():
+            raise
+        if any(entry.name != INSIDE for entry in path.iterdir()):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path)) from None
+        names = sorted(os.listdir(building), key=lambda name: name == MANIFEST)
+        try:
+            for name in names:
+                write_file(path / name, (building / name).read_bytes())
+            flush_folder(path)
+        except BaseException:
+            for name in reversed(names):
+                (path / name).unlink(missing_ok=True)
+            raise
+        shutil.rmtree(building)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -189,18 +181,17 @@ def write_file(path: Path, content: bytes) -> None:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file under a temporary name; at the end it is flushed and put in its place, whatever was there before.
 
-    The name is random and nothing that exists is opened under it; a file that is replaced leaves its permissions to the
-    new one. Whatever goes wrong before, the temporary file is removed, and its place is as it was.
+    Whatever goes wrong before, the temporary file is removed, and its place is as it was.
     """
-    temporary = path.with_name(f".manyhot-{secrets.token_hex(8)}")
+    # What is put in a place has the rights of what was there. Its name before is nobody's to guess, and is made anew: a
+    # link that was planted under it would not be followed.
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        # 0o666 less the umask, as any new file.
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with open(handle, "w+b") as file:
-            with contextlib.suppress(OSError):
-                before = os.lstat(path)
-                if stat.S_ISREG(before.st_mode):
-                    os.chmod(temporary, stat.S_IMODE(before.st_mode))
+        with open(os.open(temporary, flags, 0o666), "wb") as file:
+            if path.is_file():
+                with contextlib.suppress(OSError):
+                    os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -208,39 +199,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def read_regular(path: Path, most: int | None = MOST_TEXT) -> bytes:
-    """Read a file of a folder that anybody may have made: no pipe, which hangs, and no device, which never ends.
-
-    Args:
-        path: the file.
-        most: bytes that it may have; None for what memory is free.
-
-    Raises:
-        InputError: no plain file, a larger one, or one that may not be read.
-        FileNotFoundError: there is none.
-    """
-    try:
-        # Opening a pipe would wait for whoever writes to it.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: expected a file that can be read, got: {error.strerror or error}.") from None
-    try:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise InputError(f"{path}: expected a file, got a folder, pipe or device.")
-        most = psutil.virtual_memory().available if most is None else most
-        if about.st_size > most:
-            raise InputError(
-                f"{path}: expected a file of at most {most / 1e6:,.0f} MB, got one of {about.st_size / 1e6:,.0f} MB."
-            )
-        with open(handle, "rb", closefd=False) as file:
-            return file.read(about.st_size)
-    finally:
-        os.close(handle)
 
 
 def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
@@ -253,10 +211,12 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
     if not path.is_dir():
         raise InputError(f"{path}: {wanted}, as `manyhot {kind.command}` writes it; there is none.")
     try:
-        manifest = parse_json(read_regular(path / MANIFEST))
+        manifest = parse_json(read_plain(path / MANIFEST, MOST_TEXT))
         format_, sums = manifest["format"], manifest["sha256"]
     except FileNotFoundError:
         raise InputError(f"{path}: {wanted}, but {MANIFEST} is missing; {kind.again}.") from None
+    except OSError as error:
+        raise InputError(f"{path / MANIFEST}: cannot be read, {why(error)}; {kind.again}.") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path / MANIFEST}: expected the manifest of a {kind.name}, but it is damaged; {kind.again}."
@@ -265,15 +225,17 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
         raise InputError(f"{path}: {wanted}, got a comparison; name the folder of a run, as `manyhot train` writes it.")
     if format_ != kind.format:
         raise InputError(
-            f"{path}: {kind.name} format {kind.format} is what this manyhot reads; got {shown(format_)}. "
+            f"{path}: {kind.name} format {kind.format} is what this manyhot reads; got {format_!r}. "
             f"Update manyhot, or {kind.command} again."
         )
     files = {}
     for name in kind.files:
         try:
-            files[name] = read_regular(path / name, None if name.endswith(".safetensors") else MOST_TEXT)
+            files[name] = read_plain(path / name, None if name.endswith(".safetensors") else MOST_TEXT)
         except FileNotFoundError:
             raise InputError(f"{path / name}: missing from the {kind.name}; {kind.again}.") from None
+        except OSError as error:
+            raise InputError(f"{path / name}: cannot be read, {why(error)}; {kind.again}.") from None
         if not isinstance(sums, dict) or sums.get(name) != sha256(files[name]):
             raise InputError(
                 f"{path / name}: changed since {kind.since} (its sha256 is not the manifest's); {kind.again}."
@@ -315,8 +277,8 @@ def parsed_files(path: Path, files: dict[str, bytes], kind: Kind) -> dict[str, A
 def kind_of_run(path: Path) -> Kind:
     """Say which kind of run a folder is by the files that its manifest names; a damaged one is a run like any other."""
     try:
-        named = set(parse_json(read_regular(path / MANIFEST))["sha256"])
-    except (InputError, OSError, ValueError, KeyError, TypeError):
+        named = set(parse_json(read_plain(path / MANIFEST, MOST_TEXT))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
         return RUN
     return SPAN_RUN if named == set(SPAN_RUN.files) else RUN
 

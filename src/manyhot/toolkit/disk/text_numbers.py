@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from manyhot.toolkit.disk.run_folder import read_regular, sha256, write_file
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.disk.run_folder import sha256, write_file
+from manyhot.toolkit.plain_files import read_plain
 
 VARIABLE = "MANYHOT_CACHE"
 # Texts whose numbers are made and written at once: half a minute of a small encoder, lost by a kill at the most.
@@ -102,11 +102,11 @@ class TextNumbers:
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:
-            content = read_regular(path, None)
+            content = read_plain(path)
             if sha256(content) != path.stem:
                 return None
             table = np.load(io.BytesIO(content), allow_pickle=False)
-        except (InputError, OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError):
             return None
         return table if table.dtype == self.row and table.ndim == 1 else None
 

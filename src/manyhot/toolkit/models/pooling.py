@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from manyhot.toolkit.disk.run_folder import read_regular
 from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 
 def _mean(hidden: Tensor, known: Tensor) -> Tensor:
@@ -100,4 +100,4 @@ def _modes(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _json(path: Path) -> Any:
-    return parse_json(read_regular(path))
+    return parse_json(read_plain(path, MOST_TEXT))

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manyhot.toolkit.disk.run_folder import file_sha256, read_regular, sha256
+from manyhot.toolkit.disk.run_folder import file_sha256, sha256
 from manyhot.toolkit.disk.text_numbers import Progress, TextNumbers, cache_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.pooling import MEAN, Pooling, read_sentences
 from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # Longer texts are cut; attention's memory grows with the square of it.
 MAX_TOKENS = 512
@@ -150,7 +151,7 @@ class Encoder:
             raise InputError(f"{folder}: {EXPECTED}; there is no tokenizer. Save it: tokenizer.save_pretrained(DIR)")
         transformers = _transformers()
         try:
-            config = _plain(parse_json(read_regular(path / "config.json")))
+            config = _plain(parse_json(read_plain(path / "config.json", MOST_TEXT)))
             made = transformers.AutoConfig.for_model(**config)
             options: Any = {"local_files_only": True, "trust_remote_code": False}
             with torch.random.fork_rng():  # weights that the folder lacks are drawn

@@ -53,10 +53,10 @@ def read_file(path: str | Path, *, header: bool = True, encoding: str | None = N
         InputError: the file is missing, empty, damaged, of another format or not of the format its name says.
     """
     with reading(path):
-        return _read(Path(path), header=header, encoding=encoding)
+        return _read_file(Path(path), header, encoding)
 
 
-def _read(path: Path, *, header: bool, encoding: str | None) -> Raw:
+def _read_file(path: Path, header: bool, encoding: str | None) -> Raw:
     check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     matrix = find_matrix(path)

@@ -21,6 +21,7 @@ from manyhot.toolkit.errors import InputError, first_line
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.models.model import device_of
+from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.runs.predict import Run
@@ -40,7 +41,7 @@ def run_files(
     """Lay out a run as files: weights as safetensors, everything else as text, `page` its report."""
     state, arrays = run.features.state()
     terms = [block.pop("terms") for block in state["text"]]
-    arrays |= run.model.arrays()
+    arrays |= run.model.arrays() | ({} if run.neighbours is None else run.neighbours.arrays())
     if run.trained_rows is not None:
         arrays[ROW_HASHES] = run.trained_rows
     state_of_run = {
@@ -159,8 +160,13 @@ def _restored(parts: dict[str, Any]) -> Run:
         drop_unlabelled=state["drop_unlabelled"],
         info=state["chosen"],
         task=state["task"],
+        neighbours=None
+        if "neighbours.prior" not in arrays
+        else Neighbours.restored(arrays, features.size_without_kernel),
         trained_rows=arrays.get(ROW_HASHES),
     )
+    if run.neighbours is not None and len(run.neighbours.prior) != len(run.label_names):
+        raise ValueError(f"neighbours of {len(run.neighbours.prior)} labels")
     # What fits no schema shows here, and not in the middle of a prediction.
     blocks = run.features.blocks
     counted = count_terms([""], [block.parameters for block in blocks], [block.vocabulary for block in blocks])

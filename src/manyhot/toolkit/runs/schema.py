@@ -216,6 +216,8 @@ ARRAYS: dict[str, tuple[int | None, float, float]] = {
     "meaning.": (1, -LARGEST_NUMBER, LARGEST_NUMBER),
     "encoder.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
     "network.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
+    "kernel.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
+    "neighbours.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
 }
 # Hashes of the rows that were trained on.
 ROW_HASHES = "rows.hashes"
