@@ -167,7 +167,7 @@ class Scorer:
             near, mean = kernel.basis @ weight.astype(np.float64), kernel.mean @ weight.astype(np.float64)
             found["kernel"] = {
                 "landmarks": encoded(kernel.landmarks.astype(np.float32)),
-                "gamma": float(kernel.gamma),
+                "gamma": float(kernel.gamma[0]),
                 "weights": encoded(near.astype(np.float32)),
                 "mean": encoded(mean.astype(np.float64)),
             }
