@@ -31,6 +31,7 @@ from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, ve
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.kinds import read_encoder
 from manyhot.toolkit.models.model import device_of
+from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.spans.findings import Judged, of_types, warnings_of
 from manyhot.toolkit.spans.fit import fit, plan
@@ -64,12 +65,12 @@ def compare_spans(
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     compared = {"losses": list(comparison.methods), "folds": comparison.folds, "seeds": comparison.seeds}
     with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
-        training = read_spans(config)
+        training, encoder = read_spans(config), read_encoder(config, listener.say)
         for sentence in training.said:
             listener.say(sentence)
         for sentence in training.warnings:
             listener.warn(sentence)
-        trials = _Trials(comparison, training, listener, checkpoint)
+        trials = _Trials(comparison, training, listener, checkpoint, encoder)
         listener.say(trials.design)
         result = {
             "kind": "comparison",
@@ -144,8 +145,14 @@ class _Trials:
     """Every loss on every split with every seed."""
 
     def __init__(
-        self, comparison: SpanComparison, training: SpanTraining, listener: Listener, checkpoint: Checkpoint
+        self,
+        comparison: SpanComparison,
+        training: SpanTraining,
+        listener: Listener,
+        checkpoint: Checkpoint,
+        encoder: Encoder | None,
     ) -> None:
+        self.encoder = encoder
         self.config, self.training = comparison.config, training
         self.methods = [method for method in METHODS if method.name in comparison.methods]
         self.seeds = [comparison.config.seed + i for i in range(comparison.seeds)]
@@ -220,7 +227,7 @@ class _Trials:
         memory.start()
         fits = _Named(self.checkpoint, f"{where}, ")
         try:
-            learner = plan(config, training, read_encoder(config), device_of(config.device))
+            learner = plan(config, training, self.encoder, device_of(config.device))
             fitted = fit(
                 learner,
                 training,
