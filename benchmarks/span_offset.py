@@ -1,6 +1,6 @@
 """What the offset of rows held out is worth on rows that nothing was chosen by: training rows, never test rows.
 
-    python benchmarks/span_offset.py      600 training rows of each of four sets, three seeds; a quarter of an hour of one core
+    python benchmarks/span_offset.py      600 training rows of each of four sets, three seeds
 
 Of each set 600 training rows are fitted as `manyhot train --task spans` fits them, and 1,200 others are measured, with
 no offset, the best one of the rows held out, the mean of the best ones over drawings of them (what the command takes),
