@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -28,7 +28,7 @@ from manyhot.toolkit.compare.methods import METHODS, Comparison, Method, kept_no
 from manyhot.toolkit.compare.standings import Decided, standings
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.compare.trial import Split, Trial, tried
-from manyhot.toolkit.config import blocks_of
+from manyhot.toolkit.config import Config, blocks_of
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
 from manyhot.toolkit.errors import InputError
@@ -97,26 +97,57 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
             listener.say("linear fits are the same for every seed: one is enough")
         trials = Trials(comparison, training, test, seeds, listener, checkpoint, encoder)
         listener.say(trials.design)
-        result = {
-            "kind": "comparison",
-            "format": COMPARISON.format,
-            "data": Path(config.data).name,
-            "said": training.said,
-            **trials.run(),
-            "command": shlex.join(command),
-            "inputs": [{"file": file, "sha256": digest} for file, digest in sums.items()],
-            "versions": versions() | {"python": platform.python_version()},
-            "platform": f"{platform.machine()}, {os.cpu_count()} cores",
-            "threads": torch.get_num_threads(),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        files = {
-            "compare.json": to_json(result),
-            "config.toml": config.to_toml().encode(),
-            "report.html": render_comparison(result).encode(),
-        }
-        write_folder(path, files, COMPARISON)
+        numbers = trials.run()
+        return write_comparison(path, config, numbers, said=training.said, command=command, sums=sums, began=began)
+
+
+def write_comparison(
+    path: Path,
+    config: Config,
+    numbers: dict[str, Any],
+    *,
+    said: list[str],
+    command: list[str],
+    sums: Mapping[str, str | None],
+    began: float,
+) -> Compared:
+    """Write the folder of a comparison: its numbers, what they are of and how they are had again, and the report.
+
+    Args:
+        path: the folder.
+        config: what was asked for.
+        numbers: what is measured, for compare.json.
+        said: sentences on the rows read.
+        command: the words that repeat it.
+        sums: digests of the files read.
+        began: by the monotonic clock.
+    """
+    result = {
+        "kind": "comparison",
+        "format": COMPARISON.format,
+        "data": Path(config.data).name,
+        "said": said,
+        **numbers,
+        "command": shlex.join(command),
+        "inputs": [{"file": file, "sha256": digest} for file, digest in sums.items()],
+        "versions": versions() | {"python": platform.python_version()},
+        "platform": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    files = {
+        "compare.json": to_json(result),
+        "config.toml": config.to_toml().encode(),
+        "report.html": render_comparison(result).encode(),
+    }
+    write_folder(path, files, COMPARISON)
     return Compared(result, path)
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line why a fit failed."""
+    said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return said.splitlines()[0]
 
 
 class Trials:
@@ -258,8 +289,7 @@ class Trials:
                 lambda what, share, value: progress(f"{name}, {what}", share, value),
             )
         except Exception as error:  # whatever it is, the other methods are worth their numbers
-            said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            self.errors[method.name] = f"{where}: {said.splitlines()[0]}"
+            self.errors[method.name] = f"{where}: {reason_of(error)}"
             self.listener.warn(f"{method.name} failed: {self.errors[method.name]}")
             return None
         self.checkpoint.finish(f"{name}: done", trial.arrays())
