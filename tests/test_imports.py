@@ -17,6 +17,13 @@ ALLOWED = {
     "kernels.blocked": {"targets", "kernels.layout"},
     "kernels.native": {"targets", "kernels.layout", "kernels._native"},
     "kernels.subsets": {"targets", "kernels.layout", "kernels.native"},
+    "parallel": set(),
+    "kernels.label_chunks": {"targets", "parallel"},
+    "linear_loss": {
+        *("targets", "parallel", "kernels", "kernels.label_chunks"),
+        *("losses.zlpr", "losses.row_wise", "losses.reduction", "losses.hyperparameters"),
+    },
+    "updates": set(),
     "logsumexp": {"targets", "kernels.native", "kernels.blocked"},
     "symmetric": {"targets", "logsumexp", "kernels.native", "kernels.subsets"},
     "matmulexp": {"targets", "logsumexp"},

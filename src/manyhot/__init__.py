@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
+    from manyhot.linear_loss import (
+        LinearZLPRLoss,
+        linear_bce_loss,
+        linear_pairwise_loss,
+        linear_single_log_loss,
+        linear_zlpr_loss,
+    )
     from manyhot.logsumexp import signed_logsumexp
     from manyhot.losses.baselines import (
         AsymmetricLoss,
@@ -72,9 +79,11 @@ if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
+    from manyhot.updates import AdafactorUpdate, SGDUpdate
     from manyhot.validation import validate
 
 __all__ = [
+    "AdafactorUpdate",
     "AsymmetricLoss",
     "BCELoss",
     "BoundaryTagger",
@@ -85,6 +94,7 @@ __all__ = [
     "FWeightedBCELoss",
     "FocalLoss",
     "IndexTargets",
+    "LinearZLPRLoss",
     "LogitAdjustedLoss",
     "MarginSoftmaxLoss",
     "MultiwayLoss",
@@ -93,6 +103,7 @@ __all__ = [
     "Reach",
     "ReachableHead",
     "Run",
+    "SGDUpdate",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
     "SmoothFLoss",
@@ -127,6 +138,10 @@ __all__ = [
     "label_counts",
     "label_groups",
     "label_prior",
+    "linear_bce_loss",
+    "linear_pairwise_loss",
+    "linear_single_log_loss",
+    "linear_zlpr_loss",
     "load_run",
     "log_elementary_symmetric",
     "log_entropy_invariant_softmax",
@@ -178,6 +193,13 @@ _HOME = {
     ),
     "heads.reachable": ("ReachableHead",),
     "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
+    "linear_loss": (
+        "LinearZLPRLoss",
+        "linear_bce_loss",
+        "linear_pairwise_loss",
+        "linear_single_log_loss",
+        "linear_zlpr_loss",
+    ),
     "logsumexp": ("signed_logsumexp",),
     "losses.baselines": (
         "AsymmetricLoss",
@@ -225,6 +247,7 @@ _HOME = {
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),
+    "updates": ("AdafactorUpdate", "SGDUpdate"),
     "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
