@@ -41,14 +41,22 @@ ALLOWED = {
     "losses.one_class": {"targets", "logsumexp", "losses.zlpr"},
     "losses.margin": {"targets", "losses.reduction", "losses.hyperparameters", "losses.one_class"},
     "losses.perturbed": {"largest", "losses.reduction", "losses.hyperparameters", "losses.one_class"},
-    "losses.smooth": {"losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.one_class"},
+    "losses.smooth": {
+        "parallel",
+        "losses.reduction",
+        "losses.hyperparameters",
+        "losses.label_wise",
+        "losses.one_class",
+    },
     "losses.baselines": {
         *("targets", "logsumexp", "losses.reduction", "losses.hyperparameters", "losses.label_wise", "losses.zlpr"),
     },
     "losses.span": {
         *("targets", "logsumexp", "spans", "span_scores", "losses.zlpr", "losses.reduction", "losses.hyperparameters"),
     },
-    "losses.multiway": {"targets", "logsumexp", "matmulexp", "losses.reduction", "losses.hyperparameters"},
+    "losses.multiway": {
+        *("targets", "logsumexp", "matmulexp", "parallel", "losses.reduction", "losses.hyperparameters"),
+    },
     "spans": {"targets"},
     "span_scores": {"targets", "logsumexp", "matmulexp"},
     "span_decisions": {"spans", "span_scores"},

@@ -1,7 +1,8 @@
 """Losses over several processes, by torch.distributed: rows split among them, or labels.
 
-    rows split      value = mean(loss of the rows here, added up; known rows here)      gradients averaged by DDP
-    labels split    a slice of the last layer in each process: two floats a row are gathered, see LabelShard
+    rows split      mean(loss of the rows here, added up; known rows here)      gradients averaged by DDP
+    rows coupled    the sums that couple them run over all processes: all_sum, all_logsumexp
+    labels split    a slice of the last layer in each process: two floats a row are gathered, LabelShard
 
 torchrun, accelerate launch, Ray Train and Slurm set what torch.distributed reads; there is no launcher here.
 """
@@ -53,6 +54,55 @@ def mean(loss_sum: Tensor, known: Tensor | int, group: Any = None) -> Tensor:
 def running() -> bool:
     """Say whether torch.distributed has been initialised."""
     return dist.is_available() and dist.is_initialized()
+
+
+def all_sum(x: Tensor, group: Any) -> Tensor:
+    """Add up a tensor over the processes of a group, for a loss that all of them compute alike from the sum.
+
+    Each has the gradient of its own part, times the number of processes, which averaging divides by.
+    """
+    return _Sum.apply(x, group)
+
+
+def all_logsumexp(x: Tensor, group: Any) -> Tensor:
+    """Add up the exponentials of a tensor over the processes of a group, and return the logarithm, as `all_sum`."""
+    return _LogSumExp.apply(x, group)
+
+
+def any_of(known: Tensor, group: Any) -> Tensor:
+    """Say where one of the processes of a group has True."""
+    found = known.to(torch.uint8)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
+    return found.bool()
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.processes = dist.get_world_size(group)
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        return outer[0] * ctx.processes, None
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.processes = dist.get_world_size(group)
+        parts = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(ctx.processes)]
+        dist.all_gather(parts, x.contiguous(), group=group)
+        total = torch.stack(parts).logsumexp(0)
+        # Neither an empty sum nor an infinite one has a gradient.
+        ctx.save_for_backward(torch.where(total.isinf(), 0, (x - torch.where(total.isinf(), 0, total)).exp()))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        return outer[0] * ctx.saved_tensors[0] * ctx.processes, None
 
 
 class LabelShard:
