@@ -104,6 +104,7 @@ ROOMS = {
         *("tokens", "sentences", "inputs", "features", "network", "pieces", "offset", "fit", "predict", "write"),
         *("findings", "saved_run", "train", "methods", "compare", "demo"),
     ),
+    "folders": (),
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
