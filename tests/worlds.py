@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SECONDS = 120
+SECONDS = 100
 
 
 def world(size: int, work: Callable[..., Any], *given: Any) -> list[Any]:
@@ -28,13 +28,11 @@ def world(size: int, work: Callable[..., Any], *given: Any) -> list[Any]:
             context.Process(target=_enter, args=(rank, size, Path(folder) / "meet", send, work, given))
             for rank, (_, send) in enumerate(pipes)
         ]
-        for process in processes:
+        for process, (_, send) in zip(processes, pipes, strict=True):
             process.start()
+            send.close()  # so that the end of the process is the end of what it sends
         try:
-            answers = [
-                receive.recv() if receive.poll(SECONDS) else (False, f"no answer in {SECONDS} s")
-                for receive, _ in pipes
-            ]
+            answers = [_answer(receive) for receive, _ in pipes]
         finally:
             for process in processes:
                 process.join(5)
@@ -42,6 +40,13 @@ def world(size: int, work: Callable[..., Any], *given: Any) -> list[Any]:
     failed = [f"rank {rank}: {answer}" for rank, (fine, answer) in enumerate(answers) if not fine]
     assert not failed, "\n".join(failed)
     return [answer for _, answer in answers]
+
+
+def _answer(receive: Any) -> tuple[bool, Any]:
+    try:
+        return receive.recv() if receive.poll(SECONDS) else (False, f"no answer in {SECONDS} s")
+    except EOFError:
+        return False, "died"
 
 
 def _enter(rank: int, size: int, meet: Path, send: Any, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
