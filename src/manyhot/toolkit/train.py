@@ -39,12 +39,13 @@ from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
 from manyhot.toolkit.models.linear import Linear
-from manyhot.toolkit.models.model import Curve, Learner
+from manyhot.toolkit.models.model import Curve, Learner, free_memory, gigabytes
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
 from manyhot.toolkit.objectives import COUPLED, loss_of
 from manyhot.toolkit.read.data import files_of
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import Training, read
 from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find
@@ -54,6 +55,8 @@ from manyhot.toolkit.runs.predict import Measured, Run
 from manyhot.toolkit.runs.saved_run import run_files
 
 SAMPLE = 16
+# Bytes a cell, row by label: targets, twice for the folds, and held-out logits in float32, with prior and shifted.
+CELL = 3 + 3 * 4
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,7 @@ def _planned(
     for sentence in training.warned:
         listener.warn(sentence)
     rows = training.train
+    check_cells(rows)
     if encoder is None:
         features, X = Features.fit_transform(rows, **blocks_of(config))
     elif config.fine_tune:
@@ -260,6 +264,23 @@ def _planned(
     learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, X, targets, learner
+
+
+def check_cells(rows: Examples, free: int | None = None) -> None:
+    """Refuse what does not fit in memory as rows x labels numbers, before any such is made.
+
+    Raises:
+        InputError: targets, their folds and held-out logits that take more than is free.
+    """
+    count, labels = rows.targets.shape
+    needed, free = CELL * count * labels, free_memory() if free is None else free
+    if needed > free:
+        most = free // (CELL * count)
+        raise InputError(
+            f"{rows.source}: {count:,} rows x {labels:,} labels take about {gigabytes(needed)} while C and tau are "
+            f"chosen, and {gigabytes(free)} are free; keep the {most:,} most frequent labels, or fewer rows, or use a machine "
+            "with more memory. A loss that holds no such numbers is manyhot.LinearZLPRLoss"
+        )
 
 
 def embed(encoder: Encoder, texts: list[str], listener: Listener) -> None:

@@ -44,7 +44,7 @@ from manyhot.toolkit.report.findings import of_labels, warnings_of
 from manyhot.toolkit.report.hard_rows import hard_rows
 from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.runs.evaluate import align
-from manyhot.toolkit.train import Listener, embed, files_named, folds_of
+from manyhot.toolkit.train import Listener, check_cells, embed, files_named, folds_of
 
 LEAST = 3  # of two, a fold would be fitted on one, which cannot be held out
 RANDOM = ("mlp",)  # models whose fits depend on the seed
@@ -100,6 +100,7 @@ def compare(
         seeds = [config.seed + i for i in range(comparison.seeds if config.model in RANDOM else 1)]
         if comparison.seeds > len(seeds):
             listener.say("linear fits are the same for every seed: one is enough")
+        check_cells(training.train)
         trials = Trials(comparison, training, test, seeds, listener, checkpoint, encoder, jobs)
         listener.say(trials.design)
         result = {
