@@ -278,8 +278,8 @@ def check_cells(rows: Examples, free: int | None = None) -> None:
         most = free // (CELL * count)
         raise InputError(
             f"{rows.source}: {count:,} rows x {labels:,} labels take about {gigabytes(needed)} while C and tau are "
-            f"chosen, and {gigabytes(free)} are free; keep the {most:,} most frequent labels, or fewer rows, or use a machine "
-            "with more memory. A loss that holds no such numbers is manyhot.LinearZLPRLoss"
+            f"chosen, and {gigabytes(free)} are free; keep the {most:,} most frequent labels or "
+            "fewer rows, or take a larger machine. A loss that holds no such numbers is manyhot.LinearZLPRLoss"
         )
 
 
