@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from manyhot.heads.reachable import ReachableHead
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
-    from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
+    from manyhot.labels import (
+        CardinalityRange,
+        cardinality_range,
+        label_counts,
+        label_groups,
+        label_prior,
+        label_propensity,
+    )
     from manyhot.linear_loss import (
         LinearZLPRLoss,
         linear_bce_loss,
@@ -79,6 +86,7 @@ if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
+    from manyhot.top_k_metrics import top_k_metrics
     from manyhot.updates import AdafactorUpdate, SGDUpdate
     from manyhot.validation import validate
 
@@ -138,6 +146,7 @@ __all__ = [
     "label_counts",
     "label_groups",
     "label_prior",
+    "label_propensity",
     "linear_bce_loss",
     "linear_pairwise_loss",
     "linear_single_log_loss",
@@ -169,6 +178,7 @@ __all__ = [
     "stratified_split",
     "subset_loss",
     "top_k",
+    "top_k_metrics",
     "tversky_loss",
     "two_way_loss",
     "validate",
@@ -192,7 +202,9 @@ _HOME = {
         "log_entropy_invariant_softmax",
     ),
     "heads.reachable": ("ReachableHead",),
-    "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
+    "labels": (
+        *("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior", "label_propensity"),
+    ),
     "linear_loss": (
         "LinearZLPRLoss",
         "linear_bce_loss",
@@ -247,6 +259,7 @@ _HOME = {
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),
+    "top_k_metrics": ("top_k_metrics",),
     "updates": ("AdafactorUpdate", "SGDUpdate"),
     "validation": ("validate",),
 }
