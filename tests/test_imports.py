@@ -24,7 +24,7 @@ ALLOWED = {
         *("losses.zlpr", "losses.row_wise", "losses.reduction", "losses.hyperparameters"),
     },
     "updates": set(),
-    "top_k_metrics": {"targets", "labels"},
+    "rankings": {"targets", "labels"},
     "logsumexp": {"targets", "kernels.native", "kernels.blocked"},
     "symmetric": {"targets", "logsumexp", "kernels.native", "kernels.subsets"},
     "matmulexp": {"targets", "logsumexp"},

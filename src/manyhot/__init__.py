@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
+    from manyhot.rankings import top_k_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
@@ -86,7 +87,6 @@ if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
-    from manyhot.top_k_metrics import top_k_metrics
     from manyhot.updates import AdafactorUpdate, SGDUpdate
     from manyhot.validation import validate
 
@@ -259,7 +259,7 @@ _HOME = {
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),
-    "top_k_metrics": ("top_k_metrics",),
+    "rankings": ("top_k_metrics",),
     "updates": ("AdafactorUpdate", "SGDUpdate"),
     "validation": ("validate",),
 }
