@@ -23,7 +23,7 @@ ALLOWED = {
         *("targets", "parallel", "kernels", "kernels.label_chunks"),
         *("losses.zlpr", "losses.row_wise", "losses.reduction", "losses.hyperparameters"),
     },
-    "updates": set(),
+    "updates": {"losses.hyperparameters"},
     "rankings": {"targets", "labels"},
     "logsumexp": {"targets", "kernels.native", "kernels.blocked"},
     "symmetric": {"targets", "logsumexp", "kernels.native", "kernels.subsets"},

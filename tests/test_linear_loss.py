@@ -365,6 +365,16 @@ def test_adafactor_trains_rare_labels_where_gradient_descent_does_not(generator:
     assert after[0] < 0.5 * after[1]
 
 
+def test_steps_below_the_last_digit_of_bfloat16_add_up(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    weight = torch.ones(400, 10, dtype=torch.bfloat16)
+    update = manyhot.SGDUpdate(1e-4, weight_decay=0.5)  # a digit of 1 is 1/128
+    for _ in range(100):
+        update(weight, torch.full((400, 10), 0.5, dtype=torch.bfloat16), slice(0, 400))
+    assert weight.float().mean().item() == pytest.approx(0.99, abs=1e-3)
+    assert manyhot.AdafactorUpdate(3, 2, 0.1).bfloat16().rows.dtype == torch.float32
+
+
 def test_the_state_of_adafactor_is_that_of_the_module(generator: torch.Generator) -> None:
     layer = manyhot.LinearZLPRLoss(4, 50, update=manyhot.AdafactorUpdate(50, 4, lr=0.1))
     x, targets = torch.randn(3, 4, generator=generator), IndexTargets([[1], [2], [3]])

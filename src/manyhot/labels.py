@@ -82,7 +82,7 @@ def label_propensity(counts: Any, rows: int, *, a: float = 0.55, b: float = 1.5)
     Example:
         >>> import manyhot
         >>> manyhot.label_propensity([1, 100, 10_000], rows=100_000).round(3)
-        array([0.087, 0.388, 0.903])
+        array([0.087, 0.422, 0.901])
 
     References:
         Jain, Prabhu and Varma, KDD 2016, section 4.

@@ -4,18 +4,23 @@
     Adafactor  W -= lr (U / max(1, rms U) + decay W)      U = G / sqrt(V)      V = r c^T / mean(c)
 
 Called inside of backward as ``update(weight, gradient, labels)``, once for each slice of labels, in their order.
+
+A step is mostly smaller than the last digit of a bfloat16 weight, and rounded to nearest nothing would ever move: such
+weights are rounded up or down at random, so that the mean is right (ELMO, arXiv 2510.11168).
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from manyhot.losses.hyperparameters import LossModule
 
 
-class SGDUpdate(nn.Module):
+class SGDUpdate(LossModule):
     """Gradient descent on a chunk of weights: no state, so that training takes the memory of the weights alone.
 
     Args:
         lr: > 0, the length of a step; may be set between steps, as a schedule does.
-        weight_decay: >= 0, decoupled from nothing: it is part of the gradient, as in torch.optim.SGD.
+        weight_decay: >= 0, a part of the gradient, as in torch.optim.SGD.
 
     Example:
         >>> import torch, manyhot
@@ -33,12 +38,10 @@ class SGDUpdate(nn.Module):
     @torch.no_grad()
     def forward(self, weight: Tensor, gradient: Tensor, labels: slice) -> None:
         """Take a step on the weights of some labels, in place."""
-        if self.weight_decay:
-            weight.mul_(1 - self.lr * self.weight_decay)
-        weight.sub_(gradient, alpha=self.lr)
+        _step(weight, gradient, self.lr, self.weight_decay)
 
 
-class AdafactorUpdate(nn.Module):
+class AdafactorUpdate(LossModule):
     r"""Adafactor on a chunk of weights: a second moment for each label and one for each feature.
 
     .. math::
@@ -94,12 +97,23 @@ class AdafactorUpdate(nn.Module):
         columns = square.mean(0) if first else self.columns
         moved = g / (rows.unsqueeze(-1) * (columns / columns.mean())).sqrt()
         length = moved.square().mean().sqrt().clamp(min=1)
-        if self.weight_decay:
-            weight.mul_(1 - self.lr * self.weight_decay)
-        weight.sub_((moved / length).to(weight.dtype), alpha=self.lr)
+        _step(weight, moved / length, self.lr, self.weight_decay)
         if labels.stop == len(self.rows):
             self.columns.mul_(beta).add_(self.gathered / len(self.rows), alpha=1 - beta)
             self.gathered.zero_()
+
+
+def _step(weight: Tensor, direction: Tensor, lr: float, decay: float) -> None:
+    """Subtract lr (direction + decay weight), in place."""
+    if weight.dtype != torch.bfloat16:
+        if decay:
+            weight.mul_(1 - lr * decay)
+        weight.sub_(direction.to(weight.dtype), alpha=lr)
+        return
+    exact = weight.float().mul_(1 - lr * decay).sub_(direction.float(), alpha=lr)
+    # bfloat16 is the first half of a float32: what a random number below the other half carries over, rounds up.
+    bits = exact.view(torch.int32)
+    weight.copy_(((bits + torch.randint_like(bits, 1 << 16)) & -(1 << 16)).view(torch.float32))
 
 
 def _checked(name: str, value: float) -> float:

@@ -227,7 +227,8 @@ class Trials:
         config, threads = replace(self.config, seed=seed), max(torch.get_num_threads() // self.jobs, 1)
         calls = [joblib.delayed(tried_apart)(methods, config, split, where, threads) for methods in waiting if methods]
         self.listener.progress(f"{where}, {len(calls)} losses on {self.jobs} processes", 0.0, 0.0)
-        for trials in joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls):
+        results: Any = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls)
+        for trials in results:
             for name, trial in trials.items():
                 self.checkpoint.finish(f"{where}, {name}: done", trial.arrays())
                 self._say(f"{where}, {name}", trial)
