@@ -111,8 +111,21 @@ ROOMS = {
         *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
     "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
-    "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
+    "runs": ("evaluate", "given", "explain", "predict", "predictions", "saved_run"),
+    "report": (
+        *(
+            "metric_names",
+            "scorer",
+            "top_words",
+            "overview",
+            "out_of_reach",
+            "cautions",
+            "findings",
+            "hard_rows",
+            "plots",
+        ),
+        *("span_page", "render", "write"),
+    ),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
@@ -123,7 +136,7 @@ ROOMS = {
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "report", "demo", "main"),
+        *("train", "compare", "evaluate", "predict", "explain", "report", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]

@@ -32,11 +32,12 @@ DONE, OF_RUN = "_manifest.json", "_run.json"
 
 
 class Done(NamedTuple):
-    """What became of a file: its name in the folder, its rows, and why there is no output if there is none."""
+    """What became of a file: its name in the folder, its rows, why there is no output if there is none, and a note."""
 
     name: str
     rows: int
     error: str | None = None
+    note: str | None = None
 
 
 class Job(NamedTuple):
@@ -162,7 +163,7 @@ def predict_folder(
     for done in (pool or one_after_another)(job, waiting):
         files.append(done)
         progress(len(files), len(mine), done)
-    files.sort()
+    files.sort(key=lambda done: done.name)
     summary = Summary(files, skipped, left_out, sum(done.rows == 0 and done.error is None for done in files))
     if not summary.failed:
         write_file(out / _manifest_name(shard), to_json(_manifest(folder, digest, files)))
@@ -218,7 +219,10 @@ class Worker:
         try:
             if self.run.task == "spans":
                 return Done(name, write_spans(out, self.run, source, keep=job.keep))
-            return Done(name, write_predictions(out, self.run, source, keep=job.keep, encoding=job.encoding))
+            notes: list[str] = []
+            options: Any = {"keep": job.keep, "encoding": job.encoding, "warn": notes.append}
+            rows = write_predictions(out, self.run, source, **options)
+            return Done(name, rows, note="; ".join(notes) or None)
         except NoRows:
             _write_nothing(out, LINE if self.run.task == "spans" else PREDICTED, source, job.keep)
             return Done(name, 0)

@@ -150,7 +150,7 @@ def train(
         origin = provenance(inputs, sums=sums, seed=config.seed, seconds=time.monotonic() - started)
         if not config.out and path.exists():  # something else took the name meanwhile
             path = free_path(config.data)
-        findings = findings_of(config, training, fitted, measured, metrics, origin)
+        findings = findings_of(config, training, X, fitted, measured, metrics, origin)
         files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings, render_run(findings))
         write_folder(path, files, RUN)
     return Trained(run, path, metrics, len(findings["worst"] or ()))
@@ -187,6 +187,7 @@ def _reserved_by_the_first(
 def findings_of(
     config: Config,
     training: Training,
+    X: DesignMatrix,
     fitted: Fitted,
     measured: Measured | None,
     metrics: dict[str, Any],
@@ -223,7 +224,7 @@ def findings_of(
             "losses": [loss if math.isfinite(loss) else None for loss in fitted.curve.losses],
             "scores": fitted.curve.scores,
         },
-        **find(run, judged, training.train, with_rows=not config.no_rows),
+        **find(run, judged, training.train, X, with_rows=not config.no_rows),
         "config": config.to_toml(),
         "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
     }

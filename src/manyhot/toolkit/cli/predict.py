@@ -52,12 +52,16 @@ def predict(
         from manyhot.toolkit.spans.write import write_spans
 
         loaded = load_run(run)
+        notes: list[str] = []
         with predicting() as progress:
             if loaded.task == "spans":
                 refuse_encoding(encoding)
                 rows = write_spans(out, loaded, data, keep=columns, progress=progress)
             else:
-                rows = write_predictions(out, loaded, data, keep=columns, encoding=encoding, progress=progress)
+                options = {"encoding": encoding, "progress": progress, "warn": notes.append}
+                rows = write_predictions(out, loaded, data, keep=columns, **options)
+        for note in notes:
+            warn(note)
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:
@@ -93,6 +97,9 @@ def _predict_folder(
         summary = predict_folder(
             run, folder, out, keep=columns, encoding=encoding, shard=shard, pool=pool, progress=told
         )
+    for done in summary.files:
+        if done.note is not None:
+            warn(f"{done.name}: {done.note}")
     for done in summary.failed:
         warn(f"{done.name}: nothing written; {done.error}")
     fine = [done for done in summary.files if done.error is None]
