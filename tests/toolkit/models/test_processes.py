@@ -76,7 +76,7 @@ def same_models(one: str, other: str, tolerance: float) -> None:
         np.testing.assert_allclose(b[name], value, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_mlp_is_that_of_one_process(config: Config, size: int, tmp_path: Path) -> None:
     alone, together = (replace(config, out=str(tmp_path / name)) for name in ("alone", "together"))
     (metrics,) = world(1, trained, alone, 4)
@@ -90,6 +90,7 @@ def test_an_mlp_is_that_of_one_process(config: Config, size: int, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together", "train.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_encoder_is_that_of_one_process(config: Config, tmp_path: Path) -> None:
     texts = pl.read_ndjson(config.data)["text"]
     folder = tiny_bert.save(tmp_path / "bert", sorted({word for text in texts for word in text.lower().split()}))
@@ -103,6 +104,7 @@ def test_a_fine_tuned_encoder_is_that_of_one_process(config: Config, tmp_path: P
     same_models(str(alone.out), str(together.out), 1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(config: Config, tmp_path: Path) -> None:
     whole, broken = (replace(config, out=str(tmp_path / name)) for name in ("whole", "broken"))
     world(2, trained, whole, 4)
