@@ -19,8 +19,9 @@ ALLOWED = {
     "kernels.subsets": {"targets", "kernels.layout", "kernels.native"},
     "parallel": set(),
     "kernels.label_chunks": {"targets", "parallel"},
+    "linear_layer": {"targets", "parallel", "kernels.label_chunks", "losses.zlpr"},
     "linear_loss": {
-        *("targets", "parallel", "kernels", "kernels.label_chunks"),
+        *("targets", "parallel", "linear_layer", "kernels.label_chunks"),
         *("losses.zlpr", "losses.row_wise", "losses.reduction", "losses.hyperparameters"),
     },
     "updates": {"losses.hyperparameters"},
