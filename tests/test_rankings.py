@@ -36,7 +36,7 @@ def by_loops(best: np.ndarray, truth: np.ndarray, p: np.ndarray, k: int) -> tupl
         ndcg += got / most if true else 0.0
         reached += sum(1 / p[label] for label in labels[:k] if label in true)
         ideal += sum(sorted((1 / p[label] for label in true), reverse=True)[:k])
-    return precision / ROWS, ndcg / ROWS, reached / ideal
+    return precision / ROWS, ndcg / ROWS, float(reached / ideal)
 
 
 def test_numbers_are_those_of_the_definitions(truth: np.ndarray, scores: np.ndarray) -> None:

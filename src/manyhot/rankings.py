@@ -92,7 +92,8 @@ def _positives(targets: Any) -> tuple[np.ndarray, np.ndarray, int]:
             row, label, share = sparse_cells(targets)
             return row[share > 0], label[share > 0], targets.shape[0]
         cells = dense_cells(targets)
-        return *np.nonzero(cells > 0), len(cells)
+        row, label = np.nonzero(cells > 0)
+        return row, label, len(cells)
     ids, number = targets.labels, len(targets)
     if targets.offsets is not None:
         row = np.repeat(np.arange(number), np.diff(array_of(targets.offsets)))

@@ -74,7 +74,7 @@ class Mlp:
         hidden = F.relu(product + self.hidden_bias)
         if random is not None:
             rows, here = (len(hidden), slice(None)) if share is None else (share.rows, share.here)
-            kept = (torch.rand((rows, HIDDEN), generator=random) >= DROPOUT)[here]
+            kept = (torch.rand((rows, hidden.shape[1]), generator=random) >= DROPOUT)[here]
             hidden = hidden * (kept.to(device) / (1 - DROPOUT))
         return hidden @ self.weight + self.bias
 
