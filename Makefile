@@ -6,6 +6,7 @@
 #
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
+# make bench-scale  many labels, several processes: time, memory, error, and the picture of docs/large.md, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make bench-spans   the loss of spans against torch's BCE: time, memory, and how often the exact sum is needed, 3 minutes
 # make bench-reach   classes and label sets out of reach: time, margins, narrow networks, 10 minutes
@@ -36,7 +37,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean
 
 setup: $(STAMP)
 
@@ -119,6 +120,9 @@ bench-cpu: $(STAMP)
 
 bench-csr: $(STAMP)
 	$(BIN)/python benchmarks/csr.py
+
+bench-scale: $(STAMP)
+	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick)
 
 bench-subset: $(STAMP)
 	$(BIN)/python benchmarks/subset.py

@@ -39,7 +39,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|np|numpy|pl|sp|constraints|Distribution)(\..*)?"),
     ("py:.*", r"(typing\.|pathlib\.)?(Path|Any|Literal|Sequence|Array|TypeVar)"),
-    ("py:.*", r"(manyhot\..*\.)?(Tensor|Size|Impl|Reduction|Smoothing|Average|Form|Noise|Auto)"),
+    ("py:.*", r"(manyhot\..*\.)?(Tensor|Size|Impl|Update|Reduction|Smoothing|Average|Form|Noise|Auto)"),
     ("py:.*", r"manyhot\.toolkit\..*|manyhot\.(decisions|calibration)\.Array"),
     ("py:.*", r"optional|Features|Linear|Columns|Examples|collections\.abc\..*"),
 ]

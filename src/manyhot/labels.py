@@ -59,6 +59,40 @@ def label_prior(targets: Any) -> Any:
     return prior
 
 
+def label_propensity(counts: Any, rows: int, *, a: float = 0.55, b: float = 1.5) -> np.ndarray:
+    r"""Estimate how likely a label that is true of a row is written down for it, from how often it is.
+
+    .. math::
+        p_l = \frac{1}{1 + C\,(n_l + B)^{-A}}, \qquad C = (\log N - 1)(B + 1)^A
+
+    with :math:`n_l` of N training rows. In very many labels rare ones are often forgotten. For
+    :func:`manyhot.top_k_metrics`.
+
+    Args:
+        counts: (labels,), training rows of each label: :func:`label_counts`.
+        rows: training rows, at least 3.
+        a, b: A and B; .55 and 1.5 unless the data are known better (.5 and .4 of Wikipedia, .6 and 2.6 of Amazon).
+
+    Returns:
+        (labels,) float64 in (0, 1).
+
+    Raises:
+        ValueError: fewer than 3 rows, negative counts.
+
+    Example:
+        >>> import manyhot
+        >>> manyhot.label_propensity([1, 100, 10_000], rows=100_000).round(3)
+        array([0.087, 0.422, 0.901])
+
+    References:
+        Jain, Prabhu and Varma, KDD 2016, section 4.
+    """
+    counts = np.asarray(array_of(counts), dtype=np.float64)
+    if rows < 3 or (counts < 0).any():
+        raise ValueError(f"label_propensity needs 3 rows or more and counts of 0 or more; got {rows} rows.")
+    return 1 / (1 + (np.log(rows) - 1) * (b + 1) ** a * (counts + b) ** -a)
+
+
 def label_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Group labels by training count: rare 1 to 8, medium 9 to 34, head 35 and more; (labels,) booleans by name.
 
