@@ -3,6 +3,7 @@
 Used by the tests and by the table of benchmarks/frameworks.py. A leaf is imported when it is asked.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,3 +33,22 @@ def boosting(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
 
     value, gradient, _ = ZLPRObjective(**case.options).derivatives(case.labels, case.logits)
     return value, gradient
+
+
+def transformers(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
+    """Ask the function a row at a time, as parts of a batch in which each row counts once."""
+    from manyhot.transformers import MultiLabelTrainer
+
+    logits, labels, options = tensors_of(case)
+    args = SimpleNamespace(average_tokens_across_devices=False, world_size=1)
+    trainer: Any = SimpleNamespace(loss=manyhot.zlpr_loss, loss_options=options, args=args)
+
+    def part(rows: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+        inputs: dict[str, Any] = {"labels": of}
+        model: Any = lambda: {"logits": rows}  # noqa: E731
+        return MultiLabelTrainer.compute_loss(trainer, model, inputs, num_items_in_batch=1)
+
+    pairs = zip(logits.flatten(0, -2), labels.flatten(0, -2), strict=True)
+    value = torch.stack([part(s[None], t[None]) for s, t in pairs])
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    return value.detach().numpy().reshape(case.logits.shape[:-1]), gradient.numpy()

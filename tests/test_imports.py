@@ -67,11 +67,13 @@ ALLOWED = {
         *("calibration", "decisions", "labels", "losses.baselines", "losses.zlpr", "metrics", "split"),
         *("toolkit.choose.cross_fit", "toolkit.models.linear"),
     },
+    "transformers": {"decisions", "losses.zlpr", "metrics", "targets"},
 }
 # The frameworks that a leaf may import, beside torch and NumPy.
 LEAVES = {
     "boosting": {"sklearn"},
     "sklearn": {"sklearn", "scipy"},
+    "transformers": {"transformers"},
 }
 # The rooms of the toolkit, in the order of the data, and the files of each in the same order: a module imports earlier
 # ones. A room without files is a file itself. The command line is last and sees all.

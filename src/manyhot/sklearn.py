@@ -225,16 +225,20 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
         prior = label_prior(targets, sample_weight=weight)
         bias = np.log(prior) if self._kind == "classes" else np.log(prior) - np.log1p(-prior)
         steps: list[int] = []
-        model = fit_linear(
-            X,
-            torch.from_numpy(targets),
-            loss=_loss(self.loss, weight) if self._kind != "classes" else partial(_cross_entropy, weight=weight),
-            C=self.C,
-            start=bias,
-            max_iter=self.max_iter,
-            tolerance=self.tol,
-            progress=lambda n, of, value, score: steps.append(n),
-        )
+        loss = partial(_cross_entropy, weight=weight) if self._kind == "classes" else _loss(self.loss, weight)
+        with warnings.catch_warnings():
+            # Scores on the way may all lie in [0, 1], and are no probabilities.
+            warnings.filterwarnings("ignore", "all logits lie in")
+            model = fit_linear(
+                X,
+                torch.from_numpy(targets),
+                loss=loss,
+                C=self.C,
+                start=bias,
+                max_iter=self.max_iter,
+                tolerance=self.tol,
+                progress=lambda n, of, value, score: steps.append(n),
+            )
         self.n_iter_ = max(steps, default=1)
         if self.n_iter_ >= self.max_iter:
             warnings.warn(
