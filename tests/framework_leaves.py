@@ -52,3 +52,52 @@ def transformers(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
     value = torch.stack([part(s[None], t[None]) for s, t in pairs])
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     return value.detach().numpy().reshape(case.logits.shape[:-1]), gradient.numpy()
+
+
+def in_jax(case: FrameworkCase, loss: str = "zlpr") -> tuple[np.ndarray, np.ndarray]:
+    """Compile the loss and its gradient; the largest of options is an array."""
+    import jax
+
+    import manyhot.jax
+
+    options = dict(case.options)
+    function = getattr(manyhot.jax, loss)
+
+    @jax.jit
+    def both(logits: Any, labels: Any) -> Any:
+        value, pull = jax.vjp(lambda s: function(s, labels, **options), logits)
+        return value, pull(jax.numpy.ones_like(value))[0]
+
+    value, gradient = both(case.logits, case.labels)
+    return np.asarray(value, dtype=np.float64), np.asarray(gradient, dtype=np.float64)
+
+
+def in_keras(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
+    """Take the gradient by the backend that is chosen, each in its own way."""
+    import keras
+
+    import manyhot.keras
+
+    options = dict(case.options)
+
+    def losses(logits: Any) -> Any:
+        return manyhot.keras.zlpr(case.labels, logits, **options)
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, pull = jax.vjp(losses, case.logits)
+        gradient = pull(jax.numpy.ones_like(value))[0]
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            logits = tf.constant(case.logits)
+            tape.watch(logits)
+            value = losses(logits)
+        gradient = tape.gradient(value, logits)
+    else:
+        logits = torch.from_numpy(case.logits.copy()).requires_grad_()
+        value = losses(logits)
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+    return keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(gradient)

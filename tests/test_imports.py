@@ -68,12 +68,21 @@ ALLOWED = {
         *("toolkit.choose.cross_fit", "toolkit.models.linear"),
     },
     "transformers": {"decisions", "losses.zlpr", "metrics", "targets"},
+    "jax": {"targets"},
+    "keras": {"targets"},
+    "onnx": {
+        *("", "calibration", "decisions", "toolkit.disk.run_folder", "toolkit.errors", "toolkit.models.meaning"),
+        *("toolkit.models.pretrained", "toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
+    },
 }
 # The frameworks that a leaf may import, beside torch and NumPy.
 LEAVES = {
     "boosting": {"sklearn"},
     "sklearn": {"sklearn", "scipy"},
     "transformers": {"transformers"},
+    "jax": {"jax"},
+    "keras": {"keras"},
+    "onnx": {"onnx", "onnxscript", "onnxruntime"},
 }
 # The rooms of the toolkit, in the order of the data, and the files of each in the same order: a module imports earlier
 # ones. A room without files is a file itself. The command line is last and sees all.
@@ -94,7 +103,7 @@ ROOMS = {
         *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
     ),
     "choose": ("calibrate", "cross_fit", "thresholds"),
-    "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
+    "runs": ("evaluate", "given", "predict", "predictions", "saved_run", "network"),
     "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
@@ -105,7 +114,7 @@ ROOMS = {
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "report", "demo", "main"),
+        *("train", "compare", "evaluate", "predict", "export", "report", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]

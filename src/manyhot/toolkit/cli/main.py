@@ -13,6 +13,7 @@ try:
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
+    from manyhot.toolkit.cli.export import export
     from manyhot.toolkit.cli.failing import EXIT_CODES
     from manyhot.toolkit.cli.predict import predict
     from manyhot.toolkit.cli.report import report
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (train, compare, evaluate, predict, report, demo):
+for command in (train, compare, evaluate, predict, export, report, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 
