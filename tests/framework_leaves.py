@@ -101,3 +101,27 @@ def in_keras(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
         value = losses(logits)
         (gradient,) = torch.autograd.grad(value.sum(), logits)
     return keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(gradient)
+
+
+def in_skorch(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
+    """Ask the criterion of an initialised net, through the net."""
+    from manyhot.skorch import MultiLabelNet
+
+    logits, labels, options = tensors_of(case)
+    criterion = {f"criterion__{key}": value for key, value in (options | {"reduction": "none"}).items()}
+    module: Any = torch.nn.Linear(1, 1)  # an optimizer wants parameters
+    net = MultiLabelNet(module, verbose=0, **criterion).initialize()
+    value = net.get_loss(logits, labels)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    return value.detach().numpy(), gradient.numpy()
+
+
+def in_lightning(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
+    """Ask the loss that a module has."""
+    from manyhot.lightning import MultiLabelModule
+
+    logits, labels, options = tensors_of(case)
+    module = MultiLabelModule(torch.nn.Identity(), manyhot.ZLPRLoss(reduction="none", **options))
+    value = module.loss(module(logits), labels)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    return value.detach().numpy(), gradient.numpy()

@@ -70,6 +70,8 @@ ALLOWED = {
     "transformers": {"decisions", "losses.zlpr", "metrics", "targets"},
     "jax": {"targets"},
     "keras": {"targets"},
+    "skorch": {"decisions", "losses.zlpr"},
+    "lightning": {"decisions", "losses.zlpr", "metrics", "targets"},
     "onnx": {
         *("", "calibration", "decisions", "toolkit.disk.run_folder", "toolkit.errors", "toolkit.models.meaning"),
         *("toolkit.models.pretrained", "toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
@@ -82,6 +84,8 @@ LEAVES = {
     "transformers": {"transformers"},
     "jax": {"jax"},
     "keras": {"keras"},
+    "skorch": {"skorch"},
+    "lightning": {"lightning"},
     "onnx": {"onnx", "onnxscript", "onnxruntime"},
 }
 # The rooms of the toolkit, in the order of the data, and the files of each in the same order: a module imports earlier

@@ -51,7 +51,7 @@ class EveryRange(torch.nn.Module):
         return tuple(decided(*inputs)[1] for decided in self.decided)
 
 
-@pytest.mark.parametrize("labels", [1, 14, 50, 1000, 5000])
+@pytest.mark.parametrize("labels", [1, 14, 5000])
 def test_sessions_decide_as_decide(tmp_path: Path, labels: int) -> None:
     every = EveryRange(labels)
     names = [f"labels{i}" for i in range(len(every.options))]
@@ -123,7 +123,9 @@ def agrees(run: Any, exported: Path, data: str) -> None:
 @pytest.mark.parametrize("model", ["linear", "mlp"])
 def test_runs_on_numbers(tmp_path: Path, model: str) -> None:
     data, new = table(tmp_path / "train.csv", 150, 0), table(tmp_path / "new.csv", 40, 1, labels=False)
-    config = Config(data=data, labels="one,two,three", model=model, out=str(tmp_path / "run"), **WITHOUT_NEIGHBOURS)
+    config = Config(
+        data=data, labels=("one", "two", "three"), model=model, out=str(tmp_path / "run"), **WITHOUT_NEIGHBOURS
+    )
     train(config)
     run = manyhot.load_run(tmp_path / "run")
     export(tmp_path / "run", tmp_path / "run.onnx")
