@@ -60,8 +60,8 @@ def main() -> None:
     versions = [f"{name} {version(name)}" for name in dict.fromkeys(of for _, of, _ in LEAVES.values())]
     versions.append(f"tensorflow {version('tensorflow-cpu')}")
     lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}: {', '.join(versions)}. The larger of the errors of value (in parts of it, or of 1 "
-        "where it is less) and gradient; boosting computes in float64, the others in float32. A gradient of float16 "
+        f"{datetime.now(UTC):%Y-%m-%d}: {', '.join(versions)}. The larger of the errors of value (in parts of it, or "
+        "of 1 where it is less) and gradient; boosting computes in float64, others in float32. A gradient of float16 "
         "comes back in float16. `-`: the leaf has no such option.",
         "",
         f"| | {' | '.join(CASES)} |",

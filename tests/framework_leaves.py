@@ -3,6 +3,8 @@
 Used by the tests and by the table of benchmarks/frameworks.py. A leaf is imported when it is asked.
 """
 
+# pyright: reportMissingImports=false
+
 from types import SimpleNamespace
 from typing import Any
 

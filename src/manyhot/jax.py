@@ -5,6 +5,8 @@ The formulas are those of :func:`manyhot.zlpr_loss`, :func:`manyhot.pairwise_los
 mean yourself.
 """
 
+# pyright: reportMissingImports=false
+
 import math
 from functools import partial
 from typing import Any

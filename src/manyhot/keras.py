@@ -4,6 +4,8 @@ Targets are dense, 0/1 or shares in [0, 1], and -1, -100 and NaN are unknown. Pr
 ``manyhot.decide(model.predict(X))``.
 """
 
+# pyright: reportMissingImports=false
+
 import math
 from typing import Any, Literal
 

@@ -1,5 +1,7 @@
 """A LightningModule with ZLPR: measured on whole epochs, right on several devices."""
 
+# pyright: reportMissingImports=false
+
 from typing import Any
 
 import torch

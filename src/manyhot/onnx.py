@@ -1,5 +1,7 @@
 """ONNX: a model or a run as one file that gives logits, label sets and probabilities, decided inside of the graph."""
 
+# pyright: reportMissingImports=false
+
 import inspect
 import json
 import warnings

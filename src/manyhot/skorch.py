@@ -1,5 +1,7 @@
 """A skorch net that predicts label sets: networks of torch in scikit-learn's searches and pipelines."""
 
+# pyright: reportMissingImports=false
+
 from typing import Any
 
 import numpy as np

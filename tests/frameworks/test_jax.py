@@ -1,5 +1,7 @@
 """The losses in JAX: the table of cases under jit, in both precisions, the transforms, and the decision."""
 
+# pyright: reportMissingImports=false
+
 from collections.abc import Callable, Iterator
 from typing import Any
 

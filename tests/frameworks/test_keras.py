@@ -3,6 +3,8 @@
 The backend is that of KERAS_BACKEND, chosen once a process; `make frameworks` runs this file for each.
 """
 
+# pyright: reportMissingImports=false
+
 import os
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """The LightningModule: it learns, measures whole epochs, keeps the prior, and two processes are one."""
 
+# pyright: reportMissingImports=false
+
 import os
 import subprocess
 import sys

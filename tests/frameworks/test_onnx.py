@@ -1,5 +1,7 @@
 """ONNX: sessions decide as `manyhot.decide` does, and runs of every kind give the logits they give in Python."""
 
+# pyright: reportMissingImports=false
+
 import csv
 import json
 from pathlib import Path

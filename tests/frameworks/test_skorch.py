@@ -1,5 +1,7 @@
 """The skorch net: label sets, unknown cells, clone, pickle and a search."""
 
+# pyright: reportMissingImports=false
+
 import pickle
 from typing import Any
 
