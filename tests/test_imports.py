@@ -92,6 +92,7 @@ LEAVES = {
 # ones. A room without files is a file itself. The command line is last and sees all.
 ROOMS = {
     "errors": (),
+    "plain_files": (),
     "config": (),
     "objectives": (),
     "disk": ("fits", "run_folder", "text_numbers", "checkpoint"),
@@ -103,12 +104,37 @@ ROOMS = {
         *("examples", "inputs", "spans"),
     ),
     "models": (
-        *("hub", "pooling", "pretrained", "meaning", "term_counts", "features", "model", "adamw", "products"),
-        *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
+        *(
+            "hub",
+            "pooling",
+            "pretrained",
+            "meaning",
+            "term_counts",
+            "term_blocks",
+            "kernel",
+            "features",
+            "model",
+            "adamw",
+            "products",
+        ),
+        *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "thresholds"),
-    "runs": ("evaluate", "given", "predict", "predictions", "saved_run", "network"),
-    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
+    "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
+    "runs": ("evaluate", "given", "explain", "predict", "predictions", "saved_run", "network"),
+    "report": (
+        *(
+            "metric_names",
+            "scorer",
+            "top_words",
+            "overview",
+            "out_of_reach",
+            "cautions",
+            "findings",
+            "hard_rows",
+            "plots",
+        ),
+        *("span_page", "render", "write"),
+    ),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
@@ -118,7 +144,7 @@ ROOMS = {
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "export", "report", "demo", "main"),
+        *("train", "compare", "evaluate", "predict", "explain", "export", "report", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]

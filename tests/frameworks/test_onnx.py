@@ -138,8 +138,6 @@ def test_runs_on_numbers(tmp_path: Path, model: str) -> None:
     assert json.loads(said["labels"]) == run.label_names
 
 
-# Votes of nearest rows are no part of a network.
-WITHOUT_NEIGHBOURS: dict[str, Any] = {"neighbours": "off"} if "neighbours" in Config.__dataclass_fields__ else {}
 SENTENCES = [
     "red square",
     "red circle big",
@@ -159,12 +157,26 @@ def texts(path: Path, rows: int) -> str:
     return str(path)
 
 
+def test_columns_of_a_kernel_and_rows_that_vote(tmp_path: Path) -> None:
+    data, new = table(tmp_path / "train.csv", 150, 0), table(tmp_path / "new.csv", 40, 1, labels=False)
+    trained = train(Config(data=data, labels=("one", "two", "three"), out=str(tmp_path / "run")))
+    assert trained is not None
+    run = trained.run
+    assert run.features.kernel is not None
+    assert run.neighbours is not None
+    with pytest.raises(InputError, match="--neighbours off"):
+        export(run, tmp_path / "run.onnx")
+    run.neighbours = None
+    export(run, tmp_path / "run.onnx")
+    agrees(run, tmp_path / "run.onnx", new)
+
+
 @pytest.mark.parametrize("kind", ["frozen", "fine-tuned"])
 def test_runs_on_an_encoder(tmp_path: Path, kind: str) -> None:
     folder = save(tmp_path / "bert", sorted({word for text in SENTENCES for word in text.split()}))
     more: dict[str, Any] = {"words": False} if kind == "frozen" else {"fine_tune": True, "device": "cpu"}
     data = texts(tmp_path / "train.jsonl", 48)
-    train(Config(data=data, model=f"encoder:{folder}", out=str(tmp_path / "run"), **more, **WITHOUT_NEIGHBOURS))
+    train(Config(data=data, model=f"encoder:{folder}", out=str(tmp_path / "run"), **more))
     run = manyhot.load_run(tmp_path / "run")
     export(run, tmp_path / "run.onnx")
     agrees(run, tmp_path / "run.onnx", texts(tmp_path / "new.jsonl", 30))

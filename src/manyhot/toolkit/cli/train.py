@@ -20,6 +20,7 @@ from manyhot.toolkit.cli.options import (
     Labels,
     LabelSep,
     Long,
+    Neighbours,
     Nested,
     NoHeader,
     NoRows,
@@ -44,6 +45,7 @@ from manyhot.toolkit.cli.terminal import (
     print_json,
     print_result,
     rows_inside,
+    run_holds,
     say,
 )
 
@@ -99,6 +101,7 @@ def train(
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
+    neighbours: Neighbours = None,
     decision: Annotated[
         str | None,
         typer.Option(
@@ -143,3 +146,4 @@ def train(
             say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
             if isinstance(trained, Trained):
                 mention_encoder(trained.run)
+                say(run_holds(trained.run))

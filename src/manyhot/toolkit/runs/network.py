@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.encoder import FineTuned
-from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.kernel import Kernel
 from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.mlp import Mlp
@@ -27,7 +27,7 @@ def network_of_run(run: Run) -> nn.Module:
     """
     if not isinstance(run, Run):
         raise InputError("export takes a run on texts or numbers; one on spans has no network of its own.")
-    if getattr(run, "neighbours", None) is not None:
+    if run.neighbours is not None:
         raise InputError(
             "training rows vote in this run, and they are no part of a network: train with --neighbours off"
         )
@@ -81,7 +81,7 @@ class _OfNumbers(nn.Module):
         if features.std is not None:
             self.register_buffer("mean", torch.from_numpy(np.asarray(features.mean, dtype=np.float64)))
             self.register_buffer("std", torch.from_numpy(np.asarray(features.std, dtype=np.float64)))
-        self.kernel = _kernel_of(features)
+        self.kernel = None if features.kernel is None else _Nearness(features.kernel)
         self.last = _last_of(run)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -150,10 +150,10 @@ class _Layers(nn.Module):
         return x
 
 
-class _Kernel(nn.Module):
-    """How near a row is to the landmarks of `Kernel`."""
+class _Nearness(nn.Module):
+    """The columns of a kernel."""
 
-    def __init__(self, kernel: Any) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         super().__init__()
         for name in ("landmarks", "basis", "mean", "gamma"):
             self.register_buffer(name, torch.from_numpy(np.asarray(getattr(kernel, name), dtype=np.float64)))
@@ -163,11 +163,6 @@ class _Kernel(nn.Module):
         lengths = x.square().sum(1, keepdim=True) + self.landmarks.square().sum(1)
         distances = (lengths - 2 * x @ self.landmarks.T).clamp(min=0)
         return (torch.exp(-self.gamma * distances) @ self.basis - self.mean).float()
-
-
-def _kernel_of(features: Features) -> nn.Module | None:
-    kernel = getattr(features, "kernel", None)
-    return None if kernel is None else _Kernel(kernel)
 
 
 def _last_of(run: Run) -> nn.Module:
