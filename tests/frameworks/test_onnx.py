@@ -125,9 +125,7 @@ def agrees(run: Any, exported: Path, data: str) -> None:
 @pytest.mark.parametrize("model", ["linear", "mlp"])
 def test_runs_on_numbers(tmp_path: Path, model: str) -> None:
     data, new = table(tmp_path / "train.csv", 150, 0), table(tmp_path / "new.csv", 40, 1, labels=False)
-    config = Config(
-        data=data, labels=("one", "two", "three"), model=model, out=str(tmp_path / "run"), **WITHOUT_NEIGHBOURS
-    )
+    config = Config(data=data, labels=("one", "two", "three"), model=model, out=str(tmp_path / "run"), neighbours="off")
     train(config)
     run = manyhot.load_run(tmp_path / "run")
     export(tmp_path / "run", tmp_path / "run.onnx")
