@@ -110,7 +110,7 @@ def in_skorch(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
     from manyhot.skorch import MultiLabelNet
 
     logits, labels, options = tensors_of(case)
-    criterion = {f"criterion__{key}": value for key, value in (options | {"reduction": "none"}).items()}
+    criterion: Any = {f"criterion__{key}": value for key, value in (options | {"reduction": "none"}).items()}
     module: Any = torch.nn.Linear(1, 1)  # an optimizer wants parameters
     net = MultiLabelNet(module, verbose=0, **criterion).initialize()
     value = net.get_loss(logits, labels)

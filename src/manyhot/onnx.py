@@ -60,6 +60,10 @@ class Decided(nn.Module):
                 [0, 1]])
     """
 
+    threshold: Tensor
+    temperature: Tensor
+    offset: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -156,12 +160,13 @@ def export(
             raise ValueError("export of a module needs example=, inputs of two rows or more.")
         inputs = example if isinstance(example, tuple) else (example,)
         names = _names(model, inputs)
-        network = model.eval()
+        network: Any = model
     else:
         run: Any = model if not isinstance(model, str | Path) else load_run(model)
         network = network_of_run(run)
         low, high = run.cardinality
-        min_labels, max_labels = min_labels or low, high if max_labels is None else max_labels
+        min_labels = low if min_labels is None else min_labels
+        max_labels = high if max_labels is None else max_labels
         calibration, label_names = run.calibration, run.label_names
         described = _described(run)
         names, inputs = list(network.names), _example(run, network)
@@ -179,7 +184,9 @@ def export(
         },
     }  # fmt: skip
     outputs = ["logits", "labels", "probs"][: 2 if calibration is None else 3]
+    training = network.training
     written = graph(decided.eval(), inputs, names, outputs, opset)
+    network.train(training)
     for key, value in described.items():
         entry = written.metadata_props.add()
         # The tokenizer is JSON already.

@@ -49,7 +49,8 @@ def test_it_learns_and_decides(rows: tuple[np.ndarray, np.ndarray]) -> None:
     assert f1_score(Y, (logits > 0).astype(int)) > 0.85
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
-    assert clone(model).max_labels == 2
+    copied: Any = clone(model)
+    assert copied.max_labels == 2
     assert model.get_params()["min_labels"] == 1
 
 

@@ -1,5 +1,6 @@
 """A run as one network of torch, from numbers or token ids to logits: what an export writes down."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,9 @@ def network_inputs(run: Run, examples: Examples) -> dict[str, np.ndarray]:
 class _OfNumbers(nn.Module):
     """Missing numbers, scaling, categories and kernel columns as `Features` has them, and the model."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, run: Run) -> None:
         super().__init__()
         features = run.features
@@ -107,6 +111,8 @@ class _OfTokens(nn.Module):
     """A network on token ids, the pooling, the scaling of frozen numbers, and the model."""
 
     names = ("input_ids", "attention_mask")
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -120,7 +126,9 @@ class _OfTokens(nn.Module):
         else:
             assert isinstance(model, FineTuned)
             self.network, self.pooling = model.network, Pooling(model.pooling.modes)
-        self.network = self.network.cpu().eval()
+        if any(parameter.device.type != "cpu" for parameter in self.network.parameters()):
+            self.network = copy.deepcopy(self.network).cpu()
+        self.network.eval()
         self.last = _last_of(run)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -152,6 +160,11 @@ class _Layers(nn.Module):
 
 class _Nearness(nn.Module):
     """The columns of a kernel."""
+
+    landmarks: Tensor
+    basis: Tensor
+    mean: Tensor
+    gamma: Tensor
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
