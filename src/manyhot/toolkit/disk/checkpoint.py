@@ -196,15 +196,18 @@ class _Steps:
 NO_CHECKPOINT = Checkpoint()
 
 
-def binding(config: Config, sums: dict[str, str | None], compared: dict[str, Any] | None = None) -> dict[str, Any]:
+def binding(
+    config: Config, sums: dict[str, str | None], compared: dict[str, Any] | None = None, processes: int = 1
+) -> dict[str, Any]:
     """Say what a checkpoint belongs to: with any of it changed, going on would give another run.
 
     Args:
         config: what was asked for; where the run goes does not matter.
         sums: sha256 of each input.
         compared: of a comparison, what is compared.
+        processes: that train together; another number gives other bits.
     """
-    options = dataclasses.asdict(config) | (compared or {})
+    options = dataclasses.asdict(config) | (compared or {}) | ({"processes": processes} if processes > 1 else {})
     del options["out"]
     return {
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()},
@@ -277,6 +280,7 @@ def reserved(
     compared: dict[str, Any] | None = None,
     resume: bool,
     say: Callable[[str], None],
+    processes: int = 1,
 ) -> Iterator[tuple[Path, Checkpoint]]:
     """Hold a place for the length of a training: one process trains there, and its checkpoint is read if asked for.
 
@@ -286,7 +290,7 @@ def reserved(
     Raises:
         InputError: the place is taken, or holds a checkpoint that is not to be used or is of another training.
     """
-    bound = binding(config, sums, compared)
+    bound = binding(config, sums, compared, processes)
     name = run_name(config.data) + ("" if compared is None else "-compare")
     while True:
         path = find_place(config, name, bound, resume=resume, say=say)

@@ -182,9 +182,13 @@ def read_text(path: Path, encoding: str | None = None, *, lines: bool = True) ->
     return data
 
 
-def empty(path: Path) -> InputError:
+class NoRows(InputError):
+    """A file that is whole and has nothing in it: one among many may."""
+
+
+def empty(path: Path) -> NoRows:
     """The error of a text file without text."""
-    return InputError(f"{path}: expected text, got an empty file; check that this is the file you meant")
+    return NoRows(f"{path}: expected text, got an empty file; check that this is the file you meant")
 
 
 def row_too_long(path: Path, line: int) -> InputError:
@@ -195,9 +199,9 @@ def row_too_long(path: Path, line: int) -> InputError:
     )
 
 
-def no_rows(path: Path) -> InputError:
+def no_rows(path: Path) -> NoRows:
     """The error of a file without rows."""
-    return InputError(f"{path}: expected rows of data, got none; check that this is the file you meant")
+    return NoRows(f"{path}: expected rows of data, got none; check that this is the file you meant")
 
 
 def not_parquet(path: Path, error: BaseException) -> InputError:
