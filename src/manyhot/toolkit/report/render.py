@@ -193,6 +193,9 @@ def _box(model: dict[str, Any]) -> dict[str, Any]:
     numbers = model.get("numbers")
     means = [] if numbers is None else np.frombuffer(base64.b64decode(numbers["mean"]), "<f8").tolist()
     blocks = model["blocks"]
+    # Of some training rows, the standardised numbers, float32.
+    rows = base64.b64decode(model["kernel"]["landmarks"]) if "kernel" in model else b""
+    landmarks = len(rows) // (4 * max(len(means), 1))
     return {
         "data": Markup(written_inside(model).decode()),
         "text": bool(blocks),
@@ -200,6 +203,7 @@ def _box(model: dict[str, Any]) -> dict[str, Any]:
         "whole": all(block["whole"] for block in blocks),
         "numbers": [] if numbers is None else list(zip(numbers["names"], means, strict=True)),
         "categories": model["categories"],
+        "landmarks": landmarks,
     }
 
 
