@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         log_entropy_invariant_softmax,
     )
     from manyhot.heads.boundary_tagger import BoundaryTagger
+    from manyhot.heads.cascade_tagger import CascadeTagger
     from manyhot.heads.reachable import ReachableHead
+    from manyhot.heads.relation_pointer import RelationPointer
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
+    from manyhot.metrics_of_triples import triple_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
+    from manyhot.triples import Triple, decide_objects, decide_triples, triple_targets
     from manyhot.validation import validate
 
 __all__ = [
@@ -80,6 +84,7 @@ __all__ = [
     "BoundaryTagger",
     "Calibration",
     "CardinalityRange",
+    "CascadeTagger",
     "EfficientSpanPointer",
     "ExactLoss",
     "FWeightedBCELoss",
@@ -92,6 +97,7 @@ __all__ = [
     "Perturbed",
     "Reach",
     "ReachableHead",
+    "RelationPointer",
     "Run",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
@@ -105,6 +111,7 @@ __all__ = [
     "SpanTargets",
     "Subset",
     "SubsetLoss",
+    "Triple",
     "TverskyLoss",
     "TwoWayLoss",
     "ZLPRLoss",
@@ -116,7 +123,9 @@ __all__ = [
     "collate",
     "decide",
     "decide_boundaries",
+    "decide_objects",
     "decide_spans",
+    "decide_triples",
     "entropy_invariant_attention",
     "entropy_invariant_softmax",
     "exact_loss",
@@ -154,6 +163,8 @@ __all__ = [
     "stratified_split",
     "subset_loss",
     "top_k",
+    "triple_metrics",
+    "triple_targets",
     "tversky_loss",
     "two_way_loss",
     "validate",
@@ -169,6 +180,8 @@ _HOME = {
     "collation": ("collate",),
     "decisions": ("decide", "top_k"),
     "heads.boundary_tagger": ("BoundaryTagger",),
+    "heads.cascade_tagger": ("CascadeTagger",),
+    "heads.relation_pointer": ("RelationPointer",),
     "heads.rotary": ("rotary",),
     "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
     "entropy_invariant": (
@@ -215,6 +228,7 @@ _HOME = {
     "matmulexp": ("log_matmul_exp",),
     "metrics": ("multiclass_metrics", "multilabel_metrics"),
     "metrics_of_spans": ("SpanError", "span_errors", "span_metrics"),
+    "metrics_of_triples": ("triple_metrics",),
     "span_decisions": ("decide_boundaries", "decide_spans"),
     "span_scores": ("SpanScores",),
     "spans": ("Span", "SpanTargets", "span_mask", "span_share"),
@@ -225,6 +239,7 @@ _HOME = {
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),
+    "triples": ("Triple", "decide_objects", "decide_triples", "triple_targets"),
     "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
