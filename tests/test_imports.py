@@ -75,7 +75,14 @@ ROOMS = {
     "disk": ("fits", "run_folder", "text_numbers", "checkpoint"),
     "read": (
         *("formats.files", "formats.label_lists", "formats.delimited", "formats.jsonl", "formats.matrix"),
-        *("formats.marked", "formats.tagged", "formats.span_jsonl", "formats.label_studio", "formats.arff"),
+        *(
+            "formats.marked",
+            "formats.links",
+            "formats.tagged",
+            "formats.span_jsonl",
+            "formats.label_studio",
+            "formats.arff",
+        ),
         *("formats.svmlight", "data", "formats.parquet", "batches", "cells", "indicators", "literals"),
         *("separators", "label_cells", "vectors", "uses", "kinds", "label_columns", "columns", "attributes"),
         *("examples", "inputs", "spans"),
@@ -90,8 +97,19 @@ ROOMS = {
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
-        *("tokens", "sentences", "inputs", "features", "network", "pieces", "offset", "fit", "predict", "write"),
-        *("findings", "saved_run", "train", "methods", "compare", "demo"),
+        *("tokens", "sentences", "inputs", "features", "network", "relation_network", "pieces", "offset", "fit"),
+        *(
+            "predict",
+            "relation_run",
+            "relation_write",
+            "write",
+            "findings",
+            "saved_run",
+            "train",
+            "methods",
+            "compare",
+            "demo",
+        ),
     ),
     "demo": (),
     "cli": (

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
+    from manyhot.toolkit.spans.relation_run import RelationRun
     from manyhot.triples import Triple, decide_objects, decide_triples, triple_targets
     from manyhot.validation import validate
 
@@ -98,6 +99,7 @@ __all__ = [
     "Reach",
     "ReachableHead",
     "RelationPointer",
+    "RelationRun",
     "Run",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
@@ -239,6 +241,7 @@ _HOME = {
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),
+    "toolkit.spans.relation_run": ("RelationRun",),
     "triples": ("Triple", "decide_objects", "decide_triples", "triple_targets"),
     "validation": ("validate",),
 }

@@ -38,6 +38,7 @@ from manyhot.toolkit.cli.options import (
     options_of,
 )
 from manyhot.toolkit.cli.terminal import listening, print_comparison, print_json, rows_inside, say
+from manyhot.toolkit.errors import InputError
 
 
 def compare(
@@ -109,6 +110,11 @@ def compare(
         asked = make_config(config, set_ or [], options_of(context))
         command = ["manyhot", *sys.argv[1:]]
         with listening() as listener:
+            if asked.task == "relations":
+                raise InputError(
+                    "compare is of multilabel, multiclass and spans; train with each of --loss zlpr and bce+bias, and "
+                    "--design, on --task relations."
+                )
             if asked.task == "spans":
                 spans = make_span_comparison(asked, losses, folds, seeds)
                 compared = compare_spans(spans, listener, command=command, resume=resume)

@@ -22,6 +22,7 @@ def predict(
 ) -> None:
     """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
     with failing_clearly():
+        from manyhot.toolkit.config import MARKED
         from manyhot.toolkit.runs.predictions import write_predictions
         from manyhot.toolkit.runs.saved_run import load_run
         from manyhot.toolkit.spans.write import write_spans
@@ -29,7 +30,7 @@ def predict(
         loaded = load_run(run)
         columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
         with predicting() as progress:
-            if loaded.task == "spans":
+            if loaded.task in MARKED:
                 refuse_encoding(encoding)
                 rows = write_spans(out, loaded, data, keep=columns, progress=progress)
             else:

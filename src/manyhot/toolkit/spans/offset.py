@@ -10,16 +10,17 @@ LOWEST = -10.0
 ABOUT = 0.001
 
 
-def best_offset(scores: np.ndarray, right: np.ndarray, gold: int) -> float:
+def best_offset(scores: np.ndarray, right: np.ndarray, gold: int, lowest: float = LOWEST) -> float:
     """Find what to add to the scores of candidates so that those above 0 have the best micro-F1.
 
-    Candidates are the spans that a decision keeps at the threshold LOWEST; as it goes by falling score, those that it
+    Candidates are the spans that a decision keeps at the threshold `lowest`; as it goes by falling score, those that it
     keeps at a higher threshold are the ones of them above it. All thresholds between two scores are tried.
 
     Args:
         scores: of each candidate.
         right: whether it is a gold span.
         gold: how many of these there are.
+        lowest: below which there are no candidates.
 
     Returns:
         The offset nearest 0 whose F1 is within ABOUT of the best; 0 where no candidate is right.
@@ -31,7 +32,7 @@ def best_offset(scores: np.ndarray, right: np.ndarray, gold: int) -> float:
     number = np.arange(1, len(ranked) + 1)
     f1 = 2 * hits / (number + gold)
     # What is predicted with the first k is so for every threshold from the next score on up to the last of them.
-    low = np.append(ranked[1:], LOWEST)
+    low = np.append(ranked[1:], lowest)
     possible = low < ranked
     thresholds = np.where((low <= 0) & (ranked > 0), 0.0, (low + ranked) / 2)
     good = possible & (f1 >= f1[possible].max() - ABOUT)

@@ -13,9 +13,10 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.cells import listed
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, Reading, check_mark, check_tokens
 from manyhot.toolkit.spans.inputs import drop_unlabelled, sentences_for
-from manyhot.toolkit.spans.network import SpanNetwork
-from manyhot.toolkit.spans.pieces import Gold, find_spans, gold_of, prepared
+from manyhot.toolkit.spans.network import Entity, Fact, SpanNetwork
+from manyhot.toolkit.spans.pieces import find_spans, gold_of, prepared
 from manyhot.toolkit.spans.sentences import Sentences, sentences_of
+from manyhot.triples import Triple
 
 
 class Found(NamedTuple):
@@ -27,6 +28,14 @@ class Found(NamedTuple):
     score: float
 
 
+class MeasuredTriples(NamedTuple):
+    """The triples of rows, predicted and true, and the relations that training did not know."""
+
+    predicted: list[list[Triple]]
+    gold: list[list[Fact]]
+    unknown: list[str]
+
+
 class MeasuredSpans(NamedTuple):
     """Numbers, what a reader of them should know, and what they were measured on."""
 
@@ -34,8 +43,9 @@ class MeasuredSpans(NamedTuple):
     notes: list[str]
     sentences: Sentences
     predicted: list[list[Span]]
-    gold: list[list[Gold]]
+    gold: list[list[Entity]]
     unknown: list[str]
+    triples: MeasuredTriples | None = None
 
 
 class SpanRun:
@@ -112,6 +122,11 @@ class SpanRun:
 
     def evaluate_sentences(self, sentences: Sentences) -> MeasuredSpans:
         """Measure the run on rows as read."""
+        sentences, notes = self._measurable(sentences)
+        return self._measured(sentences, notes, self.spans(sentences))
+
+    def _measurable(self, sentences: Sentences) -> tuple[Sentences, list[str]]:
+        """Return the rows that are measured, and what is said of the others."""
         notes = []
         if self.drop_unlabelled:
             sentences, dropped = drop_unlabelled(sentences)
@@ -119,7 +134,9 @@ class SpanRun:
                 notes.append(f"{dropped:,} rows without spans left out, as in training (--drop-unlabelled)")
         if not sentences.rows:
             raise InputError(f"{sentences.source}: expected at least one row with spans to measure on; got none.")
-        predicted = self.spans(sentences)
+        return sentences, notes
+
+    def _measured(self, sentences: Sentences, notes: list[str], predicted: list[list[Span]]) -> MeasuredSpans:
         metrics, gold, unknown = measure(predicted, sentences, self.label_names, self.train_counts)
         return MeasuredSpans(metrics, [*notes, *notes_on(sentences, unknown)], sentences, predicted, gold, unknown)
 
@@ -129,8 +146,12 @@ class SpanRun:
 
     def found(self, sentences: Sentences) -> list[list[Found]]:
         """Return the spans of rows as read: in characters where a row is a text, with their labels."""
+        return self.named(sentences, self.spans(sentences))
+
+    def named(self, sentences: Sentences, found: Sequence[Sequence[Span]]) -> list[list[Found]]:
+        """Return spans of rows in characters where a row is a text, with their labels."""
         rows = []
-        for spans, offsets in zip(self.spans(sentences), sentences.offsets, strict=True):
+        for spans, offsets in zip(found, sentences.offsets, strict=True):
             places = [(s, e) if offsets is None else (offsets[s][0], offsets[e - 1][1]) for s, e, *_ in spans]
             rows.append(
                 [Found(a, b, self.label_names[s.type], s.score) for (a, b), s in zip(places, spans, strict=True)]
@@ -159,7 +180,7 @@ class SpanRun:
 
 def measure(
     predicted: Sequence[Sequence[Sequence[Any]]], sentences: Sentences, types: list[str], train_counts: np.ndarray
-) -> tuple[dict[str, float | int | None], list[list[Gold]], list[str]]:
+) -> tuple[dict[str, float | int | None], list[list[Entity]], list[str]]:
     """Return the metrics of predictions, the gold spans by ids, and the types that training did not know.
 
     The keys are those of :func:`manyhot.span_metrics`, `types` being those of training.

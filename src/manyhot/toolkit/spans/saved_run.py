@@ -13,8 +13,10 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.read.formats.marked import Reading
 from manyhot.toolkit.spans.fit import Fitted
-from manyhot.toolkit.spans.network import arrays_of, described, restored
+from manyhot.toolkit.spans.network import SpanNetwork, arrays_of, described, restored_encoder, with_weights
 from manyhot.toolkit.spans.predict import SpanRun
+from manyhot.toolkit.spans.relation_network import DESIGNS
+from manyhot.toolkit.spans.relation_run import RelationRun
 
 
 def run_files(
@@ -40,6 +42,7 @@ def run_files(
             "tags": run.reading.tags,
             "label_names": run.reading.label_names,
         },
+        **_relations(run, config),
         "drop_unlabelled": run.drop_unlabelled,
         "labels": [
             {"name": name, "spans": int(spans)} for name, spans in zip(run.label_names, run.train_counts, strict=True)
@@ -62,6 +65,16 @@ def run_files(
     }
 
 
+def _relations(run: SpanRun, config: Config) -> dict[str, Any]:
+    if not isinstance(run, RelationRun):
+        return {}
+    counted = zip(run.relation_names, run.relation_counts, strict=True)
+    return {
+        "design": config.design,
+        "relations": [{"name": name, "triples": int(triples)} for name, triples in counted],
+    }
+
+
 def restored_run(path: Path, parts: dict[str, Any]) -> SpanRun:
     """Restore a run from its files, parsed.
 
@@ -71,21 +84,36 @@ def restored_run(path: Path, parts: dict[str, Any]) -> SpanRun:
     state = parts["run.json"]
     try:
         names = [label["name"] for label in state["labels"]]
-        reading = state["reading"]
-        run = SpanRun(
-            network=restored(state, parts["terms.json"], parts["model.safetensors"], len(names), device_of("auto")),
-            label_names=names,
-            train_counts=np.array([label["spans"] for label in state["labels"]], dtype=np.float64),
-            nested=bool(state["nested"]),
-            characters=bool(state["characters"]),
-            reading=Reading(
-                reading["end"], reading["columns"], reading["tags"] and tuple(reading["tags"]), reading["label_names"]
-            ),
-            drop_unlabelled=state["drop_unlabelled"],
-            info=state["chosen"],
+        relations = [relation["name"] for relation in state.get("relations", ())]
+        reading, arrays = state["reading"], parts["model.safetensors"]
+        encoder = restored_encoder(state, parts["terms.json"], arrays)
+        sizes = (len(names), int(state["max_width"]))
+        network = (
+            DESIGNS[state["design"]](encoder, *sizes, len(relations)) if relations else SpanNetwork(encoder, *sizes)
         )
+        options: dict[str, Any] = {
+            "network": with_weights(network, arrays, device_of("auto")),
+            "label_names": names,
+            "train_counts": np.array([label["spans"] for label in state["labels"]], dtype=np.float64),
+            "nested": bool(state["nested"]),
+            "characters": bool(state["characters"]),
+            "reading": Reading(
+                reading["end"],
+                reading["columns"],
+                reading["tags"] and tuple(reading["tags"]),
+                reading["label_names"],
+                bool(relations),
+            ),
+            "drop_unlabelled": state["drop_unlabelled"],
+            "info": state["chosen"],
+        }
+        if relations:
+            counts = np.array([relation["triples"] for relation in state["relations"]], dtype=np.float64)
+            run: SpanRun = RelationRun(relation_names=relations, relation_counts=counts, **options)
+        else:
+            run = SpanRun(**options)
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
-        if not names or not all(isinstance(name, str) for name in names):
+        if not names or not all(isinstance(name, str) for name in (*names, *relations)):
             raise ValueError(f"types {names[:3]}")
         run.predict([["a", "b"]])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
