@@ -70,16 +70,14 @@ class Held:
     def predicted_triples(self, *, plain: bool = False) -> list[list[Triple]]:
         """Return the triples that are predicted with the offsets, or without them."""
         of_spans, by = (0.0, 0.0) if plain else (self.offset, self.triple_offset)
-        return [
-            [
-                Triple(
-                    *(e._replace(score=e.score + of_spans) if isinstance(e, Span) else e for e in t[:3]), t.score + by
-                )
-                for t in row
-                if min(t.subject.score, t.object.score) + of_spans > 0 and t.score + by > 0
-            ]
-            for row in self.triples
-        ]
+        found: list[list[Triple]] = []
+        for row in self.triples:
+            found.append([])
+            for subject, relation, thing, score in row:
+                if min(subject.score, thing.score) + of_spans > 0 and score + by > 0:
+                    ends = [span._replace(score=span.score + of_spans) for span in (subject, thing)]
+                    found[-1].append(Triple(ends[0], relation, ends[1], score + by))
+        return found
 
 
 @dataclass(frozen=True)

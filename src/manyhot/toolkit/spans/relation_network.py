@@ -55,8 +55,8 @@ class RelationNetwork(SpanNetwork):
                 spans = self.decided(hidden, tokens, flat=flat, threshold=threshold)
                 paired = [[span for span in row if span.score > lowest] for row in spans]
                 triples = self.triples(hidden, paired, lowest)
-                for i, *both in zip(part, spans, triples, strict=True):
-                    found[i] = (both[0], both[1])
+                for i, some, facts in zip(part, spans, triples, strict=True):
+                    found[i] = (some, facts)
         return found
 
     def triples(self, hidden: Tensor, entities: Sequence[Sequence[Span]], threshold: float) -> list[list[Triple]]:
