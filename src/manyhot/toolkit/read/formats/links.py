@@ -38,11 +38,10 @@ def links_of(where: str, record: dict[str, Any], spans: Any) -> list[Link]:
     found: list[Link] = []
     for link in links:
         by_id = isinstance(link, dict) and FROM in link
+        parts: list[Any] = link if isinstance(link, list) else []
         if isinstance(link, dict):
             kind = next((link[name] for name in TYPES if name in link), None)
             parts = [*(link.get(name) for name in ((FROM, TO) if by_id else (HEADS, TAILS))), kind]
-        else:
-            parts = link if isinstance(link, list) else []
         if len(parts) != 3 or not isinstance(parts[2], str) or not parts[2].strip():
             raise InputError(f"{where}, {KEY!r}: {EXPECTED}, got {shown(link)}; correct the relation")
         *ends, kind = parts
