@@ -28,7 +28,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     data = write_relations(folder / "train.json", ROWS, "tags")
     test = write_relations(folder / "test.jsonl", linked_sentences(40, 1))
     config = Config(
-        data=data, test=test, task="relations", model="cnn", design=request.param, epochs=9, out=str(folder / "run")
+        data=data, test=test, task="relations", model="cnn", design=request.param, epochs=12, out=str(folder / "run")
     )
     train_spans(config)
     return folder
