@@ -139,8 +139,9 @@ def test_decide_triples_refuses(entities: Any, shapes: Any, threshold: Any, mess
 def test_decide_objects_refuses() -> None:
     with pytest.raises(ValueError, match="and 1 entities"):
         decide_objects([spans_of([ADA])], torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
-    with pytest.raises(ValueError, match="subjects must be int64"):
-        CascadeTagger(4, 1, 1).objects(torch.zeros(1, 3, 4), torch.zeros(1, 2))
+    for subjects in ([], [[(0, 4)]], [[(2, 2)]], [[(-1, 1)]]):
+        with pytest.raises(ValueError, match="a list of spans for each of 1 rows of 3 tokens"):
+            CascadeTagger(4, 1, 1).objects(torch.zeros(1, 3, 4), subjects)
 
 
 def test_decide_objects_is_decide_triples_where_subjects_differ_in_their_first_tokens(
@@ -198,8 +199,8 @@ def test_tags_of_objects_are_of_the_subject_and_its_row(generator: torch.Generat
         tagger.given.weight.normal_(generator=generator)
         tagger.given.bias.normal_(generator=generator)
     hidden = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
-    starts, ends = tagger.objects(hidden, torch.tensor([[1, 0, 2], [0, 1, 1], [1, 3, 3]]))
-    for n, (row, first, last) in enumerate([(1, 0, 2), (0, 1, 1), (1, 3, 3)]):
+    starts, ends = tagger.objects(hidden, [[(1, 2, 0)], [(0, 3, 1), (3, 4, 1)]])
+    for n, (row, first, last) in enumerate([(0, 1, 1), (1, 0, 2), (1, 3, 3)]):
         given = tagger.given(torch.cat((hidden[row, first], hidden[row, last])))
         for i in range(4):
             h = hidden[row, i]
@@ -208,7 +209,8 @@ def test_tags_of_objects_are_of_the_subject_and_its_row(generator: torch.Generat
             torch.testing.assert_close(torch.cat((starts[n, :, i], ends[n, :, i])), tags)
     # Nothing is known of the subject at first.
     fresh = CascadeTagger(6, 2, 3).double()
-    torch.testing.assert_close(*(x[0] for x in (fresh.objects(hidden, torch.tensor([[0, i, i]])) for i in (0, 3))))
+    torch.testing.assert_close(*(fresh.objects(hidden, [[(i, i + 1)], []])[0] for i in (0, 3)))
+    assert [tuple(x.shape) for x in fresh.objects(hidden, [[], []])] == [(0, 3, 4)] * 2
 
 
 def rows_to_learn() -> tuple[list[str], list[list[str]], list[list[tuple[int, int, int]]], list[list[Any]]]:
@@ -256,8 +258,9 @@ def test_both_designs_learn_triples_that_overlap(design: str) -> None:
             objects = [
                 [(*o[:2], r) for s, r, o in row if s == subject] for row, subject in zip(triples, subjects, strict=True)
             ]
-            places = torch.tensor([(row, s[0], s[1] - 1) for row, s in enumerate(subjects)])
-            loss = loss + zlpr_loss(torch.cat(head.objects(x, places), 1), SpanTargets(objects).boundaries(2, 6))
+            loss = loss + zlpr_loss(
+                torch.cat(head.objects(x, [[s] for s in subjects]), 1), SpanTargets(objects).boundaries(2, 6)
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -269,8 +272,7 @@ def test_both_designs_learn_triples_that_overlap(design: str) -> None:
             found = decide_triples(spans, *pairs)
         else:
             spans = decide_boundaries(*head(x))
-            places = torch.tensor([(row, s.start, s.end - 1) for row, some in enumerate(spans) for s in some])
-            found = decide_objects(spans, *head.objects(x, places))
+            found = decide_objects(spans, *head.objects(x, spans))
     assert span_metrics(spans, entities, num_types=1)["micro_f1"] == 1.0
     metrics = triple_metrics(found, triples, num_relations=2)
     assert metrics["micro_f1"] == 1.0

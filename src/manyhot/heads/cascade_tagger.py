@@ -1,5 +1,8 @@
 """Tags of subjects, then tags of the objects of each relation given one subject: the half pointer of triples."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,8 +36,7 @@ class CascadeTagger(nn.Module):
         >>> tagger = manyhot.CascadeTagger(16, num_types=3, num_relations=2)
         >>> hidden = torch.zeros(2, 5, 16)
         >>> starts, ends = tagger(hidden)
-        >>> subjects = torch.tensor([[0, 0, 1]])  # of row 0 the span of tokens 0 and 1
-        >>> starts, ends = tagger.objects(hidden, subjects)
+        >>> starts, ends = tagger.objects(hidden, [[(0, 2)], []])  # of row 0 the span of tokens 0 and 1
         >>> objects = manyhot.SpanTargets([[(4, 5, 0)]])  # a row a subject, the relation in place of the type
         >>> loss = manyhot.zlpr_loss(torch.cat((starts, ends), 1), objects.boundaries(2, 5))
 
@@ -60,25 +62,26 @@ class CascadeTagger(nn.Module):
         """Score the tokens of a batch as the first and the last of an entity."""
         return self.subjects(hidden)
 
-    def objects(self, hidden: Tensor, subjects: Tensor) -> tuple[Tensor, Tensor]:
+    def objects(self, hidden: Tensor, subjects: Sequence[Sequence[Sequence[Any]]]) -> tuple[Tensor, Tensor]:
         """Score tokens as the first and the last of an object, given a subject.
 
         Args:
             hidden: (rows, length, features).
-            subjects: int64 (subjects, 3) of row, first and last token, both inside.
+            subjects: a list of spans (start, end, ...) a row, end exclusive: one a row or none to train, to predict all
+                that :func:`manyhot.decide_boundaries` returns.
 
         Returns:
-            (starts, ends), each (subjects, num_relations, length).
+            (starts, ends), each (subjects, num_relations, length), the subjects of all rows in their order.
 
         Raises:
-            ValueError: subjects of another shape.
+            ValueError: another number of rows, or a subject beyond its row.
         """
-        if subjects.ndim != 2 or subjects.shape[1] != 3 or subjects.dtype != torch.int64:
-            raise ValueError(
-                "subjects must be int64 of shape (subjects, 3), row, first and last token; got "
-                f"{subjects.dtype} {tuple(subjects.shape)}."
-            )
-        row, first, last = subjects.unbind(-1)
+        rows, length, _ = hidden.shape
+        places = [(row, span[0], span[1] - 1) for row, spans in enumerate(subjects) for span in spans]
+        if len(subjects) != rows or any(not 0 <= first <= last < length for _, first, last in places):
+            raise ValueError(f"subjects must be a list of spans for each of {rows} rows of {length} tokens.")
+        at = torch.tensor(places, dtype=torch.int64, device=hidden.device).view(-1, 3)
+        row, first, last = at.unbind(-1)
         subject = torch.cat((hidden[row, first], hidden[row, last]), -1)
         gain, shift = self.given(subject).unsqueeze(1).chunk(2, -1)
         normal = F.layer_norm(hidden, hidden.shape[-1:])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 import manyhot
 from command import as_json, bad, call
+from interrupted import killed
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import SPAN_RUN
 from manyhot.toolkit.report.span_page import drawn_arrows
@@ -107,10 +107,6 @@ def test_numbers_on_stdout(trained: Path, here: Path) -> None:
     assert "warning: 1 relations of this file are unknown to the run, with 1 triples: odd" in said
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("design", ["gplinker", "cascade"])
 def test_an_interrupted_training_goes_on_to_the_same_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, design: str
@@ -120,21 +116,9 @@ def test_an_interrupted_training_goes_on_to_the_same_run(
     train_spans(config)
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.EVERY", 0.0)
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
-    original = os.replace
     for after in (2, 4):
-        left = [after]
-
-        def counted(*arguments, left=left, **options):
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-            return original(*arguments, **options)
-
         place = dataclasses.replace(config, out=f"after{after}")
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", counted)
-            with pytest.raises(Killed):
-                train_spans(place)
+        assert killed(place, monkeypatch, after=after, train=train_spans)
         train_spans(place, resume=True)
         for name in SPAN_RUN.files:
             if name != "provenance.json":

@@ -141,16 +141,16 @@ class Cascade(RelationNetwork):
         hidden = self.encoder(rows, int(gold.lengths.max()))
         lengths = gold.lengths.to(hidden.device)
         total = _of_tags(name, self.head(hidden), SpanTargets(gold.spans), lengths)
-        drawn = [(row, subject) for row, spans in enumerate(gold.spans) if spans for subject in [_one_of(spans)]]
-        if not drawn:
+        drawn = [[_one_of(spans)] if spans else [] for spans in gold.spans]
+        rows_of = [row for row, subjects in enumerate(drawn) if subjects]
+        if not rows_of:
             return total / 2
-        places = torch.tensor([(row, start, end - 1) for row, (start, end, _) in drawn]).to(hidden.device)
         objects = [
-            [(thing[0], thing[1], relation) for other, relation, thing in gold.triples[row] if other[:2] == subject[:2]]
-            for row, subject in drawn
+            [(*thing[:2], relation) for other, relation, thing in gold.triples[row] if other[:2] == drawn[row][0][:2]]
+            for row in rows_of
         ]
-        tags = self.head.objects(hidden, places)
-        return (total + _of_tags(name, tags, SpanTargets(objects), lengths[places[:, 0]])) / 2
+        tags = self.head.objects(hidden, drawn)
+        return (total + _of_tags(name, tags, SpanTargets(objects), lengths[rows_of])) / 2
 
     def decided(self, hidden: Tensor, tokens: Tensor, *, flat: bool, threshold: float) -> list[list[Span]]:
         """Predict entities above 0, whatever the threshold: with more starts, a start has another nearest end."""
@@ -165,12 +165,8 @@ class Cascade(RelationNetwork):
         """Take each entity as a subject and tag its objects."""
         found = []
         for row, spans in enumerate(entities):  # each by itself: the tags of all their subjects are large
-            places = torch.tensor([(0, span.start, span.end - 1) for span in spans], device=hidden.device)
-            if spans:
-                starts, ends = self.head.objects(hidden[row : row + 1], places)
-                found += decide_objects([spans], starts, ends, threshold=threshold)
-            else:
-                found.append([])
+            starts, ends = self.head.objects(hidden[row : row + 1], [spans])
+            found += decide_objects([spans], starts, ends, threshold=threshold)
         return found
 
     def shift(self, by: float) -> None:
