@@ -70,6 +70,7 @@ ALLOWED = {
 # ones. A room without files is a file itself. The command line is last and sees all.
 ROOMS = {
     "errors": (),
+    "plain_files": (),
     "config": (),
     "objectives": (),
     "disk": ("fits", "run_folder", "text_numbers", "checkpoint"),
@@ -88,12 +89,37 @@ ROOMS = {
         *("examples", "inputs", "spans"),
     ),
     "models": (
-        *("hub", "pooling", "pretrained", "meaning", "term_counts", "features", "model", "adamw", "products"),
-        *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
+        *(
+            "hub",
+            "pooling",
+            "pretrained",
+            "meaning",
+            "term_counts",
+            "term_blocks",
+            "kernel",
+            "features",
+            "model",
+            "adamw",
+            "products",
+        ),
+        *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "thresholds"),
-    "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
+    "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
+    "runs": ("evaluate", "given", "explain", "predict", "predictions", "saved_run"),
+    "report": (
+        *(
+            "metric_names",
+            "scorer",
+            "top_words",
+            "overview",
+            "out_of_reach",
+            "cautions",
+            "findings",
+            "hard_rows",
+            "plots",
+        ),
+        *("span_page", "render", "write"),
+    ),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
@@ -114,7 +140,7 @@ ROOMS = {
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "report", "demo", "main"),
+        *("train", "compare", "evaluate", "predict", "explain", "report", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]

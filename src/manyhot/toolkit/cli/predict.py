@@ -7,7 +7,7 @@ import typer
 
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Data, Encoding, Json, refuse_encoding
-from manyhot.toolkit.cli.terminal import predicting, print_json, say
+from manyhot.toolkit.cli.terminal import predicting, print_json, say, warn
 
 
 def predict(
@@ -29,12 +29,16 @@ def predict(
 
         loaded = load_run(run)
         columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
+        notes: list[str] = []
         with predicting() as progress:
             if loaded.task in MARKED:
                 refuse_encoding(encoding)
                 rows = write_spans(out, loaded, data, keep=columns, progress=progress)
             else:
-                rows = write_predictions(out, loaded, data, keep=columns, encoding=encoding, progress=progress)
+                options = {"encoding": encoding, "progress": progress, "warn": notes.append}
+                rows = write_predictions(out, loaded, data, keep=columns, **options)
+        for note in notes:
+            warn(note)
         if as_json:
             print_json({"out": str(out), "rows": rows})
         else:

@@ -21,6 +21,7 @@ from manyhot.toolkit.cli.options import (
     Labels,
     LabelSep,
     Long,
+    Neighbours,
     Nested,
     NoHeader,
     NoRows,
@@ -45,6 +46,7 @@ from manyhot.toolkit.cli.terminal import (
     print_json,
     print_result,
     rows_inside,
+    run_holds,
     say,
 )
 
@@ -101,6 +103,7 @@ def train(
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
+    neighbours: Neighbours = None,
     decision: Annotated[
         str | None,
         typer.Option(
@@ -145,3 +148,4 @@ def train(
             say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
             if isinstance(trained, Trained):
                 mention_encoder(trained.run)
+                say(run_holds(trained.run))

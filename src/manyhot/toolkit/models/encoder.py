@@ -70,6 +70,9 @@ class FineTuned:
         moved = self.bias.detach() + torch.from_numpy(by).to(self.bias.device)
         return FineTuned(self.network, self.config, self.pooling, self.weight, moved)
 
+    def around(self, columns: np.ndarray, values: np.ndarray, labels: np.ndarray) -> None:
+        """Return None: it reads tokens."""
+
     def arrays(self) -> Arrays:
         """Return all weights."""
         head = {"weight": self.weight.detach().cpu().numpy(), "bias": self.bias.detach().cpu().numpy()}

@@ -20,7 +20,7 @@ from manyhot.toolkit.models import lbfgs
 from manyhot.toolkit.models.adamw import Schedule, descend
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.lbfgs import Fit, Rows, Space, Weights, minimise
-from manyhot.toolkit.models.model import BLOCK, Memory, Outcome, Progress, free_memory, tensors, unheard
+from manyhot.toolkit.models.model import BLOCK, Around, Memory, Outcome, Progress, free_memory, tensors, unheard
 from manyhot.toolkit.models.products import Product, transposed
 from manyhot.toolkit.objectives import Loss, Route, bce_of_labels
 
@@ -69,9 +69,19 @@ class Linear:
         """Return the model whose logits are higher by `by`, a number a label."""
         return Linear(self.weight, self.bias + torch.from_numpy(by))
 
+    def scaled(self, by: np.ndarray) -> "Linear":
+        """Return the model whose logits are multiplied by `by`, a number a label."""
+        factor = torch.from_numpy(by.astype(np.float32))
+        return Linear(self.weight * factor, self.bias * factor)
+
     def arrays(self) -> Arrays:
         """Return weight and bias."""
         return {"weight": self.weight.numpy(), "bias": self.bias.numpy()}
+
+    def around(self, columns: np.ndarray, values: np.ndarray, labels: np.ndarray) -> Around:
+        """Return its weights and biases, which are the same around every row."""
+        weight, bias = self.weight.numpy(), self.bias.numpy()
+        return weight[np.ix_(columns, labels)].astype(np.float64), bias[labels].astype(np.float64)
 
     @classmethod
     def restored(cls, arrays: Arrays, features: int, labels: int) -> "Linear":

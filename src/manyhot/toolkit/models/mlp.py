@@ -15,7 +15,7 @@ from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
-from manyhot.toolkit.models.model import BLOCK, Memory, Score, free_memory, tensors
+from manyhot.toolkit.models.model import BLOCK, Around, Memory, Score, free_memory, tensors
 from manyhot.toolkit.objectives import Loss
 
 # benchmarks/mlp.py compared these with others on training rows: none is better by more than a quarter of a point of
@@ -99,6 +99,13 @@ class Mlp:
     def arrays(self) -> Arrays:
         """Return the weights."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.parameters().items()}
+
+    def around(self, columns: np.ndarray, values: np.ndarray, labels: np.ndarray) -> Around:
+        """Return the gradient of the row, and what the logits are beside gradient times row: exact around it."""
+        first, offset, second, bias = (tensor.detach().cpu().numpy() for tensor in self.parameters().values())
+        first, second = first[columns].astype(np.float64), second[:, labels].astype(np.float64)
+        active = values @ first + offset > 0
+        return (first * active) @ second, (offset * active) @ second + bias[labels]
 
     @classmethod
     def restored(cls, arrays: Arrays, features: int, labels: int) -> "Mlp":

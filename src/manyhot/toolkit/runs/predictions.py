@@ -19,6 +19,7 @@ from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
 from manyhot.toolkit.read.data import Raw
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
+from manyhot.toolkit.runs.explain import few_known, guessed
 from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
@@ -38,8 +39,11 @@ def write_predictions(
     encoding: str | None = None,
     size: int = BLOCK_BYTES,
     progress: Progress = lambda rows, share: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Write labels, best first, with scores (logits) and probabilities, for each row of a data file; all or nothing.
+    """Write labels, the most probable first, with scores (logits) and probabilities, for each row of a data file.
+
+    All of it is written or nothing.
 
     Args:
         path: the file to write, .jsonl, .csv or .parquet.
@@ -50,6 +54,7 @@ def write_predictions(
         encoding: of the file to read, where it is text and not UTF-8.
         size: bytes that are read at a time, about.
         progress: told with each batch how many rows are written.
+        warn: told at the end of texts that training knew little of.
 
     Returns:
         The number of rows.
@@ -62,7 +67,7 @@ def write_predictions(
     read = run.columns
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
     step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
-    rows = 0
+    rows, few = 0, 0
     with whole_file(path) as file, WRITERS[path.suffix](file) as write:
         batches = read_batches(
             data,
@@ -76,6 +81,7 @@ def write_predictions(
         for batch in batches:
             kept = _kept(batch.raw, keep, Path(data).name, path.suffix)
             examples = examples_for(run, batch.raw, data, with_labels=False, start=batch.start)
+            few += int(few_known(run.features, examples.texts).sum())
             for start in range(0, examples.rows, step):
                 predicted = predictions(
                     run, run.logits(examples.taken(np.arange(start, min(start + step, examples.rows))))
@@ -83,6 +89,8 @@ def write_predictions(
                 write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
                 rows += predicted.height
             progress(rows, batch.share)
+    if note := guessed(few, rows):
+        warn(note)
     return rows
 
 
