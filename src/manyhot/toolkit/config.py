@@ -28,7 +28,7 @@ TASKS = {
     "relations": SPAN_LOSSES,
 }
 # Tasks on marked texts, and not on tables.
-MARKED = ("spans", "relations")
+MARKED_TEXTS = ("spans", "relations")
 # What reading spans leaves open, the default first.
 CHOICES = {
     "nested": ("auto", "yes", "no"),
@@ -262,7 +262,7 @@ def check_task(config: Config) -> None:
         raise InputError(f"design expects one of {', '.join(DESIGNS)}; got {config.design!r}.")
     for key in _not_of(config.task):
         if (value := getattr(config, key)) != getattr(Config, key):
-            said = f"not of --task {config.task}" if config.task in MARKED else "of --task spans"
+            said = f"not of --task {config.task}" if config.task in MARKED_TEXTS else "of --task spans"
             if key == "design":
                 said = "of --task relations"
             raise InputError(f"{key} is {said}; got {value!r}. Leave it out.")
@@ -270,7 +270,7 @@ def check_task(config: Config) -> None:
 
 def _not_of(task: str) -> tuple[str, ...]:
     """Return the options that a task has no use for."""
-    return ("design",) * (task != "relations") + (OF_TABLES if task in MARKED else OF_SPANS)
+    return ("design",) * (task != "relations") + (OF_TABLES if task in MARKED_TEXTS else OF_SPANS)
 
 
 def check_loss(config: Config) -> None:
@@ -325,7 +325,7 @@ def check_model(config: Config) -> None:
             raise InputError(f"{key} expects auto or off; got {value!r}.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
-    if config.task in MARKED:
+    if config.task in MARKED_TEXTS:
         return
     if config.model == "linear":
         if config.device == "cuda":

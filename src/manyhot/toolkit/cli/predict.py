@@ -22,7 +22,7 @@ def predict(
 ) -> None:
     """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory."""
     with failing_clearly():
-        from manyhot.toolkit.config import MARKED
+        from manyhot.toolkit.config import MARKED_TEXTS
         from manyhot.toolkit.runs.predictions import write_predictions
         from manyhot.toolkit.runs.saved_run import load_run
         from manyhot.toolkit.spans.write import write_spans
@@ -31,7 +31,7 @@ def predict(
         columns = None if keep == "all" else [name.strip() for name in keep.split(",")] if keep else []
         notes: list[str] = []
         with predicting() as progress:
-            if loaded.task in MARKED:
+            if loaded.task in MARKED_TEXTS:
                 refuse_encoding(encoding)
                 rows = write_spans(out, loaded, data, keep=columns, progress=progress)
             else:

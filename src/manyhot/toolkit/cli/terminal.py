@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manyhot.toolkit.config import MARKED
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report.metric_names import penalty, percent, titles_of, written
 
@@ -201,7 +201,7 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
     titles["test"] = "test"
     info = trained.run.info
-    if trained.run.task in MARKED:
+    if trained.run.task in MARKED_TEXTS:
         rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
         of_triples = f", of triples {info['triple_offset']:+.2f}" if "triple_offset" in info else ""
         say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}{of_triples}, {rule}")

@@ -121,11 +121,11 @@ def train(
 ) -> None:
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
     with failing_clearly():
-        from manyhot.toolkit.config import MARKED, make_config
+        from manyhot.toolkit.config import MARKED_TEXTS, make_config
         from manyhot.toolkit.train import Trained
 
         settings = make_config(config, set_ or [], options_of(context))
-        if settings.task in MARKED:
+        if settings.task in MARKED_TEXTS:
             from manyhot.toolkit.spans.train import train_spans as run_training
         else:
             from manyhot.toolkit.train import train as run_training

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from manyhot.toolkit.config import MARKED
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.metric_names import (
     BELOW_HALF,
@@ -46,7 +46,7 @@ COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
 
 def render_run(findings: dict[str, Any]) -> str:
     """Write the report of a run: findings as :func:`manyhot.toolkit.train.findings_of` collects them."""
-    if findings["task"] in MARKED:
+    if findings["task"] in MARKED_TEXTS:
         return _render_spans(findings)
     measured = findings["measured"]
     metrics = findings["metrics"][measured["part"]]
