@@ -26,7 +26,21 @@ if TYPE_CHECKING:
     from manyhot.heads.relation_pointer import RelationPointer
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
-    from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
+    from manyhot.labels import (
+        CardinalityRange,
+        cardinality_range,
+        label_counts,
+        label_groups,
+        label_prior,
+        label_propensity,
+    )
+    from manyhot.linear_loss import (
+        LinearZLPRLoss,
+        linear_bce_loss,
+        linear_pairwise_loss,
+        linear_single_log_loss,
+        linear_zlpr_loss,
+    )
     from manyhot.logsumexp import signed_logsumexp
     from manyhot.losses.baselines import (
         AsymmetricLoss,
@@ -65,6 +79,7 @@ if TYPE_CHECKING:
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
     from manyhot.metrics_of_triples import triple_metrics
+    from manyhot.rankings import top_k_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
@@ -77,9 +92,11 @@ if TYPE_CHECKING:
     from manyhot.toolkit.spans.predict import SpanRun
     from manyhot.toolkit.spans.relation_run import RelationRun
     from manyhot.triples import Triple, decide_objects, decide_triples, triple_targets
+    from manyhot.updates import AdafactorUpdate, SGDUpdate
     from manyhot.validation import validate
 
 __all__ = [
+    "AdafactorUpdate",
     "AsymmetricLoss",
     "BCELoss",
     "BoundaryTagger",
@@ -91,6 +108,7 @@ __all__ = [
     "FWeightedBCELoss",
     "FocalLoss",
     "IndexTargets",
+    "LinearZLPRLoss",
     "LogitAdjustedLoss",
     "MarginSoftmaxLoss",
     "MultiwayLoss",
@@ -101,6 +119,7 @@ __all__ = [
     "RelationPointer",
     "RelationRun",
     "Run",
+    "SGDUpdate",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
     "SmoothFLoss",
@@ -138,6 +157,11 @@ __all__ = [
     "label_counts",
     "label_groups",
     "label_prior",
+    "label_propensity",
+    "linear_bce_loss",
+    "linear_pairwise_loss",
+    "linear_single_log_loss",
+    "linear_zlpr_loss",
     "load_run",
     "log_elementary_symmetric",
     "log_entropy_invariant_softmax",
@@ -165,6 +189,7 @@ __all__ = [
     "stratified_split",
     "subset_loss",
     "top_k",
+    "top_k_metrics",
     "triple_metrics",
     "triple_targets",
     "tversky_loss",
@@ -192,7 +217,16 @@ _HOME = {
         "log_entropy_invariant_softmax",
     ),
     "heads.reachable": ("ReachableHead",),
-    "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
+    "labels": (
+        *("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior", "label_propensity"),
+    ),
+    "linear_loss": (
+        "LinearZLPRLoss",
+        "linear_bce_loss",
+        "linear_pairwise_loss",
+        "linear_single_log_loss",
+        "linear_zlpr_loss",
+    ),
     "logsumexp": ("signed_logsumexp",),
     "losses.baselines": (
         "AsymmetricLoss",
@@ -243,6 +277,8 @@ _HOME = {
     "toolkit.spans.predict": ("SpanRun",),
     "toolkit.spans.relation_run": ("RelationRun",),
     "triples": ("Triple", "decide_objects", "decide_triples", "triple_targets"),
+    "rankings": ("top_k_metrics",),
+    "updates": ("AdafactorUpdate", "SGDUpdate"),
     "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from manyhot.toolkit.config import MARKED_TEXTS
+from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.metric_names import (
     BELOW_HALF,
@@ -323,6 +324,7 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

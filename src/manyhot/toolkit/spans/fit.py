@@ -1,4 +1,4 @@
-"""Networks that find spans, fitted: a tenth of the rows says when to stop and which offset is best, then all are.
+"""Networks that find spans, fitted: a tenth of the rows says when to stop and which offset to add, then all are.
 
 What is fitted first is kept as a finished fit: the number of epochs, the offset, and the spans that it found in the
 rows held out, which are what a run says of itself where there are no test rows.
@@ -24,7 +24,7 @@ from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import Vocabulary
 from manyhot.toolkit.spans.inputs import SpanTraining, targets_of
 from manyhot.toolkit.spans.network import BATCH, FEATURES, NUMBERS, STARTS, Cnn, Entity, Fact, Pretrained, SpanNetwork
-from manyhot.toolkit.spans.offset import LOWEST, best_offset, f1_at_zero, judged
+from manyhot.toolkit.spans.offset import LOWEST, Candidates, bagged_offset, f1_at_zero, judged
 from manyhot.toolkit.spans.pieces import Pieces, find_linked, find_spans, gold_of, gold_triples, prepared
 from manyhot.toolkit.spans.relation_network import DESIGNS, LOWEST_PAIR, RelationNetwork
 from manyhot.toolkit.spans.sentences import Sentences
@@ -48,10 +48,10 @@ class Held:
         rows: positions in the training rows; all of those of --valid.
         spans: of each, those that a decision keeps at the threshold LOWEST, best first, before the offset.
         gold: the true ones.
-        offset: with which those above 0 have the best F1.
+        offset: with which those above 0 have a high F1; 0 after epochs that are not the best.
         triples: of each, those between such spans whose score is above LOWEST_PAIR, best first, before any offset.
         gold_triples: the true ones.
-        triple_offset: with which those above 0, of spans that are predicted, have the best F1.
+        triple_offset: with which those above 0, of spans that are predicted, have a high F1.
     """
 
     rows: np.ndarray
@@ -317,16 +317,18 @@ class _Watched:
         else:
             spans = find_spans(self.network, self.pieces, rows, flat=flat, threshold=LOWEST)
         found = judged(spans, [set(row) for row in self.gold])
-        number = sum(len(set(row)) for row in self.gold)
-        offset = best_offset(*found, number) if self.network.shifts else 0.0
-        value = f1_at_zero(*found, number)
-        by = 0.0
+        value = f1_at_zero(found.scores, found.right, int(found.gold.sum()))
+        true = [set(row) for row in self.gold_triples]
         if self.training.relations:
-            true, number = [set(row) for row in self.gold_triples], sum(len(set(row)) for row in self.gold_triples)
-            by = best_offset(*judged_triples(triples, true, offset), number, LOWEST_PAIR)
-            value = (value + f1_at_zero(*judged_triples(triples, true, 0.0), number)) / 2
+            facts = judged_triples(triples, true, 0.0)
+            value = (value + f1_at_zero(facts.scores, facts.right, int(facts.gold.sum()))) / 2
+        better = value > self.highest or value == 0  # where nothing is found yet, more has been learned all the same
+        offset = bagged_offset(found) if better and self.network.shifts else 0.0
+        by = 0.0
+        if better and self.training.relations:
+            by = bagged_offset(judged_triples(triples, true, offset), LOWEST_PAIR)
         self.last = Held(self.positions, spans, self.gold, offset, triples, self.gold_triples, by)
-        if value > self.highest or value == 0:  # where nothing is found yet, more has been learned all the same
+        if better:
             self.highest, self.best = value, _arrays(self.last, value)
         return value
 
@@ -341,17 +343,19 @@ class _Watched:
         self.steps.save(lambda: state() | self.best)
 
 
-def judged_triples(triples: list[list[Triple]], gold: list[set[Fact]], offset: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the score of each triple whose spans are above 0 with the offset, best first, and whether it is gold."""
+def judged_triples(triples: list[list[Triple]], gold: list[set[Fact]], offset: float) -> Candidates:
+    """Score and judge the triples whose spans are above 0 with the offset."""
     kept = [
-        ((t.subject[:3], t.relation, t.object[:3]), t.score, true)
-        for row, true in zip(triples, gold, strict=True)
-        for t in row
+        (row, ((t.subject[:3], t.relation, t.object[:3]) in true), t.score)
+        for row, (found, true) in enumerate(zip(triples, gold, strict=True))
+        for t in found
         if min(t.subject.score, t.object.score) + offset > 0
     ]
-    return (
-        np.array([score for _, score, _ in kept], dtype=np.float64),
-        np.array([fact in true for fact, _, true in kept], dtype=bool),
+    return Candidates(
+        np.array([score for *_, score in kept], dtype=np.float64),
+        np.array([right for _, right, _ in kept], dtype=bool),
+        np.array([row for row, *_ in kept], dtype=np.int64),
+        np.array([len(row) for row in gold], dtype=np.int64),
     )
 
 
