@@ -14,7 +14,7 @@ from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
-from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.errors import InputError, reading, shown
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.models.neighbours import Neighbours
@@ -33,6 +33,7 @@ from manyhot.toolkit.read.examples import (
 from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
 from manyhot.toolkit.runs.explain import Explained, Reason, few_known, guessed, sums, without_each_word, words_of
 from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
+from manyhot.toolkit.runs.trained_rows import row_hashes, said_of_known
 
 
 class Predicted(NamedTuple):
@@ -65,6 +66,7 @@ class Run:
         neighbours: the training rows that have a vote beside the model; None where none have.
         task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
+        trained_rows: hashes of the training rows, sorted; None where the run was told to keep none.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Run:
         info: dict[str, Any],
         task: str = "multilabel",
         neighbours: Neighbours | None = None,
+        trained_rows: np.ndarray | None = None,
     ) -> None:
         self.features = features
         self.model = model
@@ -93,6 +96,7 @@ class Run:
         self.info = info
         self.task = task
         self.neighbours = neighbours
+        self.trained_rows = trained_rows
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -254,6 +258,8 @@ class Run:
             raise InputError(f"{examples.source}: expected at least one row with labels to measure on; got none.")
         if multiclass:
             check_one_class(examples)
+        if self.trained_rows is not None and (note := said_of_known(row_hashes(examples), self.trained_rows)):
+            notes.append(note)
         aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning():
             notes.append(warning)
@@ -304,14 +310,20 @@ class Run:
 
     def label_sets(self, logits: np.ndarray) -> list[list[Predicted]]:
         """Return the labels of each row, the most probable first."""
-        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
-        probs = self.calibration.probs(logits)
         sets: list[list[Predicted]] = [[] for _ in range(len(logits))]
-        row, label = np.nonzero(chosen)
-        order = np.lexsort((-logits[row, label], -probs[row, label], row))
-        for r, i in zip(row[order].tolist(), label[order].tolist(), strict=True):
-            sets[r].append(Predicted(self.label_names[i], float(logits[r, i]), float(probs[r, i])))
+        rows, labels, probs = self.labels_of(logits)
+        scores = logits[rows, labels]
+        for r, i, score, prob in zip(rows.tolist(), labels.tolist(), scores.tolist(), probs.tolist(), strict=True):
+            sets[r].append(Predicted(self.label_names[i], score, prob))
         return sets
+
+    def labels_of(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the row, the label and the probability of each label that is predicted, best first in each row."""
+        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
+        row, label = np.nonzero(chosen)
+        of = self.calibration.probs(logits)[row, label]
+        order = np.lexsort((-logits[row, label], -of, row))
+        return row[order], label[order], of[order]
 
     def _examples(self, data: Any, *, with_labels: bool) -> Examples:
         names = self.label_names if self.columns.by_position else None
@@ -379,7 +391,8 @@ def examples_for(run: Run, raw: Raw, path: str | Path, *, with_labels: bool, sta
     """Take the examples of a file, or of a part of it after `start` rows, the way the training file's were taken."""
     names = run.label_names if run.columns.by_position else None
     source = Path(path).name
-    return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
+    with reading(path):
+        return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:

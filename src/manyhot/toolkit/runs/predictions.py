@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
 # Logits that are held at once; where labels are many a batch is predicted in parts.
-CELLS = 2**22
+CELLS = 2**20
 
 # Told while the file is looked through before the first row, and then with the rows done; and the share of the file.
 Progress = Callable[[int | None, float], None]
@@ -38,6 +39,7 @@ def write_predictions(
     keep: Sequence[str] | None = (),
     encoding: str | None = None,
     size: int = BLOCK_BYTES,
+    safe_csv: bool = False,
     progress: Progress = lambda rows, share: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> int:
@@ -53,6 +55,7 @@ def write_predictions(
             or probs is written as input_labels, input_scores or input_probs.
         encoding: of the file to read, where it is text and not UTF-8.
         size: bytes that are read at a time, about.
+        safe_csv: in a .csv file, write ' before text that a spreadsheet would take for a formula.
         progress: told with each batch how many rows are written.
         warn: told at the end of texts that training knew little of.
 
@@ -64,11 +67,12 @@ def write_predictions(
         OSError: the disk is full or refuses.
     """
     check_output(path, data)
+    writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     read = run.columns
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
     step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
     rows, few = 0, 0
-    with whole_file(path) as file, WRITERS[path.suffix](file) as write:
+    with whole_file(path) as file, writer(file) as write:
         batches = read_batches(
             data,
             wanted=wanted,
@@ -96,13 +100,19 @@ def write_predictions(
 
 def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
     """Lay out what is predicted: a list column for each thing that is said of the labels of a row."""
-    sets = run.label_sets(logits)
-    columns: dict[str, list[list[Any]]] = {
-        "labels": [[label.name for label in row] for row in sets],
-        "scores": [[round(label.score, 4) for label in row] for row in sets],
-        "probs": [[round(label.prob, 4) for label in row] for row in sets],
+    import pyarrow as pa
+
+    rows, labels, probs = run.labels_of(logits)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(logits)))])
+    names = pl.Series(run.label_names, dtype=pl.String)[labels]
+    columns = {
+        "labels": names.to_arrow(),
+        "scores": pa.array(logits[rows, labels].astype(np.float64).round(4)),
+        "probs": pa.array(probs.astype(np.float64).round(4)),
     }
-    return pl.DataFrame(columns, schema=PREDICTED)
+    # As Arrow arrays: as objects of Python, the labels of a million rows would take a gigabyte.
+    lists = [pl.Series(name, pa.LargeListArray.from_arrays(ends, values)) for name, values in columns.items()]
+    return pl.DataFrame(lists).cast(dict(PREDICTED))
 
 
 # What is predicted of a row, and its types.
@@ -141,15 +151,44 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
     yield write
 
 
+def writer_for(path: Path, writers: dict[str, Any], *, safe_csv: bool) -> Callable[[BinaryIO], Any]:
+    """Return what writes a file of this name.
+
+    Raises:
+        InputError: safe_csv for another format.
+    """
+    if not safe_csv:
+        return writers[path.suffix]
+    if path.suffix != ".csv":
+        raise InputError(f"{path}: expected a .csv file with --safe-csv, got {path.suffix}; leave --safe-csv out.")
+    return lambda file: writers[".csv"](file, safe=True)
+
+
+def no_formulas(frame: pl.DataFrame) -> pl.DataFrame:
+    """Write ' before text, names of columns too, that a spreadsheet would run as a formula; numbers stay."""
+    formula, number = r"^[=+\-@\t\r]", r"^[+-]?[0-9.,]+(?:[eE][+-]?[0-9]+)?$"
+    texts = [column for column in frame if column.dtype == pl.String]
+    runs = [column.str.contains(formula) & ~column.str.contains(number) for column in texts]
+    guarded = [
+        pl.select(pl.when(run).then("'" + column).otherwise(column).alias(column.name)).to_series()
+        for column, run in zip(texts, runs, strict=True)
+    ]
+    frame = frame.with_columns(guarded)
+    frame.columns = [f"'{name}" if re.match(formula, name) else name for name in frame.columns]
+    return frame
+
+
 @contextmanager
-def _csv(file: BinaryIO) -> Iterator[Write]:
+def _csv(file: BinaryIO, *, safe: bool = False) -> Iterator[Write]:
     """Write lists as JSON text: a label may hold any separator, and `manyhot train` reads such cells as lists."""
 
     def write(frame: pl.DataFrame) -> None:
         nested = [column for column in frame if column.dtype.is_nested()]
         texts = [pl.Series(c.name, [_json(cell) for cell in c.to_list()], dtype=pl.String) for c in nested]
         buffer = io.BytesIO()
-        frame.with_columns(texts).write_csv(buffer, include_header=file.tell() == 0)
+        frame = frame.with_columns(texts)
+        frame = no_formulas(frame) if safe else frame
+        frame.write_csv(buffer, include_header=file.tell() == 0)
         file.write(buffer.getbuffer())
 
     yield write
