@@ -291,7 +291,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=way)
     labels = sorted({run["labels"] for run in runs})
     axes.plot(labels, [4e-6 * n * WIDTH for n in labels], ":", color="#bbbbbb", label="the weight itself")
-    axes.set(xscale="log", yscale="log", xlabel="labels", ylabel="MB allocated in a step, beside weight and features")
+    axes.set(xscale="log", yscale="log", xlabel="labels", ylabel="MB allocated in a step, beside the weight")
     axes.set_title(f"{ROWS} rows, {WIDTH} features, float32", fontsize=10)
     axes.legend(fontsize=9, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
