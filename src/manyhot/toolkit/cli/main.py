@@ -14,6 +14,7 @@ try:
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
     from manyhot.toolkit.cli.explain import explain
+    from manyhot.toolkit.cli.export import export
     from manyhot.toolkit.cli.failing import EXIT_CODES, stop
     from manyhot.toolkit.cli.predict import predict
     from manyhot.toolkit.cli.report import report
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (train, compare, evaluate, predict, explain, report, demo):
+for command in (train, compare, evaluate, predict, explain, export, report, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 
