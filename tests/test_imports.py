@@ -92,7 +92,7 @@ ALLOWED = {
     "jax": {"targets"},
     "keras": {"targets"},
     "skorch": {"decisions", "losses.zlpr"},
-    "lightning": {"decisions", "losses.zlpr", "metrics", "targets"},
+    "lightning": {"decisions", "losses.zlpr", "metrics", "parallel", "targets"},
     "onnx": {
         *("", "calibration", "decisions", "toolkit.disk.run_folder", "toolkit.errors", "toolkit.models.meaning"),
         *("toolkit.models.pretrained", "toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
