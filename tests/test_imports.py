@@ -89,9 +89,9 @@ ROOMS = {
         *("tokens", "sentences", "inputs", "features", "network", "pieces", "offset", "fit", "predict", "write"),
         *("findings", "saved_run", "train", "methods", "compare", "demo"),
     ),
-    "demo": (),
+    "demo": ("job", "packages", "digits", "today", "run"),
     "cli": (
-        *("terminal", "failing", "options"),
+        *("terminal", "result", "failing", "options"),
         *("train", "compare", "evaluate", "predict", "report", "demo", "main"),
     ),
 }

@@ -40,8 +40,8 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def listening() -> "Iterator[Listener]":
-    """Print what training says on stderr: sentences, a line a step, and on a terminal what is being fitted."""
+def listening(*, verbose: bool = False) -> "Iterator[Listener]":
+    """Print what training says on stderr: sentences, and on a terminal what is being fitted; verbose, a line a step."""
     from manyhot.toolkit.train import Listener
 
     header = False
@@ -69,7 +69,10 @@ def listening() -> "Iterator[Listener]":
         )
 
     with progress_bar() as progress:
-        yield Listener(say=say, warn=warn, on_step=on_step, progress=progress)
+        if verbose:
+            yield Listener(say=say, warn=warn, detail=say, on_step=on_step, progress=progress)
+        else:
+            yield Listener(say=say, warn=warn, progress=progress)
 
 
 def at_limit(step: Any) -> str:
@@ -177,7 +180,7 @@ def rows_inside(rows: int) -> str:
     )
 
 
-def print_result(trained: "Trained | TrainedSpans") -> None:
+def print_details(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
     titles["test"] = "test"
@@ -185,19 +188,17 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
     if trained.run.task == "spans":
         rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
         say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}, {rule}")
-        if trained.metrics:
-            Console(soft_wrap=True).print(metrics_table({titles[part]: m for part, m in trained.metrics.items()}))
-        return
-    low, high = trained.run.cardinality
-    decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
-    if trained.run.task == "multiclass":
-        decision = "the class with the largest logit"
-    say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
-    if info.get("at_limit"):
-        say(
-            f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "
-            "--set max_iter=N gives them N"
-        )
+    else:
+        low, high = trained.run.cardinality
+        decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
+        if trained.run.task == "multiclass":
+            decision = "the class with the largest logit"
+        say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+        if info.get("at_limit"):
+            say(
+                f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "
+                "--set max_iter=N gives them N"
+            )
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))

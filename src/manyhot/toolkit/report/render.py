@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from manyhot.toolkit.report import plots
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, points, written
 from manyhot.toolkit.report.span_page import hues_of, marked
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
@@ -225,11 +225,6 @@ def _verdict(comparison: dict[str, Any], key: str) -> dict[str, Any] | None:
         "difference": difference["value"] if difference else value,
         "interval": difference["interval"] if difference else None,
     }
-
-
-def points(difference: float) -> str:
-    """Write a difference of fractions in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def cut(name: str) -> str:

@@ -85,7 +85,7 @@ def planned(config: Config, listener: Listener) -> tuple[SpanTraining, SpanLearn
     for sentence in training.warnings:
         listener.warn(sentence)
     learner = plan(config, training, encoder, device_of(config.device))
-    listener.say(f"model: {config.model}; {learner.memory.describe()}")
+    listener.detail(f"model: {config.model}; {learner.memory.describe()}")
     return training, learner
 
 
@@ -102,16 +102,16 @@ def fit_loudly(learner: SpanLearner, training: SpanTraining, fits: Fits, listene
         m = measure(held.predicted(0.0), sentences, training.types, training.counts)[0]
         if not header:
             true = f"spans a row (true {m['spans_per_row_true']:.2f})"
-            listener.say(f"{'epoch':>6} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9}  {true}")
+            listener.detail(f"{'epoch':>6} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9}  {true}")
             header = True
-        listener.say(
+        listener.detail(
             f"{epoch:>6} {loss:>8.4f} {percent(m['micro_f1']):>9} {percent(m['macro_f1']):>9}  "
             f"{m['spans_per_row_predicted']:.2f}"
         )
 
     fitted = fit(learner, training, fits, on_epoch)
     if fitted.held is not None:
-        listener.say(f"best after {fitted.epochs} epochs; all rows are fitted for as many")
+        listener.detail(f"best after {fitted.epochs} epochs; all rows are fitted for as many")
     return fitted
 
 
