@@ -73,7 +73,7 @@ def by_scikit_learn(train: str, test: str, name: str) -> None:
     targets: Any = rows.train.targets.astype(np.int8)
     scores = OneVsRestClassifier(LinearSVC()).fit(X, targets).decision_function(X_test)
     preds = (scores > 0).astype(np.int8)
-    truth = align(rows.test.targets, rows.test.label_names, rows.train.label_names).known
+    truth = align(rows.test.targets, rows.test.label_names, rows.train.label_names).targets
     print(json.dumps(multilabel_metrics(preds, truth, scores, train_counts=label_counts(rows.train.targets))))
 
 

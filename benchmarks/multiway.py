@@ -33,7 +33,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 import manyhot
-from manyhot.toolkit.models import model as linear_model
+from manyhot.toolkit.models import linear as linear_model
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.linear import Linear, fit_linear, mean_squared_length
 from manyhot.toolkit.read.examples import Examples
@@ -48,7 +48,7 @@ STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4)
 FOLDS = 3
 # With more training rows than this one of them is enough.
 FEW_ROWS = 1000
-# Of L-BFGS. With the 1e-6 of manyhot train, a fit from the model of another penalty often stops after its first step.
+# Of L-BFGS. With what manyhot train takes, a fit from the model of another penalty often stops after its first steps.
 TOLERANCE = 1e-9
 HIDDEN, STEPS, LEARNING_RATE = 64, 200, 0.02
 # A multilayer perceptron reads texts as so many numbers: singular vectors of the TF-IDF of the training rows.

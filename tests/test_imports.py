@@ -66,6 +66,7 @@ ALLOWED = {
 # ones. A room without files is a file itself. The command line is last and sees all.
 ROOMS = {
     "errors": (),
+    "plain_files": (),
     "config": (),
     "objectives": (),
     "disk": ("fits", "run_folder", "text_numbers", "checkpoint"),
@@ -77,10 +78,22 @@ ROOMS = {
         *("examples", "inputs", "spans"),
     ),
     "models": (
-        *("hub", "pooling", "pretrained", "meaning", "term_counts", "features", "model", "adamw", "products"),
-        *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
+        *(
+            "hub",
+            "pooling",
+            "pretrained",
+            "meaning",
+            "term_counts",
+            "term_blocks",
+            "kernel",
+            "features",
+            "model",
+            "adamw",
+            "products",
+        ),
+        *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "thresholds"),
+    "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
     "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
     "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
     "train": (),

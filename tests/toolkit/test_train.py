@@ -249,7 +249,8 @@ def test_the_chosen_tau_and_offset_are_in_the_bias(tmp_path, monkeypatch):
     monkeypatch.setattr("manyhot.toolkit.choose.cross_fit.best_offset", lambda *_: (0.5, 0.75))
     _, targets = numbers_and_targets()
     frame_of_numbers().write_csv(tmp_path / "d.csv")
-    config = Config(data=str(tmp_path / "d.csv"), C=2.0, max_iter=2000, out=str(tmp_path / "a"))
+    options: Any = {"C": 2.0, "max_iter": 2000, "neighbours": "off"}
+    config = Config(data=str(tmp_path / "d.csv"), **options, out=str(tmp_path / "a"))
     chosen = trained_on(config).run
     assert (chosen.info["tau"], chosen.info["offset"]) == (1.25, 0.75)
     plain = trained_on(replace(config, tau=0.0, out=str(tmp_path / "b"))).run

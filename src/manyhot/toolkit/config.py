@@ -5,11 +5,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import tomli_w
 
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, first_line, shown
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
 LOSSES = (
@@ -31,7 +32,8 @@ CHOICES = {
 OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
-    *("uncertain", "fine_tune", "long", "words", "tau", "decision", "C", "max_iter"),
+    *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
+    "max_iter",
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
@@ -41,10 +43,14 @@ WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
 MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:NAME_OR_DIR")}
+# What is there unless it is turned off: votes of training rows, parts of words, columns of a kernel.
+SWITCHES = ("neighbours", "characters", "kernel")
 # What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
 Auto = Literal["auto"]
+# Of C, tau and the rate: beyond it float32 has no numbers left for what is made of them.
+MOST = 1e12
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,9 @@ class Config:
     fine_tune: bool = False
     long: str = "cut"
     words: bool = True
+    neighbours: str = "auto"
+    characters: str = "auto"
+    kernel: str = "auto"
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     decision: str = "f1"
@@ -105,11 +114,13 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
     merged: dict[str, Any] = {}
     if file is not None:
         try:
-            merged.update(tomllib.loads(Path(file).read_text(encoding="utf-8")))
-        except OSError as error:
-            raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: expected TOML such as a run's config.toml; {error}.") from None
+            merged.update(tomllib.loads(read_plain(Path(file), MOST_TEXT).decode()))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
+            raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
+        except RecursionError:
+            raise InputError(f"{file}: expected TOML such as a run's config.toml, got brackets without end.") from None
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -129,7 +140,7 @@ def _parsed(text: str) -> Any:
     """Read a value as TOML would, and as a plain string where it would not."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also an integer of more digits than Python reads
         return text
 
 
@@ -138,9 +149,12 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
-    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES):
+    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES, *SWITCHES):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {merged[key]!r}.")
+    for key, value in merged.items():
+        if not all(map(_is_utf8, value if isinstance(value, tuple) else [value])):
+            raise InputError(f"{key} expects UTF-8; got {shown(value)}. Rename the file, or leave it out.")
     for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
         if not isinstance(merged.get(key, False), bool):
             raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
@@ -189,6 +203,37 @@ def _checked(merged: dict[str, Any]) -> Config:
     check_loss(config)
     check_model(config)
     return config
+
+
+class Blocks(TypedDict):
+    """Which blocks stand beside words and numbers: options of :meth:`Features.fit_transform`."""
+
+    characters: bool
+    kernel: bool
+
+
+def blocks_of(config: Config) -> Blocks:
+    """Say which blocks stand beside words and numbers.
+
+    They were measured for the linear model on label sets. Landmarks of a kernel are rows of the training table, and so
+    are left out with the others.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    rows = config.neighbours != "off" and not config.no_rows
+    return {
+        "characters": measured and config.characters != "off",
+        "kernel": measured and config.kernel != "off" and rows,
+    }
+
+
+def hears_neighbours(config: Config) -> bool:
+    """Say whether the training rows most like a row have a vote beside the model.
+
+    They were measured for the linear model on label sets. A blend is on the scale of log-odds, where a strength of the
+    prior that was given for the logits of a loss means something else.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    return measured and config.tau == "auto" and config.neighbours != "off" and not config.no_rows
 
 
 def check_task(config: Config) -> None:
@@ -253,6 +298,9 @@ def check_model(config: Config) -> None:
         raise InputError(f"long {config.long} is of a frozen --model encoder:NAME_OR_DIR; leave it out.")
     if not config.words and (kind != "encoder" or config.fine_tune):
         raise InputError("words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is.")
+    for key in SWITCHES:
+        if (value := getattr(config, key)) not in ("auto", "off"):
+            raise InputError(f"{key} expects auto or off; got {value!r}.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
     if config.task == "spans":
@@ -268,6 +316,11 @@ def check_model(config: Config) -> None:
                 f"{key} is of the linear model, and {'fine_tune' if folder else '--model mlp'} has none: dropout and "
                 f"early stopping are in its place; got {value!r}. Leave {key} out, or use --model linear."
             )
+
+
+def _is_utf8(value: Any) -> bool:
+    """Say whether a word of the command line is text: Python writes other bytes as halves of pairs."""
+    return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:
@@ -293,8 +346,8 @@ def _number(key: str, value: Any, low: float, what: str) -> float | Auto:
         return "auto"
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    if isinstance(value, bool) or not low <= number < float("inf"):
-        raise InputError(f"{key} expects auto or a number {what}; got {value!r}.")
+    if isinstance(value, bool) or not low <= number <= MOST:
+        raise InputError(f"{key} expects auto or a number {what}; got {shown(value)}.")
     return number

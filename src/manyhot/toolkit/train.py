@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from manyhot.labels import label_counts
+from manyhot.toolkit.choose.blend import Blend, blended
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
     TRIED,
@@ -27,14 +28,16 @@ from manyhot.toolkit.choose.cross_fit import (
     prior_logits,
     score_by,
 )
-from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
+from manyhot.toolkit.config import WITHOUT_PRIOR, Config, blocks_of, check_loss, hears_neighbours
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provenance, write_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
+from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.models.model import Curve, Learner
+from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.objectives import loss_of
 from manyhot.toolkit.read.data import files_of
@@ -165,6 +168,7 @@ def findings_of(
         "train_rows": training.train.rows,
         "said": training.said,
         "chosen": run.info,
+        "rows_held": run.rows_held,
         "cardinality": list(run.cardinality),
         "metrics": metrics,
         "steps": [asdict(step) for step in fitted.steps],
@@ -200,7 +204,7 @@ def _planned(
         listener.warn(sentence)
     rows = training.train
     if encoder is None:
-        features, X = Features.fit_transform(rows)
+        features, X = Features.fit_transform(rows, **blocks_of(config))
     elif config.fine_tune:
         features, X = Features.fit_transform(rows, encoder.tokens)
     else:
@@ -273,6 +277,12 @@ def fit(
         on_step=on_step,
         progress=lambda what, done, value: listener.progress(what, min(done / fits, 1) * folds_share, value),
     )
+    blend = None
+    if heard := hears_neighbours(config) and affordable(X):
+        choice, blend = blended(
+            *(choice, folds, features.size_without_kernel),
+            **{"rule": _rule(config), "cardinality": cardinality, "train_counts": counts, "with_metrics": True},
+        )
     step = choice.step
     calibrated = calibrate(
         choice.logits, choice.held.targets, groups=choice.held.groups, multiclass=multiclass, seed=config.seed
@@ -296,19 +306,37 @@ def fit(
     counts_of_fits = {"fits": len(folds) * len(steps) + 1, "at_limit": at_limit} if learner.penalised else {}
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
     by = np.asarray(step.offset, dtype=np.float32) - np.float32(step.tau) * prior_logits(targets, multiclass)
+    model, neighbours = outcome.model, None
+    if blend is not None and isinstance(model, Linear):
+        neighbours = Neighbours.of(X[:, : features.size_without_kernel], targets).weighing(blend.votes)
+        # What they say of a row that is like none goes into the bias.
+        by = by + blend.shift + sum(blend.votes) * neighbours.log_odds_of_none
+        model = model.scaled(blend.scale)
+    info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits
+    if heard:
+        info["neighbours"] = said_of(blend)
     run = Run(
         features=features,
-        model=outcome.model.shifted(by),
+        model=model.shifted(by.astype(np.float32)),
+        neighbours=neighbours,
         columns=training.columns,
         label_names=training.train.label_names,
         train_counts=counts,
         cardinality=cardinality,
         calibration=calibrated.calibration,
         drop_unlabelled=config.drop_unlabelled,
-        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits,
+        info=info,
         task=config.task,
     )
     return Fitted(run, choice, steps, calibrated, curve)
+
+
+def said_of(blend: Blend | None) -> dict[str, float] | None:
+    """Say how much neighbours weigh, and the score on held-out rows without them and with them; None: nothing."""
+    if blend is None:
+        return None
+    before, after = blend.scores
+    return {"share": round(blend.share, 4), "score_without": round(before, 4), "score": round(after, 4)}
 
 
 def _rule(config: Config) -> Rule:

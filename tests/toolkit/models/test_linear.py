@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from manyhot import zlpr_loss
+from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import linear as module
 from manyhot.toolkit.models.linear import Linear, LinearLearner, fit_linear
-from manyhot.toolkit.models.model import Memory, gigabytes
+from manyhot.toolkit.models.model import Memory, gigabytes, unheard
 from manyhot.toolkit.models.products import Product, transposed
+from manyhot.toolkit.objectives import LOSSES, route_of
 
 
 def bce(logits, targets):
@@ -108,6 +110,24 @@ def test_product_is_bitwise_the_same_with_any_number_of_threads():
         np.testing.assert_array_equal(backward, results[0][1])
     np.testing.assert_allclose(results[0][0], X.toarray().astype(np.float64) @ weight, atol=1e-3)
     np.testing.assert_allclose(results[0][1], X.toarray().T.astype(np.float64) @ upstream, atol=1e-3)
+
+
+@pytest.mark.parametrize("columns", [400, 7000], ids=["weights", "rows"])
+def test_whole_fit_of_sparse_rows_is_bitwise_the_same_with_any_number_of_threads(columns):
+    rows = large()
+    X = sp.csr_array((rows.data, rows.indices * (columns // 400), rows.indptr), shape=(3000, columns))
+    rng = np.random.default_rng(3)
+    targets = torch.from_numpy(X @ rng.normal(size=(columns, 40)) + 3 * rng.normal(size=(3000, 40)) > 2)
+    learner = LinearLearner.planned(3000, columns, 40, loss=LOSSES["zlpr"], route=route_of("zlpr"))
+    fits = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        fitted = learner.fit(X, targets, C=0.03, start={}, fits=UNSAVED, name="all", progress=unheard).model
+        fits.append((fitted.weight.numpy(), fitted.bias.numpy(), fitted.logits(X)))
+    assert np.abs(fits[0][0]).max() > 0.01
+    for fit in fits[1:]:
+        for one, other in zip(fits[0], fit, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_logits_are_the_product_plus_the_bias():

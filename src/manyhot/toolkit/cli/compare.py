@@ -51,9 +51,9 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Some of zlpr, zlpr+prior, subset, subset+prior, bce, bce+prior, bce+threshold, bce+label-thresholds, "
-            "bce+pos_weight, focal, asymmetric, two-way; of spans zlpr, bce, bce+bias, bce+threshold, focal; commas "
-            "between.  [default: all]",
+            help="Some of zlpr, zlpr+prior, zlpr+prior+neighbours, subset, subset+prior, bce, bce+prior, "
+            "bce+prior+neighbours, bce+threshold, bce+label-thresholds, bce+pos_weight, focal, asymmetric, two-way; of "
+            "spans zlpr, bce, bce+bias, bce+threshold, focal; commas between.  [default: all]",
         ),
     ] = None,
     folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,

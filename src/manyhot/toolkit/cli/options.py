@@ -83,6 +83,13 @@ Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Also say the model's size, every strength that was tried, and all numbers."),
 ]
+Neighbours = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, where the training rows most like a row have a vote and stay in the run; or off, so that no row "
+        "does.  [default: auto]"
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")]
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manyhot.toolkit.cli.terminal import rows_inside, say
+from manyhot.toolkit.cli.terminal import neighbours_say, rows_inside, run_holds, say
 from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
 
 if TYPE_CHECKING:
@@ -49,8 +49,12 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
         console.print(numbers_in_words(metrics, trained.run.train_counts, trained.run.task))
     if trained.run.task != "spans":
         say(held_out_said(trained.run, trained.metrics))
+        if "neighbours" in trained.run.info:
+            say(neighbours_say(trained.run.info["neighbours"]))
     say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
     say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
+    if trained.run.task != "spans":
+        say(run_holds(trained.run))
     say(f"next: {next_line(trained)}")
 
 

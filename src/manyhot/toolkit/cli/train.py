@@ -20,6 +20,7 @@ from manyhot.toolkit.cli.options import (
     Labels,
     LabelSep,
     Long,
+    Neighbours,
     Nested,
     NoHeader,
     NoRows,
@@ -100,6 +101,7 @@ def train(
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
+    neighbours: Neighbours = None,
     decision: Annotated[
         str | None,
         typer.Option(

@@ -24,10 +24,11 @@ from manyhot.labels import label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import Fold
 from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
-from manyhot.toolkit.compare.methods import DEFAULT, METHODS, Comparison, Method
+from manyhot.toolkit.compare.methods import METHODS, Comparison, Method, kept_nowhere
 from manyhot.toolkit.compare.standings import Decided, standings
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.compare.trial import Split, Trial, tried
+from manyhot.toolkit.config import blocks_of
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
 from manyhot.toolkit.errors import InputError
@@ -132,7 +133,7 @@ class Trials:
         encoder: Encoder | None,
     ) -> None:
         self.encoder = encoder
-        self.config = comparison.config
+        self.config, self.default = comparison.config, comparison.default
         self.methods = [method for method in METHODS if method.name in comparison.methods]
         self.seeds = seeds
         self.listener = listener
@@ -216,7 +217,9 @@ class Trials:
             yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
 
     def _split(self, name: str, training: Training, test: Examples) -> Split:
-        features, X = Features.fit_transform(training.train, self.encoder, words=self.config.words)
+        features, X = Features.fit_transform(
+            training.train, self.encoder, words=self.config.words, **blocks_of(kept_nowhere(self.config))
+        )
         if not self.described:
             self.described = features.describe()
             self.listener.say(f"model: {self.config.model} on {self.described}")
@@ -271,7 +274,7 @@ class Trials:
         measured = standings(
             decided,
             {method.name for method in self.methods if method.ours},
-            DEFAULT,
+            self.default,
             self.aligned,
             train_counts=train_counts,
             groups=groups,
@@ -297,7 +300,7 @@ class Trials:
             "train_counts": [*map(int, train_counts), *[0] * len(unseen)],
             "test_counts": truth.sum(0).tolist(),
             "methods": [self._row(method, measured.methods.get(method.name, {})) for method in self.methods],
-            "default": DEFAULT,
+            "default": self.default,
             "best": measured.best,
             "warnings": self._warnings(preds, train_counts),
             "hard": None

@@ -31,6 +31,7 @@ from manyhot.toolkit.disk.run_folder import (
     check_free,
     flush_folder,
     partial_of,
+    place_of,
     run_name,
     sha256,
     to_json,
@@ -38,6 +39,7 @@ from manyhot.toolkit.disk.run_folder import (
     write_file,
 )
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 try:
     import fcntl
@@ -158,7 +160,7 @@ class Checkpoint:
     def _bytes(self, name: str) -> bytes:
         assert self.folder is not None
         try:
-            content = (self.folder / name).read_bytes()
+            content = read_plain(self.folder / name)
         except OSError:
             content = b""
         if sha256(content) != self.sums[name]:
@@ -237,7 +239,7 @@ def find_place(config: Config, name: str, bound: dict[str, Any], *, resume: bool
         InputError: the place is taken, or holds a checkpoint that is not to be used or is of another training.
     """
     if config.out:
-        path = Path(config.out)
+        path = place_of(config.out)
         check_free(path)
         if not _has_checkpoint(path):
             return path
@@ -327,7 +329,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: damaged, or of another format.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads(read_plain(folder / MANIFEST, MOST_TEXT))
         parts = [manifest["bound"][key] for key in ("config", "versions", "inputs")]
         fine = all(isinstance(part, dict) for part in (*parts, manifest["fits"], manifest["sha256"]))
         named = {*manifest["fits"].values(), *((manifest["current"][1],) if manifest["current"] else ())}
@@ -335,7 +337,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             fine and named == {*manifest["sha256"]} and all(re.fullmatch(r"\d+\.safetensors", name) for name in named)
         )
         fine = fine and manifest["format"] == FORMAT and isinstance(manifest["bound"]["threads"], int)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         fine, manifest = False, {}
     if not fine:
         raise InputError(

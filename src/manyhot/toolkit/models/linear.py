@@ -69,6 +69,11 @@ class Linear:
         """Return the model whose logits are higher by `by`, a number a label."""
         return Linear(self.weight, self.bias + torch.from_numpy(by))
 
+    def scaled(self, by: np.ndarray) -> "Linear":
+        """Return the model whose logits are multiplied by `by`, a number a label."""
+        factor = torch.from_numpy(by.astype(np.float32))
+        return Linear(self.weight * factor, self.bias * factor)
+
     def arrays(self) -> Arrays:
         """Return weight and bias."""
         return {"weight": self.weight.numpy(), "bias": self.bias.numpy()}

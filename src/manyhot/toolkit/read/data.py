@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, reading
 from manyhot.toolkit.read.formats.arff import Relation, read_arff
 from manyhot.toolkit.read.formats.delimited import read_delimited
 from manyhot.toolkit.read.formats.files import (
@@ -52,7 +52,11 @@ def read_file(path: str | Path, *, header: bool = True, encoding: str | None = N
     Raises:
         InputError: the file is missing, empty, damaged, of another format or not of the format its name says.
     """
-    path = Path(path)
+    with reading(path):
+        return _read_file(Path(path), header, encoding)
+
+
+def _read_file(path: Path, header: bool, encoding: str | None) -> Raw:
     check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     matrix = find_matrix(path)

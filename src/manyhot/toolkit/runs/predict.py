@@ -14,8 +14,9 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.model import Model
+from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.read.cells import counted, listed
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, read_file
@@ -59,6 +60,7 @@ class Run:
         cardinality: how many labels a prediction may have.
         calibration: logits to probabilities, fitted on held-out rows.
         drop_unlabelled: rows without labels were left out of training, and are left out when measuring.
+        neighbours: the training rows that have a vote beside the model; None where none have.
         task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
     """
@@ -76,6 +78,7 @@ class Run:
         drop_unlabelled: bool,
         info: dict[str, Any],
         task: str = "multilabel",
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.features = features
         self.model = model
@@ -87,6 +90,7 @@ class Run:
         self.drop_unlabelled = drop_unlabelled
         self.info = info
         self.task = task
+        self.neighbours = neighbours
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -214,7 +218,30 @@ class Run:
         examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
         if not examples.rows:
             return np.zeros((0, len(self.label_names)), dtype=np.float32)
-        return self.model.logits(self.features.transform(examples))
+        X = self.features.transform(examples)
+        logits = self.model.logits(X)
+        return logits if self.neighbours is None else logits + self._votes(X, self.neighbours)
+
+    def votes(self, data: Any) -> np.ndarray:
+        """Return what nearest training rows add to each logit, (rows, labels) float32; 0 where none have a vote.
+
+        The rest of :meth:`predict_logits` is the linear model's: its weights times the features, and the bias. Takes
+        what that takes.
+        """
+        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
+        if self.neighbours is None or not examples.rows:
+            return np.zeros((examples.rows, len(self.label_names)), dtype=np.float32)
+        return self._votes(self.features.transform(examples), self.neighbours)
+
+    def _votes(self, X: DesignMatrix, neighbours: Neighbours) -> np.ndarray:
+        return neighbours.votes(X[:, : self.features.size_without_kernel])
+
+    @property
+    def rows_held(self) -> int:
+        """How many training rows the run holds the features of: those with a vote, or the landmarks of a kernel."""
+        if self.neighbours is not None:
+            return self.neighbours.rows.shape[0]
+        return 0 if self.features.kernel is None else len(self.features.kernel.landmarks)
 
     def label_sets(self, logits: np.ndarray) -> list[list[Predicted]]:
         """Return the labels of each row, best first."""

@@ -22,6 +22,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.models.model import device_of
+from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.runs.predict import Run
@@ -40,7 +41,7 @@ def run_files(
     """Lay out a run as files: weights as safetensors, everything else as text, `page` its report."""
     state, arrays = run.features.state()
     terms = [block.pop("terms") for block in state["text"]]
-    arrays |= run.model.arrays()
+    arrays |= run.model.arrays() | ({} if run.neighbours is None else run.neighbours.arrays())
     state_of_run = {
         **described(run.model),
         "task": run.task,
@@ -138,6 +139,9 @@ def load_run(path: str | Path) -> Any:
             drop_unlabelled=state["drop_unlabelled"],
             info=state["chosen"],
             task=state["task"],
+            neighbours=None
+            if "neighbours.prior" not in arrays
+            else Neighbours.restored(arrays, features.size_without_kernel),
         )
         # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
         blocks = run.features.blocks
@@ -150,6 +154,8 @@ def load_run(path: str | Path) -> Any:
             raise ValueError(f"task {run.task!r} of labels {run.label_names[:3]}")
         if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
             raise ValueError(f"a calibration of {len(run.label_names)} labels has temperatures above 0, one a label")
+        if run.neighbours is not None and len(run.neighbours.prior) != len(run.label_names):
+            raise ValueError(f"neighbours of {len(run.neighbours.prior)} labels")
         run.label_sets(np.zeros((1, len(run.label_names)), dtype=np.float32))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
