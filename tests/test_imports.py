@@ -95,7 +95,17 @@ ROOMS = {
     ),
     "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
     "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
-    "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
+    "report": (
+        "metric_names",
+        "answer",
+        "out_of_reach",
+        "findings",
+        "hard_rows",
+        "plots",
+        "span_page",
+        "render",
+        "write",
+    ),
     "train": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (

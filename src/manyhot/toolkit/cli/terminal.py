@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, signed_interval, written
 
 if TYPE_CHECKING:
     from manyhot.toolkit.read.uses import Use
@@ -250,7 +250,17 @@ COMPARED = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "rare_f1": "rare-F1"
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """Print a row a method, best macro-F1 first, and for each metric how ours stand against the best rival."""
+    """Print which method to use, a row a method, best macro-F1 first, and where the default stands in each metric."""
+    from manyhot.toolkit.report.answer import answer, verdicts
+
+    titles = SPAN_TITLES if result.get("task") == "spans" else TITLES
+    console = Console(soft_wrap=True, highlight=False)
+    if (found := answer(result)) is not None:
+        console.print(str(found), markup=False)
+    for verdict in verdicts(result):
+        if verdict["interval"]:
+            console.print(verdict_said(verdict, titles), markup=False)
+    console.print()
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     things = "spans" if result.get("task") == "spans" else "labels"
@@ -276,19 +286,13 @@ def print_comparison(result: dict[str, Any]) -> None:
     for row in result["methods"]:
         if row["error"] is not None:
             say(f"{row['name']} failed: {row['error']}")
-    for key, title in shown.items():
-        for row in fine:
-            # The default, whether or not another of ours is better here: that one was not chosen beforehand.
-            if row["name"] == result["default"] and (difference := row["differences"][key]):
-                say(f"{title}: {verdict(row['name'], difference)}")
 
 
-def verdict(name: str, difference: dict[str, Any]) -> str:
-    """Say whether a difference is more than chance of rows."""
-    low, high = difference["interval"]
-    word = "better than" if low > 0 else "worse than" if high < 0 else "no different, beyond chance, from"
-    value = f"{100 * difference['value']:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{name} is {word} {difference['than']}, the best rival ({value})"
+def verdict_said(verdict: dict[str, Any], titles: dict[str, str]) -> str:
+    """Say where the default stands beside the best rival in one metric."""
+    difference = signed_interval(verdict["difference"], verdict["interval"])
+    names = f"{verdict['ours']['name']} beside {verdict['rival']['name']}, the best rival"
+    return f"{titles[verdict['key']]}: {verdict['result']}, {difference}, {names}"
 
 
 def plus_minus(interval: list[float] | None) -> str:
