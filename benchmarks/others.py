@@ -4,8 +4,8 @@
 
 Rows, features and folds are those of `manyhot compare`; the learner is its own, with its defaults, and those of
 scikit-learn predict by their own rule. Only max_iter of the logistic regression is 1000, since its default of 100 often
-ends too early. From the margins of trees logit(prior)/2 is taken off, a sum that takes no fit and is worth 1 to 5 points
-of macro-F1 to them.
+ends too early. From the margins of trees logit(prior)/2 is taken off, a sum that takes no fit and is worth 1 to 5
+points of macro-F1 to them.
 """
 
 import json
@@ -108,7 +108,7 @@ def measured(learner: Learner, words: list[str]) -> dict[str, Any]:
     seconds, said = {"fit": 0.0, "predict": 0.0}, set()
 
     def decided(train: Examples, test: Examples) -> tuple[np.ndarray, np.ndarray]:
-        features = Features.fit(train, **blocks_of(config))
+        features, _ = Features.fit_transform(train, **blocks_of(config))
         # XGBoost takes what a sparse row does not list as missing, and learns on which side of a split it goes.
         X, X_test = (csr_of_others(features.transform(rows)) for rows in (train, test))
         # Not int8: scikit-learn 1.9 numbers labels in the type of the targets, and mixes up those beyond 127.

@@ -91,19 +91,22 @@ def parts_of_words(weight: float, longest: int, most: int, keep: str) -> Iterato
     before = term_blocks.CHARACTER_WEIGHT, term_blocks._bounded
     term_blocks.CHARACTER_WEIGHT = weight
 
-    def bounded(kind: dict[str, Any], vocabulary: dict[str, int], counts: Any) -> Any:
-        short = [term for term in vocabulary if len(term) <= longest]
-        columns = [vocabulary[term] for term in short]
-        taken, limits = counts[:, columns], (kind["min_df"], kind["max_features"])
-        terms, kept = most_frequent({term: i for i, term in enumerate(short)}, taken, *limits)
-        if keep == "frequent" and kept.nnz > most * counts.shape[0] and longest > 4:
-            return term_blocks.bounded_by_frequency(kind, vocabulary, counts, most)
+    def bounded(kind: dict[str, Any], vocabulary: dict[str, int], counts: Any) -> tuple[list[str], Any]:
+        def limited(longest: int) -> tuple[list[str], Any]:
+            short = [term for term in vocabulary if len(term) <= longest]
+            taken = counts[:, [vocabulary[term] for term in short]]
+            places = {term: i for i, term in enumerate(short)}
+            return most_frequent(places, taken, kind["min_df"], kind["max_features"])
+
+        terms, kept = limited(longest)
+        if keep == "frequent" and kept.nnz > most * counts.shape[0]:
+            terms, kept = limited(4)
         if kept.nnz > most * counts.shape[0]:
             texts_of = np.bincount(kept.indices, minlength=len(terms))
-            order = np.argsort(texts_of, kind="stable")
+            order = np.argsort(texts_of if keep == "rare" else -texts_of, kind="stable")
             places = np.sort(order[np.cumsum(texts_of[order]) <= most * counts.shape[0]])
             terms, kept = [terms[i] for i in places], sp.csr_array(kept[:, places])
-        return kind, terms, kept
+        return terms, kept
 
     term_blocks._bounded = bounded
     try:

@@ -24,8 +24,13 @@ def reading(source: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, OSError, MemoryError):
+    except (InputError, FileNotFoundError, MemoryError):
         raise
+    except OSError as error:
+        raise InputError(
+            f"{source}: expected a file that can be read, got: {error.strerror or error}; check the path and its "
+            "permissions"
+        ) from error
     except Exception as error:
         raise InputError(
             f"{source}: expected data that its reader can take, got something else ({type(error).__name__}: "

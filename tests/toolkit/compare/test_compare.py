@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import polars as pl
 import pytest
@@ -291,6 +292,19 @@ def test_an_interrupted_comparison_goes_on(monkeypatch):
         for key in ("metrics", "intervals", "differences", "label_f1", "cardinality", "chosen"):
             assert now[key] == before[key], key
     assert not list(Path().glob(".c.partial"))
+
+
+@pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
+def test_losses_fitted_side_by_side_give_the_same_numbers(backend):
+    numbers("train.csv")
+    words = "train.csv --losses zlpr,zlpr+prior,bce --folds 2"
+    one = compared(words)
+    with joblib.parallel_config(backend=backend):
+        both = compared(f"{words} --jobs 2")
+    assert [(m["metrics"], m["intervals"], m["chosen"]) for m in both["methods"]] == [
+        (m["metrics"], m["intervals"], m["chosen"]) for m in one["methods"]
+    ]
+    assert all(m["seconds"]["fit"] > 0 for m in both["methods"])
 
 
 def test_fits_are_let_go_of_once_their_loss_is_done(monkeypatch):

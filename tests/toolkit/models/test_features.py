@@ -90,6 +90,18 @@ def test_parts_of_words_are_those_of_scikit_learn(rows):
     assert found.describe() == f"{plain.describe()} + {len(terms):,} parts of words"
 
 
+def test_where_rows_have_too_many_parts_of_words_the_most_frequent_go(monkeypatch):
+    train = sentences(250)
+    every, _ = directly(train, train, min_df=3, analyzer="char_wb", ngram_range=(3, 5))
+    texts_of = (every > 0).sum(0)
+    monkeypatch.setattr(module, "CHARACTER_NONZEROS", 40)
+    block = Features.fit(of_texts(train), characters=True).blocks[2]
+    terms = directly(train, train, min_df=3, analyzer="char_wb", ngram_range=(3, 5))[1]
+    kept = np.isin(terms, block.terms)
+    assert texts_of.sum() > 40 * 250 >= texts_of[kept].sum() > 39 * 250
+    assert texts_of[kept].max() <= texts_of[~kept].min()
+
+
 def test_scripts_without_spaces_have_characters_alone():
     assert len(Features.fit(of_texts(CHINESE), characters=True).blocks) == 1
 

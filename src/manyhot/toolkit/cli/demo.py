@@ -11,7 +11,7 @@ from rich.text import Text
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.terminal import listening, metrics_table, print_json, say
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, visible
 from manyhot.toolkit.report.metric_names import TITLES, written
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _print(shown: "Shown") -> None:
 
 def _print_example(console: Console, example: "Example") -> None:
     for line in example.lines:
-        console.print(line, markup=False)
+        console.print(visible(line), markup=False)
     for sign, what, labels in (
         ("✓", "right", example.right),
         ("−", "missed", example.missed),
@@ -115,7 +115,7 @@ def _demo_spans(out: str | None, as_json: bool) -> None:
         return
     console = Console(soft_wrap=True)
     for line in shown.examples:
-        console.print(line, markup=False)
+        console.print(visible(line), markup=False)
     console.print(metrics_table(shown.metrics))
     use = f'manyhot.load_run({str(shown.path)!r}).predict(["Angela Merkel besuchte Rom."])'
     say(f"saved {shown.path}, use it: {use}")

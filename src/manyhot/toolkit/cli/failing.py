@@ -25,7 +25,8 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop(number: int, frame: Any) -> NoReturn:
-    """Handle a signal that ends the process."""
+    """Handle a signal that ends the process; a second one does not cut the cleaning short."""
+    signal.signal(number, signal.SIG_IGN)
     raise Stopped(number)
 
 
@@ -45,7 +46,7 @@ def failing_clearly() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip())
         fail("this is a mistake of manyhot and not of yours; please report it with the lines above", 1)
 
 

@@ -14,6 +14,8 @@ try:
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
+    from manyhot.toolkit.cli.explain import explain
+    from manyhot.toolkit.cli.export import export
     from manyhot.toolkit.cli.failing import EXIT_CODES, stop
     from manyhot.toolkit.cli.predict import predict
     from manyhot.toolkit.cli.report import report
@@ -51,7 +53,7 @@ def begin(
         typer.echo(f"{WHAT}\n\n{BEGIN}\nAll of them: manyhot --help")
 
 
-for command in (train, compare, evaluate, predict, report, demo):
+for command in (train, compare, evaluate, predict, explain, export, report, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 
@@ -67,6 +69,12 @@ def main() -> None:
         # Ignored is how nohup leaves SIGHUP.
         if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, stop)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # A stream that was closed is the number of the next file that is opened: what is printed would go there.
+            os.open(os.devnull, os.O_RDWR)
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed, as by >&-
             setattr(sys, stream, open(os.devnull, "w"))

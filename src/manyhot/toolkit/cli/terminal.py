@@ -39,6 +39,7 @@ def print_json(value: dict[str, Any]) -> None:
     """Print the one object that `--json` promises."""
     plain = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
     sys.stdout.write(json.dumps(value, ensure_ascii=plain, allow_nan=False) + "\n")
+    sys.stdout.flush()  # a full disk is said, and not met at the end
 
 
 @contextmanager

@@ -48,6 +48,7 @@ from manyhot.toolkit.cli.terminal import (
     print_json,
     say,
 )
+from manyhot.toolkit.errors import InputError
 
 
 def train(
@@ -129,17 +130,29 @@ def train(
     """
     with failing_clearly():
         from manyhot.toolkit.config import make_config
-        from manyhot.toolkit.train import Trained
+        from manyhot.toolkit.models.processes import joined
+        from manyhot.toolkit.train import Listener, Trained
+        from manyhot.toolkit.train import train as run_together
 
         settings = make_config(config, set_ or [], options_of(context))
         if settings.task == "spans":
             from manyhot.toolkit.spans.train import train_spans as run_training
         else:
-            from manyhot.toolkit.train import train as run_training
+            run_training = run_together
         uses: list[Any] = []
-        with listening(verbose=verbose or dry_run) as listener:
+        with joined() as processes, listening(verbose=verbose or dry_run) as listener:
             listener = replace(listener, on_columns=uses.extend)
-            trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
+            if processes.size == 1:
+                trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
+            elif settings.task == "spans":
+                raise InputError(
+                    f"{processes.size} processes: expected another task than spans, which one process trains"
+                )
+            else:
+                heard = listener if processes.first else Listener()
+                trained = run_together(settings, heard, dry_run=dry_run, resume=resume, group=processes)
+                if not processes.first:
+                    return
         if trained is None:
             if as_json:
                 print_json({"dry_run": True, "columns": [use._asdict() for use in uses]})

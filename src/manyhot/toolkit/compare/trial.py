@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,13 +13,13 @@ from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import blended
 from manyhot.toolkit.choose.cross_fit import TRIED, Fold, choose, fit_name, prior_logits
 from manyhot.toolkit.compare.methods import Method
-from manyhot.toolkit.compare.tally import Tally
+from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Arrays
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.read.inputs import Training
-from manyhot.toolkit.train import plan
+from manyhot.toolkit.train import Listener, folds_of, plan
 
 
 class Split(NamedTuple):
@@ -159,3 +160,35 @@ def tried(
     return Trial(
         *(logits, step.C, step.tau, offset, search, fit, predict, tally.shared, votes, at_limit, tally.peak),
     )
+
+
+def tried_apart(methods: list[Method], config: Config, split: Split, where: str, threads: int) -> dict[str, Trial]:
+    """Try the methods of one loss in a process of their own; those that fail are left out.
+
+    What losses share of their fits is made by each: processes wait for nothing of each other.
+    """
+    torch.set_num_threads(threads)
+    folds = folds_of(split.training, split.X, split.targets, split.features, config.seed, Listener())
+    trials: dict[str, Trial] = {}
+    with PeakMemory().watched() as memory:
+        tally = Tally(_Kept(), where, methods[0].loss, memory)
+        for method in methods:
+            with suppress(Exception):  # it fails again, and is told of, where its turn comes
+                trials[method.name] = tried(method, config, split, folds, tally, lambda *_: None)
+    return trials
+
+
+class _Kept:
+    """Finished fits in memory, for the methods of one loss."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Arrays] = {}
+
+    def finished(self, fit: str) -> Arrays | None:
+        return self.results.get(fit)
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        self.results[fit] = result
+
+    def steps(self, fit: str) -> Steps:
+        return UNSAVED

@@ -18,7 +18,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from manyhot.toolkit.errors import InputError, shown
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from manyhot.toolkit.errors import InputError, first_line, shown
+from manyhot.toolkit.parse import parse_json, parse_toml
 from manyhot.toolkit.plain_files import MOST_TEXT, read_plain, why
 
 MANIFEST = "manifest.json"
@@ -91,7 +96,7 @@ def place_of(out: str) -> Path:
             raise InputError(f"--out: expected names of at most 246 bytes, got {shown(part)}; choose a shorter one.")
     if path.is_symlink() and not path.exists():
         raise InputError(f"{path}: expected a folder, got a link to {os.readlink(path)}, which is not there.")
-    if path.is_symlink() or ".." in path.parts:
+    if path.is_symlink() or not path.name or ".." in path.parts:
         path = path.resolve()
     return path
 
@@ -145,13 +150,24 @@ def _put(building: Path, path: Path) -> None:
     The manifest comes last: a folder without it is no run.
     """
     try:
+        # A folder that somebody stands in would be gone from under them.
+        if path.is_dir() and os.path.samefile(path, os.curdir):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
         os.rename(building, path)
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM) or not path.is_dir():
             raise
-        for name in sorted(os.listdir(building), key=lambda name: name == MANIFEST):
-            write_file(path / name, (building / name).read_bytes())
-        flush_folder(path)
+        if any(entry.name != INSIDE for entry in path.iterdir()):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path)) from None
+        names = sorted(os.listdir(building), key=lambda name: name == MANIFEST)
+        try:
+            for name in names:
+                write_file(path / name, (building / name).read_bytes())
+            flush_folder(path)
+        except BaseException:
+            for name in reversed(names):
+                (path / name).unlink(missing_ok=True)
+            raise
         shutil.rmtree(building)
 
 
@@ -195,13 +211,13 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
     if not path.is_dir():
         raise InputError(f"{path}: {wanted}, as `manyhot {kind.command}` writes it; there is none.")
     try:
-        manifest = json.loads(read_plain(path / MANIFEST, MOST_TEXT))
+        manifest = parse_json(read_plain(path / MANIFEST, MOST_TEXT))
         format_, sums = manifest["format"], manifest["sha256"]
     except FileNotFoundError:
         raise InputError(f"{path}: {wanted}, but {MANIFEST} is missing; {kind.again}.") from None
     except OSError as error:
         raise InputError(f"{path / MANIFEST}: cannot be read, {why(error)}; {kind.again}.") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path / MANIFEST}: expected the manifest of a {kind.name}, but it is damaged; {kind.again}."
         ) from None
@@ -227,11 +243,42 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
     return files
 
 
+def parsed_files(path: Path, files: dict[str, bytes], kind: Kind) -> dict[str, Any]:
+    """Parse every file, those too that prediction needs nothing of: an edited file is named as soon as it is met.
+
+    Raises:
+        InputError: a file that is none of its kind, or a number that is not finite.
+    """
+    parsed: dict[str, Any] = {}
+    for name, content in files.items():
+        try:
+            if name.endswith(".safetensors"):
+                parsed[name] = load_tensors(content)
+                if not all(np.isfinite(array).all() for array in parsed[name].values()):
+                    raise ValueError("a number in it is not finite")
+            elif name.endswith(".toml"):
+                parsed[name] = parse_toml(content)
+            elif name.endswith(".html"):
+                content.decode()
+            elif name.endswith(".jsonl"):
+                parsed[name] = [parse_json(line) for line in content.decode().splitlines()]
+            else:
+                parsed[name] = parse_json(content)
+                if not isinstance(parsed[name], dict | list):
+                    raise ValueError("it holds one value")
+        # Types that NumPy has not, such as BF16, are a KeyError.
+        except (ValueError, TypeError, KeyError, SafetensorError) as error:
+            raise InputError(
+                f"{path / name}: expected what training wrote, but it is damaged: {first_line(error)}; {kind.again}."
+            ) from None
+    return parsed
+
+
 def kind_of_run(path: Path) -> Kind:
     """Say which kind of run a folder is by the files that its manifest names; a damaged one is a run like any other."""
     try:
-        named = set(json.loads(read_plain(path / MANIFEST, MOST_TEXT))["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        named = set(parse_json(read_plain(path / MANIFEST, MOST_TEXT))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
         return RUN
     return SPAN_RUN if named == set(SPAN_RUN.files) else RUN
 

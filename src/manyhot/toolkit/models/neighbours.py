@@ -126,7 +126,7 @@ class Neighbours:
             if f"neighbours.{name}.indptr" in arrays:
                 data, indices, indptr = (arrays[f"neighbours.{name}.{key}"] for key in ("data", "indices", "indptr"))
                 parts[name] = sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, size))
-                parts[name].check_format()
+                parts[name].check_format(full_check=True)  # a product follows indices unchecked
             elif name == "rows":
                 parts[name] = arrays["neighbours.rows"]
         shapes = {part.shape[0] for part in parts.values() if part is not None}

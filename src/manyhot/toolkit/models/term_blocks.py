@@ -21,14 +21,13 @@ MIN_DF = 2
 PAIR_MIN_DF = 5
 CHARACTERS = {"analyzer": "char", "ngram_range": (1, 3), "sublinear_tf": True}
 # Parts of words beside words, where words stand apart: an inflected or misspelt word has most parts in common with what
-# it is of. Most of what they cost is the non-zeros of a row, so these have a bound in the mean: where it is passed,
-# parts of 5 characters go, and then the rarest.
+# it is of. Most of what they cost is the non-zeros of a row, so these have a bound in the mean. Where it is passed, the
+# most frequent parts go, which say least; benchmarks/pieces.py compares with keeping these.
 PARTS_OF_WORDS = {"analyzer": "char_wb", "ngram_range": (3, 5), "sublinear_tf": True}
 CHARACTER_MIN_DF = 3
 CHARACTER_TERMS = 60_000
 CHARACTER_WEIGHT = 2.0
 CHARACTER_NONZEROS = 200
-SHORTER = 4
 # The most frequent terms of a block that are kept. Weights are terms x labels: this bounds them where texts are many.
 MAX_TERMS = 2**18
 # With so few rows a word seen once may be all there is of a label.
@@ -119,7 +118,7 @@ def fit_blocks(texts: list[str], *, characters: bool = False) -> list[tuple[Text
     fitted = []
     for (kind, weight), counted in zip(kinds, count_terms(texts, [kind for kind, _ in kinds]), strict=True):
         if kind["analyzer"] == "char_wb":
-            kind, terms, counts = _bounded(kind, *counted)
+            terms, counts = _bounded(kind, *counted)
         else:
             terms, counts = most_frequent(*counted, kind["min_df"], kind["max_features"])
         if terms:
@@ -127,28 +126,16 @@ def fit_blocks(texts: list[str], *, characters: bool = False) -> list[tuple[Text
     return fitted
 
 
-def _bounded(kind: dict[str, Any], vocabulary: dict[str, int], counts: Any) -> tuple[dict[str, Any], list[str], Any]:
-    """Keep as many parts of words as a row may have in the mean."""
-    return bounded_by_frequency(kind, vocabulary, counts, CHARACTER_NONZEROS)
-
-
-def bounded_by_frequency(
-    kind: dict[str, Any], vocabulary: dict[str, int], counts: Any, nonzeros: int
-) -> tuple[dict[str, Any], list[str], Any]:
-    """Keep all lengths, else the shorter ones, and of these the most frequent."""
-    limits, most = (kind["min_df"], kind["max_features"]), nonzeros * counts.shape[0]
-    terms, kept = most_frequent(vocabulary, counts, *limits)
-    if kept.nnz > most:
-        kind = kind | {"ngram_range": (kind["ngram_range"][0], SHORTER)}
-        short = [term for term in vocabulary if len(term) <= SHORTER]
-        columns = [vocabulary[term] for term in short]
-        terms, kept = most_frequent({term: i for i, term in enumerate(short)}, counts[:, columns], *limits)
+def _bounded(kind: dict[str, Any], vocabulary: dict[str, int], counts: Any) -> tuple[list[str], Any]:
+    """Keep as many parts of words as a row may have in the mean, the rarest first."""
+    terms, kept = most_frequent(vocabulary, counts, kind["min_df"], kind["max_features"])
+    most = CHARACTER_NONZEROS * kept.shape[0]
     if kept.nnz > most:
         texts_of = np.bincount(kept.indices, minlength=len(terms))
-        order = np.argsort(-texts_of, kind="stable")
+        order = np.argsort(texts_of, kind="stable")
         places = np.sort(order[np.cumsum(texts_of[order]) <= most])
         terms, kept = [terms[i] for i in places], sp.csr_array(kept[:, places])
-    return kind, terms, kept
+    return terms, kept
 
 
 def writes_without_spaces(texts: Iterable[str], sample: int = 1000) -> bool:

@@ -88,10 +88,11 @@ def _read_file(path: Path, header: bool, encoding: str | None) -> Raw:
 def files_of(path: str | Path) -> list[Path]:
     """List the files that a path means: one, those of a matrix, or an ARFF file and MULAN's XML beside it."""
     path = Path(path)
-    matrix = find_matrix(path)
-    if matrix is not None:
-        return matrix.existing()
-    xml = find_mulan(path) if kind_of_file(path)[0] == ".arff" else None
+    with reading(path):
+        matrix = find_matrix(path)
+        if matrix is not None:
+            return matrix.existing()
+        xml = find_mulan(path) if kind_of_file(path)[0] == ".arff" else None
     return [path] if xml is None else [path, xml]
 
 

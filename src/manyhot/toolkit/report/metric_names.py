@@ -76,6 +76,12 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+# Said wherever a predicted label is shown with a probability below 50 %.
+BELOW_HALF = (
+    "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have "
+    "about as many labels as rows have, not by one probability."
+)
+
 # Where a method stands beside another, by the interval of the difference. "Win" and "loss" read as something else here.
 AHEAD, BEHIND, EVEN = "ahead", "behind", "no clear difference"
 
