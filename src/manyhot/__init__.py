@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
+    from manyhot.offset import Decision, fit_decision
     from manyhot.rankings import top_k_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
@@ -97,6 +98,7 @@ __all__ = [
     "BoundaryTagger",
     "Calibration",
     "CardinalityRange",
+    "Decision",
     "EfficientSpanPointer",
     "ExactLoss",
     "FWeightedBCELoss",
@@ -141,6 +143,7 @@ __all__ = [
     "exact_loss",
     "f_weighted_bce_loss",
     "fit_calibration",
+    "fit_decision",
     "focal_loss",
     "inclusion_probabilities",
     "label_counts",
@@ -193,6 +196,7 @@ _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
     "collation": ("collate",),
     "decisions": ("decide", "top_k"),
+    "offset": ("Decision", "fit_decision"),
     "heads.boundary_tagger": ("BoundaryTagger",),
     "heads.rotary": ("rotary",),
     "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
