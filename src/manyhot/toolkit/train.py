@@ -64,12 +64,13 @@ CELL = 3 + 3 * 4
 class Listener:
     """What hears of progress; the command prints it, tests and Python callers may ignore it.
 
-    `on_columns` hears what each column is used as, or why it is not.
+    `detail` hears sentences for those who ask for more, and `on_columns` what each column is used as, or why it is not.
     `progress` hears what is being fitted, about which share of the training is done, and the mean loss.
     """
 
     say: Callable[[str], None] = lambda text: None
     warn: Callable[[str], None] = lambda text: None
+    detail: Callable[[str], None] = lambda text: None
     on_columns: Callable[[list[Use]], None] = lambda uses: None
     on_step: Callable[[Step], None] = lambda step: None
     progress: Callable[[str, float, float], None] = lambda what, share, value: None
@@ -264,7 +265,7 @@ def _planned(
         features, X = Features.fit_transform(rows, encoder, words=config.words)
     targets = training.train.dense_targets()
     learner = plan(config, training, features, targets, encoder)
-    listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
+    listener.detail(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, X, targets, learner
 
 

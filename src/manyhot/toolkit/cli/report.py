@@ -18,7 +18,13 @@ def report(
     no_rows: Annotated[bool, typer.Option("--no-rows", help="Leave out the excerpts of rows.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a report as one HTML file, from what the folder holds: needs neither the data nor the model."""
+    """Write a report as one HTML file, from what the folder holds: needs neither the data nor the model.
+
+    \b
+    Examples:
+      manyhot report runs/reviews-1
+      manyhot report runs/reviews-1 --no-rows -o for-everybody.html
+    """
     with failing_clearly():
         from manyhot.toolkit.report.write import write_report
 
