@@ -80,10 +80,11 @@ ROOMS = {
         *("hub", "pooling", "pretrained", "meaning", "term_counts", "features", "model", "adamw", "products"),
         *("line_search", "lbfgs", "linear", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "thresholds"),
+    "choose": ("calibrate", "cross_fit", "thresholds", "label_errors"),
     "runs": ("evaluate", "given", "predict", "predictions", "saved_run"),
     "report": ("metric_names", "out_of_reach", "findings", "hard_rows", "plots", "span_page", "render", "write"),
     "train": (),
+    "audit": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
         *("tokens", "sentences", "inputs", "features", "network", "pieces", "offset", "fit", "predict", "write"),
@@ -92,7 +93,7 @@ ROOMS = {
     "demo": (),
     "cli": (
         *("terminal", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "report", "demo", "main"),
+        *("train", "compare", "evaluate", "predict", "report", "audit", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]

@@ -10,6 +10,7 @@ import sys
 try:
     import typer
 
+    from manyhot.toolkit.cli.audit import audit
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (train, compare, evaluate, predict, report, demo):
+for command in (train, compare, evaluate, predict, report, audit, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 
