@@ -4,8 +4,11 @@
 # make docs   the documentation, as pages in build/docs/html
 # Each sets up .venv first when it has to.
 #
+# make frameworks  scikit-learn, XGBoost, LightGBM, transformers, JAX, Keras, ONNX, skorch and Lightning: installs them, 2 GB, and tests
+# make bench-boosting  ZLPR in XGBoost and LightGBM beside logistic models, four sets, 5 minutes; after make frameworks
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
+# make bench-scale  many labels, several processes: time, memory, error, and the picture of docs/large.md, 20 minutes; QUICK=1 in 3
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
 # make bench-spans   the loss of spans against torch's BCE: time, memory, and how often the exact sum is needed, 3 minutes
 # make bench-reach   classes and label sets out of reach: time, margins, narrow networks, 10 minutes
@@ -36,13 +39,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean
+.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/manyhot/kernels/*.h src/manyhot/kernels/*.cpp)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "manyhot needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
-	@echo "Setting up .venv with the $$(grep -c == constraints.txt) packages of constraints.txt, PyTorch among them."
+	@echo "Setting up .venv with the versions of constraints.txt, PyTorch among them."
 	@command -v nvidia-smi >/dev/null || test -n "$(TORCH_INDEX)" || echo "No NVIDIA driver here: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch's CPU wheel and leaves out several GB of CUDA packages."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --quiet -c constraints.txt scikit-build-core nanobind cmake ninja build
@@ -106,6 +109,32 @@ docs: $(DOCS_STAMP)
 	$(BIN)/python docs/check_links.py build/docs/html
 	@echo "wrote build/docs/html/index.html"
 
+# A venv of its own before .venv, so that torch is not installed again and .venv stays as it is.
+FRAMEWORKS := build/frameworks
+FRAMEWORKS_STAMP := $(FRAMEWORKS)/set-up
+LEAVES := boosting jax keras lightning onnx skorch transformers
+
+$(FRAMEWORKS_STAMP): $(STAMP)
+	test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > $$($(FRAMEWORKS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth
+	$(BIN)/python -c "import tomllib; \
+	  extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+	  names = [name for extra in '$(LEAVES) frameworks'.split() for name in extras[extra]]; \
+	  print(*(name for name in names if not name.startswith('manyhot')), sep='\n')" > $(FRAMEWORKS)/requirements.txt
+	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -r $(FRAMEWORKS)/requirements.txt
+	@touch $@
+
+# Keras chooses its backend once a process, so its tests run once for each.
+frameworks: $(FRAMEWORKS_STAMP)
+	$(FRAMEWORKS)/bin/python -m pytest -n 0 tests/frameworks tests/test_docs.py $(LEAVES:%=src/manyhot/%.py)
+	KERAS_BACKEND=jax $(FRAMEWORKS)/bin/python -m pytest -n 0 tests/frameworks/test_keras.py
+	KERAS_BACKEND=tensorflow $(FRAMEWORKS)/bin/python -m pytest -n 0 tests/frameworks/test_keras.py
+	$(FRAMEWORKS)/bin/python benchmarks/frameworks.py
+
+bench-boosting: $(FRAMEWORKS_STAMP)
+	$(FRAMEWORKS)/bin/python benchmarks/boosting.py
+
 # Chooses the defaults of `manyhot train` on training files alone; about a quarter of an hour.
 defaults: $(STAMP)
 	$(BIN)/python benchmarks/defaults.py
@@ -119,6 +148,9 @@ bench-cpu: $(STAMP)
 
 bench-csr: $(STAMP)
 	$(BIN)/python benchmarks/csr.py
+
+bench-scale: $(STAMP)
+	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick)
 
 bench-subset: $(STAMP)
 	$(BIN)/python benchmarks/subset.py

@@ -41,7 +41,7 @@ from manyhot.toolkit.choose.cross_fit import (
 from manyhot.toolkit.choose.thresholds import choose_threshold
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays
-from manyhot.toolkit.models import features, linear
+from manyhot.toolkit.models import linear, term_blocks
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.models.model import unheard
@@ -260,13 +260,13 @@ def main() -> None:
         RESULTS.write_text(json.dumps(json.loads(RESULTS.read_text()) | {"search": table}, indent=1) + "\n")
         print(f"{costs}\nwrote {RESULTS}")
         return
-    default_weight = features.PAIR_WEIGHT
+    default_weight = term_blocks.PAIR_WEIGHT
     rules: dict[str, dict[str, float]] = {}
     pairs: dict[str, dict[str, float]] = {}
     for name, load in training_sets(quick).items():
         examples = load()
         for weight in PAIR_WEIGHTS if examples.texts is not None and not asked.only else (default_weight,):
-            features.PAIR_WEIGHT = weight
+            term_blocks.PAIR_WEIGHT = weight
             scores = judge(examples)
             if weight == default_weight:
                 rules[name] = scores

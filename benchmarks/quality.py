@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import quality_page
 from evidence import ROOT, SETS, Set, semeval
 from others import LEARNERS
+from quality_records import METRICS, packed, unpacked
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "quality.json"
@@ -48,14 +49,10 @@ LIMIT = 300  # seconds of a learner of others.py on a set
 TIMES_TRAIN = {"linear": 6.0, "mlp": 10.0}
 FOLDS = 3
 SECONDS = 10.0  # of `manyhot train` on a language that evidence.json does not have
-OTHERS_SECONDS = {"OvR logistic": 10.0, "OvR LinearSVC": 10.0, "XGBoost": 60.0}
+OTHERS_SECONDS = {"OvR logistic": 10.0, "OvR LinearSVC": 10.0, "XGBoost+prior": 60.0, "LightGBM+prior": 60.0}
 
-# What is kept of a comparison: the page's numbers, no lists over labels or rows.
-KEPT = ("name", "kind", "error", "chosen", "seconds", "predict_seconds", "peak_mb")
-METRICS = (
-    *(*quality_page.METRICS, *quality_page.MORE_METRICS, "lrap"),
-    *("labels_per_row_predicted", "labels_per_row_true", "empty_rows"),
-)
+# Of a learner that gave no result.
+FAILED: dict[str, Any] = {"error": None, "metrics": {}, "seconds": None, "peak_mb": None, "version": None}
 
 
 class Job(NamedTuple):
@@ -111,47 +108,49 @@ def slim(comparison: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: a method is missing that the page is about, as when one was renamed.
     """
-    methods = []
-    missing = {quality_page.DEFAULT, *quality_page.RIVALS} - {method["name"] for method in comparison["methods"]}
+    missing = {comparison["default"], *quality_page.RIVALS} - {method["name"] for method in comparison["methods"]}
     if missing:
         raise RuntimeError(f"expected methods named {', '.join(sorted(missing))}: see RIVALS in quality_page.py")
-    for method in comparison["methods"]:
-        kept = {key: method[key] for key in KEPT}
-        for key, names in (
-            ("metrics", METRICS),
-            ("intervals", quality_page.METRICS),
-            ("against_default", quality_page.METRICS),
-        ):
-            found = method[key] or {}
-            kept[key] = {name: found[name] for name in names if name in found}
-        methods.append(kept)
-    kept = ("design", "labels", "seeds", "level", "default", "versions", "platform", "threads", "seconds")
-    return rounded({key: comparison[key] for key in kept} | {"labels": len(comparison["labels"]), "methods": methods})
+    kept = ("labels", "seeds", "level", "default", "seconds", "platform", "threads", "versions")
+    found = {"rows": comparison["design"]["rows"]} | {key: comparison[key] for key in kept}
+    return found | {
+        "labels": len(comparison["labels"]),
+        "seconds": round(comparison["seconds"], 1),
+        "methods": [record_of(method) for method in comparison["methods"]],
+    }
 
 
-def rounded(value: Any) -> Any:
-    """Round to 5 digits behind the point: a thousandth of a per cent."""
-    if isinstance(value, float):
-        return round(value, 5)
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return {key: rounded(item) for key, item in value.items()} if isinstance(value, dict) else value
+def record_of(method: dict[str, Any]) -> dict[str, Any]:
+    """Keep of a method what :mod:`quality_records` writes."""
+    found, seconds = method["metrics"] or {}, method["seconds"]
+    return {
+        "name": method["name"],
+        "error": method["error"],
+        "metrics": {} if method["error"] else {name: found.get(name) for name in METRICS},
+        "seconds": None if method["error"] else round(seconds["search"] + seconds["fit"], 2),
+        "peak_mb": method["peak_mb"],
+        "against_default": method["against_default"] or {},
+    }
 
 
 def of_others(job: Job) -> dict[str, Any]:
     """Run a learner of others.py; one that fails or is too slow is a result that says so."""
     arguments = [sys.executable, str(HERE / "others.py"), job.what, *words_of(ALL[job.name])]
-    began = time.monotonic()
     try:
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        return {"error": f"not finished in {LIMIT} s", "metrics": {}}
+        return FAILED | {"error": f"not finished in {LIMIT} s"}
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return {"error": said[-1][:200], "metrics": {}}
+        return FAILED | {"error": said[-1][:200]}
     result = json.loads(done.stdout)
-    result["metrics"] = {name: result["metrics"][name] for name in METRICS}
-    return rounded(result | {"total_seconds": time.monotonic() - began})
+    return {
+        "error": None,
+        "metrics": {name: result["metrics"][name] for name in METRICS},
+        "seconds": round(result["seconds"]["fit"], 2),
+        "peak_mb": result["peak_mb"],
+        "version": result["version"],
+    }
 
 
 def expected(job: Job, results: dict[str, Any]) -> float:
@@ -176,14 +175,9 @@ def expected(job: Job, results: dict[str, Any]) -> float:
 
 def write(results: dict[str, Any]) -> None:
     """Write the results, a line a job, so that a run changes the lines of what it ran."""
-    sets = []
-    for name in ALL:
-        jobs = [f"  {json.dumps(what)}: {json.dumps(result)}" for what, result in results.get(name, {}).items()]
-        if jobs:
-            sets.append(f" {json.dumps(name)}: {{\n" + ",\n".join(jobs) + "\n }")
     RESULTS.parent.mkdir(exist_ok=True)
     part = RESULTS.with_name("quality.json.part")
-    part.write_text("{\n" + ",\n".join(sets) + "\n}\n")
+    part.write_text(packed(results, list(ALL)))
     os.replace(part, RESULTS)
 
 
@@ -207,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=120.0, help="stop after so many minutes (default 120)")
     asked = parser.parse_args(arguments)
     end = time.monotonic() + 60 * asked.minutes
-    results: dict[str, Any] = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
+    results: dict[str, Any] = unpacked(RESULTS.read_text()) if RESULTS.exists() else {}
     for job in jobs_of(asked.again):
         results.get(job.name, {}).pop(job.what, None)
         for left in (job.folder, job.folder.with_name(f".{job.folder.name}.partial")):

@@ -59,6 +59,24 @@ def tally(intervals: Iterable[Interval]) -> tuple[int, int, int]:
     return wins, ties, losses
 
 
+def p_value(value: float, interval: Interval, level: float = 0.95) -> float:
+    """Return the two-sided p-value of a difference whose interval is that of a normal error, on the side of 0."""
+    low, high = interval
+    side = value - low if value > 0 else high - value
+    if side <= 0:
+        return 0.0 if value else 1.0
+    return float(2 * stats.norm.sf(abs(value) / side * stats.norm.ppf((1 + level) / 2)))
+
+
+def holm(ps: Sequence[float], alpha: float = 0.05) -> list[bool]:
+    """Say which hypotheses Holm rejects: the smallest p at alpha / n, the next at alpha / (n - 1), until one fails."""
+    rejected, going = [False] * len(ps), True
+    for place, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        going = going and ps[i] <= alpha / (len(ps) - place)
+        rejected[i] = going
+    return rejected
+
+
 def mean_difference(values: Sequence[float], intervals: Sequence[Interval]) -> tuple[float, tuple[float, float]]:
     """Average differences on separate test sets, and combine their intervals as those of independent errors.
 

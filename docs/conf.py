@@ -26,6 +26,8 @@ extensions = [
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 4
+# Frameworks whose leaves are documented, and which these pages are built without.
+autodoc_mock_imports = ["jax", "keras", "lightning", "onnx", "skorch", "transformers"]
 default_role = "literal"  # what docstrings put in single backticks is code
 
 # --- the Python API ---------------------------------------------------------------------------------------------------
@@ -39,7 +41,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|nn|np|numpy|pl|sp|constraints|Distribution)(\..*)?"),
     ("py:.*", r"(typing\.|pathlib\.)?(Path|Any|Literal|Sequence|Array|TypeVar)"),
-    ("py:.*", r"(manyhot\..*\.)?(Tensor|Size|Impl|Reduction|Smoothing|Average|Form|Noise|Auto)"),
+    ("py:.*", r"(manyhot\..*\.)?(Tensor|Size|Impl|Update|Reduction|Smoothing|Average|Form|Noise|Auto)"),
     ("py:.*", r"manyhot\.toolkit\..*|manyhot\.(decisions|calibration)\.Array"),
     ("py:.*", r"optional|Features|Linear|Columns|Examples|collections\.abc\..*"),
 ]

@@ -669,6 +669,11 @@ CASES = (
 
 # Losses that do not take one row of logits and targets for itself, and where their contract is instead.
 ELSEWHERE = {
+    "linear_zlpr_loss": "test_linear_loss.py",
+    "LinearZLPRLoss": "test_linear_loss.py",
+    "linear_pairwise_loss": "test_linear_loss.py",
+    "linear_single_log_loss": "test_linear_loss.py",
+    "linear_bce_loss": "test_linear_loss.py",
     "multiway_loss": "test_multiway.py",
     "MultiwayLoss": "test_multiway.py",
     "two_way_loss": "test_baselines.py",

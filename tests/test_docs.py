@@ -33,6 +33,21 @@ FENCE = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 pytestmark = pytest.mark.skipif(not PAGES, reason="no docs/ beside these tests, as for an installed wheel")
 
 
+# Pages whose examples need what `make frameworks` installs.
+NEEDED = {
+    "boosting": ("xgboost", "lightgbm"),
+    "jax": ("jax", "optax"),
+    "keras": ("keras",),
+    "lightning": ("lightning",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "skorch": ("skorch",),
+    "transformers": ("transformers", "accelerate"),
+    "accelerate": ("accelerate",),
+    "torchmetrics": ("torchmetrics",),
+    "catboost": ("catboost",),
+}
+
+
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     """Return the fenced blocks of a language as (line, text)."""
     text = page.read_text(encoding="utf-8")
@@ -50,6 +65,9 @@ def examples(page: Path) -> doctest.DocTest:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if ">>>" in p.read_text(encoding="utf-8")], ids=lambda p: p.stem)
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page.parent.name == "frameworks":
+        for name in NEEDED.get(page.stem, ()):
+            pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     said: list[str] = []

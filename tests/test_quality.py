@@ -19,6 +19,7 @@ ranks: Any = pytest.importorskip("ranks", reason="no benchmarks/ beside these te
 quality: Any = pytest.importorskip("quality")
 others: Any = pytest.importorskip("others")
 quality_page: Any = pytest.importorskip("quality_page")
+quality_records: Any = pytest.importorskip("quality_records")
 
 # --- ranks.py ---------------------------------------------------------------------------------------------------------
 
@@ -93,6 +94,16 @@ def test_wins_ties_and_losses() -> None:
     assert ranks.tally(intervals) == (1, 3, 1)
 
 
+def test_p_values_of_normal_errors_and_holm() -> None:
+    # .016 is below .05 / 3 and .019 below .05 / 2; .607 is not below .05.
+    assert ranks.holm([0.019, 0.607, 0.016]) == [True, False, True]
+    assert ranks.holm([0.03, 0.001, 0.04]) == [False, True, False]
+    assert ranks.holm([]) == []
+    assert ranks.p_value(0.1, (0.0, 0.3)) == pytest.approx(0.05)
+    assert ranks.p_value(-0.1, (-0.5, 0.1)) == pytest.approx(ranks.p_value(0.1, (-0.1, 0.2)))
+    assert ranks.p_value(0.0, (-0.1, 0.2)) == 1
+
+
 def test_interval_of_a_mean_of_independent_differences() -> None:
     # Normal errors: the interval of the mean of draws has the width of 1.96 standard deviations of the mean.
     rng = np.random.default_rng(0)
@@ -143,7 +154,7 @@ def independent(make: Any, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray) -> 
     ("name", "make"), [("OvR logistic", lambda: LogisticRegression(max_iter=1000)), ("OvR LinearSVC", LinearSVC)]
 )
 def test_a_learner_on_test_rows(matrices: Path, name: str, make: Any) -> None:
-    words = [str(matrices / "train.X.npz"), "--test", str(matrices / "test.X.npz")]
+    words = [str(matrices / "train.X.npz"), "--test", str(matrices / "test.X.npz"), "--kernel", "off"]
     result = others.measured(others.LEARNERS[name], words)
     (X, Y), (X_test, Y_test) = arrays(matrices, "train"), arrays(matrices, "test")
     preds = independent(make, X, Y, X_test)
@@ -172,7 +183,7 @@ def test_a_learner_of_more_labels_than_a_byte_counts(tmp_path: Path) -> None:
 
 
 def test_a_learner_by_folds(matrices: Path) -> None:
-    result = others.measured(others.LEARNERS["OvR logistic"], [str(matrices / "test.X.npz")])
+    result = others.measured(others.LEARNERS["OvR logistic"], [str(matrices / "test.X.npz"), "--kernel", "off"])
     X, Y = arrays(matrices, "test")
     part, preds = stratified_split(Y, [1.0, 1.0, 1.0], seed=0), np.zeros_like(Y)
     for fold in range(3):
@@ -182,16 +193,18 @@ def test_a_learner_by_folds(matrices: Path) -> None:
     assert result["metrics"]["micro_f1"] == pytest.approx(f1_score(Y, preds, average="micro"), abs=1e-9)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_trees(matrices: Path, sparse: bool) -> None:
-    pytest.importorskip("xgboost")
+# LightGBM has 20 rows in each leaf by default, and so splits nothing of so few sparse rows.
+@pytest.mark.parametrize(("package", "sparse"), [("xgboost", False), ("xgboost", True), ("lightgbm", False)])
+def test_trees(matrices: Path, package: str, sparse: bool) -> None:
+    pytest.importorskip(package)
     if sparse:
         for part in ("train", "test"):
             X, Y = arrays(matrices, part)
             sp.save_npz(matrices / f"{part}.X.npz", sp.csr_matrix(np.where(X > 1.2 * np.arange(1, 6), X, 0)))
             assert Y.shape[1] == 4
     words = [str(matrices / "train.X.npz"), "--test", str(matrices / "test.X.npz")]
-    metrics = others.measured(others.LEARNERS["XGBoost"], words)["metrics"]
+    name = {"xgboost": "XGBoost+prior", "lightgbm": "LightGBM+prior"}[package]
+    metrics = others.measured(others.LEARNERS[name], words)["metrics"]
     # Without the rule of .5 or with rows and columns mixed up it is far below.
     assert (0.2 if sparse else 0.5) < metrics["micro_f1"] < 1
     assert metrics["macro_f1"] < 0.75  # the label that training did not have counts 0
@@ -210,7 +223,7 @@ def test_a_learner_that_is_too_slow_or_fails_is_a_result(monkeypatch: pytest.Mon
     job = quality.Job("none", "OvR logistic")
     assert "none.csv" in quality.of_others(job)["error"]
     monkeypatch.setattr(quality, "LIMIT", 0.01)
-    assert quality.of_others(job) == {"error": "not finished in 0.01 s", "metrics": {}}
+    assert quality.of_others(job) == quality.FAILED | {"error": "not finished in 0.01 s"}
 
 
 # --- quality.py and its page ------------------------------------------------------------------------------------------
@@ -235,7 +248,7 @@ out.mkdir(parents=True)
 
 def comparison(scores: list[float | None], seconds: float = 2.0) -> dict[str, Any]:
     """Return what compare writes, each metric the same; ours are the first two methods, None is one that failed."""
-    default = METHODS.index(quality_page.DEFAULT)
+    default = 0
     methods = []
     for i, (name, score) in enumerate(zip(METHODS, scores, strict=True)):
         metrics: dict[str, Any] = dict.fromkeys(quality.METRICS, score)
@@ -274,6 +287,11 @@ def comparison(scores: list[float | None], seconds: float = 2.0) -> dict[str, An
         "threads": 2,
         "seconds": 123.456789,
     }
+
+
+def written_and_read(run: dict[str, Any]) -> dict[str, Any]:
+    """Return a run as quality.json has it."""
+    return quality_records.unpacked(quality_records.packed({"a": {"linear": run}}, ["a"]))["a"]["linear"]
 
 
 @pytest.fixture
@@ -324,16 +342,15 @@ def test_what_is_run_kept_and_gone_on_with(bench: Path, capsys: pytest.CaptureFi
     assert [*words, "--out", str(folder), "--resume", "--json"] in calls(bench)
     assert len(calls(bench)) == 6
     # What was run is not run again; what a run left beside the results is taken up.
-    kept = json.loads(quality.RESULTS.read_text())
+    kept = quality_records.unpacked(quality.RESULTS.read_text())
     assert set(kept) == set(quality.ALL)
     assert set(kept["one"]) == {"linear", "mlp"}
     del kept["one"]["linear"]
     quality.write(kept)
     assert quality.main([]) == 0
     assert len(calls(bench)) == 6
-    assert json.loads(quality.RESULTS.read_text())["one"]["linear"] == quality.slim(
-        comparison([0.50, 0.40, 0.30, 0.44, 0.48])
-    )
+    kept = quality_records.unpacked(quality.RESULTS.read_text())
+    assert kept["one"]["linear"] == written_and_read(quality.slim(comparison([0.50, 0.40, 0.30, 0.44, 0.48])))
     # Unless asked for.
     assert quality.main(["--again", "one"]) == 0
     assert [words[words.index("--model") + 1] for words in calls(bench)[6:]] == ["linear", "mlp"]
@@ -341,13 +358,23 @@ def test_what_is_run_kept_and_gone_on_with(bench: Path, capsys: pytest.CaptureFi
 
 def test_what_is_kept_is_small() -> None:
     kept = quality.slim(comparison([0.1234567, 0.4, 0.3, None, 0.48]))
-    assert kept["labels"] == 2
-    assert kept["seconds"] == 123.45679
-    first, failed = kept["methods"][0], kept["methods"][3]
-    assert first["metrics"]["micro_f1"] == 0.12346
-    assert kept["methods"][1]["against_default"]["macro_f1"]["interval"] == [0.22654, 0.32654]
+    text = quality_records.packed({"one": {"linear": kept}}, ["one"])
+    assert len(text) < 1500  # and not the thousand numbers of labels that each method brings
+    again = quality_records.unpacked(text)["one"]["linear"]
+    assert (again["labels"], again["rows"], again["seconds"]) == (2, 9, 123.5)
+    first, failed = again["methods"][0], again["methods"][3]
+    assert first["metrics"]["micro_f1"] == 0.1235
+    assert first["metrics"]["rare_f1"] is None
+    assert (first["seconds"], first["peak_mb"], first["against_default"]) == (4.0, 100, {})
+    assert again["methods"][1]["against_default"]["macro_f1"] == {"value": 0.2765, "interval": [0.2265, 0.3265]}
     assert (failed["metrics"], failed["error"]) == ({}, "torch said no")
-    assert len(json.dumps(kept)) < 6000  # and not the thousand numbers of labels that each method brings
+    assert again["versions"] == {"torch": "2.13.0"}
+
+
+def test_the_results_are_small_and_say_what_they_said() -> None:
+    text = (quality.RESULTS).read_text()
+    assert len(text) < 100_000
+    assert quality_records.packed(quality_records.unpacked(text), list(quality.ALL)) == text
 
 
 def test_methods_that_were_renamed_are_missed() -> None:
@@ -364,7 +391,7 @@ def test_a_comparison_that_fails_does_not_stop_the_others(
     assert quality.main(["--only", "broken,one"]) == 1
     streams = capsys.readouterr()
     assert streams.err.strip().endswith("broken, linear: manyhot compare exited with 1")
-    assert list(json.loads(quality.RESULTS.read_text())) == ["one"]
+    assert list(quality_records.unpacked(quality.RESULTS.read_text())) == ["one"]
 
 
 def test_names_that_are_no_set(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:

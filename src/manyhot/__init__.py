@@ -24,7 +24,21 @@ if TYPE_CHECKING:
     from manyhot.heads.reachable import ReachableHead
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
-    from manyhot.labels import CardinalityRange, cardinality_range, label_counts, label_groups, label_prior
+    from manyhot.labels import (
+        CardinalityRange,
+        cardinality_range,
+        label_counts,
+        label_groups,
+        label_prior,
+        label_propensity,
+    )
+    from manyhot.linear_loss import (
+        LinearZLPRLoss,
+        linear_bce_loss,
+        linear_pairwise_loss,
+        linear_single_log_loss,
+        linear_zlpr_loss,
+    )
     from manyhot.logsumexp import signed_logsumexp
     from manyhot.losses.baselines import (
         AsymmetricLoss,
@@ -62,6 +76,7 @@ if TYPE_CHECKING:
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
+    from manyhot.rankings import top_k_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
     from manyhot.span_scores import SpanScores
@@ -72,9 +87,11 @@ if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
+    from manyhot.updates import AdafactorUpdate, SGDUpdate
     from manyhot.validation import validate
 
 __all__ = [
+    "AdafactorUpdate",
     "AsymmetricLoss",
     "BCELoss",
     "BoundaryTagger",
@@ -85,6 +102,7 @@ __all__ = [
     "FWeightedBCELoss",
     "FocalLoss",
     "IndexTargets",
+    "LinearZLPRLoss",
     "LogitAdjustedLoss",
     "MarginSoftmaxLoss",
     "MultiwayLoss",
@@ -93,6 +111,7 @@ __all__ = [
     "Reach",
     "ReachableHead",
     "Run",
+    "SGDUpdate",
     "SingleLogLoss",
     "SmoothAccuracyLoss",
     "SmoothFLoss",
@@ -127,6 +146,11 @@ __all__ = [
     "label_counts",
     "label_groups",
     "label_prior",
+    "label_propensity",
+    "linear_bce_loss",
+    "linear_pairwise_loss",
+    "linear_single_log_loss",
+    "linear_zlpr_loss",
     "load_run",
     "log_elementary_symmetric",
     "log_entropy_invariant_softmax",
@@ -154,6 +178,7 @@ __all__ = [
     "stratified_split",
     "subset_loss",
     "top_k",
+    "top_k_metrics",
     "tversky_loss",
     "two_way_loss",
     "validate",
@@ -177,7 +202,16 @@ _HOME = {
         "log_entropy_invariant_softmax",
     ),
     "heads.reachable": ("ReachableHead",),
-    "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior"),
+    "labels": (
+        *("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior", "label_propensity"),
+    ),
+    "linear_loss": (
+        "LinearZLPRLoss",
+        "linear_bce_loss",
+        "linear_pairwise_loss",
+        "linear_single_log_loss",
+        "linear_zlpr_loss",
+    ),
     "logsumexp": ("signed_logsumexp",),
     "losses.baselines": (
         "AsymmetricLoss",
@@ -225,6 +259,8 @@ _HOME = {
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),
+    "rankings": ("top_k_metrics",),
+    "updates": ("AdafactorUpdate", "SGDUpdate"),
     "validation": ("validate",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -35,7 +35,7 @@ def label_counts(targets: Any) -> np.ndarray:
     return _known_sums(targets, axis=0)[0]
 
 
-def label_prior(targets: Any) -> Any:
+def label_prior(targets: Any, *, sample_weight: Any = None) -> Any:
     r"""Estimate the frequency of each label, smoothed so that labels never or always seen stay finite.
 
     .. math::
@@ -43,6 +43,10 @@ def label_prior(targets: Any) -> Any:
 
     with c the count of positives and r the number of rows in which the label is known. The `prior` of
     :func:`manyhot.zlpr_loss`.
+
+    Args:
+        targets: (rows, labels).
+        sample_weight: (rows,), >= 0; a row of weight 2 counts as two.
 
     Returns:
         (labels,), inside (0, 1): a float32 tensor on the same device for a tensor, else a float64 array.
@@ -52,11 +56,45 @@ def label_prior(targets: Any) -> Any:
         >>> manyhot.label_prior(torch.tensor([[1, 0, 0], [1, 1, 0]]))
         tensor([0.8333, 0.5000, 0.1667])
     """
-    counts, known = _known_sums(targets, axis=0)
+    counts, known = _known_sums(targets, axis=0, weight=_row_weight(targets, sample_weight))
     prior = (counts + 0.5) / (known + 1)
     if isinstance(targets, Tensor):
         return torch.as_tensor(prior, dtype=torch.float32, device=targets.device)
     return prior
+
+
+def label_propensity(counts: Any, rows: int, *, a: float = 0.55, b: float = 1.5) -> np.ndarray:
+    r"""Estimate how likely a label that is true of a row is written down for it, from how often it is.
+
+    .. math::
+        p_l = \frac{1}{1 + C\,(n_l + B)^{-A}}, \qquad C = (\log N - 1)(B + 1)^A
+
+    with :math:`n_l` of N training rows. In very many labels rare ones are often forgotten. For
+    :func:`manyhot.top_k_metrics`.
+
+    Args:
+        counts: (labels,), training rows of each label: :func:`label_counts`.
+        rows: training rows, at least 3.
+        a, b: A and B; .55 and 1.5 unless the data are known better (.5 and .4 of Wikipedia, .6 and 2.6 of Amazon).
+
+    Returns:
+        (labels,) float64 in (0, 1).
+
+    Raises:
+        ValueError: fewer than 3 rows, negative counts.
+
+    Example:
+        >>> import manyhot
+        >>> manyhot.label_propensity([1, 100, 10_000], rows=100_000).round(3)
+        array([0.087, 0.422, 0.901])
+
+    References:
+        Jain, Prabhu and Varma, KDD 2016, section 4.
+    """
+    counts = np.asarray(array_of(counts), dtype=np.float64)
+    if rows < 3 or (counts < 0).any():
+        raise ValueError(f"label_propensity needs 3 rows or more and counts of 0 or more; got {rows} rows.")
+    return 1 / (1 + (np.log(rows) - 1) * (b + 1) ** a * (counts + b) ** -a)
 
 
 def label_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -73,11 +111,12 @@ def label_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def cardinality_range(targets: Any, share: float = 0.995) -> CardinalityRange:
+def cardinality_range(targets: Any, share: float = 0.995, *, sample_weight: Any = None) -> CardinalityRange:
     """Read off how many labels a prediction may have: the `min_labels` and `max_labels` of :func:`manyhot.decide`.
 
     The minimum is the largest count that at least `share` of the rows reach, so that a few faulty rows do not undo it;
-    the maximum is the largest count seen, since a tighter one cuts rows that are right.
+    the maximum is the largest count seen, since a tighter one cuts rows that are right. A row of `sample_weight` 2,
+    (rows,), counts as two, and one of 0 not at all.
 
     Example:
         >>> import torch, manyhot
@@ -87,12 +126,27 @@ def cardinality_range(targets: Any, share: float = 0.995) -> CardinalityRange:
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1]; got {share}.")
     sums, known = _known_sums(targets, axis=1)
-    sizes = np.sort(np.rint(sums[known > 0]).astype(np.int64))
+    weight = _row_weight(targets, sample_weight)
+    weight = np.ones(len(sums)) if weight is None else weight
+    counted = (known > 0) & (weight > 0)
+    sizes, weight = np.rint(sums[counted]).astype(np.int64), weight[counted]
     if sizes.size == 0:
         raise ValueError("cardinality_range needs at least one row with a known target; got none.")
+    order = np.argsort(sizes, kind="stable")
+    sizes, up_to = sizes[order], weight[order].cumsum()
     # The row at this place and all behind it, a share of at least `share`, have sizes[place] labels or more.
-    place = int(np.floor((1 - share) * sizes.size + 1e-9))
+    place = int(np.searchsorted(up_to, (1 - share) * up_to[-1] + 1e-9, side="right"))
     return CardinalityRange(int(sizes[min(place, sizes.size - 1)]), int(sizes[-1]))
+
+
+def _row_weight(targets: Any, sample_weight: Any) -> np.ndarray | None:
+    """Return weights of rows, (rows,) float64, checked."""
+    if sample_weight is None:
+        return None
+    weight = np.asarray(array_of(sample_weight), dtype=np.float64)
+    if weight.shape != (targets.shape[0],) or not ((weight >= 0) & (weight < np.inf)).all():
+        raise ValueError(f"sample_weight must be ({targets.shape[0]},) numbers of 0 or more; got shape {weight.shape}.")
+    return weight
 
 
 def written_out(targets: Any, num_labels: int) -> np.ndarray:
@@ -138,16 +192,20 @@ def known_of(values: np.ndarray) -> np.ndarray:
     return ~(np.isnan(values) | (values == UNKNOWN[0]) | (values == UNKNOWN[1]))
 
 
-def _known_sums(targets: Any, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sum the known targets along an axis, and count the known cells."""
+def _known_sums(targets: Any, axis: int, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the known targets along an axis, and count the known cells; along rows, each as often as its weight says."""
     if is_sparse(targets):
         row, label, share = sparse_cells(targets)
         shape = tuple(targets.shape)
+        share = share if weight is None else share * weight[row]
         sums = np.bincount((row, label)[1 - axis], share, minlength=shape[1 - axis])
-        return sums, np.full(len(sums), shape[axis])
+        return sums, np.full(len(sums), shape[axis] if weight is None else weight.sum())
     values = dense_cells(targets)
     known = known_of(values)
-    return np.where(known, values, 0).sum(axis, dtype=np.float64), known.sum(axis)
+    values = np.where(known, values, 0)
+    if weight is not None:
+        return weight @ values, weight @ known
+    return values.sum(axis, dtype=np.float64), known.sum(axis)
 
 
 def dense_cells(targets: Any) -> np.ndarray:

@@ -287,6 +287,11 @@ def known_rows(targets: Targets, mask: Tensor | None = None) -> Tensor | None:
     return None if known is None else known.any(-1)
 
 
+def transformed() -> bool:
+    """Say whether torch.func transforms the call."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+
+
 def traced() -> bool:
     """Say whether operations are recorded or transformed, so that values cannot be looked at, nor memory handed out.
 
@@ -296,7 +301,7 @@ def traced() -> bool:
     # torch offers no public way to ask for the transforms of torch.func and for dispatch modes.
     return (
         torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+        or transformed()
         or torch._C._is_tracing()  # pyright: ignore
         or (watched() and any(torch._C._get_dispatch_mode(mode) is not None for mode in _RECORDING))  # pyright: ignore
     )

@@ -84,7 +84,7 @@ def test_options_are_read_as_typed():
 @pytest.mark.parametrize(
     ("pair", "expected"),
     [
-        ("tua=1", r"'tua' is no option of train. Did you mean tau? Known: C, data, "),
+        ("tua=1", r"'tua' is no option of train. Did you mean tau? Known: C, characters, data, "),
         ("seeds=1", "'seeds' is no option of train. Did you mean seed? Known: "),
         ("zzzzzzzz=1", "'zzzzzzzz' is no option of train. Known: "),
         ("seed", "--set expects KEY=VALUE, such as --set C=10; got 'seed'."),

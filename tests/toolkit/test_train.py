@@ -20,6 +20,7 @@ from manyhot.toolkit.config import LOSSES, Config, make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.objectives import LOSSES as FORMULAS
 from manyhot.toolkit.objectives import loss_of
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.train import Listener, Trained, train
 from tiny_texts import KINDS, texts_and_sets
 
@@ -249,7 +250,8 @@ def test_the_chosen_tau_and_offset_are_in_the_bias(tmp_path, monkeypatch):
     monkeypatch.setattr("manyhot.toolkit.choose.cross_fit.best_offset", lambda *_: (0.5, 0.75))
     _, targets = numbers_and_targets()
     frame_of_numbers().write_csv(tmp_path / "d.csv")
-    config = Config(data=str(tmp_path / "d.csv"), C=2.0, max_iter=2000, out=str(tmp_path / "a"))
+    options: Any = {"C": 2.0, "max_iter": 2000, "neighbours": "off"}
+    config = Config(data=str(tmp_path / "d.csv"), **options, out=str(tmp_path / "a"))
     chosen = trained_on(config).run
     assert (chosen.info["tau"], chosen.info["offset"]) == (1.25, 0.75)
     plain = trained_on(replace(config, tau=0.0, out=str(tmp_path / "b"))).run
@@ -518,3 +520,14 @@ def test_a_decision_of_right_cardinality_predicts_as_many_labels_as_there_are(tm
         "cross_fitted"
     ]
     assert plain["labels_per_row_predicted"] != measured["labels_per_row_predicted"]
+
+
+def test_rows_by_labels_that_do_not_fit_are_refused_before_any_are_made(tmp_path, monkeypatch):
+    path = tmp_path / "many.svm"
+    path.write_text("".join(f"{i},{999_999 - i} 1:1\n" for i in range(1000)))
+    monkeypatch.setattr(Examples, "dense_targets", lambda self: pytest.fail("written out"))
+    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 10**7)
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match=r"many\.svm: 1,000 rows x 2,000 labels take about .* keep the 666 most"):
+            train(Config(data=str(path), out=str(tmp_path / "run")), dry_run=dry_run)
+    assert not (tmp_path / "run").exists()

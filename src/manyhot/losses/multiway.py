@@ -10,7 +10,7 @@ docs/multiway.md has the proofs and a picture.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from manyhot.logsumexp import logsumexp, logsumexp_of_groups
 from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.reduction import Reduction, reduce
 from manyhot.matmulexp import log_matmul_exp
+from manyhot.parallel import all_logsumexp
 from manyhot.targets import check_logits, known_cells, name_row, values_readable
 
 Form = Literal["pairwise", "first_order", "mean_centred"]
@@ -33,6 +34,7 @@ def multiway_loss(
     over: int | tuple[int, ...] | None = None,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
+    group: Any = None,
 ) -> Tensor:
     r"""Classify n tasks at once, each class inside one logarithm, so that it weighs about log of its count.
 
@@ -61,6 +63,8 @@ def multiway_loss(
         mask: boolean, broadcastable to the leading shape of logits, True where the task is known.
         reduction: over the axes that `over` leaves: `"mean"` over entries with a known task, `"sum"`, or `"none"`. With
             the default `over` nothing is left, and all three are the same number.
+        group: of torch.distributed, where the tasks of a batch are split among its processes: sums run over all of
+            them, and gradients are right once averaged, as DistributedDataParallel does. With the default `over` alone.
 
     Returns:
         float32 (float64 for float64 logits): a scalar, or the shape that `over` leaves for `reduction="none"`. It grows
@@ -99,6 +103,8 @@ def multiway_loss(
     """
     if form not in get_args(Form):
         raise ValueError(f'form must be "pairwise", "first_order" or "mean_centred"; got {form!r}.')
+    if group is not None and over is not None:
+        raise ValueError(f"group splits the tasks of the whole batch, so that over must be None; got {over!r}.")
     hard = _is_hard(logits, targets)
     lead = logits.shape[:-1]
     axes = _task_axes(over, logits.ndim)
@@ -115,9 +121,18 @@ def multiway_loss(
         known = _grouped(known, axes, lead)
     s, t = _grouped(s, axes, lead), _grouped(t, axes, lead)
     rows = tuple(lead[axis] for axis in range(len(lead)) if axis not in axes)
-    if s.shape[1] == 0:
+    if s.shape[1] == 0 and group is not None:
+        # This process has no task, and takes part in the sums all the same: with one that is unknown.
+        s, t, known = F.pad(s, (0, 0, 0, 1)), F.pad(t, (0, 1) if hard else (0, 0, 0, 1)), s.new_zeros(len(s), 1).bool()
+    elif s.shape[1] == 0:
         return reduce(s.sum((1, 2)).view(rows), reduction=reduction)
-    logs = _between_classes(s, t, known, hard) if form == "pairwise" else _of_classes(form, s, t, known, hard)
+    logs = (
+        _between_classes(s, t, known, hard, group is not None)
+        if form == "pairwise"
+        else _of_classes(form, s, t, known, hard)
+    )
+    if group is not None:
+        return F.softplus(all_logsumexp(logs, group), threshold=40).sum()
     # torch's default threshold, 20, drops log1p(e^-x) where float64 still has seven digits of it.
     loss = F.softplus(logs, threshold=40).flatten(1).sum(-1)
     known_rows = None if known is None else known.any(-1).view(rows)
@@ -140,9 +155,10 @@ class MultiwayLoss(LossModule):
         form: Form = "pairwise",
         over: int | tuple[int, ...] | None = None,
         reduction: Reduction = "mean",
+        group: Any = None,
     ) -> None:
         super().__init__()
-        keep(self, form=form, over=over, reduction=reduction)
+        keep(self, form=form, over=over, reduction=reduction, group=group)
 
     def forward(self, logits: Tensor, targets: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Compute the loss of a batch."""
@@ -152,8 +168,11 @@ class MultiwayLoss(LossModule):
 # --- the sums: s (rows, tasks, classes); t (rows, tasks) ids or (rows, tasks, classes) shares; known (rows, tasks) ----
 
 
-def _between_classes(s: Tensor, t: Tensor, known: Tensor | None, hard: bool) -> Tensor:
-    """Return log sum_i T_ij e^(S_ik - S_ij) for classes j, k: (rows, classes, classes), -inf for j = k."""
+def _between_classes(s: Tensor, t: Tensor, known: Tensor | None, hard: bool, every_class: bool) -> Tensor:
+    """Return log sum_i T_ij e^(S_ik - S_ij) for classes j, k: (rows, classes, classes), -inf for j = k.
+
+    Of classes that do not occur a row may be left out, and the order of the others lost, unless `every_class` is asked.
+    """
     classes = torch.arange(s.shape[-1], device=s.device)
     if not hard:
         s = s - _peak(s)
@@ -163,7 +182,7 @@ def _between_classes(s: Tensor, t: Tensor, known: Tensor | None, hard: bool) -> 
     gaps = torch.where(own, -torch.inf, _minus(s, s.gather(-1, t.unsqueeze(-1))))
     if known is not None:
         gaps = torch.where(known.unsqueeze(-1), gaps, -torch.inf)
-    return _logsumexp_by_class(gaps, t)
+    return _logsumexp_by_class(gaps, t, every_class)
 
 
 def _of_classes(form: Form, s: Tensor, t: Tensor, known: Tensor | None, hard: bool) -> Tensor:
@@ -185,13 +204,13 @@ def _of_classes(form: Form, s: Tensor, t: Tensor, known: Tensor | None, hard: bo
     return logsumexp(torch.where(log_t == -torch.inf, -torch.inf, log_t + lead).mT)
 
 
-def _logsumexp_by_class(terms: Tensor, classes: Tensor) -> Tensor:
+def _logsumexp_by_class(terms: Tensor, classes: Tensor, every_class: bool) -> Tensor:
     """Reduce (rows, tasks, k) over the tasks of each class: (rows, at most min(tasks, classes), k), -inf for no task.
 
-    The order of the classes is lost where there are more of them than tasks.
+    Unless every class is asked for, their order is lost where there are more of them than tasks.
     """
     rows, tasks, m = terms.shape
-    segments = min(tasks, m)
+    segments = m if every_class else min(tasks, m)
     if segments < m:
         # A task stands for its class, so that classes that do not occur take no memory.
         place = torch.arange(tasks, device=terms.device).expand(rows, tasks)

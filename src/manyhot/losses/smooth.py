@@ -20,6 +20,7 @@ from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.label_wise import Cells, axis_weights, cells, probability, two_sided
 from manyhot.losses.one_class import one_class
 from manyhot.losses.reduction import Reduction, reduce
+from manyhot.parallel import all_sum, any_of
 
 Average = Literal["micro", "macro", "samples"]
 
@@ -124,6 +125,7 @@ def smooth_f_loss(
     label_weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
     reduction: Reduction = "mean",
+    group: Any = None,
 ) -> Tensor:
     r"""Minus the F-beta score with probabilities in place of decisions.
 
@@ -147,6 +149,8 @@ def smooth_f_loss(
         reduction: for samples as in every loss a row. Else the rows share one loss: `"mean"` is that of the batch,
             `"sum"` that times the weight of the rows with a known label, and `"none"` gives each of these rows the loss
             of the batch times its weight.
+        group: of torch.distributed, where the rows of a batch are split among its processes: sums run over all of them,
+            and gradients are right once averaged, as DistributedDataParallel does. For micro and macro, with `"mean"`.
 
     Returns:
         In [-1, 0] for the mean, float32 (float64 for float64 logits): a scalar, or the leading shape of logits.
@@ -169,11 +173,22 @@ def smooth_f_loss(
     References:
         Su, kexue.fm/archives/7708.
     """
+    if group is not None and (average == "samples" or reduction != "mean"):
+        raise ValueError(
+            'group is for average="micro" and "macro" with reduction="mean", whose sums run over the rows of all '
+            f"processes; got {average!r} and {reduction!r}. Losses a row each: manyhot.parallel.mean."
+        )
     rows, labels = axis_weights(logits, label_weight, sample_weight)
     batch = cells(logits, targets, mask, None)
-    value = _smooth_f(batch, rows, labels, beta, average)
+    value = _smooth_f(batch, rows, labels, beta, average, group)
+    if group is not None and average == "micro":
+        return -value
     if average == "macro":
         known = _counted_labels(batch, rows)
+        if group is not None:
+            everywhere = torch.ones(batch.logits.shape[-1:], dtype=torch.bool, device=logits.device)
+            known = any_of(everywhere & (len(batch.logits) > 0) if known is None else known, group)
+            return -reduce(value, known_rows=known, sample_weight=labels)
         value = reduce(value, known_rows=known, sample_weight=labels)
     value = value.reshape(batch.logits.shape[:-1]) if average == "samples" else value.expand(batch.logits.shape[:-1])
     return reduce(-value, known_rows=batch.known_rows, sample_weight=sample_weight, reduction=reduction)
@@ -189,7 +204,9 @@ def _counted_labels(batch: Cells, rows: Tensor | None) -> Tensor | None:
     return None if counts is None else counts.any(0)
 
 
-def _smooth_f(batch: Cells, rows: Tensor | None, labels: Tensor | None, beta: float, average: Average) -> Tensor:
+def _smooth_f(
+    batch: Cells, rows: Tensor | None, labels: Tensor | None, beta: float, average: Average, group: Any = None
+) -> Tensor:
     """Compute the smooth F-beta of the batch, (), of each label, (labels,), or of each row, (rows, 1)."""
     if not 0 < beta < math.inf:
         raise ValueError(f"beta must be positive; got {beta}.")
@@ -204,6 +221,8 @@ def _smooth_f(batch: Cells, rows: Tensor | None, labels: Tensor | None, beta: fl
         weight = weight * labels
     axes = {"micro": (0, 1), "macro": (0,), "samples": (1,)}[average]
     hits, total = (weight * t * p).sum(axes), (weight * (beta**2 * t + p)).sum(axes)
+    if group is not None:
+        hits, total = all_sum(torch.stack((hits, total)), group)
     value = (1 + beta**2) * hits / torch.where(total == 0, 1, total)
     return value.unsqueeze(-1) if average == "samples" else value
 
@@ -224,9 +243,10 @@ class SmoothFLoss(LossModule):
         average: Average = "micro",
         label_weight: Tensor | None = None,
         reduction: Reduction = "mean",
+        group: Any = None,
     ) -> None:
         super().__init__()
-        keep(self, beta=beta, average=average, label_weight=label_weight, reduction=reduction)
+        keep(self, beta=beta, average=average, label_weight=label_weight, reduction=reduction, group=group)
 
     def forward(
         self, logits: Tensor, targets: Any, *, mask: Tensor | None = None, sample_weight: Tensor | None = None

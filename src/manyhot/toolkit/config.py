@@ -1,15 +1,16 @@
 """What a training run was asked to do: options, a TOML file, `--set` pairs, all checked in one place."""
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import tomli_w
 
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, first_line, shown
+from manyhot.toolkit.parse import parse_toml
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
 LOSSES = (
@@ -31,7 +32,8 @@ CHOICES = {
 OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
-    *("uncertain", "fine_tune", "long", "words", "tau", "decision", "C", "max_iter"),
+    *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
+    "max_iter",
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
@@ -41,6 +43,8 @@ WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
 MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:NAME_OR_DIR")}
+# What is there unless it is turned off: votes of training rows, parts of words, columns of a kernel.
+SWITCHES = ("neighbours", "characters", "kernel")
 # What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
@@ -73,6 +77,9 @@ class Config:
     fine_tune: bool = False
     long: str = "cut"
     words: bool = True
+    neighbours: str = "auto"
+    characters: str = "auto"
+    kernel: str = "auto"
     loss: str = "zlpr"
     tau: float | Auto = "auto"
     decision: str = "f1"
@@ -88,6 +95,17 @@ class Config:
     seed: int = 0
     no_rows: bool = False
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse text that no file can hold: it is written into the run."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and ("\0" in text or any("\ud800" <= mark <= "\udfff" for mark in text)):
+                    raise InputError(
+                        f"{field.name} expects text that is UTF-8 and has no NUL; got {shown(text)}. Rename the "
+                        "file, or choose another."
+                    )
 
     def to_toml(self) -> str:
         """Write what repeats the run. `out` is left out: a repeated run gets a folder of its own."""
@@ -105,15 +123,15 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
     merged: dict[str, Any] = {}
     if file is not None:
         try:
-            merged.update(tomllib.loads(Path(file).read_text(encoding="utf-8")))
+            merged.update(parse_toml(read_plain(Path(file), MOST_TEXT)))
         except OSError as error:
             raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: expected TOML such as a run's config.toml; {error}.") from None
+        except ValueError as error:
+            raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise InputError(f"--set expects KEY=VALUE, such as --set C=10; got {pair!r}.")
+            raise InputError(f"--set expects KEY=VALUE, such as --set C=10; got {shown(pair)}.")
         merged[key.strip()] = _parsed(value.strip())
     merged.update({key: value for key, value in options.items() if value is not None})
     known = {field.name for field in fields(Config)}
@@ -121,15 +139,15 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise InputError(f"{key!r} is no option of train.{hint} Known: {', '.join(sorted(known))}.")
+            raise InputError(f"{shown(key)} is no option of train.{hint} Known: {', '.join(sorted(known))}.")
     return _checked(merged)
 
 
 def _parsed(text: str) -> Any:
     """Read a value as TOML would, and as a plain string where it would not."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except (ValueError, KeyError):
         return text
 
 
@@ -138,12 +156,12 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
-    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES):
+    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES, *SWITCHES):
         if key in merged and not isinstance(merged[key], str):
-            raise InputError(f"{key} expects text; got {merged[key]!r}.")
+            raise InputError(f"{key} expects text; got {shown(merged[key])}.")
     for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
         if not isinstance(merged.get(key, False), bool):
-            raise InputError(f"{key} expects true or false; got {merged[key]!r}.")
+            raise InputError(f"{key} expects true or false; got {shown(merged[key])}.")
     for key in ("test", "valid"):
         if key in merged and "split_column" in merged:
             raise InputError(f"split_column says which rows are {key} rows; leave --{key} out, or the column.")
@@ -152,32 +170,34 @@ def _checked(merged: dict[str, Any]) -> Config:
     if merged.get("uncertain", "negative") not in UNCERTAIN:
         raise InputError(
             f"uncertain expects {' or '.join(UNCERTAIN)}, what -1 says in a label column; got "
-            f"{merged['uncertain']!r}. Leave it out where -1 says that nobody knows."
+            f"{shown(merged['uncertain'])}. Leave it out where -1 says that nobody knows."
         )
     number = merged.get("num_labels", 1)
-    if not isinstance(number, int) or isinstance(number, bool) or number == 0:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 < abs(number) < 2**32:
         raise InputError(
             "num_labels expects a whole number, such as 6 where the first six columns are labels, -6 where the last "
-            f"six are; got {number!r}."
+            f"six are; got {shown(number)}."
         )
     if "num_labels" in merged and "labels" in merged:
         raise InputError("labels names the columns that num_labels counts off; give one of them.")
     for key, low in (("seed", 0), ("max_iter", 1)):
         value = merged.get(key, low)
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise InputError(f"{key} expects a whole number of {low} or more; got {value!r}.")
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**32:
+            raise InputError(f"{key} expects a whole number of {low} or more; got {shown(value)}.")
     if "tau" in merged:
-        merged["tau"] = _number("tau", merged["tau"], 0, "0 or more, such as 1 (the full prior is between 1 and 2)")
+        merged["tau"] = _number("tau", merged["tau"], 0, 100, "from 0 to 100, such as 1 (1 to 2 is the full prior)")
     if "rate" in merged:
-        merged["rate"] = _number("rate", merged["rate"], 1e-12, "above 0, of learning, such as 2e-3")
+        merged["rate"] = _number("rate", merged["rate"], 1e-12, 100, "above 0, of learning, such as 2e-3")
     epochs = merged.get("epochs", "auto")
-    if epochs != "auto" and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
-        raise InputError(f"epochs expects auto or a whole number of 1 or more, the most there are; got {epochs!r}.")
+    if epochs != "auto" and (not isinstance(epochs, int) or isinstance(epochs, bool) or not 1 <= epochs < 2**32):
+        raise InputError(
+            f"epochs expects auto or a whole number of 1 or more, the most there are; got {shown(epochs)}."
+        )
     if "C" in merged:
-        merged["C"] = _number("C", merged["C"], 1e-12, "above 0; the larger, the weaker the penalty on weights")
+        merged["C"] = _number("C", merged["C"], 1e-12, 1e12, "above 0, up to 1e12; the larger, the weaker the penalty")
     task = merged.get("task", "multilabel")
     if task not in TASKS:
-        raise InputError(f"task expects one of {', '.join(TASKS)}; got {task!r}.")
+        raise InputError(f"task expects one of {', '.join(TASKS)}; got {shown(task)}.")
     merged.setdefault("loss", TASKS[task][0])
     merged.setdefault("model", MODELS[task][0])
     if "tags" in merged:
@@ -191,6 +211,37 @@ def _checked(merged: dict[str, Any]) -> Config:
     return config
 
 
+class Blocks(TypedDict):
+    """Which blocks stand beside words and numbers: options of :meth:`Features.fit_transform`."""
+
+    characters: bool
+    kernel: bool
+
+
+def blocks_of(config: Config) -> Blocks:
+    """Say which blocks stand beside words and numbers.
+
+    They were measured for the linear model on label sets. Landmarks of a kernel are rows of the training table, and so
+    are left out with the others.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    rows = config.neighbours != "off" and not config.no_rows
+    return {
+        "characters": measured and config.characters != "off",
+        "kernel": measured and config.kernel != "off" and rows,
+    }
+
+
+def hears_neighbours(config: Config) -> bool:
+    """Say whether the training rows most like a row have a vote beside the model.
+
+    They were measured for the linear model on label sets. A blend is on the scale of log-odds, where a strength of the
+    prior that was given for the logits of a loss means something else.
+    """
+    measured = config.model == "linear" and config.task == "multilabel"
+    return measured and config.tau == "auto" and config.neighbours != "off" and not config.no_rows
+
+
 def check_task(config: Config) -> None:
     """Refuse options that the task has no use for, and values of its own that are none.
 
@@ -199,11 +250,11 @@ def check_task(config: Config) -> None:
     """
     for key, values in CHOICES.items():
         if (value := getattr(config, key)) not in values:
-            raise InputError(f"{key} expects one of {', '.join(values)}; got {value!r}.")
+            raise InputError(f"{key} expects one of {', '.join(values)}; got {shown(value)}.")
     for key in OF_TABLES if config.task == "spans" else OF_SPANS:
         if (value := getattr(config, key)) != getattr(Config, key):
             said = "not of" if config.task == "spans" else "of"
-            raise InputError(f"{key} is {said} --task spans; got {value!r}. Leave it out.")
+            raise InputError(f"{key} is {said} --task spans; got {shown(value)}. Leave it out.")
 
 
 def check_loss(config: Config) -> None:
@@ -217,9 +268,9 @@ def check_loss(config: Config) -> None:
         others = [task for task, names in TASKS.items() if config.loss in names]
         hint = f"; {config.loss} goes with --task {others[0]}" if others else ""
         of_task = "" if config.task == "multilabel" else f" for --task {config.task}"
-        raise InputError(f"loss expects one of {', '.join(losses)}{of_task}; got {config.loss!r}{hint}.")
+        raise InputError(f"loss expects one of {', '.join(losses)}{of_task}; got {shown(config.loss)}{hint}.")
     if config.decision not in DECISIONS:
-        raise InputError(f"decision expects one of {', '.join(DECISIONS)}; got {config.decision!r}.")
+        raise InputError(f"decision expects one of {', '.join(DECISIONS)}; got {shown(config.decision)}.")
     if config.decision != "f1" and (config.tau != "auto" or config.task == "multiclass"):
         other = "--task multiclass" if config.task == "multiclass" else f"--tau {config.tau:g}"
         raise InputError(
@@ -228,7 +279,7 @@ def check_loss(config: Config) -> None:
         )
     if config.loss in WITHOUT_PRIOR and config.tau not in ("auto", 0):
         raise InputError(
-            f"tau is the strength of the prior, and --loss {config.loss} has none; got {config.tau!r}. "
+            f"tau is the strength of the prior, and --loss {config.loss} has none; got {shown(config.tau)}. "
             "Use --loss ce+prior, or leave tau out."
         )
 
@@ -244,17 +295,20 @@ def check_model(config: Config) -> None:
     if config.model not in [name for name in models if ":" not in name] and not (kind == "encoder" and folder):
         others = [task for task, names in MODELS.items() if config.model in names]
         hint = f"; {config.model} goes with --task {others[0]}" if others else ""
-        raise InputError(f"model expects one of {', '.join(models)}; got {config.model!r}{hint}.")
+        raise InputError(f"model expects one of {', '.join(models)}; got {shown(config.model)}{hint}.")
     if config.fine_tune and kind != "encoder":
         raise InputError("fine_tune is of --model encoder:NAME_OR_DIR; leave it out, or name an encoder.")
     if config.long not in LONG:
-        raise InputError(f"long expects one of {', '.join(LONG)}; got {config.long!r}.")
+        raise InputError(f"long expects one of {', '.join(LONG)}; got {shown(config.long)}.")
     if config.long != "cut" and (kind != "encoder" or config.fine_tune):
         raise InputError(f"long {config.long} is of a frozen --model encoder:NAME_OR_DIR; leave it out.")
     if not config.words and (kind != "encoder" or config.fine_tune):
         raise InputError("words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is.")
+    for key in SWITCHES:
+        if (value := getattr(config, key)) not in ("auto", "off"):
+            raise InputError(f"{key} expects auto or off; got {value!r}.")
     if config.device not in DEVICES:
-        raise InputError(f"device expects one of {', '.join(DEVICES)}; got {config.device!r}.")
+        raise InputError(f"device expects one of {', '.join(DEVICES)}; got {shown(config.device)}.")
     if config.task == "spans":
         return
     if config.model == "linear":
@@ -266,14 +320,14 @@ def check_model(config: Config) -> None:
         if (value := getattr(config, key)) != default:
             raise InputError(
                 f"{key} is of the linear model, and {'fine_tune' if folder else '--model mlp'} has none: dropout and "
-                f"early stopping are in its place; got {value!r}. Leave {key} out, or use --model linear."
+                f"early stopping are in its place; got {shown(value)}. Leave {key} out, or use --model linear."
             )
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(f"{key} expects column names with commas between, such as title,text; got {value!r}.")
+        raise InputError(f"{key} expects column names with commas between, such as title,text; got {shown(value)}.")
     return tuple(name.strip() for name in names)
 
 
@@ -284,17 +338,19 @@ def _columns(value: Any) -> tuple[int, ...]:
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 2:
-        raise InputError(f"tags expects numbers of columns, counted from 1, the token's, such as 2,3; got {value!r}.")
+        raise InputError(
+            f"tags expects numbers of columns, counted from 1, the token's, such as 2,3; got {shown(value)}."
+        )
     return numbers
 
 
-def _number(key: str, value: Any, low: float, what: str) -> float | Auto:
+def _number(key: str, value: Any, low: float, high: float, what: str) -> float | Auto:
     if value == "auto":
         return "auto"
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    if isinstance(value, bool) or not low <= number < float("inf"):
-        raise InputError(f"{key} expects auto or a number {what}; got {value!r}.")
+    if isinstance(value, bool) or not low <= number <= high:
+        raise InputError(f"{key} expects auto or a number {what}; got {shown(value)}.")
     return number

@@ -1,5 +1,9 @@
 """The one error of bad input, and how values stand in its sentence."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 
 class InputError(Exception):
     """Bad input in one sentence: what was expected, what came, what to type next. The command exits with 2."""
@@ -9,6 +13,42 @@ def shown(value: object) -> str:
     """Write a value as an error message shows it: quoted if it is text, and never longer than about 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextmanager
+def reading(source: Any) -> Iterator[None]:
+    """Turn whatever a reader of users' data raises into bad input that names the file.
+
+    Every format has its own checks; this is for what they did not foresee, such as an integer of 5,000 digits that the
+    JSON of Python takes and no library does. The error stays behind it as its cause.
+    """
+    try:
+        yield
+    except (InputError, FileNotFoundError, MemoryError):
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{source}: expected a file that can be read, got: {error.strerror or error}; check the path and its "
+            "permissions"
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"{source}: expected data that its reader can take, got something else ({type(error).__name__}: "
+            f"{shown(first_line(error))}); correct the file, or write it again"
+        ) from error
+
+
+def visible(text: str) -> str:
+    r"""Write control characters, which a terminal obeys, as escapes such as \x1b; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or not _obeyed(c) else repr(c)[1:-1] for c in text)
+
+
+def _obeyed(character: str) -> bool:
+    """Say whether a terminal does something at a character: controls, and what turns the direction of writing round."""
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
 
 
 def first_line(error: BaseException) -> str:

@@ -92,6 +92,10 @@ def _prior(targets: np.ndarray) -> Tensor:
     return torch.from_numpy(label_prior(targets))
 
 
+# Those whose rows are coupled: the loss of a batch is no sum over parts of it.
+COUPLED = ("two-way", "smooth-f1", "f1-bce", "multiway")
+
+
 # What some of them take from the training rows: how frequent labels are, or how many a row has.
 FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {
     "bce+prior": lambda targets: {"prior": _prior(targets)},

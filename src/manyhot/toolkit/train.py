@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from manyhot.labels import label_counts
+from manyhot.toolkit.choose.blend import Blend, blended
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
     TRIED,
@@ -27,17 +29,23 @@ from manyhot.toolkit.choose.cross_fit import (
     prior_logits,
     score_by,
 )
-from manyhot.toolkit.config import WITHOUT_PRIOR, Config, check_loss
+from manyhot.toolkit.config import WITHOUT_PRIOR, Config, blocks_of, check_loss, hears_neighbours
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
+from manyhot.toolkit.disk.fits import Fits
 from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provenance, write_folder
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.adamw import NetLearner
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
-from manyhot.toolkit.models.model import Curve, Learner
+from manyhot.toolkit.models.linear import Linear
+from manyhot.toolkit.models.model import Curve, Learner, free_memory, gigabytes
+from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.models.pretrained import Encoder
-from manyhot.toolkit.objectives import loss_of
+from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
+from manyhot.toolkit.objectives import COUPLED, loss_of
 from manyhot.toolkit.read.data import files_of
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import Training, read
 from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find
@@ -45,8 +53,11 @@ from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.runs.evaluate import Aligned, align
 from manyhot.toolkit.runs.predict import Measured, Run
 from manyhot.toolkit.runs.saved_run import run_files
+from manyhot.toolkit.runs.trained_rows import row_hashes
 
 SAMPLE = 16
+# Bytes a cell, row by label: targets, twice for the folds, and held-out logits in float32, with prior and shifted.
+CELL = 3 + 3 * 4
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,12 @@ class Trained:
 
 
 def train(
-    config: Config, listener: Listener = Listener(), *, dry_run: bool = False, resume: bool = False
+    config: Config,
+    listener: Listener = Listener(),
+    *,
+    dry_run: bool = False,
+    resume: bool = False,
+    group: Group = ALONE,
 ) -> Trained | None:
     """Train as the config says and write a run folder; None after a dry run, which reads, plans and says.
 
@@ -98,6 +114,7 @@ def train(
         listener: hears of progress.
         dry_run: write nothing.
         resume: go on from the checkpoint that an interrupted training of the same config left.
+        group: the processes that train together; the first writes the run, and the others return None.
 
     Raises:
         InputError: bad input; nothing is written.
@@ -105,13 +122,19 @@ def train(
     """
     started = time.monotonic()
     check_loss(config)
+    _check_group(config, group)
     if dry_run:
         _planned(config, listener, sample=True)
         return None
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
-    with reserved(config, sums, resume=resume, say=listener.say) as (path, checkpoint):
+    with _reserved_by_the_first(config, sums, group, resume=resume, say=listener.say) as (path, checkpoint):
         training, features, X, targets, learner = _planned(config, listener)
-        fitted = fit(config, training, features, X, targets, learner, listener, checkpoint)
+        if isinstance(learner, NetLearner):
+            learner = replace(learner, group=group)
+        fits = checkpoint if group.size == 1 else ToldFits(checkpoint, group)
+        fitted = fit(config, training, features, X, targets, learner, listener, fits)
+        if not group.first:
+            return None
         run = fitted.run
         metrics: dict[str, Any] = {
             "valid" if training.valid else "cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured
@@ -128,7 +151,7 @@ def train(
         origin = provenance(inputs, sums=sums, seed=config.seed, seconds=time.monotonic() - started)
         if not config.out and path.exists():  # something else took the name meanwhile
             path = free_path(config.data)
-        findings = findings_of(config, training, fitted, measured, metrics, origin)
+        findings = findings_of(config, training, X, fitted, measured, metrics, origin)
         files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings, render_run(findings))
         write_folder(path, files, RUN)
     return Trained(run, path, metrics, len(findings["worst"] or ()))
@@ -145,9 +168,38 @@ def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitte
     return fit(config, training, features, X, targets, learner, listener), training
 
 
+def _check_group(config: Config, group: Group) -> None:
+    """Refuse what several processes cannot train together."""
+    if group.size == 1:
+        return
+    if config.model == "linear" or (config.model.startswith("encoder") and not config.fine_tune):
+        raise InputError(
+            f"{group.size} processes: expected --model mlp, or an encoder with --set fine_tune=true, got a linear "
+            "model, which one process fits with all its threads; start it without torchrun"
+        )
+    if config.loss in COUPLED:
+        raise InputError(
+            f"{group.size} processes: expected a loss that is a sum over rows, got {config.loss}, which couples the "
+            "rows of a batch; start it without torchrun"
+        )
+
+
+@contextmanager
+def _reserved_by_the_first(
+    config: Config, sums: dict[str, str | None], group: Group, *, resume: bool, say: Callable[[str], None]
+) -> Iterator[tuple[Path, Checkpoint]]:
+    """Hold the place of the run in the first process; the others write nothing."""
+    if not group.first:
+        yield Path(), NO_CHECKPOINT
+        return
+    with reserved(config, sums, resume=resume, say=say, processes=group.size) as reserved_place:
+        yield reserved_place
+
+
 def findings_of(
     config: Config,
     training: Training,
+    X: DesignMatrix,
     fitted: Fitted,
     measured: Measured | None,
     metrics: dict[str, Any],
@@ -175,6 +227,7 @@ def findings_of(
         "train_rows": training.train.rows,
         "said": training.said,
         "chosen": run.info,
+        "rows_held": run.rows_held,
         "cardinality": list(run.cardinality),
         "metrics": metrics,
         "steps": [asdict(step) for step in fitted.steps],
@@ -183,7 +236,7 @@ def findings_of(
             "losses": [loss if math.isfinite(loss) else None for loss in fitted.curve.losses],
             "scores": fitted.curve.scores,
         },
-        **find(run, judged, training.train, with_rows=not config.no_rows),
+        **find(run, judged, training.train, X, with_rows=not config.no_rows),
         "config": config.to_toml(),
         "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
     }
@@ -209,8 +262,9 @@ def _planned(
     for sentence in training.warned:
         listener.warn(sentence)
     rows = training.train
+    check_cells(rows)
     if encoder is None:
-        features, X = Features.fit_transform(rows)
+        features, X = Features.fit_transform(rows, **blocks_of(config))
     elif config.fine_tune:
         features, X = Features.fit_transform(rows, encoder.tokens)
     else:
@@ -223,6 +277,23 @@ def _planned(
     learner = plan(config, training, features, targets, encoder)
     listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, X, targets, learner
+
+
+def check_cells(rows: Examples, free: int | None = None) -> None:
+    """Refuse what does not fit in memory as rows x labels numbers, before any such is made.
+
+    Raises:
+        InputError: targets, their folds and held-out logits that take more than is free.
+    """
+    count, labels = rows.targets.shape
+    needed, free = CELL * count * labels, free_memory() if free is None else free
+    if needed > free:
+        most = free // (CELL * count)
+        raise InputError(
+            f"{rows.source}: {count:,} rows x {labels:,} labels take about {gigabytes(needed)} while C and tau are "
+            f"chosen, and {gigabytes(free)} are free; keep the {most:,} most frequent labels or "
+            "fewer rows, or take a larger machine. A loss that holds no such numbers is manyhot.LinearZLPRLoss"
+        )
 
 
 def embed(encoder: Encoder, texts: list[str], listener: Listener) -> None:
@@ -254,7 +325,7 @@ def fit(
     targets: np.ndarray,
     learner: Learner,
     listener: Listener,
-    checkpoint: Checkpoint = NO_CHECKPOINT,
+    checkpoint: Fits = NO_CHECKPOINT,
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
     cardinality, counts = training.train.cardinality(), label_counts(training.train.targets)
@@ -283,6 +354,12 @@ def fit(
         on_step=on_step,
         progress=lambda what, done, value: listener.progress(what, min(done / fits, 1) * folds_share, value),
     )
+    blend = None
+    if heard := hears_neighbours(config) and affordable(X):
+        choice, blend = blended(
+            *(choice, folds, features.size_without_kernel),
+            **{"rule": _rule(config), "cardinality": cardinality, "train_counts": counts, "with_metrics": True},
+        )
     step = choice.step
     calibrated = calibrate(
         choice.logits, choice.held.targets, groups=choice.held.groups, multiclass=multiclass, seed=config.seed
@@ -306,19 +383,38 @@ def fit(
     counts_of_fits = {"fits": len(folds) * len(steps) + 1, "at_limit": at_limit} if learner.penalised else {}
     # Training with the prior and a free bias is training without it and lowering the bias: see cross_fit.
     by = np.asarray(step.offset, dtype=np.float32) - np.float32(step.tau) * prior_logits(targets, multiclass)
+    model, neighbours = outcome.model, None
+    if blend is not None and isinstance(model, Linear):
+        neighbours = Neighbours.of(X[:, : features.size_without_kernel], targets).weighing(blend.votes)
+        # What they say of a row that is like none goes into the bias.
+        by = by + blend.shift + sum(blend.votes) * neighbours.log_odds_of_none
+        model = model.scaled(blend.scale)
+    info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits
+    if heard:
+        info["neighbours"] = said_of(blend)
     run = Run(
         features=features,
-        model=outcome.model.shifted(by),
+        model=model.shifted(by.astype(np.float32)),
+        neighbours=neighbours,
         columns=training.columns,
         label_names=training.train.label_names,
         train_counts=counts,
         cardinality=cardinality,
         calibration=calibrated.calibration,
         drop_unlabelled=config.drop_unlabelled,
-        info={"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits,
+        info=info,
         task=config.task,
+        trained_rows=None if config.no_rows else np.unique(row_hashes(training.train)),
     )
     return Fitted(run, choice, steps, calibrated, curve)
+
+
+def said_of(blend: Blend | None) -> dict[str, float] | None:
+    """Say how much neighbours weigh, and the score on held-out rows without them and with them; None: nothing."""
+    if blend is None:
+        return None
+    before, after = blend.scores
+    return {"share": round(blend.share, 4), "score_without": round(before, 4), "score": round(after, 4)}
 
 
 def _rule(config: Config) -> Rule:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manyhot.toolkit.models import features, mlp
+from manyhot.toolkit.models import mlp, term_blocks
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "defaults.json"
 
@@ -17,7 +17,7 @@ def chosen() -> dict[str, Any]:
 
 
 def test_pairs_of_words(chosen: dict[str, Any]) -> None:
-    assert chosen["pair weight"]["choice"] == str(features.PAIR_WEIGHT)
+    assert chosen["pair weight"]["choice"] == str(term_blocks.PAIR_WEIGHT)
 
 
 def test_rule_for_the_prior(chosen: dict[str, Any]) -> None:

@@ -187,9 +187,14 @@ def test_tables_go_to_stdout_and_sentences_to_stderr(run):
     assert "text: text\nlabels: labels (separated by '|', 3 labels)\n30 rows, 3 labels, " in stderr
     rows = len(json.loads(Path("new/findings.json").read_bytes())["worst"])
     inside = f"with excerpts of {rows} rows of the data" if rows else "without any row of the data"
-    assert stderr.strip().splitlines()[-2:] == [
+    held = json.loads(Path("new/findings.json").read_bytes())["rows_held"]
+    assert held in (0, 30)
+    assert stderr.strip().splitlines()[-3:] == [
         "saved new, again: manyhot train --config new/config.toml",
         f"report new/report.html, {inside}",
+        "its model holds the features of 30 training rows; --neighbours off leaves them out"
+        if held
+        else "its model holds no row of the training table",
     ]
     stdout, stderr = call("evaluate run t.csv")
     metrics = as_json("evaluate run t.csv")
@@ -223,7 +228,7 @@ def test_an_encoder_is_mentioned_once_after_texts_and_never_to_a_script(monkeypa
         patch.setattr(terminal, "find_spec", lambda name: None)  # without the extra it would not work
         assert mentioned not in "".join(call(f"train d.csv {FAST}"))
     _, stderr = call(f"train d.csv {FAST}")
-    *_, last = stderr.strip().splitlines()
+    *_, last, _ = stderr.strip().splitlines()
     assert last.startswith(mentioned)
     assert last.endswith("--model encoder:sentence-transformers/all-MiniLM-L6-v2, 90 MB")
     assert mentioned not in "".join(call(f"train d.csv {FAST}"))
@@ -358,7 +363,7 @@ def test_numbers_categories_lists_and_missing_cells():
     _, stderr = call(f"train d.parquet --labels p,q {FAST} --out run")
     assert "features: x, v (2 numeric columns)\ncategories: colour (3 values); a column a value" in stderr
     assert "missing cells: 1 numeric column, colour (7 rows); the mean stands in" in stderr
-    assert "linear on 3 numbers, standardised + 1 for missing cells + 5 for values of categories;" in stderr
+    assert "linear on 3 numbers, standardised + 1 for missing cells + 5 for values of categories" in stderr
     assert as_json("evaluate run d.parquet")["micro_f1"] > 0.8
     frame.write_ndjson("d.jsonl")
     assert as_json("evaluate run d.parquet") == as_json("evaluate run d.jsonl")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import polars as pl
 import pytest
@@ -60,27 +61,30 @@ def same(metrics, want):
 
 OF_TRAIN = {
     "zlpr": "--loss zlpr --tau 0",
-    "zlpr+prior": "--loss zlpr",
+    "zlpr+prior": "--loss zlpr --neighbours off",
+    "zlpr+prior+neighbours": "--loss zlpr",
     "subset": "--loss subset --tau 0",
-    "subset+prior": "--loss subset",
+    "subset+prior": "--loss subset --neighbours off",
     "bce": "--loss bce --tau 0",
-    "bce+prior": "--loss bce",
+    "bce+prior": "--loss bce --neighbours off",
+    "bce+prior+neighbours": "--loss bce",
     "bce+pos_weight": "--loss bce+pos_weight --tau 0",
     "focal": "--loss focal --tau 0",
     "asymmetric": "--loss asymmetric --tau 0",
     "two-way": "--loss two-way --tau 0",
 }
+DEFAULT = "zlpr+prior+neighbours"
 
 
 @pytest.mark.parametrize(
-    ("names", "penalty"), [(NAMES, "--set C=1"), (("zlpr+prior", "bce"), "")], ids=["each loss", "penalty searched"]
+    ("names", "penalty"), [(NAMES, "--set C=1"), ((DEFAULT, "bce"), "")], ids=["each loss", "penalty searched"]
 )
 def test_every_method_is_what_train_gives(names, penalty):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    methods = by_name(compared(f"d.csv --test t.csv --losses {','.join(names)} {penalty} --out c"))
+    methods = by_name(compared(f"d.csv --test t.csv --losses {','.join(names)} {penalty} --set kernel=off --out c"))
     assert tuple(methods) == names
     for name in OF_TRAIN.keys() & set(names):
-        run = as_json(f"train d.csv --test t.csv {OF_TRAIN[name]} {penalty}")
+        run = as_json(f"train d.csv --test t.csv {OF_TRAIN[name]} {penalty} --set kernel=off")
         want = {key: value for key, value in run["test"].items() if key in methods[name]["metrics"]}
         same(methods[name]["metrics"], want)
         chosen = methods[name]["chosen"][0]
@@ -111,13 +115,13 @@ def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
 
 def test_without_test_rows_each_row_is_measured_by_a_model_that_did_not_see_it():
     Y = numbers("d.csv", rows=70)
-    result = compared("d.csv --losses zlpr+prior,bce --folds 2 --out c")
+    result = compared("d.csv --losses zlpr+prior+neighbours,bce --folds 2 --out c")
     assert result["design"] == {"kind": "folds", "folds": 2, "file": "d.csv", "rows": 70, "drawn": "rows"}
     frame = pl.read_csv("d.csv")
     names = sorted({name for cell in frame["labels"] for name in cell.split("|")})
     assert result["labels"] == names
     part = stratified_split(Y, [1.0, 1.0], seed=0)
-    for name in ("zlpr+prior", "bce"):
+    for name in (DEFAULT, "bce"):
         logits, preds = np.empty(Y.shape, np.float32), np.empty(Y.shape, int)
         for p in (0, 1):
             frame.filter(pl.Series(part != p)).write_csv("in.csv")
@@ -140,7 +144,7 @@ def test_the_command_that_repeats_it_can_be_pasted(monkeypatch):
 
 def test_what_is_written_is_what_is_printed():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    result = compared("d.csv --test t.csv --losses zlpr+prior,bce,focal --out c")
+    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce,focal --out c")
     files = read_folder(Path("c"), COMPARISON)
     assert json.loads(files["compare.json"]) == result
     assert b"<html" in files["report.html"]
@@ -160,7 +164,7 @@ def test_what_is_written_is_what_is_printed():
         assert sum(method["scores"]["negatives"]) == 40 * len(result["labels"]) - sum(truth)
         assert method["seconds"]["search"] > 0
         assert method["peak_mb"] > 50
-    ours = by_name(result)["zlpr+prior"]
+    ours = by_name(result)[DEFAULT]
     best = max(("bce", "focal"), key=lambda name: by_name(result)[name]["metrics"]["macro_f1"])
     difference = ours["differences"]["macro_f1"]
     assert difference["than"] == best
@@ -171,7 +175,7 @@ def test_what_is_written_is_what_is_printed():
     for rival in ("bce", "focal"):
         against = by_name(result)[rival]["against_default"]
         assert by_name(result)[rival]["differences"] == against
-        assert against["macro_f1"]["than"] == "zlpr+prior"
+        assert against["macro_f1"]["than"] == DEFAULT
     assert ours["against_default"] is None
 
 
@@ -179,13 +183,13 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     lines = Path("d.csv").read_text().splitlines()
     Path("t.csv").write_text("\n".join([*Path("t.csv").read_text().splitlines(), lines[1]]) + "\n")
-    result = compared("d.csv --test t.csv --losses zlpr+prior,bce --out c")
+    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce --out c")
     said = [warning["text"] for warning in result["warnings"]]
     assert any(text.startswith("1 row is in t.csv and among the training rows alike") for text in said)
     assert result["hard"]
     assert all(row["f1"] < 1 for row in result["hard"])
     assert "Rows that most methods get wrong" in Path("c/report.html").read_text()
-    hidden = compared("d.csv --test t.csv --losses zlpr+prior,bce --no-rows --out n")
+    hidden = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce --no-rows --out n")
     assert hidden["hard"] is None
     assert "<blockquote" not in Path("n/report.html").read_text()
     twice = compared("t.csv --losses bce --folds 2")
@@ -194,12 +198,12 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
 
 def test_the_table_and_the_verdict():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    stdout, stderr = call("compare d.csv --test t.csv --losses zlpr+prior,bce")
+    stdout, stderr = call("compare d.csv --test t.csv --losses zlpr+prior+neighbours,bce")
     lines = stdout.splitlines()
     assert lines[0].split() == ["micro-F1", "macro-F1", "rare-F1", "labels", "time", "memory"]
-    assert {line.split()[0] for line in lines[1:]} == {"zlpr+prior", "bce"}
+    assert {line.split()[0] for line in lines[1:]} == {DEFAULT, "bce"}
     assert max(map(len, lines)) <= 80
-    assert re.search(r"micro-F1: zlpr\+prior is .* bce, the best rival \([+-]", stderr)
+    assert re.search(r"micro-F1: zlpr\+prior\+neighbours is .* bce, the best rival \([+-]", stderr)
     assert (
         "saved runs/d-compare-1, look at runs/d-compare-1/report.html, with excerpts of "
         f"{len(json.loads(Path('runs/d-compare-1/compare.json').read_bytes())['hard'])} row" in stderr
@@ -223,14 +227,14 @@ def test_a_loss_that_fails_is_a_row_that_says_why(monkeypatch, failure):
 
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     monkeypatch.setitem(LOSSES, "focal", broken)
-    result = compared("d.csv --test t.csv --losses zlpr+prior,focal,bce --out c")
+    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,focal,bce --out c")
     rows = by_name(result)
     assert rows["focal"]["metrics"] is None
     assert rows["focal"]["error"].startswith("test: RuntimeError: no such luck" if failure == "raises" else "test: ")
     assert "and more" not in rows["focal"]["error"]
-    assert [rows[name]["error"] for name in ("zlpr+prior", "bce")] == [None, None]
-    assert rows["zlpr+prior"]["differences"]["macro_f1"]["than"] == "bce"
-    _, stderr = call("compare d.csv --test t.csv --losses zlpr+prior,focal,bce")
+    assert [rows[name]["error"] for name in (DEFAULT, "bce")] == [None, None]
+    assert rows[DEFAULT]["differences"]["macro_f1"]["than"] == "bce"
+    _, stderr = call("compare d.csv --test t.csv --losses zlpr+prior+neighbours,focal,bce")
     assert "focal failed: test: " in stderr
 
 
@@ -295,6 +299,19 @@ def test_an_interrupted_comparison_goes_on(monkeypatch):
         for key in ("metrics", "intervals", "differences", "label_f1", "cardinality", "chosen"):
             assert now[key] == before[key], key
     assert not list(Path().glob(".c.partial"))
+
+
+@pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
+def test_losses_fitted_side_by_side_give_the_same_numbers(backend):
+    numbers("train.csv")
+    words = "train.csv --losses zlpr,zlpr+prior,bce --folds 2"
+    one = compared(words)
+    with joblib.parallel_config(backend=backend):
+        both = compared(f"{words} --jobs 2")
+    assert [(m["metrics"], m["intervals"], m["chosen"]) for m in both["methods"]] == [
+        (m["metrics"], m["intervals"], m["chosen"]) for m in one["methods"]
+    ]
+    assert all(m["seconds"]["fit"] > 0 for m in both["methods"])
 
 
 def test_fits_are_let_go_of_once_their_loss_is_done(monkeypatch):

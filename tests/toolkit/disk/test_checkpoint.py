@@ -21,7 +21,7 @@ from manyhot.toolkit.cli.main import app
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk import checkpoint as module
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
-from manyhot.toolkit.disk.run_folder import RUN, partial_of
+from manyhot.toolkit.disk.run_folder import COMPARISON, RUN, partial_of, read_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import mlp, products
 from manyhot.toolkit.train import Listener, train
@@ -433,11 +433,56 @@ def test_a_kill_at_a_random_moment_leaves_no_broken_run():
     assert killed_often(1, ["d.csv", "--set", "C=1"]) >= 1
 
 
+# A third of a hundred each; CI has time for fewer.
+KILLS = int(os.environ.get("KILLS", "34"))
+
+
 @pytest.mark.kill
 @pytest.mark.parametrize("kind", ["L-BFGS", "AdamW", "mlp"])
 def test_a_hundred_kills_at_random_moments_leave_no_broken_run(kind, monkeypatch):
     if kind == "AdamW":  # so many vectors fit no memory
         monkeypatch.setenv("LBFGS_VECTORS", str(10**9))
-    assert killed_often(34, ["d.csv", *(["--model", "mlp"] if kind == "mlp" else [])]) >= 34
+    kills = killed_often(KILLS, ["d.csv", *(["--model", "mlp"] if kind == "mlp" else [])])
+    print(f"\n{kind}: {kills} kills, nothing lost")
+    assert kills >= KILLS
     solver = load_run("whole").info.get("solver")
     assert solver == {"L-BFGS": "lbfgs", "AdamW": "adamw", "mlp": None}[kind]
+
+
+COMPARE = ["d.csv", "--losses", "zlpr,bce", "--folds", "2", "--set", "C=1"]
+
+
+def compared(out):
+    """What a comparison says, but for the time and memory that it took."""
+    result = json.loads(read_folder(Path(out), COMPARISON)["compare.json"])
+    return [(row["name"], row["error"], row["metrics"]) for row in result["methods"]]
+
+
+@pytest.mark.kill
+def test_comparisons_that_are_killed_go_on_to_the_same_numbers():
+    table(rows=200)
+    began = time.monotonic()
+    command = [sys.executable, "-c", SCRIPT, "compare", *COMPARE]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", "whole"], check=True, capture_output=True, env=environment)
+    seconds, wanted = time.monotonic() - began, compared("whole")
+    rng, kills = np.random.default_rng(0), 0
+    while kills < KILLS:
+        resume = ["--resume"] if partial_of(Path("c")).exists() else []
+        process = subprocess.Popen(
+            [*command, "--out", "c", *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        try:
+            process.wait(float(rng.uniform(0, seconds)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        if Path("c").exists():
+            assert compared("c") == wanted
+            shutil.rmtree("c")
+            shutil.rmtree(partial_of(Path("c")), ignore_errors=True)
+        else:
+            assert process.returncode == -signal.SIGKILL
+        assert not [name for name in os.listdir() if name not in ("d.csv", "whole", ".c.partial")]
+    print(f"\ncompare: {kills} kills, nothing lost")

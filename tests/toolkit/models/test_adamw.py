@@ -123,7 +123,7 @@ class Line:
     def parameters(self):
         return {"w": self.w, "unused": self.unused}
 
-    def forward(self, X, random):
+    def forward(self, X, random, share):
         return torch.from_numpy(X) @ self.w + 0.3 * torch.randn(len(X), 3, generator=random)
 
     def logits(self, X):

@@ -235,6 +235,19 @@ def test_a_run_stands_by_itself(checkpoint, tmp_path, fine_tune):
     texts, _ = texts_and_sets(30, seed=1)
     np.testing.assert_array_equal(loaded.predict_logits(texts), trained.run.predict_logits(texts))
     assert loaded.evaluate(pl.read_ndjson("t.jsonl")) == trained.metrics["test"]
+    for found in loaded.explain(texts[:3]):
+        for reason in found.labels:
+            assert reason.base + sum(part.score for part in reason.parts) == pytest.approx(reason.score, abs=1e-4)
+            # Beside words, all that the encoder says is one part.
+            meaning = [part.name for part in reason.parts if part.kind == "meaning"]
+            assert meaning == ([] if fine_tune else ["mine"])
+            assert any(part.kind == "word" for part in reason.parts)
+    if fine_tune:
+        with_it, without = loaded.predict_logits(["fox and tree", " and tree"])
+        (found,) = loaded.explain("fox and tree", ["animal"])
+        label = loaded.label_names.index("animal")
+        lost = {part.name: part.score for part in found.labels[0].parts}
+        assert lost["fox"] == pytest.approx(with_it[label] - without[label], abs=1e-5)
     # Fine-tuning changes the network, and freezing does not.
     before = {"encoder." + name: value for name, value in _weights(checkpoint).items()}
     arrays = trained.run.features.state()[1] if not fine_tune else trained.run.model.arrays()

@@ -12,8 +12,9 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.models import features as module
-from manyhot.toolkit.models.features import Features, TextBlock, token_pattern
+from manyhot.toolkit.models import term_blocks as module
+from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.term_blocks import TextBlock, token_pattern
 from manyhot.toolkit.models.term_counts import count_terms, most_frequent
 from manyhot.toolkit.read.examples import Examples
 
@@ -71,6 +72,38 @@ def test_words_and_weighted_pairs_are_those_of_scikit_learn(rows):
     # Rows of length 1 in each block, before the weight.
     np.testing.assert_allclose(np.linalg.norm(dense(X)[:20, : len(single_terms)], axis=1), 1, atol=1e-5)
     assert found.describe() == f"{len(single_terms):,} words + {len(pair_terms):,} word pairs"
+
+
+@pytest.mark.parametrize("rows", [30, 250])
+def test_parts_of_words_are_those_of_scikit_learn(rows):
+    train, new = sentences(rows), [*sentences(20, seed=1), "", "xyz", "Red  FOX\tfoxes. a", "ẞtraße 👍"]
+    found, X = Features.fit_transform(of_texts(train), characters=True)
+    plain = Features.fit(of_texts(train))
+    few = rows < module.FEW_ROWS
+    parameters = {"analyzer": "char_wb", "ngram_range": (3, 5), "max_features": module.CHARACTER_TERMS}
+    parts, terms = directly(train, new, min_df=1 if few else module.CHARACTER_MIN_DF, **parameters)
+    assert [block.terms for block in found.blocks[:2]] == [block.terms for block in plain.blocks]
+    assert found.blocks[2].terms == terms
+    expected = np.hstack([dense(plain.transform(of_texts(new))), module.CHARACTER_WEIGHT * parts])
+    np.testing.assert_allclose(dense(found.transform(of_texts(new))), expected, atol=1e-6)
+    np.testing.assert_array_equal(dense(found.transform(of_texts(train))), dense(X))
+    assert found.describe() == f"{plain.describe()} + {len(terms):,} parts of words"
+
+
+def test_where_rows_have_too_many_parts_of_words_the_most_frequent_go(monkeypatch):
+    train = sentences(250)
+    every, _ = directly(train, train, min_df=3, analyzer="char_wb", ngram_range=(3, 5))
+    texts_of = (every > 0).sum(0)
+    monkeypatch.setattr(module, "CHARACTER_NONZEROS", 40)
+    block = Features.fit(of_texts(train), characters=True).blocks[2]
+    terms = directly(train, train, min_df=3, analyzer="char_wb", ngram_range=(3, 5))[1]
+    kept = np.isin(terms, block.terms)
+    assert texts_of.sum() > 40 * 250 >= texts_of[kept].sum() > 39 * 250
+    assert texts_of[kept].max() <= texts_of[~kept].min()
+
+
+def test_scripts_without_spaces_have_characters_alone():
+    assert len(Features.fit(of_texts(CHINESE), characters=True).blocks) == 1
 
 
 def test_both_sides_of_few_rows_are_exercised():

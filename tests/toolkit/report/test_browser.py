@@ -5,8 +5,14 @@ import shutil
 import pytest
 
 from compared import comparison
+from manyhot.toolkit.config import make_config
 from manyhot.toolkit.report.render import render_comparison
+from manyhot.toolkit.spans.compare import compare_spans
+from manyhot.toolkit.spans.methods import SpanComparison
+from manyhot.toolkit.spans.train import train_spans
+from manyhot.toolkit.train import Listener
 from reported import NAMES, train_hostile
+from span_rows import sentences, write_jsonl
 
 CHROMIUM = shutil.which("chromium")
 OPTIONS = [
@@ -21,7 +27,23 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     compared = folder / "comparison.html"
     compared.write_text(render_comparison(comparison()), encoding="utf-8")
-    return {"run": train_hostile(folder) / "report.html", "comparison": compared}
+    return {"run": train_hostile(folder) / "report.html", "comparison": compared} | span_pages(folder)
+
+
+def span_pages(folder):
+    """Train on spans inside of others, and compare losses, for an epoch or two: most is wrong then."""
+    long = ["Donaudampfschifffahrtsgesellschaftskapitän" * 3, "<b>&", "\u05d0\u05d1", "met", "Ada", "Lovelace"] * 12
+    rows = [*sentences(40, nested=True), (long, [(0, 3, "<i>" * 30), (1, 3, "LOC"), (4, 6, "PER")])]
+    data = write_jsonl(folder / "spans.jsonl", rows)
+    test = write_jsonl(folder / "test.jsonl", [*sentences(20, 1, nested=True), rows[-1]])
+    asked = {"data": data, "test": test, "task": "spans", "epochs": 2}
+    train_spans(make_config(None, [], asked | {"out": str(folder / "of-spans")}))
+    config = make_config(None, [], asked | {"out": str(folder / "compared-spans")})
+    compare_spans(SpanComparison(config, ("zlpr", "bce+bias"), seeds=1), Listener(), command=["manyhot", "compare"])
+    return {
+        "spans": folder / "of-spans" / "report.html",
+        "span comparison": folder / "compared-spans" / "report.html",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +162,7 @@ def test_a_handler_that_slipped_through_would_not_run(browser, pages):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("kind", ["run", "comparison"])
+@pytest.mark.parametrize("kind", ["run", "comparison", "spans", "span comparison"])
 def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
     page = opened(kind, width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -162,7 +184,8 @@ def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
             }
             return 'rgb(255, 255, 255)';
         };
-        const texts = document.querySelectorAll('p, h1, h2, h3, a, td, th, small, li, figcaption, button, svg text');
+        const read = 'p, h1, h2, h3, a, td, th, small, li, mark, figcaption, button, svg text';
+        const texts = document.querySelectorAll(read);
         return [...texts].filter((e) => e.textContent.trim() && e.getBoundingClientRect().width).filter((e) => {
             const style = getComputedStyle(e);
             const [a, b] = [light(e.closest('svg') ? style.fill : style.color), light(behind(e))].sort((x, y) => y - x);
@@ -174,7 +197,19 @@ def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
     assert len(picture) > 10_000
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison"])
+def test_what_is_wrong_with_a_span_is_not_said_by_colour_alone(opened):
+    page = opened("spans", 390)
+    assert page.evaluate("getComputedStyle(document.querySelector('mark.missed')).borderBottomStyle") == "dashed"
+    assert "gradient" in page.evaluate(
+        "getComputedStyle(document.querySelector('.key-row mark.added')).backgroundImage"
+    )
+    for kind in ("missed", "added"):
+        marks = page.locator(f"ol.rows mark.{kind}.last > small")
+        assert all(text.lower().startswith(f"{kind} ") for text in marks.all_inner_texts())
+    assert page.locator("ol.rows mark").count() > 0
+
+
+@pytest.mark.parametrize("kind", ["run", "comparison", "spans", "span comparison"])
 def test_pages_print_whole(opened, kind):
     page = opened(kind, scheme="dark")
     page.emulate_media(media="print")

@@ -25,7 +25,8 @@ def run_of(weight: Any, bias: Any, least: int, most: int, *, relu: bool = False,
         arrays["hidden_bias"] = np.zeros(len(arrays["weight"]), dtype=np.float32)
     names = [f"l{i}" for i in range(len(arrays["bias"]))]
     model = SimpleNamespace(arrays=lambda: arrays)
-    return SimpleNamespace(model=model, cardinality=CardinalityRange(least, most), task=task, label_names=names)
+    shape = {"cardinality": CardinalityRange(least, most), "task": task, "label_names": names, "neighbours": None}
+    return SimpleNamespace(model=model, **shape)
 
 
 # Labels 0 and 1 are opposite; label 2 is between them.

@@ -7,7 +7,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow
 from manyhot.toolkit.spans.features import KINDS, Vocabulary, shape
 from manyhot.toolkit.spans.fit import best_epoch
-from manyhot.toolkit.spans.offset import best_offset, f1_at_zero
+from manyhot.toolkit.spans.offset import Candidates, bagged_offset, best_offset, f1_at_zero, judged
 from manyhot.toolkit.spans.sentences import (
     Piece,
     check_astride,
@@ -132,6 +132,35 @@ def test_no_threshold_is_better_than_the_offset() -> None:
         gold = int(right.sum()) + 3
         best = max(f1_at_zero(scores - t, right, gold) for t in np.linspace(-9.95, 9.95, 400))
         assert f1_at_zero(scores + best_offset(scores, right, gold), right, gold) >= best - 0.0011
+
+
+def test_candidates_are_judged_by_row() -> None:
+    found = judged([[(0, 1, 0, 2.0), (1, 2, 0, -1.0)], [], [(0, 1, 0, 3.0)]], [{(0, 1, 0)}, {(3, 4, 1)}, set()])
+    assert [part.tolist() for part in found] == [[2.0, -1.0, 3.0], [True, False, False], [0, 0, 2], [1, 1, 0]]
+
+
+def test_the_offset_of_few_rows_is_the_mean_over_drawings_of_them() -> None:
+    random = np.random.default_rng(0)
+    scores, rows = random.normal(size=60) * 3, random.integers(12, size=60)
+    right = random.random(60) < 1 / (1 + np.exp(-scores - 1))
+    gold = np.bincount(rows[right], minlength=12) + 1
+    draw = np.random.default_rng(0)
+    expected = []
+    for _ in range(200):
+        drawn = draw.integers(12, size=12)
+        these = np.concatenate([np.flatnonzero(rows == row) for row in drawn])
+        expected.append(best_offset(scores[these], right[these], int(gold[drawn].sum())))
+    assert bagged_offset(Candidates(scores, right, rows, gold)) == pytest.approx(np.mean(expected))
+    assert np.std(expected) > 0.1
+
+
+def test_the_offset_of_rows_that_agree_is_the_best_one() -> None:
+    scores, right = np.tile([3.0, 1.0, -2.0, -4.0], 50), np.tile([True, True, True, False], 50)
+    found = Candidates(scores, right, np.repeat(np.arange(50), 4), np.full(50, 3))
+    assert bagged_offset(found) == best_offset(scores, right, 150) == 3.0
+    assert bagged_offset(found._replace(right=np.zeros(200, dtype=bool))) == 0.0
+    nothing = Candidates(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64), np.zeros(3, dtype=np.int64))
+    assert bagged_offset(nothing) == 0.0
 
 
 def test_the_best_epoch_is_the_last_where_nothing_was_found() -> None:

@@ -15,7 +15,7 @@ largest logit decides, so there is no offset, and micro-F1 is the accuracy.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -178,15 +178,9 @@ def choose(
             progress=lambda what, fits, value: progress(what, before + fits, value),
         )
         all_at_limit += at_limit
-        tau, offset = rule(held, cardinality)
-        shifted = held.shifted(tau, offset)
-        preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
-        metrics = {}
-        if on_step is not None and multiclass:
-            metrics = multiclass_metrics(shifted, held.targets.argmax(1), train_counts=train_counts)
-        elif on_step is not None:
-            metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
-        step = Step(C, tau, offset, held.mean_loss(learner.loss), mean_f1(preds, held.targets), metrics, at_limit)
+        fitted = Step(C, 0.0, 0.0, held.mean_loss(learner.loss), 0.0, {}, at_limit)
+        counts = None if on_step is None else train_counts
+        step = step_of(held, fitted, rule, cardinality, counts, multiclass=multiclass)
         if on_step is not None:
             on_step(step)
         return Choice(step, held, learner.mean(starts, [fold.rows for fold in folds]))
@@ -196,6 +190,27 @@ def choose(
     else:
         choice = _climb(lambda strength: tried(penalty(strength, folds)))
     return choice._replace(at_limit=all_at_limit)
+
+
+def step_of(
+    held: Held,
+    fitted: Step,
+    rule: Rule,
+    cardinality: CardinalityRange,
+    train_counts: np.ndarray | None,
+    *,
+    multiclass: bool = False,
+) -> Step:
+    """Return what a rule makes of held-out logits, with what is said of the fit; metrics where counts are given."""
+    tau, offset = rule(held, cardinality)
+    shifted = held.shifted(tau, offset)
+    preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+    metrics = {}
+    if train_counts is not None and multiclass:
+        metrics = multiclass_metrics(shifted, held.targets.argmax(1), train_counts=train_counts)
+    elif train_counts is not None:
+        metrics = multilabel_metrics(preds, held.targets, shifted, train_counts=train_counts)
+    return replace(fitted, tau=tau, offset=offset, score=mean_f1(preds, held.targets), metrics=metrics)
 
 
 def fit_folds(

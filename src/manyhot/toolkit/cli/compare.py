@@ -38,6 +38,7 @@ from manyhot.toolkit.cli.options import (
     options_of,
 )
 from manyhot.toolkit.cli.terminal import listening, print_comparison, print_json, rows_inside, say
+from manyhot.toolkit.errors import InputError
 
 
 def compare(
@@ -51,9 +52,9 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Some of zlpr, zlpr+prior, subset, subset+prior, bce, bce+prior, bce+threshold, bce+label-thresholds, "
-            "bce+pos_weight, focal, asymmetric, two-way; of spans zlpr, bce, bce+bias, bce+threshold, focal; commas "
-            "between.  [default: all]",
+            help="Some of zlpr, zlpr+prior, zlpr+prior+neighbours, subset, subset+prior, bce, bce+prior, "
+            "bce+prior+neighbours, bce+threshold, bce+label-thresholds, bce+pos_weight, focal, asymmetric, two-way; of "
+            "spans zlpr, bce, bce+bias, bce+threshold, focal; commas between.  [default: all]",
         ),
     ] = None,
     folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,
@@ -96,6 +97,7 @@ def compare(
     config: ConfigFile = None,
     set_: Pairs = None,
     resume: Resume = False,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Losses that are fitted at once, each in a process.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Train with each loss on the same rows and say honestly which is best: BCE with tuned thresholds among them."""
@@ -106,15 +108,19 @@ def compare(
         from manyhot.toolkit.spans.compare import compare_spans
         from manyhot.toolkit.spans.methods import make_span_comparison
 
+        if jobs < 1:
+            raise InputError(f"--jobs: expected 1 process or more; got {jobs}")
         asked = make_config(config, set_ or [], options_of(context))
         command = ["manyhot", *sys.argv[1:]]
         with listening() as listener:
             if asked.task == "spans":
+                if jobs > 1:
+                    raise InputError("--jobs: expected another task than spans, whose losses are fitted one by one")
                 spans = make_span_comparison(asked, losses, folds, seeds)
                 compared = compare_spans(spans, listener, command=command, resume=resume)
             else:
                 settings = make_comparison(asked, losses, folds, 1 if seeds is None else seeds)
-                compared = run_comparison(settings, listener, command=command, resume=resume)
+                compared = run_comparison(settings, listener, command=command, resume=resume, jobs=jobs)
         if as_json:
             print_json(compared.result)
         else:

@@ -8,7 +8,7 @@ from rich.console import Console
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.terminal import listening, metrics_table, print_json, say
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, visible
 
 
 def demo(
@@ -33,7 +33,7 @@ def demo(
             return
         console = Console(soft_wrap=True)
         for line in shown.examples:
-            console.print(line, markup=False)
+            console.print(visible(line), markup=False)
         console.print(metrics_table(shown.metrics))
         rows = "images" if task == "multilabel" else '["Angela Merkel besuchte Rom."]'
         say(f"saved {shown.path}, use it: manyhot.load_run({str(shown.path)!r}).predict({rows})")

@@ -14,7 +14,9 @@ try:
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
-    from manyhot.toolkit.cli.failing import EXIT_CODES
+    from manyhot.toolkit.cli.explain import explain
+    from manyhot.toolkit.cli.export import export
+    from manyhot.toolkit.cli.failing import EXIT_CODES, stop
     from manyhot.toolkit.cli.predict import predict
     from manyhot.toolkit.cli.report import report
     from manyhot.toolkit.cli.train import train
@@ -30,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (train, compare, evaluate, predict, report, audit, demo):
+for command in (train, compare, evaluate, predict, explain, export, report, audit, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 
@@ -42,4 +44,20 @@ def main() -> None:
     # A closed pipe, as in `manyhot evaluate ... | head`, is no error.
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for name in ("SIGTERM", "SIGHUP"):
+        # Ignored is how nohup leaves SIGHUP.
+        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # A stream that was closed is the number of the next file that is opened: what is printed would go there.
+            os.open(os.devnull, os.O_RDWR)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by >&-
+            setattr(sys, stream, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, stream), "reconfigure"):
+            # A file name or a label that the terminal has no characters for is written as escapes.
+            getattr(sys, stream).reconfigure(errors="backslashreplace")
     app()

@@ -79,6 +79,13 @@ Pairs = Annotated[
 NoRows = Annotated[
     bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
 ]
+Neighbours = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, where the training rows most like a row have a vote and stay in the run; or off, so that no row "
+        "does.  [default: auto]"
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command was interrupted or killed.")]
 
 

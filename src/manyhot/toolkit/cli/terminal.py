@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(message: str) -> None:
     """Print a sentence on stderr as it is: a path or a label may look like markup."""
-    stderr.print(message, markup=False)
+    stderr.print(visible(message), markup=False)
 
 
 def warn(message: str) -> None:
@@ -36,7 +37,9 @@ def warn(message: str) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print the one object that `--json` promises."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    plain = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=plain, allow_nan=False) + "\n")
+    sys.stdout.flush()  # a full disk is said, and not met at the end
 
 
 @contextmanager
@@ -147,7 +150,7 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in columns:
-        table.add_column(Text(name), justify="right", no_wrap=True)
+        table.add_column(Text(visible(name)), justify="right", no_wrap=True)
     # What a row is has other names where it is of spans.
     titles = SPAN_TITLES if any("spans" in metrics for metrics in columns.values()) else TITLES
     for key, title in titles.items():
@@ -166,7 +169,7 @@ def print_columns(uses: "list[Use]") -> None:
     for title in ("column", "used as", ""):
         table.add_column(title, overflow="fold")
     for use in uses:
-        table.add_row(*map(Text, (use.column, use.role, use.why)))
+        table.add_row(*(Text(visible(cell)) for cell in (use.column, use.role, use.why)))
     Console(soft_wrap=True).print(table)
 
 
@@ -175,6 +178,23 @@ def rows_inside(rows: int) -> str:
     return (
         f"with excerpts of {rows} row{'s' if rows > 1 else ''} of the data" if rows else "without any row of the data"
     )
+
+
+def neighbours_say(heard: dict[str, float] | None) -> str:
+    """Say what the training rows most like a row add."""
+    if heard is None:
+        return "training rows that are like a row made no difference on held-out rows, and have no vote"
+    return (
+        f"training rows that are like a row have a vote: {heard['share']:.2f} of all weight; on held-out rows the mean "
+        f"of micro- and macro-F1 goes from {percent(heard['score_without'])} to {percent(heard['score'])}"
+    )
+
+
+def run_holds(run: "Run") -> str:
+    """Say whether the model of a run can be passed on without passing on rows."""
+    if not run.rows_held:
+        return "its model holds no row of the training table"
+    return f"its model holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
 
 
 def print_result(trained: "Trained | TrainedSpans") -> None:
@@ -193,6 +213,8 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
     if trained.run.task == "multiclass":
         decision = "the class with the largest logit"
     say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+    if "neighbours" in info:
+        say(neighbours_say(info["neighbours"]))
     if info.get("at_limit"):
         say(
             f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "
@@ -240,7 +262,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     fine = [row for row in result["methods"] if row["error"] is None]
     for row in sorted(fine, key=lambda row: -row["metrics"]["macro_f1"]):
         table.add_row(
-            Text(row["name"]),
+            Text(visible(row["name"])),
             *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in shown),
             f"{row['metrics'][f'{things}_per_row_predicted']:.2f}",
             f"{row['seconds']['search'] + row['seconds']['fit']:,.0f} s",

@@ -20,6 +20,7 @@ from manyhot.toolkit.cli.options import (
     Labels,
     LabelSep,
     Long,
+    Neighbours,
     Nested,
     NoHeader,
     NoRows,
@@ -44,8 +45,10 @@ from manyhot.toolkit.cli.terminal import (
     print_json,
     print_result,
     rows_inside,
+    run_holds,
     say,
 )
+from manyhot.toolkit.errors import InputError
 
 
 def train(
@@ -99,6 +102,7 @@ def train(
     tau: Annotated[
         str | None, typer.Option(metavar="X|auto", help="Strength of the prior; auto finds it.  [default: auto]")
     ] = None,
+    neighbours: Neighbours = None,
     decision: Annotated[
         str | None,
         typer.Option(
@@ -117,17 +121,29 @@ def train(
     """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
     with failing_clearly():
         from manyhot.toolkit.config import make_config
-        from manyhot.toolkit.train import Trained
+        from manyhot.toolkit.models.processes import joined
+        from manyhot.toolkit.train import Listener, Trained
+        from manyhot.toolkit.train import train as run_together
 
         settings = make_config(config, set_ or [], options_of(context))
         if settings.task == "spans":
             from manyhot.toolkit.spans.train import train_spans as run_training
         else:
-            from manyhot.toolkit.train import train as run_training
+            run_training = run_together
         uses: list[Any] = []
-        with listening() as listener:
+        with joined() as processes, listening() as listener:
             listener = replace(listener, on_columns=uses.extend)
-            trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
+            if processes.size == 1:
+                trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
+            elif settings.task == "spans":
+                raise InputError(
+                    f"{processes.size} processes: expected another task than spans, which one process trains"
+                )
+            else:
+                heard = listener if processes.first else Listener()
+                trained = run_together(settings, heard, dry_run=dry_run, resume=resume, group=processes)
+                if not processes.first:
+                    return
         if trained is None:
             if as_json:
                 print_json({"dry_run": True, "columns": [use._asdict() for use in uses]})
@@ -143,3 +159,4 @@ def train(
             say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
             if isinstance(trained, Trained):
                 mention_encoder(trained.run)
+                say(run_holds(trained.run))

@@ -9,12 +9,13 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -24,10 +25,11 @@ from manyhot.labels import label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import Fold
 from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
-from manyhot.toolkit.compare.methods import DEFAULT, METHODS, Comparison, Method
+from manyhot.toolkit.compare.methods import METHODS, Comparison, Method, kept_nowhere
 from manyhot.toolkit.compare.standings import Decided, standings
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
-from manyhot.toolkit.compare.trial import Split, Trial, tried
+from manyhot.toolkit.compare.trial import Split, Trial, tried, tried_apart
+from manyhot.toolkit.config import Config, blocks_of
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
 from manyhot.toolkit.errors import InputError
@@ -42,7 +44,7 @@ from manyhot.toolkit.report.findings import of_labels, warnings_of
 from manyhot.toolkit.report.hard_rows import hard_rows
 from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.runs.evaluate import align
-from manyhot.toolkit.train import Listener, embed, files_named, folds_of
+from manyhot.toolkit.train import Listener, check_cells, embed, files_named, folds_of
 
 LEAST = 3  # of two, a fold would be fitted on one, which cannot be held out
 RANDOM = ("mlp",)  # models whose fits depend on the seed
@@ -55,7 +57,9 @@ class Compared(NamedTuple):
     path: Path
 
 
-def compare(comparison: Comparison, listener: Listener, *, command: list[str], resume: bool = False) -> Compared:
+def compare(
+    comparison: Comparison, listener: Listener, *, command: list[str], resume: bool = False, jobs: int = 1
+) -> Compared:
     """Train and measure every method, and write a folder with the numbers and a report.
 
     Args:
@@ -63,6 +67,8 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
         listener: hears of progress.
         command: the words that repeat it.
         resume: go on from the checkpoint that an interrupted comparison of the same kind left.
+        jobs: losses that are fitted at once, through joblib: on processes of this machine, or on what
+            ``joblib.parallel_config`` names, such as a Ray or Dask cluster. The numbers are the same.
 
     Raises:
         InputError: bad input; nothing is written.
@@ -94,28 +100,60 @@ def compare(comparison: Comparison, listener: Listener, *, command: list[str], r
         seeds = [config.seed + i for i in range(comparison.seeds if config.model in RANDOM else 1)]
         if comparison.seeds > len(seeds):
             listener.say("linear fits are the same for every seed: one is enough")
-        trials = Trials(comparison, training, test, seeds, listener, checkpoint, encoder)
+        check_cells(training.train)
+        trials = Trials(comparison, training, test, seeds, listener, checkpoint, encoder, jobs)
         listener.say(trials.design)
-        result = {
-            "kind": "comparison",
-            "format": COMPARISON.format,
-            "data": Path(config.data).name,
-            "said": training.said,
-            **trials.run(),
-            "command": shlex.join(command),
-            "inputs": [{"file": file, "sha256": digest} for file, digest in sums.items()],
-            "versions": versions() | {"python": platform.python_version()},
-            "platform": f"{platform.machine()}, {os.cpu_count()} cores",
-            "threads": torch.get_num_threads(),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        files = {
-            "compare.json": to_json(result),
-            "config.toml": config.to_toml().encode(),
-            "report.html": render_comparison(result).encode(),
-        }
-        write_folder(path, files, COMPARISON)
+        numbers = trials.run()
+        return write_comparison(path, config, numbers, said=training.said, command=command, sums=sums, began=began)
+
+
+def write_comparison(
+    path: Path,
+    config: Config,
+    numbers: dict[str, Any],
+    *,
+    said: list[str],
+    command: list[str],
+    sums: Mapping[str, str | None],
+    began: float,
+) -> Compared:
+    """Write the folder of a comparison: its numbers, what they are of and how they are had again, and the report.
+
+    Args:
+        path: the folder.
+        config: what was asked for.
+        numbers: what is measured, for compare.json.
+        said: sentences on the rows read.
+        command: the words that repeat it.
+        sums: digests of the files read.
+        began: by the monotonic clock.
+    """
+    result = {
+        "kind": "comparison",
+        "format": COMPARISON.format,
+        "data": Path(config.data).name,
+        "said": said,
+        **numbers,
+        "command": shlex.join(command),
+        "inputs": [{"file": file, "sha256": digest} for file, digest in sums.items()],
+        "versions": versions() | {"python": platform.python_version()},
+        "platform": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    files = {
+        "compare.json": to_json(result),
+        "config.toml": config.to_toml().encode(),
+        "report.html": render_comparison(result).encode(),
+    }
+    write_folder(path, files, COMPARISON)
     return Compared(result, path)
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line why a fit failed."""
+    said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return said.splitlines()[0]
 
 
 class Trials:
@@ -130,9 +168,10 @@ class Trials:
         listener: Listener,
         checkpoint: Checkpoint,
         encoder: Encoder | None,
+        jobs: int = 1,
     ) -> None:
-        self.encoder = encoder
-        self.config = comparison.config
+        self.encoder, self.jobs = encoder, jobs
+        self.config, self.default = comparison.config, comparison.default
         self.methods = [method for method in METHODS if method.name in comparison.methods]
         self.seeds = seeds
         self.listener = listener
@@ -179,6 +218,8 @@ class Trials:
                 limits = split.cardinality._asdict()
                 for i, seed in enumerate(self.seeds):
                     where = f"{split.name}, seed {seed}" if len(self.seeds) > 1 else split.name
+                    if self.jobs > 1:
+                        self._fit_ahead(split, seed, where)
                     folds = folds_of(split.training, split.X, split.targets, split.features, seed, Listener())
                     for loss, methods in groupby(self.methods, key=lambda method: method.loss):
                         tally = Tally(self.checkpoint, where, loss, memory)
@@ -205,6 +246,28 @@ class Trials:
                     self.checkpoint.forget(f"{where}, {shared('')}")
         return self._result({name: seeds for name, seeds in decided.items() if name not in self.errors})
 
+    def _fit_ahead(self, split: Split, seed: int, where: str) -> None:
+        """Fit the losses of a split side by side; what comes after finds all of it done.
+
+        A loss that fails is tried again where it is its turn, and the error told there.
+        """
+        waiting = [
+            [m for m in methods if self.checkpoint.finished(f"{where}, {m.name}: done") is None]
+            for _, methods in groupby(self.methods, key=lambda method: method.loss)
+        ]
+        config, threads = replace(self.config, seed=seed), max(torch.get_num_threads() // self.jobs, 1)
+        calls = [joblib.delayed(tried_apart)(methods, config, split, where, threads) for methods in waiting if methods]
+        self.listener.progress(f"{where}, {len(calls)} losses on {self.jobs} processes", 0.0, 0.0)
+        results: Any = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls)
+        for trials in results:
+            for name, trial in trials.items():
+                self.checkpoint.finish(f"{where}, {name}: done", trial.arrays())
+                self._say(f"{where}, {name}", trial)
+
+    def _say(self, name: str, trial: Trial) -> None:
+        C = "" if trial.C is None else f"C {trial.C:g}, "
+        self.listener.say(f"{name}: {C}tau {trial.tau:.2f}, {trial.search + trial.fit:.1f} s")
+
     def _splits(self) -> Iterator[tuple[np.ndarray, Split]]:
         """Yield each split, made when its turn comes, with the rows of the measured ones that are in it."""
         if self.parts is None:
@@ -216,7 +279,9 @@ class Trials:
             yield np.flatnonzero(held), self._split(f"fold {i + 1} of {len(self.parts)}", part, test)
 
     def _split(self, name: str, training: Training, test: Examples) -> Split:
-        features, X = Features.fit_transform(training.train, self.encoder, words=self.config.words)
+        features, X = Features.fit_transform(
+            training.train, self.encoder, words=self.config.words, **blocks_of(kept_nowhere(self.config))
+        )
         if not self.described:
             self.described = features.describe()
             self.listener.say(f"model: {self.config.model} on {self.described}")
@@ -255,14 +320,11 @@ class Trials:
                 lambda what, share, value: progress(f"{name}, {what}", share, value),
             )
         except Exception as error:  # whatever it is, the other methods are worth their numbers
-            said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            self.errors[method.name] = f"{where}: {said.splitlines()[0]}"
+            self.errors[method.name] = f"{where}: {reason_of(error)}"
             self.listener.warn(f"{method.name} failed: {self.errors[method.name]}")
             return None
         self.checkpoint.finish(f"{name}: done", trial.arrays())
-        C = "" if trial.C is None else f"C {trial.C:g}, "
-        seconds = trial.search + trial.fit
-        self.listener.say(f"{name}: {C}tau {trial.tau:.2f}, {seconds:.1f} s")
+        self._say(name, trial)
         return trial
 
     def _result(self, decided: dict[str, list[Decided]]) -> dict[str, Any]:
@@ -271,7 +333,7 @@ class Trials:
         measured = standings(
             decided,
             {method.name for method in self.methods if method.ours},
-            DEFAULT,
+            self.default,
             self.aligned,
             train_counts=train_counts,
             groups=groups,
@@ -297,7 +359,7 @@ class Trials:
             "train_counts": [*map(int, train_counts), *[0] * len(unseen)],
             "test_counts": truth.sum(0).tolist(),
             "methods": [self._row(method, measured.methods.get(method.name, {})) for method in self.methods],
-            "default": DEFAULT,
+            "default": self.default,
             "best": measured.best,
             "warnings": self._warnings(preds, train_counts),
             "hard": None

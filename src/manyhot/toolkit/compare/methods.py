@@ -1,22 +1,23 @@
 """What is compared: losses, and the rules by which held-out logits become a decision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from manyhot.toolkit.choose.cross_fit import Rule, choose_tau, fixed
 from manyhot.toolkit.choose.thresholds import choose_threshold, choose_thresholds
-from manyhot.toolkit.config import Config
+from manyhot.toolkit.config import Config, hears_neighbours
 from manyhot.toolkit.errors import InputError
 
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, and the rule that makes a decision of its logits."""
+    """A loss, the rule that makes a decision of its logits, and whether nearest training rows have a vote in these."""
 
     name: str
     loss: str
     rule: Rule
     what: str
     ours: bool = False
+    neighbours: bool = False
 
 
 PLAIN = fixed(0.0)
@@ -24,11 +25,22 @@ PLAIN = fixed(0.0)
 # that it needs no fit of its own.
 METHODS = (
     Method("zlpr", "zlpr", PLAIN, "ZLPR, s > 0", ours=True),
-    Method("zlpr+prior", "zlpr", choose_tau, "ZLPR with prior, the default of manyhot train", ours=True),
+    Method("zlpr+prior", "zlpr", choose_tau, "ZLPR with prior, the default of manyhot train without votes", ours=True),
+    Method(
+        *("zlpr+prior+neighbours", "zlpr", choose_tau),
+        "ZLPR with prior and votes of nearest rows, the default of manyhot train",
+        ours=True,
+        neighbours=True,
+    ),
     Method("subset", "subset", PLAIN, "softmax over label sets, sizes learned, s > 0", ours=True),
     Method("subset+prior", "subset", choose_tau, "softmax over label sets, sizes learned, with prior", ours=True),
     Method("bce", "bce", PLAIN, "binary cross-entropy, threshold .5"),
     Method("bce+prior", "bce", choose_tau, "binary cross-entropy with prior"),
+    Method(
+        *("bce+prior+neighbours", "bce", choose_tau),
+        "binary cross-entropy with prior and votes of nearest rows",
+        neighbours=True,
+    ),
     Method("bce+threshold", "bce", choose_threshold, "binary cross-entropy, one threshold tuned for all labels"),
     Method("bce+label-thresholds", "bce", choose_thresholds, "binary cross-entropy, a threshold tuned for each label"),
     Method("bce+pos_weight", "bce+pos_weight", PLAIN, "binary cross-entropy, positives weighted by how rare they are"),
@@ -37,7 +49,8 @@ METHODS = (
     Method("two-way", "two-way", PLAIN, "two-way loss"),
 )
 NAMES = tuple(method.name for method in METHODS)
-DEFAULT = "zlpr+prior"  # of manyhot train
+# Of manyhot train, and of one without votes.
+DEFAULT, WITHOUT_VOTES = "zlpr+prior+neighbours", "zlpr+prior"
 FOLDS = 3
 
 
@@ -50,6 +63,16 @@ class Comparison:
     folds: int = FOLDS
     seeds: int = 1
 
+    @property
+    def default(self) -> str:
+        """What `manyhot train` would do."""
+        return DEFAULT if hears_neighbours(kept_nowhere(self.config)) else WITHOUT_VOTES
+
+
+def kept_nowhere(config: Config) -> Config:
+    """Return what a comparison fits by: it keeps no model, so that --no-rows is about its report alone."""
+    return replace(config, no_rows=False)
+
 
 def make_comparison(config: Config, losses: str | None, folds: int, seeds: int) -> Comparison:
     """Check what is asked for.
@@ -57,9 +80,18 @@ def make_comparison(config: Config, losses: str | None, folds: int, seeds: int) 
     Raises:
         InputError: a method of no such name, a number out of range, a task or model that is not compared.
     """
-    names = NAMES if losses is None else tuple(dict.fromkeys(name.strip() for name in losses.split(",")))
+    votes = hears_neighbours(kept_nowhere(config))
+    having = {method.name for method in METHODS if votes or not method.neighbours}
+    names = (
+        tuple(name for name in NAMES if name in having)
+        if losses is None
+        else tuple(dict.fromkeys(name.strip() for name in losses.split(",")))
+    )
     if wrong := [name for name in names if name not in NAMES]:
         raise InputError(f"--losses expects some of {', '.join(NAMES)}, commas between; got {wrong[0]!r}.")
+    if config.task == "multilabel" and (wrong := [name for name in names if name not in having]):
+        without = "a comparison without them" if config.model == "linear" else f"--model {config.model}"
+        raise InputError(f"{wrong[0]} has votes of training rows beside a linear model; got {without}. Leave it out.")
     if config.task != "multilabel":
         raise InputError(f"compare expects --task multilabel; got {config.task!r}. Use manyhot train --loss NAME.")
     if config.fine_tune:

@@ -1,6 +1,6 @@
 """How methods stand beside each other on the same rows: metrics, intervals, differences, and which is best."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,29 +58,19 @@ def standings(
     means = {name: mean_over_seeds(parts) for name, parts in measured.items()}
     drawn = resampled(counts, counted, seed=seed) if counts else {}
 
-    def best(metric: str, among: set[str]) -> str | None:
-        found = [name for name in means if name in among and means[name][metric] is not None]
-        return max(found, key=lambda name: means[name][metric], default=None)
-
-    def difference(name: str, other: str | None, metric: str) -> dict[str, Any] | None:
-        if other is None or means[name][metric] is None:
-            return None
-        value = means[name][metric] - means[other][metric]
-        found = interval(value, drawn[name][metric] - drawn[other][metric])
-        return None if found is None else {"than": other, "value": value, "interval": found}
-
-    rivals = set(means) - ours
-    leading = {metric: {"ours": best(metric, ours), "rival": best(metric, rivals)} for metric in METRICS}
+    leading = leaders(means, ours, METRICS)
     numbers = {}
     for name in means:
         side = "rival" if name in ours else "ours"
         numbers[name] = {
             "metrics": means[name],
-            "intervals": {metric: _within(interval(means[name][metric], drawn[name][metric])) for metric in METRICS},
-            "differences": {metric: difference(name, leading[metric][side], metric) for metric in METRICS},
+            "intervals": {metric: interval_of(means, drawn, name, metric) for metric in METRICS},
+            "differences": {
+                metric: difference(means, drawn, name, leading[metric][side], metric) for metric in METRICS
+            },
             "against_default": None
             if name == default or default not in means
-            else {metric: difference(name, default, metric) for metric in METRICS},
+            else {metric: difference(means, drawn, name, default, metric) for metric in METRICS},
             "label_f1": np.mean([part.label_f1() for part in counts[name]], axis=0).round(6).tolist(),
             "cardinality": {
                 "predicted": np.bincount(methods[name][0].preds.sum(1)).tolist(),
@@ -92,8 +82,33 @@ def standings(
     return Standings(numbers, leading)
 
 
-def _within(found: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Cut an interval to what a fraction can be."""
+# Of each method, numbers by metric, and these of every resample.
+Means = Mapping[str, Mapping[str, Any]]
+Drawn = Mapping[str, Mapping[str, np.ndarray]]
+
+
+def leaders(means: Means, ours: set[str], metrics: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """Name, of each metric, the best method of ours and of the rivals."""
+
+    def best(metric: str, among: set[str]) -> str | None:
+        found = [name for name in means if name in among and means[name][metric] is not None]
+        return max(found, key=lambda name: means[name][metric], default=None)
+
+    return {metric: {"ours": best(metric, ours), "rival": best(metric, set(means) - ours)} for metric in metrics}
+
+
+def difference(means: Means, drawn: Drawn, name: str, other: str | None, metric: str) -> dict[str, Any] | None:
+    """Return by how much a method differs from another, with an interval; None where there is nothing to compare."""
+    if other is None or means[name][metric] is None:
+        return None
+    value = means[name][metric] - means[other][metric]
+    found = interval(value, drawn[name][metric] - drawn[other][metric])
+    return None if found is None else {"than": other, "value": value, "interval": found}
+
+
+def interval_of(means: Means, drawn: Drawn, name: str, metric: str) -> tuple[float, float] | None:
+    """Return the interval of a metric, cut to what a fraction can be."""
+    found = interval(means[name][metric], drawn[name][metric])
     return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
 

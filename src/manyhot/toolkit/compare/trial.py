@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -9,14 +10,16 @@ import numpy as np
 import torch
 
 from manyhot.labels import CardinalityRange, label_counts
+from manyhot.toolkit.choose.blend import blended
 from manyhot.toolkit.choose.cross_fit import TRIED, Fold, choose, fit_name, prior_logits
 from manyhot.toolkit.compare.methods import Method
-from manyhot.toolkit.compare.tally import Tally
+from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Arrays
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
 from manyhot.toolkit.models.features import DesignMatrix, Features
+from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.read.inputs import Training
-from manyhot.toolkit.train import plan
+from manyhot.toolkit.train import Listener, folds_of, plan
 
 
 class Split(NamedTuple):
@@ -42,6 +45,7 @@ class Trial:
         offset: of all labels, or (labels,): thresholds, negated.
         search, fit, predict: seconds, all that the method would take alone.
         shared: those of search and fit that went into parts of fits which other losses use as well.
+        votes: the weight of nearest training rows, where that of all is 1; 0 where they have no vote.
         at_limit: fits that stopped at their limit of iterations.
         peak: the highest memory of the process meanwhile, in bytes.
     """
@@ -54,27 +58,29 @@ class Trial:
     fit: float
     predict: float
     shared: float
+    votes: float
     at_limit: int
     peak: int
 
     def arrays(self) -> Arrays:
         """Return what :meth:`restored` takes."""
         numbers = [np.nan if self.C is None else self.C, self.tau, self.search, self.fit, self.predict]
-        numbers += [self.shared, self.at_limit, self.peak]
+        numbers += [self.shared, self.votes, self.at_limit, self.peak]
         return {"logits": self.logits, "offset": self.offset, "numbers": np.array(numbers, dtype=np.float64)}
 
     @classmethod
     def restored(cls, arrays: Arrays) -> "Trial":
         """Restore what :meth:`arrays` returned."""
-        C, tau, search, fit, predict, shared, at_limit, peak = arrays["numbers"].tolist()
+        C, tau, search, fit, predict, shared, votes, at_limit, peak = arrays["numbers"].tolist()
         chosen = (None if np.isnan(C) else C, tau, arrays["offset"])
-        return cls(arrays["logits"], *chosen, search, fit, predict, shared, int(at_limit), int(peak))
+        return cls(arrays["logits"], *chosen, search, fit, predict, shared, votes, int(at_limit), int(peak))
 
     @property
     def chosen(self) -> dict[str, Any]:
         """What was chosen, as compare.json has it; of thresholds, one a label, the median of the offsets."""
         thresholds = "per label" if self.offset.ndim else "one"
-        return {"C": self.C, "tau": self.tau, "offset": float(np.median(self.offset)), "thresholds": thresholds}
+        offset = float(np.median(self.offset))
+        return {"C": self.C, "tau": self.tau, "offset": offset, "thresholds": thresholds, "votes": self.votes}
 
 
 def tried(
@@ -101,17 +107,23 @@ def tried(
     learner = plan(replace(config, loss=method.loss), split.training, split.features, split.targets)
     fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1) + 1
     tally.start()
-    began = time.monotonic()
+    began, counts = time.monotonic(), label_counts(split.training.train.targets)
     choice = choose(
         folds,
         learner=learner,
         C=config.C,
         rule=method.rule,
         cardinality=split.cardinality,
-        train_counts=label_counts(split.training.train.targets),
+        train_counts=counts,
         checkpoint=tally,
         progress=lambda what, done, value: progress(what, min(done / fits, 1), value),
     )
+    columns, blend = split.features.size_without_kernel, None
+    if method.neighbours and affordable(split.X):
+        choice, blend = blended(
+            *(choice, folds, columns),
+            **{"rule": method.rule, "cardinality": split.cardinality, "train_counts": counts},
+        )
     # What was found instead of made counts too, and the time of the rule itself.
     search = tally.seconds + (time.monotonic() - began - tally.now)
     step = choice.step
@@ -133,11 +145,50 @@ def tried(
         seconds = np.array(time.monotonic() - predicting)
         fitted = {"logits": plain, "predict": seconds, "stopped": np.array(outcome.at_limit)}
         tally.finish(name, fitted)
-    predict = float(fitted["predict"])
+    predict, plain = float(fitted["predict"]), fitted["logits"]
+    if blend is not None:
+        predicting = time.monotonic()
+        log_odds = Neighbours.of(split.X[:, :columns], split.targets).log_odds(split.X_test[:, :columns])
+        plain, predict = blend.logits(plain, log_odds), predict + time.monotonic() - predicting
     offset = np.asarray(step.offset, dtype=np.float32)
-    logits = fitted["logits"] + (offset - np.float32(step.tau) * prior_logits(split.targets))
+    logits = plain + (offset - np.float32(step.tau) * prior_logits(split.targets))
     if not np.isfinite(logits).all():
         raise FloatingPointError("the model gives logits that are not finite")
     at_limit = choice.at_limit + int(fitted["stopped"])
-    seconds = (search, tally.seconds - before - predict, predict, tally.shared)
-    return Trial(logits, step.C, step.tau, offset, *seconds, at_limit, tally.peak)
+    fit = tally.seconds - before - float(fitted["predict"])
+    votes = 0.0 if blend is None else blend.share
+    return Trial(
+        *(logits, step.C, step.tau, offset, search, fit, predict, tally.shared, votes, at_limit, tally.peak),
+    )
+
+
+def tried_apart(methods: list[Method], config: Config, split: Split, where: str, threads: int) -> dict[str, Trial]:
+    """Try the methods of one loss in a process of their own; those that fail are left out.
+
+    What losses share of their fits is made by each: processes wait for nothing of each other.
+    """
+    torch.set_num_threads(threads)
+    folds = folds_of(split.training, split.X, split.targets, split.features, config.seed, Listener())
+    trials: dict[str, Trial] = {}
+    with PeakMemory().watched() as memory:
+        tally = Tally(_Kept(), where, methods[0].loss, memory)
+        for method in methods:
+            with suppress(Exception):  # it fails again, and is told of, where its turn comes
+                trials[method.name] = tried(method, config, split, folds, tally, lambda *_: None)
+    return trials
+
+
+class _Kept:
+    """Finished fits in memory, for the methods of one loss."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Arrays] = {}
+
+    def finished(self, fit: str) -> Arrays | None:
+        return self.results.get(fit)
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        self.results[fit] = result
+
+    def steps(self, fit: str) -> Steps:
+        return UNSAVED

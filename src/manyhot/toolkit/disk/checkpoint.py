@@ -7,7 +7,6 @@ last: whenever the process dies, the folder holds one whole checkpoint, or none.
 """
 
 import dataclasses
-import json
 import os
 import platform
 import re
@@ -31,6 +30,7 @@ from manyhot.toolkit.disk.run_folder import (
     check_free,
     flush_folder,
     partial_of,
+    place_of,
     run_name,
     sha256,
     to_json,
@@ -38,6 +38,8 @@ from manyhot.toolkit.disk.run_folder import (
     write_file,
 )
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 try:
     import fcntl
@@ -158,7 +160,7 @@ class Checkpoint:
     def _bytes(self, name: str) -> bytes:
         assert self.folder is not None
         try:
-            content = (self.folder / name).read_bytes()
+            content = read_plain(self.folder / name)
         except OSError:
             content = b""
         if sha256(content) != self.sums[name]:
@@ -171,7 +173,7 @@ class Checkpoint:
     def _read(self, name: str) -> Arrays:
         try:
             return load_tensors(self._bytes(name))
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 f"{self.folder}/{name}: expected tensors; {error}: remove {self.folder} to start afresh."
             ) from None
@@ -194,15 +196,18 @@ class _Steps:
 NO_CHECKPOINT = Checkpoint()
 
 
-def binding(config: Config, sums: dict[str, str | None], compared: dict[str, Any] | None = None) -> dict[str, Any]:
+def binding(
+    config: Config, sums: dict[str, str | None], compared: dict[str, Any] | None = None, processes: int = 1
+) -> dict[str, Any]:
     """Say what a checkpoint belongs to: with any of it changed, going on would give another run.
 
     Args:
         config: what was asked for; where the run goes does not matter.
         sums: sha256 of each input.
         compared: of a comparison, what is compared.
+        processes: that train together; another number gives other bits.
     """
-    options = dataclasses.asdict(config) | (compared or {})
+    options = dataclasses.asdict(config) | (compared or {}) | ({"processes": processes} if processes > 1 else {})
     del options["out"]
     return {
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()},
@@ -237,7 +242,7 @@ def find_place(config: Config, name: str, bound: dict[str, Any], *, resume: bool
         InputError: the place is taken, or holds a checkpoint that is not to be used or is of another training.
     """
     if config.out:
-        path = Path(config.out)
+        path = place_of(config.out)
         check_free(path)
         if not _has_checkpoint(path):
             return path
@@ -275,6 +280,7 @@ def reserved(
     compared: dict[str, Any] | None = None,
     resume: bool,
     say: Callable[[str], None],
+    processes: int = 1,
 ) -> Iterator[tuple[Path, Checkpoint]]:
     """Hold a place for the length of a training: one process trains there, and its checkpoint is read if asked for.
 
@@ -284,7 +290,7 @@ def reserved(
     Raises:
         InputError: the place is taken, or holds a checkpoint that is not to be used or is of another training.
     """
-    bound = binding(config, sums, compared)
+    bound = binding(config, sums, compared, processes)
     name = run_name(config.data) + ("" if compared is None else "-compare")
     while True:
         path = find_place(config, name, bound, resume=resume, say=say)
@@ -327,7 +333,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: damaged, or of another format.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = parse_json(read_plain(folder / MANIFEST, MOST_TEXT))
         parts = [manifest["bound"][key] for key in ("config", "versions", "inputs")]
         fine = all(isinstance(part, dict) for part in (*parts, manifest["fits"], manifest["sha256"]))
         named = {*manifest["fits"].values(), *((manifest["current"][1],) if manifest["current"] else ())}

@@ -1,11 +1,14 @@
 """A run or a comparison on disk: data, not code. Built beside its place, renamed once, read after every checksum."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +18,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from manyhot.toolkit.errors import InputError
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from manyhot.toolkit.errors import InputError, first_line, shown
+from manyhot.toolkit.parse import parse_json, parse_toml
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain, why
 
 MANIFEST = "manifest.json"
 
@@ -40,7 +49,7 @@ RUN_FILES = (
     *("calibration.json", "config.toml", "findings.json", "log.jsonl", "metrics.json", "model.safetensors"),
     *("provenance.json", "report.html", "run.json", "terms.json"),
 )
-RUN = Kind("run", "train", 5, RUN_FILES, since="training")
+RUN = Kind("run", "train", 6, RUN_FILES, since="training")
 # A run on spans has scores and no calibrated probabilities.
 SPAN_RUN = Kind("run", "train", 1, tuple(name for name in RUN_FILES if name != "calibration.json"), since="training")
 COMPARISON = Kind("comparison", "compare", 3, ("compare.json", "config.toml", "report.html"), since="it was written")
@@ -59,9 +68,37 @@ def free_path(data: str) -> Path:
     return path
 
 
+# Of a place that is the root of a volume: nothing beside it is on the same one.
+INSIDE = ".partial"
+# Bytes that a name may have on the file systems there are.
+LONGEST_NAME = 255
+
+
 def partial_of(path: Path) -> Path:
-    """Return the hidden folder beside a run's place, where it is built and where an interrupted training is kept."""
-    return path.with_name(f".{path.name}.partial")
+    """Return the hidden folder beside a run's place, where it is built and where an interrupted training is kept.
+
+    Where the place is the root of a volume, it is inside.
+    """
+    return path / INSIDE if os.path.ismount(path) else path.with_name(f".{path.name}.partial")
+
+
+def place_of(out: str) -> Path:
+    """Return the place that --out names, links and dots resolved, before any work is done for it.
+
+    Raises:
+        InputError: a name that no file system takes, or a link to nothing.
+    """
+    if "\0" in out:
+        raise InputError(f"--out: expected the name of a folder, got one with a NUL byte, {shown(out)}.")
+    path = Path(out)
+    for part in path.parts:
+        if len(os.fsencode(f".{part}.partial")) > LONGEST_NAME:
+            raise InputError(f"--out: expected names of at most 246 bytes, got {shown(part)}; choose a shorter one.")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: expected a folder, got a link to {os.readlink(path)}, which is not there.")
+    if path.is_symlink() or not path.name or ".." in path.parts:
+        path = path.resolve()
+    return path
 
 
 def check_free(path: Path) -> None:
@@ -70,7 +107,7 @@ def check_free(path: Path) -> None:
     Raises:
         InputError: the folder exists and is not empty, or cannot be made.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(entry.name != INSIDE for entry in path.iterdir())):
         raise InputError(f"{path}: expected a folder that does not exist yet; choose another --out or remove it.")
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -97,7 +134,7 @@ def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
         sums = {name: sha256(content) for name, content in sorted(files.items())}
         write_file(building / MANIFEST, to_json({"format": kind.format, "sha256": sums}))
         flush_folder(building)
-        os.rename(building, path)
+        _put(building, path)
         flush_folder(path.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
@@ -105,6 +142,33 @@ def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
     finally:
         with contextlib.suppress(OSError):  # a checkpoint is in it
             partial.rmdir()
+
+
+def _put(building: Path, path: Path) -> None:
+    """Rename a folder to its place; what cannot be renamed onto, such as a mounted volume, is written into.
+
+    The manifest comes last: a folder without it is no run.
+    """
+    try:
+        # A folder that somebody stands in would be gone from under them.
+        if path.is_dir() and os.path.samefile(path, os.curdir):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        os.rename(building, path)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM) or not path.is_dir():
+            raise
+        if any(entry.name != INSIDE for entry in path.iterdir()):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path)) from None
+        names = sorted(os.listdir(building), key=lambda name: name == MANIFEST)
+        try:
+            for name in names:
+                write_file(path / name, (building / name).read_bytes())
+            flush_folder(path)
+        except BaseException:
+            for name in reversed(names):
+                (path / name).unlink(missing_ok=True)
+            raise
+        shutil.rmtree(building)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -119,9 +183,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     Whatever goes wrong before, the temporary file is removed, and its place is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # What is put in a place has the rights of what was there. Its name before is nobody's to guess, and is made anew: a
+    # link that was planted under it would not be followed.
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with open(temporary, "wb") as file:
+        with open(os.open(temporary, flags, 0o666), "wb") as file:
+            if path.is_file():
+                with contextlib.suppress(OSError):
+                    os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -141,10 +211,12 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
     if not path.is_dir():
         raise InputError(f"{path}: {wanted}, as `manyhot {kind.command}` writes it; there is none.")
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = parse_json(read_plain(path / MANIFEST, MOST_TEXT))
         format_, sums = manifest["format"], manifest["sha256"]
-    except OSError:
+    except FileNotFoundError:
         raise InputError(f"{path}: {wanted}, but {MANIFEST} is missing; {kind.again}.") from None
+    except OSError as error:
+        raise InputError(f"{path / MANIFEST}: cannot be read, {why(error)}; {kind.again}.") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path / MANIFEST}: expected the manifest of a {kind.name}, but it is damaged; {kind.again}."
@@ -159,9 +231,11 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
     files = {}
     for name in kind.files:
         try:
-            files[name] = (path / name).read_bytes()
-        except OSError:
+            files[name] = read_plain(path / name, None if name.endswith(".safetensors") else MOST_TEXT)
+        except FileNotFoundError:
             raise InputError(f"{path / name}: missing from the {kind.name}; {kind.again}.") from None
+        except OSError as error:
+            raise InputError(f"{path / name}: cannot be read, {why(error)}; {kind.again}.") from None
         if not isinstance(sums, dict) or sums.get(name) != sha256(files[name]):
             raise InputError(
                 f"{path / name}: changed since {kind.since} (its sha256 is not the manifest's); {kind.again}."
@@ -169,10 +243,41 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
     return files
 
 
+def parsed_files(path: Path, files: dict[str, bytes], kind: Kind) -> dict[str, Any]:
+    """Parse every file, those too that prediction needs nothing of: an edited file is named as soon as it is met.
+
+    Raises:
+        InputError: a file that is none of its kind, or a number that is not finite.
+    """
+    parsed: dict[str, Any] = {}
+    for name, content in files.items():
+        try:
+            if name.endswith(".safetensors"):
+                parsed[name] = load_tensors(content)
+                if not all(np.isfinite(array).all() for array in parsed[name].values()):
+                    raise ValueError("a number in it is not finite")
+            elif name.endswith(".toml"):
+                parsed[name] = parse_toml(content)
+            elif name.endswith(".html"):
+                content.decode()
+            elif name.endswith(".jsonl"):
+                parsed[name] = [parse_json(line) for line in content.decode().splitlines()]
+            else:
+                parsed[name] = parse_json(content)
+                if not isinstance(parsed[name], dict | list):
+                    raise ValueError("it holds one value")
+        # Types that NumPy has not, such as BF16, are a KeyError.
+        except (ValueError, TypeError, KeyError, SafetensorError) as error:
+            raise InputError(
+                f"{path / name}: expected what training wrote, but it is damaged: {first_line(error)}; {kind.again}."
+            ) from None
+    return parsed
+
+
 def kind_of_run(path: Path) -> Kind:
     """Say which kind of run a folder is by the files that its manifest names; a damaged one is a run like any other."""
     try:
-        named = set(json.loads((path / MANIFEST).read_bytes())["sha256"])
+        named = set(parse_json(read_plain(path / MANIFEST, MOST_TEXT))["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return RUN
     return SPAN_RUN if named == set(SPAN_RUN.files) else RUN

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from manyhot.toolkit.disk.run_folder import sha256, write_file
+from manyhot.toolkit.plain_files import read_plain
 
 VARIABLE = "MANYHOT_CACHE"
 # Texts whose numbers are made and written at once: half a minute of a small encoder, lost by a kill at the most.
@@ -101,7 +102,7 @@ class TextNumbers:
 
     def _read(self, path: Path) -> np.ndarray | None:
         try:
-            content = path.read_bytes()
+            content = read_plain(path)
             if sha256(content) != path.stem:
                 return None
             table = np.load(io.BytesIO(content), allow_pickle=False)

@@ -16,6 +16,7 @@ from manyhot.split import stratified_split
 from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Model, Outcome, Progress, Score, tensors
+from manyhot.toolkit.models.processes import ALONE, Group, Share
 from manyhot.toolkit.objectives import Loss
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -33,8 +34,8 @@ class Net(Model, Protocol):
         """Return what is fitted, by name."""
         ...
 
-    def forward(self, X: DesignMatrix, random: torch.Generator) -> Tensor:
-        """Return the logits of a mini-batch in training; `random` is what dropout draws from."""
+    def forward(self, X: DesignMatrix, random: torch.Generator, share: Share) -> Tensor:
+        """Return the logits of a share of a mini-batch in training; `random` is what dropout draws from."""
         ...
 
 
@@ -68,6 +69,7 @@ class NetLearner:
 
     Attributes:
         draw: (X, labels) to the network that a fit starts from, the same every time.
+        group: the processes that fit together.
     """
 
     loss: Loss
@@ -77,12 +79,13 @@ class NetLearner:
     seed: int
     device: str
     draw: Callable[[DesignMatrix, int], Net]
+    group: Group = ALONE
     penalised = False
 
     @property
     def info(self) -> dict[str, str]:
-        """The device."""
-        return {"device": self.device}
+        """The device, and how many processes there were if several."""
+        return {"device": self.device} | ({"processes": str(self.group.size)} if self.group.size > 1 else {})
 
     def fit(
         self,
@@ -108,6 +111,7 @@ class NetLearner:
             groups=groups,
             steps=fits.steps(name),
             progress=progress,
+            group=self.group,
         )
         return Outcome(net, {}, False)
 
@@ -127,6 +131,7 @@ def fit_stopped_early(
     groups: np.ndarray | None = None,
     steps: Steps,
     progress: Progress,
+    group: Group = ALONE,
 ) -> AnyNet:
     """Find the epoch at which a tenth of the rows is best when the others are fitted; fit all rows for as many.
 
@@ -142,6 +147,7 @@ def fit_stopped_early(
         groups: (rows,), the same for rows that are on one side of the tenth.
         steps: where the state is left after each epoch.
         progress: called with the epoch, of both fits together, the last one, the mean loss and the score.
+        group: the processes that fit together; the first measures the rows held out.
     """
     rows = X.shape[0]
     saved = steps.load()
@@ -158,12 +164,13 @@ def fit_stopped_early(
         heard = descend(
             net.parameters(),
             len(targets_kept),
-            mean_loss(net, X_kept, targets_kept, loss),
+            mean_loss(net, X_kept, targets_kept, loss, group),
             schedule,
             seed=seed,
             steps=steps,
             progress=lambda step, of, loss, score: progress(step, of + min(step, of), loss, score),
-            held=lambda: score(net.logits(X_held), targets_held),
+            held=lambda: group.told(lambda: score(net.logits(X_held), targets_held)),
+            group=group,
         )
         epochs, before = int(np.argmax(heard)) + 1, len(heard)
         del net
@@ -171,21 +178,32 @@ def fit_stopped_early(
     descend(
         net.parameters(),
         rows,
-        mean_loss(net, X, targets, loss),
+        mean_loss(net, X, targets, loss, group),
         schedule,
         epochs=epochs,
         seed=seed,
         steps=_Second(steps, epochs, before),
         progress=lambda step, of, loss, score: progress(before + step, before + of, loss, score),
+        group=group,
     )
     return net
 
 
 def mean_loss(
-    net: Net, X: DesignMatrix, targets: Tensor, loss: Loss
+    net: Net, X: DesignMatrix, targets: Tensor, loss: Loss, group: Group = ALONE
 ) -> Callable[[np.ndarray, torch.Generator], Tensor]:
-    """Return what :func:`descend` minimises: the mean loss of some rows."""
-    return lambda rows, random: loss(net.forward(X[rows], random), targets[torch.from_numpy(rows)]) / len(rows)
+    """Return what :func:`descend` minimises: the mean loss of some rows, or what this process's share adds to it."""
+
+    def value(rows: np.ndarray, random: torch.Generator) -> Tensor:
+        share = group.share(len(rows))
+        own = rows[share.here]
+        if not len(own):
+            # Of a small batch nothing may be left for this process; its gradient is 0, and everybody waits for it.
+            one = Share(0, 1, len(rows), share.rank)
+            return net.forward(X[rows[:1]], random, one).sum() * 0
+        return loss(net.forward(X[own], random, share), targets[torch.from_numpy(own)]) / len(rows)
+
+    return value
 
 
 def descend(
@@ -200,13 +218,14 @@ def descend(
     epochs: int | None = None,
     held: Callable[[], float] | None = None,
     cut: Callable[[torch.Generator], Sequence[Tensor]] | None = None,
+    group: Group = ALONE,
 ) -> list[float]:
     """Minimise, in place, the mean over rows of a value.
 
     Args:
         parameters: by the names under which the state keeps them.
         rows: how many there are.
-        value: (numbers of rows, random numbers) to their mean loss.
+        value: (numbers of rows, random numbers) to their mean loss; of several processes, what this one adds to it.
         schedule: batches, epochs and rate.
         seed: of the order of rows.
         steps: where the state is left after each epoch.
@@ -214,6 +233,7 @@ def descend(
         epochs: stop after so many; the rate falls as if all of the schedule's came.
         held: the score of rows held out, which stops the descent by the schedule's patience.
         cut: random numbers to the mini-batches of an epoch, where these are not any rows: those of like length.
+        group: the processes that descend together, each with the same parameters and the same rows.
 
     Returns:
         Of each epoch, the score of the rows held out, or else the mean loss of training.
@@ -238,13 +258,15 @@ def descend(
         batches = torch.randperm(rows, generator=random).split(schedule.batch) if cut is None else cut(random)
         for i, part in enumerate(batches):
             share = (epoch * len(batches) + i) / (schedule.epochs * len(batches))
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rate * schedule.factor(share)
+            for options in optimizer.param_groups:
+                options["lr"] = schedule.rate * schedule.factor(share)
             optimizer.zero_grad()
             loss = value(part.numpy(), random)
             loss.backward()
+            group.add_gradients(parameters.values())
             optimizer.step()
             total += loss.item() * len(part)
+        total = group.sum(total)
         heard.append(total / rows if held is None else held())
         progress(len(heard), end(), total / rows, None if held is None else heard[-1])
         steps.save(lambda: _state(optimizer, parameters, heard))

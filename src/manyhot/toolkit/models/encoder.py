@@ -14,6 +14,7 @@ from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Score, free_memory, tensors
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled
+from manyhot.toolkit.models.processes import Share
 from manyhot.toolkit.objectives import Loss
 
 WARM_UP = 0.1
@@ -50,13 +51,13 @@ class FineTuned:
         named = {NETWORK + name: parameter for name, parameter in self.network.named_parameters()}
         return named | {"weight": self.weight, "bias": self.bias}
 
-    def forward(self, X: np.ndarray, random: torch.Generator) -> Tensor:
-        """Return the logits of token ids in training."""
+    def forward(self, X: np.ndarray, random: torch.Generator, share: Share) -> Tensor:
+        """Return the logits of token ids in training; with several processes, each drops out numbers of its own."""
         self.network.train()
         devices = [self.bias.device] if self.bias.device.type == "cuda" else []
         # Dropout inside of transformers draws from torch's own random numbers, which are not ours to move.
         with torch.random.fork_rng(devices):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)) + share.rank)
             return pooled(self.network, self.pooling, X) @ self.weight + self.bias
 
     def logits(self, X: np.ndarray) -> np.ndarray:
@@ -69,6 +70,9 @@ class FineTuned:
         """Return the model whose logits are higher by `by`, a number a label."""
         moved = self.bias.detach() + torch.from_numpy(by).to(self.bias.device)
         return FineTuned(self.network, self.config, self.pooling, self.weight, moved)
+
+    def around(self, columns: np.ndarray, values: np.ndarray, labels: np.ndarray) -> None:
+        """Return None: it reads tokens."""
 
     def arrays(self) -> Arrays:
         """Return all weights."""

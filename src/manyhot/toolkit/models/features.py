@@ -1,70 +1,26 @@
 """Texts and numbers to one matrix; what is fitted on training rows is saved as JSON and arrays."""
 
-import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import StandardScaler
 
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.kernel import Kernel
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
-from manyhot.toolkit.models.term_counts import count_terms, most_frequent
+from manyhot.toolkit.models.term_blocks import TextBlock, fit_blocks
+from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.examples import Examples
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
 DesignMatrix = Any
 
-# Words, and beside them pairs of words at half weight, each block with rows of length 1. benchmarks/defaults.py chose
-# the weight on training rows; in one joint block the many pairs of a long text would push its words down. A pair must
-# be in 5 texts: with 3, Reuters has twice as many, and fitting takes as much longer.
-WORDS = {"analyzer": "word", "sublinear_tf": True}
-PAIR_WEIGHT = 0.5
-MIN_DF = 2
-PAIR_MIN_DF = 5
-CHARACTERS = {"analyzer": "char", "ngram_range": (1, 3), "sublinear_tf": True}
-# The most frequent terms of a block that are kept. Weights are terms x labels: this bounds them where texts are many.
-MAX_TERMS = 2**18
 # Numbers with a larger share of non-zeros than this are held dense.
 DENSE = 0.3
-# With so few rows a word seen once may be all there is of a label.
-FEW_ROWS = 100
-
-SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-
-
-@dataclass(frozen=True)
-class TextBlock:
-    """One TF-IDF block: scikit-learn parameters, terms in column order, idf, and the length of its rows."""
-
-    parameters: dict[str, Any]
-    terms: list[str]
-    idf: np.ndarray
-    weight: float
-
-    @classmethod
-    def fit(cls, counts: sp.csr_array, terms: list[str], parameters: dict[str, Any], weight: float) -> "TextBlock":
-        """Fit on the counts of training texts."""
-        weights = TfidfTransformer(sublinear_tf=parameters["sublinear_tf"]).fit(counts)
-        return cls(parameters, terms, weights.idf_, weight)
-
-    @cached_property
-    def vocabulary(self) -> dict[str, int]:
-        """The column of each term."""
-        return {term: column for column, term in enumerate(self.terms)}
-
-    def weighted(self, counts: sp.csr_array) -> sp.csr_array:
-        """Return TF-IDF of counts (texts, terms)."""
-        weights = TfidfTransformer(sublinear_tf=self.parameters["sublinear_tf"])
-        weights.idf_ = self.idf
-        found: Any = weights.transform(counts)
-        return sp.csr_array(found * np.float32(self.weight))
 
 
 @dataclass(frozen=True)
@@ -105,6 +61,7 @@ class Features:
         missing: the positions of the numbers that training had missing: each has a column that says where.
         categories: one for each column of them.
         reader: the numbers of an encoder beside the blocks, or tokens, which leave texts to the model.
+        kernel: of dense numbers; its columns are the last.
     """
 
     blocks: list[TextBlock] = field(default_factory=list)
@@ -114,15 +71,22 @@ class Features:
     missing: list[int] = field(default_factory=list)
     categories: list[Category] = field(default_factory=list)
     reader: Meaning | Tokens | None = None
+    kernel: Kernel | None = None
 
     @classmethod
-    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None, *, words: bool = True) -> "Features":
+    def fit(cls, examples: Examples, reader: Encoder | Tokens | None = None, **options: bool) -> "Features":
         """Fit on training rows; see :meth:`fit_transform`."""
-        return cls.fit_transform(examples, reader, words=words)[0]
+        return cls.fit_transform(examples, reader, **options)[0]
 
     @classmethod
     def fit_transform(
-        cls, examples: Examples, reader: Encoder | Tokens | None = None, *, words: bool = True
+        cls,
+        examples: Examples,
+        reader: Encoder | Tokens | None = None,
+        *,
+        words: bool = True,
+        characters: bool = False,
+        kernel: bool = False,
     ) -> tuple["Features", DesignMatrix]:
         """Fit on training rows and return their matrix, after one pass over texts.
 
@@ -130,6 +94,8 @@ class Features:
             examples: the rows.
             reader: an encoder makes texts numbers, tokens leave that to the model, in place of all else.
             words: whether an encoder has words and pairs of words beside it.
+            characters: whether parts of words stand beside words.
+            kernel: whether columns of a kernel stand beside dense numbers.
 
         Raises:
             InputError: texts without a single word, or none at all for a reader.
@@ -148,7 +114,7 @@ class Features:
             return fitted, fitted.transform(examples)
         meaning = None if reader is None else Meaning.fit(reader, examples.texts or [])
         if examples.texts is not None and (words or meaning is None):
-            texts = _fit_blocks(examples.texts)
+            texts = fit_blocks(examples.texts, characters=characters)
             if not texts and meaning is None:
                 raise InputError(
                     f"{examples.source}: expected texts with words, but no word or character is in two rows or more; "
@@ -165,6 +131,8 @@ class Features:
             mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
         categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
         fitted = cls([block for block, _ in texts], mean, std, not sparse, missing, categories, meaning)
+        if kernel and std is not None and fitted.centred:
+            fitted = replace(fitted, kernel=Kernel.fit(fitted._standardised(fitted._filled(numbers)[0])))
         return fitted, fitted._joined(examples, [counts for _, counts in texts])
 
     def transform(self, examples: Examples) -> DesignMatrix:
@@ -187,6 +155,7 @@ class Features:
         parts: list[Any] = [block.weighted(of) for block, of in zip(self.blocks, counts, strict=True)]
         if self.reader is not None and not isinstance(self.reader, Tokens):
             parts.append(self.reader.transform(examples.texts or [""] * examples.rows))
+        nearness: list[np.ndarray] = []
         if self.std is not None:
             numbers: Any = examples.numbers
             came = 0 if numbers is None else numbers.shape[1]
@@ -196,8 +165,8 @@ class Features:
                 )
             numbers, absent = self._filled(numbers)
             if self.centred:
-                dense = numbers if isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
-                parts.append(((dense - self.mean) / self.std).astype(np.float32))
+                parts.append(self._standardised(numbers))
+                nearness = [] if self.kernel is None else [self.kernel.transform(parts[-1])]
             else:
                 scale = sp.diags_array((1 / self.std).astype(np.float32))
                 parts.append(sp.csr_array(sp.csr_array(numbers) @ scale))
@@ -210,9 +179,14 @@ class Features:
                 f"{len(columns)}; give a table with the columns of training"
             )
         parts += [category.transform(cells) for category, cells in zip(self.categories, columns, strict=True)]
+        parts += nearness
         if all(isinstance(part, np.ndarray) for part in parts):
             return parts[0] if len(parts) == 1 else np.hstack(parts)
         return sp.csr_array(sp.hstack([sp.csr_array(part) for part in parts], dtype=np.float32))
+
+    def _standardised(self, numbers: Any) -> np.ndarray:
+        dense = numbers if isinstance(numbers, np.ndarray) else sp.csr_array(numbers).toarray()
+        return ((dense - self.mean) / self.std).astype(np.float32)
 
     def _filled(self, numbers: Any) -> tuple[Any, np.ndarray]:
         """Put the means in place of missing numbers, and say where those were that training had missing too."""
@@ -236,6 +210,11 @@ class Features:
     @property
     def size(self) -> int:
         """Number of columns of the matrix."""
+        return self.size_without_kernel + (0 if self.kernel is None else self.kernel.size)
+
+    @property
+    def size_without_kernel(self) -> int:
+        """Number of columns of the matrix before those of the kernel, which are the last."""
         numbers = 0 if self.std is None else self.std.size + len(self.missing)
         made = self.reader.size if isinstance(self.reader, Meaning) else 0
         return sum(len(block.terms) for block in self.blocks) + made + numbers + sum(c.size for c in self.categories)
@@ -254,10 +233,7 @@ class Features:
         """Say what the features are, for the terminal."""
         if isinstance(self.reader, Tokens):
             return f"texts of at most {self.reader.limit:,} tokens"
-        said = [
-            f"{len(block.terms):,} {'character 1-3-grams' if block.parameters['analyzer'] == 'char' else kind}"
-            for block, kind in zip(self.blocks, ("words", "word pairs"), strict=False)
-        ]
+        said = [f"{len(block.terms):,} {block.what}" for block in self.blocks]
         if self.reader is not None:
             said.append(self.reader.describe())
         if self.std is not None:
@@ -266,6 +242,8 @@ class Features:
             said.append(f"{len(self.missing):,} for missing cells")
         if self.categories:
             said.append(f"{sum(category.size for category in self.categories):,} for values of categories")
+        if self.kernel is not None:
+            said.append(f"{self.kernel.size:,} for nearness to {len(self.kernel.landmarks):,} rows")
         return " + ".join(said)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -274,6 +252,7 @@ class Features:
         for name in ("mean", "std"):
             if (value := getattr(self, name)) is not None:
                 arrays[f"numbers.{name}"] = value
+        arrays |= {} if self.kernel is None else self.kernel.arrays()
         blocks = [{"parameters": b.parameters, "terms": b.terms, "weight": b.weight} for b in self.blocks]
         categories = [category.values for category in self.categories]
         state: dict[str, Any] = {
@@ -314,55 +293,5 @@ class Features:
             missing=state["missing"],
             categories=[Category(values) for values in state["categories"]],
             reader=reader,
+            kernel=Kernel.restored(arrays, arrays["numbers.std"].size) if "kernel.basis" in arrays else None,
         )
-
-
-@cache
-def token_pattern() -> str:
-    """Write what a word is: letters, digits and the marks that belong to them; or one emoji.
-
-    Most scripts of India and South-East Asia write vowels as marks, Arabic and Hebrew may, and a joiner stands within
-    words. `\\w` has none of these, and cuts a word at each. The marks are written out, as patterns have no name
-    for them; a run keeps the pattern it was fitted with. Of an emoji of several characters each is a token, without the
-    marks for its colour and style; two letters of a flag are one.
-    """
-    # Marks beyond are of scripts that nobody writes today, or select variants of characters of China and Japan.
-    marks = [i for i in (*range(0x300, 0x3100), *range(0xA000, 0x1F000)) if unicodedata.category(chr(i))[0] == "M"]
-    marks += [0x200C, 0x200D]
-    ends = [i for i, mark in enumerate(marks) if i + 1 == len(marks) or marks[i + 1] != mark + 1]
-    starts = [0, *(end + 1 for end in ends[:-1])]
-    inside = "".join(
-        chr(marks[i]) if i == j else f"{chr(marks[i])}-{chr(marks[j])}" for i, j in zip(starts, ends, strict=True)
-    )
-    emoji = "\u2600-\u27bf\u231a\u231b\u23e9-\u23fa\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa"
-    emoji += "\U0001f400-\U0001faff"
-    return rf"\w+(?:[{inside}]+\w*)*|[\U0001f1e6-\U0001f1ff]{{2}}|[{emoji}]"
-
-
-def _fit_blocks(texts: list[str]) -> list[tuple[TextBlock, sp.csr_array]]:
-    """Fit the blocks that texts have terms for, and count these in the same pass."""
-    few = len(texts) < FEW_ROWS
-    limits = {"min_df": 1 if few else MIN_DF, "max_features": MAX_TERMS}
-    kinds: list[tuple[dict[str, Any], float]]
-    if writes_without_spaces(texts):
-        kinds = [(CHARACTERS | limits, 1.0)]
-    else:
-        words = WORDS | {"token_pattern": token_pattern()}
-        pair_limits = limits | {"min_df": 1 if few else PAIR_MIN_DF}
-        kinds = [
-            (words | {"ngram_range": (1, 1)} | limits, 1.0),
-            (words | {"ngram_range": (2, 2)} | pair_limits, PAIR_WEIGHT),
-        ]
-    fitted = []
-    for (kind, weight), counted in zip(kinds, count_terms(texts, [kind for kind, _ in kinds]), strict=True):
-        terms, counts = most_frequent(*counted, kind["min_df"], kind["max_features"])
-        if terms:
-            fitted.append((TextBlock.fit(counts, terms, kind, weight), counts))
-    return fitted
-
-
-def writes_without_spaces(texts: Iterable[str], sample: int = 1000) -> bool:
-    """Say whether most letters of the first texts are of a script that puts no spaces between words."""
-    letters = [c for text, _ in zip(texts, range(sample), strict=False) for c in text[:200] if c.isalpha()]
-    spaceless = sum(unicodedata.name(c, "").startswith(SPACELESS) for c in letters)
-    return spaceless > len(letters) / 2

@@ -20,7 +20,7 @@ from manyhot.toolkit.models import lbfgs
 from manyhot.toolkit.models.adamw import Schedule, descend
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.lbfgs import Fit, Rows, Space, Weights, minimise
-from manyhot.toolkit.models.model import BLOCK, Memory, Outcome, Progress, free_memory, tensors, unheard
+from manyhot.toolkit.models.model import BLOCK, Around, Memory, Outcome, Progress, free_memory, tensors, unheard
 from manyhot.toolkit.models.products import Product, transposed
 from manyhot.toolkit.objectives import Loss, Route, bce_of_labels
 
@@ -69,9 +69,19 @@ class Linear:
         """Return the model whose logits are higher by `by`, a number a label."""
         return Linear(self.weight, self.bias + torch.from_numpy(by))
 
+    def scaled(self, by: np.ndarray) -> "Linear":
+        """Return the model whose logits are multiplied by `by`, a number a label."""
+        factor = torch.from_numpy(by.astype(np.float32))
+        return Linear(self.weight * factor, self.bias * factor)
+
     def arrays(self) -> Arrays:
         """Return weight and bias."""
         return {"weight": self.weight.numpy(), "bias": self.bias.numpy()}
+
+    def around(self, columns: np.ndarray, values: np.ndarray, labels: np.ndarray) -> Around:
+        """Return its weights and biases, which are the same around every row."""
+        weight, bias = self.weight.numpy(), self.bias.numpy()
+        return weight[np.ix_(columns, labels)].astype(np.float64), bias[labels].astype(np.float64)
 
     @classmethod
     def restored(cls, arrays: Arrays, features: int, labels: int) -> "Linear":
@@ -237,8 +247,9 @@ def fit_linear(
     loss: Loss,
     C: float,
     solver: Solver = "lbfgs",
-    start: Linear | None = None,
+    start: Linear | np.ndarray | None = None,
     max_iter: int = 100,
+    tolerance: float = TOLERANCE,
     seed: int = 0,
     steps: Steps = UNSAVED,
     progress: Progress = unheard,
@@ -251,8 +262,9 @@ def fit_linear(
         loss: (logits, targets) to the sum over rows.
         C: > 0, the larger the weaker the penalty.
         solver: full batch, or mini-batches.
-        start: of L-BFGS; by default zeros, and the best biases beside them.
+        start: of L-BFGS, a model, or biases (labels,) beside zeros; by default the best biases.
         max_iter: of L-BFGS.
+        tolerance: of L-BFGS, which stops where five iterations gain less than this part of the objective.
         seed: of the order of mini-batches.
         steps: where the state is left after a round of iterations, or after an epoch.
         progress: called with the number of iterations or epochs, how many there are at most, and the mean loss.
@@ -261,9 +273,17 @@ def fit_linear(
         weight, bias = torch.zeros(X.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
         _adamw(X, targets, weight, bias, loss, C, seed, steps, progress)
         return Linear(weight, bias)
-    task = _Task(X, targets, C, by_rows=start is None and 2 * X.shape[0] < X.shape[1])
-    point = {} if start is None else {"left": start.weight.numpy(), "bias": start.bias.numpy()}
-    return task.model(task.fit_all(loss, point, max_iter, steps, lambda n, value: progress(n, max_iter, value, None)))
+    task = _Task(X, targets, C, by_rows=not isinstance(start, Linear) and 2 * X.shape[0] < X.shape[1])
+    point: Arrays = {}
+    if isinstance(start, Linear):
+        point = {"left": start.weight.numpy(), "bias": start.bias.numpy()}
+    elif start is not None:
+        point = {"bias": start}
+
+    def heard(iteration: int, value: float) -> None:
+        progress(iteration, max_iter, value, None)
+
+    return task.model(task.fit_all(loss, point, max_iter, steps, heard, tolerance=tolerance))
 
 
 class _Task:
@@ -294,12 +314,13 @@ class _Task:
         steps: Steps,
         heard: Callable[[int, float], None],
         history: int = lbfgs.HISTORY,
+        tolerance: float = TOLERANCE,
     ) -> Arrays:
         """Find the optimum of a loss, all labels together."""
         blocks = [np.arange(self.targets.shape[1])]
         if not start and steps.load() is None:
             start = {"bias": best_constants(self.targets, loss).numpy()}
-        return self._descend(loss, start, blocks, True, max_iter, TOLERANCE, history, steps, heard)
+        return self._descend(loss, start, blocks, True, max_iter, tolerance, history, steps, heard)
 
     def _descend(
         self,

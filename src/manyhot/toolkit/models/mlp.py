@@ -15,7 +15,8 @@ from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
-from manyhot.toolkit.models.model import BLOCK, Memory, Score, free_memory, tensors
+from manyhot.toolkit.models.model import BLOCK, Around, Memory, Score, free_memory, tensors
+from manyhot.toolkit.models.processes import Share
 from manyhot.toolkit.objectives import Loss
 
 # benchmarks/mlp.py compared these with others on training rows: none is better by more than a quarter of a point of
@@ -56,8 +57,8 @@ class Mlp:
         """Return the weights by name."""
         return {name: getattr(self, name) for name in ("hidden_weight", "hidden_bias", "weight", "bias")}
 
-    def forward(self, X: DesignMatrix, random: torch.Generator | None = None) -> Tensor:
-        """Return logits; in training `random` draws which hidden numbers drop out."""
+    def forward(self, X: DesignMatrix, random: torch.Generator | None = None, share: Share | None = None) -> Tensor:
+        """Return logits; in training `random` draws which hidden numbers of a mini-batch drop out, shared or not."""
         device = self.bias.device
         if sp.issparse(X):
             rows = sp.csr_array(X)
@@ -72,7 +73,8 @@ class Mlp:
             product = torch.from_numpy(np.ascontiguousarray(X)).to(device) @ self.hidden_weight
         hidden = F.relu(product + self.hidden_bias)
         if random is not None:
-            kept = torch.rand(hidden.shape, generator=random) >= DROPOUT
+            rows, here = (len(hidden), slice(None)) if share is None else (share.rows, share.here)
+            kept = (torch.rand((rows, hidden.shape[1]), generator=random) >= DROPOUT)[here]
             hidden = hidden * (kept.to(device) / (1 - DROPOUT))
         return hidden @ self.weight + self.bias
 
@@ -99,6 +101,13 @@ class Mlp:
     def arrays(self) -> Arrays:
         """Return the weights."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.parameters().items()}
+
+    def around(self, columns: np.ndarray, values: np.ndarray, labels: np.ndarray) -> Around:
+        """Return the gradient of the row, and what the logits are beside gradient times row: exact around it."""
+        first, offset, second, bias = (tensor.detach().cpu().numpy() for tensor in self.parameters().values())
+        first, second = first[columns].astype(np.float64), second[:, labels].astype(np.float64)
+        active = values @ first + offset > 0
+        return (first * active) @ second, (offset * active) @ second + bias[labels]
 
     @classmethod
     def restored(cls, arrays: Arrays, features: int, labels: int) -> "Mlp":

@@ -26,6 +26,10 @@ Progress = Callable[[int, int, float, float | None], None]
 BLOCK = 256
 
 
+# Slopes and constants of the linear function that logits are around one row.
+Around = tuple[np.ndarray, np.ndarray]
+
+
 class Model(Protocol):
     """A fitted model."""
 
@@ -39,6 +43,21 @@ class Model(Protocol):
 
     def arrays(self) -> Arrays:
         """Return what :meth:`Learner.model` and a run folder restore the model from."""
+        ...
+
+    def around(
+        self, columns: np.ndarray, values: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the linear function that the logits are around one row: slopes (columns, labels), constants (labels,).
+
+        Args:
+            columns: of the matrix, those where the row is not 0.
+            values: of the row in these, float64.
+            labels: which logits.
+
+        Returns:
+            float64; None of a model that reads no matrix of numbers.
+        """
         ...
 
 

@@ -1,6 +1,5 @@
 """The numbers of a text from those of its tokens: what a folder of sentence-transformers says, else the mean."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 
 def _mean(hidden: Tensor, known: Tensor) -> Tensor:
@@ -98,4 +100,4 @@ def _modes(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(read_plain(path, MOST_TEXT))

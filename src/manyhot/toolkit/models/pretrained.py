@@ -20,6 +20,8 @@ from manyhot.toolkit.disk.run_folder import file_sha256, sha256
 from manyhot.toolkit.disk.text_numbers import Progress, TextNumbers, cache_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.pooling import MEAN, Pooling, read_sentences
+from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # Longer texts are cut; attention's memory grows with the square of it.
 MAX_TOKENS = 512
@@ -149,7 +151,7 @@ class Encoder:
             raise InputError(f"{folder}: {EXPECTED}; there is no tokenizer. Save it: tokenizer.save_pretrained(DIR)")
         transformers = _transformers()
         try:
-            config = _plain(json.loads((path / "config.json").read_text(encoding="utf-8")))
+            config = _plain(parse_json(read_plain(path / "config.json", MOST_TEXT)))
             made = transformers.AutoConfig.for_model(**config)
             options: Any = {"local_files_only": True, "trust_remote_code": False}
             with torch.random.fork_rng():  # weights that the folder lacks are drawn
@@ -282,6 +284,14 @@ def network_of(config: dict[str, Any], weights: dict[str, np.ndarray]) -> nn.Mod
     transformers = _transformers()
     with torch.random.fork_rng():
         made = transformers.AutoConfig.for_model(**_plain(config))
+        # Sizes are those of the weights before any memory is taken for them.
+        with torch.device("meta"):
+            wanted = transformers.AutoModel.from_config(made, trust_remote_code=False).state_dict()
+        for name, value in weights.items():
+            if name in wanted and wanted[name].shape != value.shape:
+                raise ValueError(f"expected {name} of shape {tuple(wanted[name].shape)}, got {value.shape}")
+        if missing := [name for name in wanted if name not in weights]:
+            raise ValueError(f"expected weights of {missing[0]}, got none")
         network = transformers.AutoModel.from_config(made, trust_remote_code=False).to(torch.float32)
     try:
         network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})

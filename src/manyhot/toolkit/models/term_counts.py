@@ -29,10 +29,16 @@ def count_terms(
     Returns:
         Of each kind, the vocabulary and the counts, CSR (texts, terms) float32, columns of a row sorted.
     """
-    counts = [_Counts(vocabulary) for vocabulary in vocabularies or [None] * len(kinds)]
+    counts: list[_Counts | _PartsOfWords] = []
     analyzers: dict[str, Callable[[str], list[str]]] = {}
     plan = []
-    for kind, counted in zip(kinds, counts, strict=True):
+    for kind, vocabulary in zip(kinds, vocabularies or [None] * len(kinds), strict=True):
+        if kind.get("analyzer") == "char_wb":
+            counts.append(parts := _PartsOfWords(vocabulary, *kind["ngram_range"]))
+            analyzers["char_wb"] = _words
+            plan.append(("char_wb", False, parts))
+            continue
+        counts.append(counted := _Counts(vocabulary))
         paired = kind.get("analyzer") == "word" and kind.get("ngram_range") == PAIRS
         own = {key: value for key, value in kind.items() if key not in OF_KIND}
         own["ngram_range"] = (1, 1) if paired else kind.get("ngram_range", (1, 1))
@@ -44,7 +50,7 @@ def count_terms(
         terms = {key: analyze(text) for key, analyze in analyzers.items()}
         for key, paired, counted in plan:
             counted.add(map(" ".join, pairwise(terms[key])) if paired else terms[key])
-    return [(dict(counted.vocabulary), counted.matrix()) for counted in counts]
+    return [counted.found() for counted in counts]
 
 
 def most_frequent(vocabulary: dict[str, int], counts: Any, least: int, most: int) -> tuple[list[str], Any]:
@@ -83,9 +89,47 @@ class _Counts:
         self.values.extend(counter.values())
         self.ends.append(len(self.columns))
 
+    def found(self) -> tuple[dict[str, int], Any]:
+        return dict(self.vocabulary), self.matrix()
+
     def matrix(self) -> Any:
         values = np.array(self.values, dtype=np.float32)
         parts = (values, np.array(self.columns, dtype=np.int32), np.array(self.ends, dtype=np.int64))
         matrix: Any = sp.csr_array(parts, shape=(len(self.ends) - 1, len(self.vocabulary)))
         matrix.sort_indices()
         return matrix
+
+
+def _words(text: str) -> list[str]:
+    """Cut a text where scikit-learn's analyzer "char_wb" does."""
+    return text.lower().split()
+
+
+class _PartsOfWords:
+    """Counts of the characters side by side within words, and at their ends: each word is cut once, however frequent.
+
+    The terms and counts of scikit-learn's analyzer "char_wb", as the product of texts x words and words x terms.
+    """
+
+    def __init__(self, vocabulary: dict[str, int] | None, shortest: int, longest: int) -> None:
+        self.words, self.terms = _Counts(None), _Counts(vocabulary)
+        self.lengths = range(shortest, longest + 1)
+
+    def add(self, words: Iterable[str]) -> None:
+        self.words.add(words)
+
+    def found(self) -> tuple[dict[str, int], Any]:
+        texts = self.words.matrix()
+        for word in self.words.vocabulary:
+            self.terms.add(self._cut(f" {word} "))
+        counts: Any = texts @ self.terms.matrix()
+        counts.sort_indices()
+        return dict(self.terms.vocabulary), counts
+
+    def _cut(self, word: str) -> list[str]:
+        parts = []
+        for length in self.lengths:
+            parts += [word[i : i + length] for i in range(max(len(word) - length, 0) + 1)]
+            if len(word) <= length:  # whole, and a longer term is none
+                break
+        return parts

@@ -124,7 +124,7 @@ def find_attributes(
 
 def _said_by_the_file(relation: Relation, path: Path, names: list[str]) -> tuple[list[str], str]:
     """Ask the header, which Meka writes the number of labels into, and then MULAN's XML beside the file."""
-    if (count := re.search(r"-C\s+(-?\d+)", relation.name)) and int(count[1]):
+    if (count := re.search(r"-C\s+(-?[0-9]{1,9})(?![0-9])", relation.name)) and int(count[1]):
         return counted_off(names, int(count[1]), path.name), f"by -C {count[1]} in its header"
     xml = find_mulan(path)
     if xml is None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, reading
 from manyhot.toolkit.read.data import Raw, read_file
 from manyhot.toolkit.read.formats import delimited, jsonl
 from manyhot.toolkit.read.formats.files import (
@@ -22,6 +22,11 @@ from manyhot.toolkit.read.formats.files import (
     no_rows,
 )
 from manyhot.toolkit.read.formats.matrix import find_matrix
+
+# Rows of a batch: in 8 MB of one-word texts there are two million, and each becomes several objects of Python.
+MOST_ROWS = 2**15
+# Of rows that are waited for until there are enough for a batch.
+MOST_BYTES = 2**25
 
 
 class Batch(NamedTuple):
@@ -64,7 +69,19 @@ def read_batches(
     Raises:
         InputError: what `read_file` raises; a mistake in a row comes after the batches before it, save for JSONL.
     """
-    path = Path(path)
+    with reading(path):
+        yield from _read_batches(Path(path), wanted, header, encoding, multiple, size, surveying)
+
+
+def _read_batches(
+    path: Path,
+    wanted: Sequence[str],
+    header: bool,
+    encoding: str | None,
+    multiple: int,
+    size: int,
+    surveying: Callable[[float], None],
+) -> Iterator[Batch]:
     check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     is_text = kind in (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -145,17 +162,23 @@ def _read_jsonl(
 
 
 def _in_multiples(frames: Iterator[tuple[pl.DataFrame, float]], of: int) -> Iterator[tuple[pl.DataFrame, float]]:
-    """Put frames together to batches of a multiple of so many rows; the last has the rest."""
+    """Put frames together to batches of a multiple of so many rows, at most MOST_ROWS; the last has the rest.
+
+    Where the rows of one multiple take more than MOST_BYTES, they are not waited for.
+    """
+    most = max(MOST_ROWS // of, 1) * of
     held: list[pl.DataFrame] = []
     rows, share = 0, 0.0
     for frame, share in frames:
         held.append(frame)
         rows += frame.height
-        if rows >= of:
+        much = sum(part.estimated_size() for part in held) > MOST_BYTES
+        if rows >= of or (rows and much):
             together = pl.concat(held)
-            whole = rows - rows % of
-            yield together.head(whole), share
-            held, rows = [together.tail(rows - whole)], rows - whole
+            whole = rows if rows < of else rows - rows % of
+            for first in range(0, whole, most):
+                yield together.slice(first, min(most, whole - first)), share
+            held, rows = [together.tail(rows - whole)] if rows > whole else [], rows - whole
             del together
     if rows:
         yield pl.concat(held), share

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, reading
 from manyhot.toolkit.read.formats.arff import Relation, read_arff
 from manyhot.toolkit.read.formats.delimited import read_delimited
 from manyhot.toolkit.read.formats.files import (
@@ -52,7 +52,11 @@ def read_file(path: str | Path, *, header: bool = True, encoding: str | None = N
     Raises:
         InputError: the file is missing, empty, damaged, of another format or not of the format its name says.
     """
-    path = Path(path)
+    with reading(path):
+        return _read_file(Path(path), header, encoding)
+
+
+def _read_file(path: Path, header: bool, encoding: str | None) -> Raw:
     check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     matrix = find_matrix(path)
@@ -84,10 +88,11 @@ def read_file(path: str | Path, *, header: bool = True, encoding: str | None = N
 def files_of(path: str | Path) -> list[Path]:
     """List the files that a path means: one, those of a matrix, or an ARFF file and MULAN's XML beside it."""
     path = Path(path)
-    matrix = find_matrix(path)
-    if matrix is not None:
-        return matrix.existing()
-    xml = find_mulan(path) if kind_of_file(path)[0] == ".arff" else None
+    with reading(path):
+        matrix = find_matrix(path)
+        if matrix is not None:
+            return matrix.existing()
+        xml = find_mulan(path) if kind_of_file(path)[0] == ".arff" else None
     return [path] if xml is None else [path, xml]
 
 

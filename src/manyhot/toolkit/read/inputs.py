@@ -9,7 +9,7 @@ import polars as pl
 
 from manyhot.labels import label_counts
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.errors import InputError, reading, shown
 from manyhot.toolkit.read.attributes import find_attributes, relation_column
 from manyhot.toolkit.read.cells import counted, listed, plain, read_categories
 from manyhot.toolkit.read.columns import Columns, Found, check_named, find_columns
@@ -61,6 +61,11 @@ class Training:
 
 def read(config: Config) -> Training:
     """Read every file of a run before any work is done, and say what is in them."""
+    with reading(config.data):
+        return _read(config)
+
+
+def _read(config: Config) -> Training:
     names = read_label_names(config.label_names, config.encoding) if config.label_names else None
     source = Path(config.data).name
     if config.no_header and not is_delimited(config.data):

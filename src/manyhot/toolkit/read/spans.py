@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, reading
 from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.formats.files import check_is_file, kind_of_file, no_rows
 from manyhot.toolkit.read.formats.label_studio import LabelStudio
@@ -38,7 +38,11 @@ def read_marked(path: str | Path, how: Reading = AS_IT_SAYS) -> MarkedFile:
     Raises:
         InputError: a file that is missing, empty, damaged, of another format, or has spans that are none.
     """
-    path = Path(path)
+    with reading(path):
+        return _read_marked(Path(path), how)
+
+
+def _read_marked(path: Path, how: Reading) -> MarkedFile:
     check_is_file(path)
     kind = kind_of_file(path)[0]
     if kind == ".txt" and not how.columns:
@@ -73,7 +77,11 @@ def read_blocks(path: str | Path, how: Reading, rows: int) -> Iterator[tuple[lis
     Raises:
         InputError: what :func:`read_marked` refuses; a mistake in a row comes after the blocks before it.
     """
-    path = Path(path)
+    with reading(path):
+        yield from _read_blocks(Path(path), how, rows)
+
+
+def _read_blocks(path: Path, how: Reading, rows: int) -> Iterator[tuple[list[MarkedRow], float]]:
     check_is_file(path)
     lines = Lines(path)
     if kind_of_file(path)[0] == ".txt" and not how.columns:

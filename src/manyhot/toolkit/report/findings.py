@@ -5,7 +5,6 @@ held out. Rows are looked at in blocks and label sets are sparse, so that it tak
 has a number for each pair of labels unless a row has the pair.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,19 +16,26 @@ import scipy.sparse as sp
 from manyhot.decisions import decide
 from manyhot.labels import label_groups
 from manyhot.toolkit.choose.calibrate import reliability
+from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
+from manyhot.toolkit.report.cautions import NAMED, of_few_known, warnings_of
 from manyhot.toolkit.report.out_of_reach import never_predicted
+from manyhot.toolkit.report.overview import overview_of
+from manyhot.toolkit.report.scorer import box_of
+from manyhot.toolkit.report.top_words import top_words
 from manyhot.toolkit.runs.evaluate import Aligned
+from manyhot.toolkit.runs.explain import few_known, words_of
 from manyhot.toolkit.runs.predict import Run
 
-FORMAT = 1
+FORMAT = 2
 EXCERPT = 300
 WORST = 50
 PAIRS = 30
-NAMED = 20
 # Of a row in the list of worst rows: more labels than these tell nothing more.
 SHOWN_LABELS = 30
+# Rows in which one label is given in place of another: once may be chance.
+LEAST_CONFUSED = 2
 # Rows that have two labels together; with fewer it may be chance.
 LEAST_TOGETHER = 3
 HISTOGRAM_BINS = 60
@@ -62,14 +68,15 @@ class Judged:
     reliability: np.ndarray | None = None
 
 
-def find(run: Run, judged: Judged, train: Examples, *, with_rows: bool = True) -> dict[str, Any]:
+def find(run: Run, judged: Judged, train: Examples, X: DesignMatrix, *, with_rows: bool = True) -> dict[str, Any]:
     """Find what a report says of a run's labels, rows, probabilities and data; JSON-able.
 
     Args:
         run: the run.
         judged: the rows it was measured on.
-        train: the training rows, for the warnings.
-        with_rows: False leaves out everything of single rows.
+        train: the training rows, for the overview and the warnings.
+        X: the matrix of these.
+        with_rows: False leaves out everything of single rows, and the words of rows.
     """
     multiclass = run.task == "multiclass"
     preds, row_losses, reliable = _look(run, judged)
@@ -82,13 +89,16 @@ def find(run: Run, judged: Judged, train: Examples, *, with_rows: bool = True) -
     label_rows = of_labels(judgeable, targets, right, run.label_names, run.train_counts)
     missed, added = difference(targets, right), difference(judgeable, right)
     worst = None
+    words = top_words(run, X, train.targets) if with_rows else [[] for _ in label_rows]
+    few = int(few_known(run.features, judged.examples.taken(judged.rows).texts).sum())
     if with_rows:
         parts = Parts(right, missed, added)
         worst = worst_rows(run, judged, parts, row_losses)
     return {
         "format": FORMAT,
         "measured": {"part": judged.part, "file": judged.examples.source, "rows": len(judged.logits)},
-        "labels": label_rows,
+        "overview": overview_of(train),
+        "labels": [row | {"words": of} for row, of in zip(label_rows, words, strict=True)],
         "sizes": {
             "predicted": np.bincount(np.diff(preds.indptr)).tolist(),
             "true": np.bincount(judged.aligned.sizes()).tolist(),
@@ -98,7 +108,9 @@ def find(run: Run, judged: Judged, train: Examples, *, with_rows: bool = True) -
         "confused": confused(missed, added, run.label_names),
         "together": None if multiclass else together(targets, preds, run.label_names),
         "worst": worst,
-        "warnings": warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass)
+        "box": box_of(run, judged.examples.taken(judged.rows)) if with_rows else None,
+        "warnings": of_few_known(few, len(judged.logits))
+        + warnings_of(train, judged.part, judged.examples, judged.aligned, label_rows, multiclass=multiclass)
         + never_predicted(run, train.targets),
     }
 
@@ -184,12 +196,13 @@ def score_histogram(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
 def confused(missed: sp.csr_array, added: sp.csr_array, names: list[str]) -> dict[str, Any]:
     """Count pairs in rows that have the first label and are not given it, and are given the second and do not have it.
 
-    Of classes that is what is taken for what.
+    Those of one row alone are left out. Of classes that is what is taken for what.
     """
     rows = _affordable(np.diff(missed.indptr).astype(np.int64) * np.diff(added.indptr))
     wrong, instead = missed[rows], added[rows]
     pairs: Any = (wrong.T.astype(np.int32) @ instead.astype(np.int32)).tocoo()
-    order = np.lexsort((pairs.col, pairs.row, -pairs.data))[:PAIRS]
+    often = np.flatnonzero(pairs.data >= LEAST_CONFUSED)
+    order = often[np.lexsort((pairs.col[often], pairs.row[often], -pairs.data[often]))][:PAIRS]
     of = np.asarray(missed.sum(0)).ravel()
     found = [
         {"true": names[i], "predicted": names[j], "rows": int(count), "missed": int(of[i])}
@@ -241,6 +254,13 @@ def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> li
     shown = judged.examples.taken(judged.rows[order])
     probs = run.calibration.probs(judged.logits[order])
     places = judged.rows[order] if shown.places is None else shown.places
+    few, read = few_known(run.features, shown.texts), words_of(run.features)
+
+    def known(i: int) -> list[int] | None:
+        if read is None or shown.texts is None or not few[i]:
+            return None
+        words = read(shown.texts[i])
+        return [len(words.all) - len(words.unknown), len(words.all)]
 
     def labels(cells: sp.csr_array, i: int) -> list[dict[str, Any]]:
         columns = cells.indices[cells.indptr[order[i]] : cells.indptr[order[i] + 1]]
@@ -256,6 +276,7 @@ def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> li
             "row": int(places[i]) + 1,
             "text": excerpt_of(shown, i, run.columns),
             "loss": round(float(losses[order[i]]), 4),
+            "known": known(i),
             "right": labels(parts.right, i),
             "missed": labels(parts.missed, i) + unseen(i),
             "added": labels(parts.added, i),
@@ -282,143 +303,3 @@ def excerpt(text: str) -> str:
     """Cut a text, put one space for any white space, and a mark for each control character."""
     text = " ".join(CONTROLS.sub("\ufffd", text).split())
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1].rstrip() + "…"
-
-
-def warnings_of(
-    train: Examples,
-    part: str,
-    measured: Examples,
-    aligned: Aligned,
-    label_rows: list[dict[str, Any]],
-    *,
-    multiclass: bool = False,
-) -> list[dict[str, Any]]:
-    """Say what a reader should know of the data before trusting a number: sentences, each with the labels it is of.
-
-    Args:
-        train: the training rows.
-        part: what was measured: "test", "valid", or "cross_fitted" of the training rows themselves.
-        measured: those rows.
-        aligned: their targets.
-        label_rows: what :func:`of_labels` counts.
-        multiclass: labels are called classes.
-    """
-    what = ("class", "classes") if multiclass else ("label", "labels")
-    found: list[dict[str, Any]] = []
-
-    def warn(text: str, of: list[str] | None = None) -> None:
-        names = of or []
-        found.append({"text": text, "labels": names[:NAMED], "more": max(len(names) - NAMED, 0)})
-
-    def named(rows: list[dict[str, Any]]) -> list[str]:
-        return [row["name"] for row in rows]
-
-    if train.unknown is not None:
-        counts = np.asarray(train.unknown.sum(axis=0)).ravel()
-        partly = [train.label_names[i] for i in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]]
-        warn(
-            f"{int(counts.sum()):,} label cells of {train.rows:,} training rows are unknown "
-            f"({100 * counts.sum() / (train.rows * len(counts)):.1f} %). They are left out of training, and of every "
-            "number.",
-            partly,
-        )
-    unseen = [row for row in label_rows if not row["train_rows"]]
-    few = sorted((row for row in label_rows if row["group"] == "rare"), key=lambda row: row["train_rows"])
-    absent = [row for row in label_rows if not row["rows"]]
-    silent = [row for row in label_rows if row["rows"] and not row["predicted"]]
-    if few:
-        warn(
-            f"{_labels(few, what)} fewer than 9 training rows. What is measured of one of them alone says little.",
-            named(few),
-        )
-    if unseen:
-        warn(f"{_labels(unseen, what)} no training row at all and cannot be learned.", named(unseen))
-    if absent:
-        warn(f"{_labels(absent, what)} no row among those measured on. In macro-F1 each counts as 0.", named(absent))
-    if silent:
-        verb = "is" if len(silent) == 1 else "are"
-        warn(
-            f"{len(silent):,} {what[len(silent) > 1]} that measured rows have {verb} never predicted.",
-            named(silent),
-        )
-    if aligned.unseen_names:
-        number, times = len(aligned.unseen_names), int(aligned.unseen.sum())
-        warn(
-            f"{measured.source} has {number:,} {what[number > 1]} that the training rows do not have "
-            f"({times:,} time{'s' if times > 1 else ''}), which count as missed.",
-            aligned.unseen_names,
-        )
-    _warn_of_rows(train, part, measured, warn)
-    return found
-
-
-def _labels(rows: list[dict[str, Any]], what: tuple[str, str]) -> str:
-    return f"1 {what[0]} has" if len(rows) == 1 else f"{len(rows):,} {what[1]} have"
-
-
-def _warn_of_rows(train: Examples, part: str, measured: Examples, warn: Any) -> None:
-    if empty := int(train.unlabelled().sum()):
-        warn(
-            f"{_rows(empty, 'has', 'have')} no label ({100 * empty / train.rows:.1f} % of the training rows). Such "
-            "rows are learned as rows to which no label applies; --drop-unlabelled leaves them out."
-        )
-    if train.texts is not None and (blank := sum(not text.strip() for text in train.texts)):
-        warn(f"{_rows(blank, 'has', 'have')} an empty text among the training rows.")
-    seen: dict[bytes, int] = {}
-    repeated, contradicting = 0, 0
-    for row, print_ in enumerate(fingerprints(train)):
-        first = seen.setdefault(print_, row)
-        if first != row:
-            repeated += 1
-            contradicting += _contradict(train, first, row)
-    if repeated:
-        other = f", {contradicting:,} of them with other labels" if contradicting else ""
-        held = (
-            " A held-out row may have its like among the rows fitted on, so that the numbers are too good."
-            if part == "cross_fitted"
-            else ""
-        )
-        warn(f"{_rows(repeated, 'repeats', 'repeat')} an earlier training row{other}.{held}")
-    if part != "cross_fitted":
-        both = sum(print_ in seen for print_ in fingerprints(measured))
-        if both:
-            warn(
-                f"{_rows(both, 'is', 'are')} in {measured.source} and among the training rows alike "
-                f"({100 * both / measured.rows:.1f} % of those measured on): the numbers are too good for new "
-                "rows."
-            )
-
-
-def _rows(number: int, one: str, many: str) -> str:
-    return f"1 row {one}" if number == 1 else f"{number:,} rows {many}"
-
-
-def _contradict(examples: Examples, a: int, b: int) -> bool:
-    """Say whether a label that is known of both rows is that of one alone."""
-    differ = _cells_of(examples.targets, a) ^ _cells_of(examples.targets, b)
-    if differ and examples.unknown is not None:
-        differ -= _cells_of(examples.unknown, a) | _cells_of(examples.unknown, b)
-    return bool(differ)
-
-
-def _cells_of(cells: sp.csr_array, row: int) -> set[int]:
-    return set(cells.indices[cells.indptr[row] : cells.indptr[row + 1]].tolist())
-
-
-def fingerprints(examples: Examples) -> Iterator[bytes]:
-    """Yield of each row what only rows with the same text, numbers and categories have."""
-    numbers = examples.numbers
-    categories = None if examples.categories is None else examples.categories.rows()
-    for row in range(examples.rows):
-        hashed = hashlib.blake2b(digest_size=16)
-        if examples.texts is not None:
-            hashed.update(examples.texts[row].encode())
-        if isinstance(numbers, np.ndarray):
-            hashed.update(np.ascontiguousarray(numbers[row]).tobytes())
-        elif numbers is not None:
-            cells = slice(numbers.indptr[row], numbers.indptr[row + 1])
-            hashed.update(numbers.indices[cells].tobytes())
-            hashed.update(numbers.data[cells].tobytes())
-        if categories is not None:
-            hashed.update(repr(categories[row]).encode())
-        yield hashed.digest()

@@ -74,3 +74,10 @@ def penalty(C: float | None) -> str:
 def percent(value: float | None) -> str:
     """Write a fraction as per cent; a dash for an empty group."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+# Said wherever a predicted label is shown with a probability below 50 %.
+BELOW_HALF = (
+    "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have "
+    "about as many labels as rows have, not by one probability."
+)

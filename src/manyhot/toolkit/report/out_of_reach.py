@@ -23,6 +23,8 @@ def never_predicted(run: Run, targets: sp.csr_array) -> list[dict[str, Any]]:
         run: the run; of a model that ends in `weight` (inputs, labels) and `bias`, with inputs >= 0 behind a ReLU.
         targets: of training rows; their distinct label sets are looked at, the most frequent first.
     """
+    if run.neighbours is not None:  # a row with votes is not bound by the last layer
+        return []
     arrays = run.model.arrays()
     inputs, labels = arrays["weight"].shape
     if inputs >= labels:

@@ -6,6 +6,7 @@ Names from data are never drawn: matplotlib would read a dollar sign as mathemat
 import io
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -13,7 +14,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 # Drawn in these, which no plot needs, and replaced by what the page calls them.
 INK, MUTED, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004", "#000005"
@@ -43,6 +44,9 @@ STYLE: Any = {
     "ytick.labelcolor": INK,
 }
 WIDTH, HEIGHT = 5.6, 3.3
+# Three of the small ones stand beside each other.
+SMALL_WIDTH, SMALL_HEIGHT = 4.0, 2.6
+SMALL_PLACE = (0.165, 0.19, 0.8, 0.76)
 METHOD = 26  # letters of a method's name that have room beside a plot
 Place = tuple[float, float, float, float]  # left, bottom, width, height
 PLACE: Place = (0.125, 0.155, 0.84, 0.82)
@@ -55,6 +59,7 @@ def drawn(
     description: str,
     draw: Callable[[Axes], Any],
     *,
+    width: float = WIDTH,
     height: float = HEIGHT,
     place: Place = PLACE,
 ) -> Markup:
@@ -63,7 +68,7 @@ def drawn(
     `place` is where the axes stand, as shares of the figure: finding it by measuring texts takes longer than drawing.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
+        figure = Figure(figsize=(width, height))
         draw(figure.add_axes(place))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -115,7 +120,7 @@ def wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot_sizes(predicted: list[int], true: list[int], *, name: str = "sizes", most: int = 30) -> Markup:
-    """Draw how many rows have 0, 1, 2, ... labels, truly and as predicted; the last bar takes all above `most`."""
+    """Draw how many rows have 0, 1, 2, ... labels, as predicted and truly; the last bar takes all above `most`."""
     length = max(len(predicted), len(true))
     counts = np.zeros((2, min(length, most + 1)), dtype=np.int64)
     for i, given in enumerate((true, predicted)):
@@ -123,8 +128,8 @@ def plot_sizes(predicted: list[int], true: list[int], *, name: str = "sizes", mo
     x = np.arange(counts.shape[1])
 
     def draw(axes: Axes) -> None:
-        axes.bar(x - 0.2, counts[0], 0.4, color=SECOND)
-        axes.bar(x + 0.2, counts[1], 0.4, color=FIRST)
+        axes.bar(x - 0.2, counts[1], 0.4, color=FIRST)
+        axes.bar(x + 0.2, counts[0], 0.4, color=SECOND)
         axes.grid(axis="x", visible=False)
         axes.set(
             xlabel="labels of a row" + (f" ({most} and more at {most})" if length > most + 1 else ""), ylabel="rows"
@@ -134,6 +139,60 @@ def plot_sizes(predicted: list[int], true: list[int], *, name: str = "sizes", mo
 
     said = "; ".join(f"{i}: {t:,} true, {p:,} predicted" for i, (t, p) in enumerate(counts.T.tolist()))
     return drawn(name, "Rows by the number of their labels", f"{said}.", draw)
+
+
+def plot_counts(
+    name: str, title: str, counts: list[int], edges: list[int], *, xlabel: str, ylabel: str = "rows"
+) -> Markup:
+    """Draw a small histogram of whole numbers: counts of those from one edge to before the next."""
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(counts, edges, color=FIRST, fill=True)
+        axes.grid(axis="x", visible=False)
+        axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(edges[0], edges[-1]), ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+    said = "; ".join(
+        f"{low}{f' to {high - 1}' if high - low > 1 else ''}: {count:,}"
+        for count, (low, high) in zip(counts, pairwise(edges), strict=True)
+        if count
+    )
+    return _small(name, title, said, draw)
+
+
+def plot_bars(name: str, title: str, counts: list[int], *, xlabel: str, most: int = 30) -> Markup:
+    """Draw how many rows have 0, 1, 2, ... of something; the last bar takes all above `most`."""
+    bars = [*counts[:most], sum(counts[most:])] if len(counts) > most + 1 else counts
+
+    def draw(axes: Axes) -> None:
+        axes.bar(range(len(bars)), bars, 0.7, color=FIRST)
+        axes.grid(axis="x", visible=False)
+        axes.set(xlabel=xlabel + (f" ({most}: and more)" if len(counts) > most + 1 else ""), ylabel="rows")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+    return _small(name, title, "; ".join(f"{i}: {count:,}" for i, count in enumerate(bars) if count), draw)
+
+
+def plot_frequencies(name: str, title: str, counts: list[int], *, xlabel: str) -> Markup:
+    """Draw the rows of each label, the most frequent first, on a scale of powers of ten."""
+    rows = sorted(counts, reverse=True)
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(np.maximum(rows, 0.8), np.arange(len(rows) + 1) + 0.5, baseline=0.8, color=FIRST, fill=True)
+        axes.set(xlabel=xlabel, ylabel="training rows", yscale="log", xlim=(0.5, len(rows) + 0.5), ylim=(0.8, None))
+        axes.grid(axis="x", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.minorticks_off()
+
+    middle = rows[len(rows) // 2]
+    return _small(name, title, f"From {rows[0]:,} down to {rows[-1]:,}; half of them have {middle:,} or more", draw)
+
+
+def _small(name: str, title: str, said: str, draw: Callable[[Axes], Any]) -> Markup:
+    return drawn(name, title, f"{said}.", draw, width=SMALL_WIDTH, height=SMALL_HEIGHT, place=SMALL_PLACE)
 
 
 def plot_scores(scores: dict[str, list[Any]], *, name: str = "scores") -> Markup:

@@ -12,10 +12,13 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
+from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report import plots
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import BELOW_HALF, SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.scorer import written as written_inside
 from manyhot.toolkit.report.span_page import hues_of, marked
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
@@ -23,6 +26,8 @@ MOST_LABELS = 2000
 NAME_LENGTH = 120
 # Bins of probabilities from 60 to 80 %: what a reader is told of first, if there are so many.
 TOLD_BINS, TOLD_LEAST = slice(6, 8), 30
+# Labels that are marked as the worst, and the measured rows that one needs.
+MARKED, LEAST_ROWS = 5, 3
 # How far off the number of labels may be and still be called right.
 ABOUT = 0.05
 PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
@@ -38,7 +43,8 @@ def render_run(findings: dict[str, Any]) -> str:
     measured = findings["measured"]
     metrics = findings["metrics"][measured["part"]]
     multiclass = findings["task"] == "multiclass"
-    labels = shown_labels(findings["labels"])
+    # The rows are what a reader knows of a label: it is found by them, and the worst are marked.
+    labels = sorted(shown_labels(findings["labels"]), key=lambda label: (-label["rows"], -label["train_rows"]))
     steps = findings["steps"]
     unit = "iteration" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
     return _page(
@@ -51,6 +57,12 @@ def render_run(findings: dict[str, Any]) -> str:
         nouns="classes" if multiclass else "labels",
         labels=labels,
         left_out=len(findings["labels"]) - len(labels),
+        worst_labels=worst_labels(labels),
+        overview=_overview(findings),
+        box=None if findings["box"] is None or findings["box"]["model"] is None else _box(findings["box"]["model"]),
+        reads_text=findings["overview"]["lengths"] is not None,
+        below_half=BELOW_HALF if _shown_below_half(findings["worst"] or ()) else None,
+        BELOW_HALF=BELOW_HALF,
         number_of=lambda group: sum(label["group"] == group for label in findings["labels"]),
         learned=_learned_labels(findings["labels"]),
         cardinality=None if multiclass else _cardinality_sentence(metrics),
@@ -141,6 +153,59 @@ def _render_span_comparison(comparison: dict[str, Any]) -> str:
         rows=[key for key in SPAN_TITLES if any(key in m["metrics"] for m in fine)],
         TITLES=SPAN_TITLES,
     )
+
+
+def worst_labels(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the labels to look at first: of those with rows enough, those with the lowest F1 below 50 %."""
+    known = [label for label in labels if label["rows"] >= LEAST_ROWS and label["f1"] < 0.5]
+    return sorted(known, key=lambda label: (label["f1"], -label["rows"]))[:MARKED]
+
+
+def _overview(findings: dict[str, Any]) -> dict[str, Any]:
+    """Draw what the data are."""
+    found, nouns = findings["overview"], "classes" if findings["task"] == "multiclass" else "labels"
+    counts = [label["train_rows"] for label in findings["labels"]]
+    figures = [
+        plots.plot_frequencies(
+            "frequencies", f"Training rows of each of the {nouns}", counts, xlabel=f"{nouns}, the most frequent first"
+        )
+    ]
+    if findings["task"] != "multiclass":
+        figures.append(
+            plots.plot_bars(
+                "row-sizes", "Training rows by the number of their labels", found["sizes"], xlabel="labels of a row"
+            )
+        )
+    if (lengths := found["lengths"]) is not None:
+        title = f"Training rows by the {lengths['unit']} of their text"
+        figures.append(
+            plots.plot_counts(
+                "lengths", title, lengths["counts"], lengths["edges"], xlabel=f"{lengths['unit']} of a text"
+            )
+        )
+    rows = sum(found["sizes"])
+    each = sum(i * count for i, count in enumerate(found["sizes"])) / max(rows, 1)
+    return found | {"figures": figures, "rows": rows, "each": each, "counts": sorted(counts)}
+
+
+def _box(model: dict[str, Any]) -> dict[str, Any]:
+    """Prepare what a reader can fill, and the data that the page computes with."""
+    numbers = model.get("numbers")
+    means = [] if numbers is None else np.frombuffer(base64.b64decode(numbers["mean"]), "<f8").tolist()
+    blocks = model["blocks"]
+    return {
+        "data": Markup(written_inside(model).decode()),
+        "text": bool(blocks),
+        "unit": "characters" if blocks and blocks[0]["analyzer"] == "char" else "words",
+        "whole": all(block["whole"] for block in blocks),
+        "numbers": [] if numbers is None else list(zip(numbers["names"], means, strict=True)),
+        "categories": model["categories"],
+    }
+
+
+def _shown_below_half(rows: Any) -> bool:
+    """Say whether a label that is predicted in one of these rows has a probability below 50 %."""
+    return any(label["prob"] < 0.5 for row in rows for label in (*row["right"], *row["added"]))
 
 
 def shown_labels(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -244,26 +309,32 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "penalty": penalty, "cut": cut, "points": points}
     environment.filters["from_metrics"] = lambda key, metrics: written(key, metrics[key])
     # A page has no "</style>" or "</script>" in either: they are ours.
-    style, spans, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("style.css", "spans.css", "script.js")
+    style, spans, script, scorer = (
+        (folder / name).read_text(encoding="utf-8") for name in ("style.css", "spans.css", "script.js", "scorer.js")
     )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.filters["signed"] = lambda number: f"{number:+d}".replace("-", "\u2212") if number else "0"
     environment.globals |= {
         "style": Markup(style),
         "span_style": Markup(spans),
-        "script": Markup(script),
-        "script_hash": f"sha256-{digest}",
+        # With a box to try a row in, and without.
+        "scripts": {True: _hashed(script + scorer), False: _hashed(script)},
     }
     environment.globals |= {"TITLES": TITLES}
     return environment
 
 
+def _hashed(script: str) -> tuple[Markup, str]:
+    """Return a script, and what a policy lets it run by."""
+    return Markup(script), f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
 def _page(template: str, **values: Any) -> str:
-    return _templates().get_template(template).render(**values)
+    script, digest = _templates().globals["scripts"][bool(values.get("box"))]
+    return _templates().get_template(template).render(script=script, script_hash=digest, **values)

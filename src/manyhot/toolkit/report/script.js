@@ -51,3 +51,21 @@ for (const field of document.querySelectorAll("input[data-table]")) {
   field.addEventListener("input", search);
   search();
 }
+
+// Of a long table the first rows are shown, and all on request; without scripts all are there.
+for (const table of document.querySelectorAll("table.long")) {
+  const rows = table.tBodies[0].rows.length;
+  if (rows <= 40) continue;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "more";
+  button.textContent = `Show all ${rows.toLocaleString("en")}`;
+  table.classList.add("short");
+  const showAll = () => {
+    table.classList.remove("short");
+    button.remove();
+  };
+  button.addEventListener("click", showAll);
+  document.querySelector(`input[data-table="${table.id}"]`)?.addEventListener("input", showAll, { once: true });
+  table.parentElement.after(button);
+}

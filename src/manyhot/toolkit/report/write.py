@@ -1,13 +1,11 @@
 """The report of a folder, a run's or a comparison's, written anew from what the folder holds: no data, no model."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from manyhot.toolkit.disk.run_folder import COMPARISON, kind_of_run, read_folder, write_file
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, first_line
+from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.report.card import card
 from manyhot.toolkit.report.render import render_comparison, render_run
 
@@ -44,23 +42,18 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
     content = read_folder(folder, kind)[name]
     rows = 0
     try:
-        said: dict[str, Any] = json.loads(content)
+        said: dict[str, Any] = parse_json(content)
         excerpts = "hard" if kind is COMPARISON else "worst"
         said[excerpts] = said[excerpts] if with_rows else None
         rows = len(said[excerpts] or ())
         page = render_comparison(said) if kind is COMPARISON else render_run(said)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        ZeroDivisionError,
-        jinja2.TemplateError,
-    ) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a page is made of numbers, names and plots: edited ones fail in any of these
         # Its checksum agrees: it was edited, and the manifest too.
         raise InputError(
-            f"{folder / name}: expected what `manyhot {kind.command}` wrote, but it is damaged: {error}; {kind.again}."
+            f"{folder / name}: expected what `manyhot {kind.command}` wrote, but it is damaged: {first_line(error)}; "
+            f"{kind.again}."
         ) from None
     write_file(out, page.encode())
     return Written(out, kind.name, rows)

@@ -1,6 +1,7 @@
 """A saved run in use: new rows to logits, label sets and numbers."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,11 @@ from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
-from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.errors import InputError, reading, shown
+from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.model import Model
-from manyhot.toolkit.read.cells import counted, listed
+from manyhot.toolkit.models.neighbours import Neighbours
+from manyhot.toolkit.read.cells import close_matches, counted, listed
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, read_file
 from manyhot.toolkit.read.examples import (
@@ -29,7 +31,9 @@ from manyhot.toolkit.read.examples import (
     known_of,
 )
 from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
+from manyhot.toolkit.runs.explain import Explained, Reason, few_known, guessed, sums, without_each_word, words_of
 from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
+from manyhot.toolkit.runs.trained_rows import row_hashes, said_of_known
 
 
 class Predicted(NamedTuple):
@@ -59,8 +63,10 @@ class Run:
         cardinality: how many labels a prediction may have.
         calibration: logits to probabilities, fitted on held-out rows.
         drop_unlabelled: rows without labels were left out of training, and are left out when measuring.
+        neighbours: the training rows that have a vote beside the model; None where none have.
         task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
+        trained_rows: hashes of the training rows, sorted; None where the run was told to keep none.
     """
 
     def __init__(
@@ -76,6 +82,8 @@ class Run:
         drop_unlabelled: bool,
         info: dict[str, Any],
         task: str = "multilabel",
+        neighbours: Neighbours | None = None,
+        trained_rows: np.ndarray | None = None,
     ) -> None:
         self.features = features
         self.model = model
@@ -87,6 +95,8 @@ class Run:
         self.drop_unlabelled = drop_unlabelled
         self.info = info
         self.task = task
+        self.neighbours = neighbours
+        self.trained_rows = trained_rows
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -118,10 +128,9 @@ class Run:
     def predict(self, data: Any) -> list[list[str]]:
         """Return the label set of each new row, best label first; of a multiclass run, a set of one.
 
-        Takes what :meth:`predict_logits` takes.
+        Takes what :meth:`predict_logits` takes. Where training did not know most words of a text, a warning says so.
         """
-        logits = self.predict_logits(data)
-        return [[label.name for label in row] for row in self.label_sets(logits)]
+        return [[label.name for label in row] for row in self.label_sets(self._logits_of_new(data))]
 
     def probs(self, data: Any) -> np.ndarray:
         """Return the probability of each label for new rows, (rows, labels) float32; calibrated on held-out rows.
@@ -130,9 +139,10 @@ class Run:
         and `top` those of the best labels of each.
 
         A label with a probability below 1/2 may be predicted and one above it may not: label sets are chosen to have as
-        many labels as there are, and the best of a row where it must have one. Takes what :meth:`predict_logits` takes.
+        many labels as there are, and the best of a row where it must have one. Takes what :meth:`predict_logits` takes,
+        and warns as :meth:`predict` does.
         """
-        return self.calibration.probs(self.predict_logits(data))
+        return self.calibration.probs(self._logits_of_new(data))
 
     def top(self, data: Any, k: int = 5) -> pl.DataFrame:
         """Return the k most probable labels of each new row, predicted or not, as a table: a row for each of them.
@@ -149,7 +159,7 @@ class Run:
         """
         if not isinstance(k, int) or k < 1:
             raise InputError(f"top expects at least 1 label a row; got {k!r}.")
-        logits = self.logits(data)
+        logits = self._logits_of_new(data)
         probs = self.calibration.probs(logits)
         chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
         best = np.lexsort((-logits, -probs), axis=1)[:, :k]
@@ -165,6 +175,55 @@ class Run:
             "predicted": chosen[where] > 0,
         }
         return pl.DataFrame(columns, schema_overrides={"label": pl.String})
+
+    def explain(self, data: Any, labels: Sequence[str] | None = None) -> list[Explained]:
+        """Say why each row has its labels: what each word, number or category adds to the score of each label.
+
+        Args:
+            data: what :meth:`predict_logits` takes.
+            labels: the labels to look at, predicted or not; by default those that are predicted.
+
+        Returns:
+            For each row its labels, the most probable first, each with its score, its probability and the parts of
+            the score (:mod:`manyhot.toolkit.runs.explain` says how), and the words of the text that training did not
+            know.
+
+        Raises:
+            InputError: a label that the run does not have, or what :meth:`predict_logits` refuses.
+        """
+        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
+        column = {name: i for i, name in enumerate(self.label_names)}
+        for name in labels or ():
+            if name not in column:
+                close = close_matches(name, self.label_names)
+                raise InputError(f"explain expects labels of the run; got {shown(name)}{close}.")
+        logits = self.logits(examples)
+        probs = self.calibration.probs(logits)
+        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels) > 0
+        read, votes = words_of(self.features), None if self.neighbours is None else self.votes(examples)
+        found = []
+        for row in range(examples.rows):
+            asked = np.flatnonzero(chosen[row]) if labels is None else np.array([column[name] for name in labels], int)
+            asked = asked[np.lexsort((-logits[row, asked], -probs[row, asked]))]
+            parted = sums(self.features, self.model, self.columns, examples, row, asked)
+            if parted is None:
+                parted = without_each_word(lambda texts: self.logits(texts), (examples.texts or [""])[row], asked)
+            if votes is not None:
+                parted = parted.with_votes(votes[row, asked].astype(np.float64))
+            reasons = [
+                Reason(
+                    self.label_names[label],
+                    float(logits[row, label]),
+                    float(probs[row, label]),
+                    bool(chosen[row, label]),
+                    float(parted.base[i]),
+                    parted.of(i),
+                )
+                for i, label in enumerate(asked.tolist())
+            ]
+            words = None if read is None or examples.texts is None else read(examples.texts[row])
+            found.append(Explained(reasons, *((None, []) if words is None else (len(words.all), words.unknown))))
+        return found
 
     def evaluate(self, data: Any, targets: Any = None, *, mask: Any = None) -> dict[str, float | int | None]:
         """Measure the run on labelled rows: the keys of :func:`manyhot.multilabel_metrics` or `multiclass_metrics`.
@@ -199,6 +258,8 @@ class Run:
             raise InputError(f"{examples.source}: expected at least one row with labels to measure on; got none.")
         if multiclass:
             check_one_class(examples)
+        if self.trained_rows is not None and (note := said_of_known(row_hashes(examples), self.trained_rows)):
+            notes.append(note)
         aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning():
             notes.append(warning)
@@ -214,18 +275,55 @@ class Run:
         examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
         if not examples.rows:
             return np.zeros((0, len(self.label_names)), dtype=np.float32)
-        return self.model.logits(self.features.transform(examples))
+        X = self.features.transform(examples)
+        logits = self.model.logits(X)
+        return logits if self.neighbours is None else logits + self._votes(X, self.neighbours)
+
+    def votes(self, data: Any) -> np.ndarray:
+        """Return what nearest training rows add to each logit, (rows, labels) float32; 0 where none have a vote.
+
+        The rest of :meth:`predict_logits` is the linear model's: its weights times the features, and the bias. Takes
+        what that takes.
+        """
+        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
+        if self.neighbours is None or not examples.rows:
+            return np.zeros((examples.rows, len(self.label_names)), dtype=np.float32)
+        return self._votes(self.features.transform(examples), self.neighbours)
+
+    def _votes(self, X: DesignMatrix, neighbours: Neighbours) -> np.ndarray:
+        return neighbours.votes(X[:, : self.features.size_without_kernel])
+
+    @property
+    def rows_held(self) -> int:
+        """How many training rows the run holds the features of: those with a vote, or the landmarks of a kernel."""
+        if self.neighbours is not None:
+            return self.neighbours.rows.shape[0]
+        return 0 if self.features.kernel is None else len(self.features.kernel.landmarks)
+
+    def _logits_of_new(self, data: Any) -> np.ndarray:
+        """Return logits for a caller who asks for labels, and warn of texts that training knew little of."""
+        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
+        few = few_known(self.features, examples.texts)
+        if note := guessed(int(few.sum()), len(few)):
+            warnings.warn(note, stacklevel=3)
+        return self.logits(examples)
 
     def label_sets(self, logits: np.ndarray) -> list[list[Predicted]]:
-        """Return the labels of each row, best first."""
-        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
-        probs = self.calibration.probs(logits)
+        """Return the labels of each row, the most probable first."""
         sets: list[list[Predicted]] = [[] for _ in range(len(logits))]
-        row, label = np.nonzero(chosen)
-        order = np.lexsort((-logits[row, label], row))
-        for r, i in zip(row[order].tolist(), label[order].tolist(), strict=True):
-            sets[r].append(Predicted(self.label_names[i], float(logits[r, i]), float(probs[r, i])))
+        rows, labels, probs = self.labels_of(logits)
+        scores = logits[rows, labels]
+        for r, i, score, prob in zip(rows.tolist(), labels.tolist(), scores.tolist(), probs.tolist(), strict=True):
+            sets[r].append(Predicted(self.label_names[i], score, prob))
         return sets
+
+    def labels_of(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the row, the label and the probability of each label that is predicted, best first in each row."""
+        chosen = decide(logits, min_labels=self.cardinality.min_labels, max_labels=self.cardinality.max_labels)
+        row, label = np.nonzero(chosen)
+        of = self.calibration.probs(logits)[row, label]
+        order = np.lexsort((-logits[row, label], -of, row))
+        return row[order], label[order], of[order]
 
     def _examples(self, data: Any, *, with_labels: bool) -> Examples:
         names = self.label_names if self.columns.by_position else None
@@ -293,7 +391,8 @@ def examples_for(run: Run, raw: Raw, path: str | Path, *, with_labels: bool, sta
     """Take the examples of a file, or of a part of it after `start` rows, the way the training file's were taken."""
     names = run.label_names if run.columns.by_position else None
     source = Path(path).name
-    return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
+    with reading(path):
+        return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,11 +20,12 @@ from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
 from manyhot.toolkit.read.data import Raw
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
+from manyhot.toolkit.runs.explain import few_known, guessed
 from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
 # Logits that are held at once; where labels are many a batch is predicted in parts.
-CELLS = 2**22
+CELLS = 2**20
 
 # Told while the file is looked through before the first row, and then with the rows done; and the share of the file.
 Progress = Callable[[int | None, float], None]
@@ -37,9 +39,13 @@ def write_predictions(
     keep: Sequence[str] | None = (),
     encoding: str | None = None,
     size: int = BLOCK_BYTES,
+    safe_csv: bool = False,
     progress: Progress = lambda rows, share: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Write labels, best first, with scores (logits) and probabilities, for each row of a data file; all or nothing.
+    """Write labels, the most probable first, with scores (logits) and probabilities, for each row of a data file.
+
+    All of it is written or nothing.
 
     Args:
         path: the file to write, .jsonl, .csv or .parquet.
@@ -49,7 +55,9 @@ def write_predictions(
             or probs is written as input_labels, input_scores or input_probs.
         encoding: of the file to read, where it is text and not UTF-8.
         size: bytes that are read at a time, about.
+        safe_csv: in a .csv file, write ' before text that a spreadsheet would take for a formula.
         progress: told with each batch how many rows are written.
+        warn: told at the end of texts that training knew little of.
 
     Returns:
         The number of rows.
@@ -59,11 +67,12 @@ def write_predictions(
         OSError: the disk is full or refuses.
     """
     check_output(path, data)
+    writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     read = run.columns
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
     step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
-    rows = 0
-    with whole_file(path) as file, WRITERS[path.suffix](file) as write:
+    rows, few = 0, 0
+    with whole_file(path) as file, writer(file) as write:
         batches = read_batches(
             data,
             wanted=wanted,
@@ -76,6 +85,7 @@ def write_predictions(
         for batch in batches:
             kept = _kept(batch.raw, keep, Path(data).name, path.suffix)
             examples = examples_for(run, batch.raw, data, with_labels=False, start=batch.start)
+            few += int(few_known(run.features, examples.texts).sum())
             for start in range(0, examples.rows, step):
                 predicted = predictions(
                     run, run.logits(examples.taken(np.arange(start, min(start + step, examples.rows))))
@@ -83,18 +93,26 @@ def write_predictions(
                 write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
                 rows += predicted.height
             progress(rows, batch.share)
+    if note := guessed(few, rows):
+        warn(note)
     return rows
 
 
 def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
     """Lay out what is predicted: a list column for each thing that is said of the labels of a row."""
-    sets = run.label_sets(logits)
-    columns: dict[str, list[list[Any]]] = {
-        "labels": [[label.name for label in row] for row in sets],
-        "scores": [[round(label.score, 4) for label in row] for row in sets],
-        "probs": [[round(label.prob, 4) for label in row] for row in sets],
+    import pyarrow as pa
+
+    rows, labels, probs = run.labels_of(logits)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(logits)))])
+    names = pl.Series(run.label_names, dtype=pl.String)[labels]
+    columns = {
+        "labels": names.to_arrow(),
+        "scores": pa.array(logits[rows, labels].astype(np.float64).round(4)),
+        "probs": pa.array(probs.astype(np.float64).round(4)),
     }
-    return pl.DataFrame(columns, schema=PREDICTED)
+    # As Arrow arrays: as objects of Python, the labels of a million rows would take a gigabyte.
+    lists = [pl.Series(name, pa.LargeListArray.from_arrays(ends, values)) for name, values in columns.items()]
+    return pl.DataFrame(lists).cast(dict(PREDICTED))
 
 
 # What is predicted of a row, and its types.
@@ -133,15 +151,44 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
     yield write
 
 
+def writer_for(path: Path, writers: dict[str, Any], *, safe_csv: bool) -> Callable[[BinaryIO], Any]:
+    """Return what writes a file of this name.
+
+    Raises:
+        InputError: safe_csv for another format.
+    """
+    if not safe_csv:
+        return writers[path.suffix]
+    if path.suffix != ".csv":
+        raise InputError(f"{path}: expected a .csv file with --safe-csv, got {path.suffix}; leave --safe-csv out.")
+    return lambda file: writers[".csv"](file, safe=True)
+
+
+def no_formulas(frame: pl.DataFrame) -> pl.DataFrame:
+    """Write ' before text, names of columns too, that a spreadsheet would run as a formula; numbers stay."""
+    formula, number = r"^[=+\-@\t\r]", r"^[+-]?[0-9.,]+(?:[eE][+-]?[0-9]+)?$"
+    texts = [column for column in frame if column.dtype == pl.String]
+    runs = [column.str.contains(formula) & ~column.str.contains(number) for column in texts]
+    guarded = [
+        pl.select(pl.when(run).then("'" + column).otherwise(column).alias(column.name)).to_series()
+        for column, run in zip(texts, runs, strict=True)
+    ]
+    frame = frame.with_columns(guarded)
+    frame.columns = [f"'{name}" if re.match(formula, name) else name for name in frame.columns]
+    return frame
+
+
 @contextmanager
-def _csv(file: BinaryIO) -> Iterator[Write]:
+def _csv(file: BinaryIO, *, safe: bool = False) -> Iterator[Write]:
     """Write lists as JSON text: a label may hold any separator, and `manyhot train` reads such cells as lists."""
 
     def write(frame: pl.DataFrame) -> None:
         nested = [column for column in frame if column.dtype.is_nested()]
         texts = [pl.Series(c.name, [_json(cell) for cell in c.to_list()], dtype=pl.String) for c in nested]
         buffer = io.BytesIO()
-        frame.with_columns(texts).write_csv(buffer, include_header=file.tell() == 0)
+        frame = frame.with_columns(texts)
+        frame = no_formulas(frame) if safe else frame
+        frame.write_csv(buffer, include_header=file.tell() == 0)
         file.write(buffer.getbuffer())
 
     yield write

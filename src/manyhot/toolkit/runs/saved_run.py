@@ -1,30 +1,31 @@
 """A run as files and back: what is written and what is read stand beside each other."""
 
 import json
-import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from manyhot.calibration import Calibration
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.choose.calibrate import Calibrated
 from manyhot.toolkit.choose.cross_fit import Step
-from manyhot.toolkit.config import TASKS, Config
-from manyhot.toolkit.disk.run_folder import kind_of_run, read_folder, to_json
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.run_folder import Kind, kind_of_run, parsed_files, read_folder, to_json
+from manyhot.toolkit.errors import InputError, first_line
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import described, restored
 from manyhot.toolkit.models.model import device_of
+from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.runs.predict import Run
+from manyhot.toolkit.runs.schema import ROW_HASHES, check_run
 
 
 def run_files(
@@ -40,7 +41,9 @@ def run_files(
     """Lay out a run as files: weights as safetensors, everything else as text, `page` its report."""
     state, arrays = run.features.state()
     terms = [block.pop("terms") for block in state["text"]]
-    arrays |= run.model.arrays()
+    arrays |= run.model.arrays() | ({} if run.neighbours is None else run.neighbours.arrays())
+    if run.trained_rows is not None:
+        arrays[ROW_HASHES] = run.trained_rows
     state_of_run = {
         **described(run.model),
         "task": run.task,
@@ -112,78 +115,67 @@ def load_run(path: str | Path) -> Any:
         [['food', 'praise'], ['film']]
     """
     path = Path(path)
-    parts = _parsed(path, read_folder(path, kind_of_run(path)))
-    state, arrays = parts["run.json"], parts["model.safetensors"]
-    if isinstance(state, dict) and (reader := READERS.get(state.get("task", ""))):
-        return import_module(reader).restored_run(path, parts)
+    kind = kind_of_run(path)
+    parts = parsed_files(path, read_folder(path, kind), kind)
+    with restoring(path, kind):
+        if reader := READERS.get(parts["run.json"].get("task")):
+            return import_module(reader).restored_run(parts)
+        check_run(parts)
+        return _restored(parts)
+
+
+@contextmanager
+def restoring(path: Path, kind: Kind) -> Iterator[None]:
+    """Say of whatever goes wrong while a run is made of its files that they do not fit.
+
+    The schema names the key. What it cannot know, a library says: a tokenizer that is none, a network of other weights.
+    """
     try:
-        calibration = parts["calibration.json"]
-        for block, block_terms in zip(state["features"]["text"], parts["terms.json"], strict=True):
-            block["terms"] = block_terms
-        features = Features.from_state(state["features"], arrays, device_of("auto"))
-        run = Run(
-            features=features,
-            model=restored(state, arrays, features.size, len(state["labels"])),
-            columns=_columns(state["columns"]),
-            label_names=[label["name"] for label in state["labels"]],
-            train_counts=np.array([label["rows"] for label in state["labels"]], dtype=np.float64),
-            cardinality=CardinalityRange(**state["cardinality"]),
-            calibration=Calibration(
-                *(
-                    np.array([float(label[key]) for label in calibration["labels"]])
-                    for key in ("temperature", "offset")
-                ),
-                classes=calibration["classes"],
-            ),
-            drop_unlabelled=state["drop_unlabelled"],
-            info=state["chosen"],
-            task=state["task"],
-        )
-        # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
-        blocks = run.features.blocks
-        counted = count_terms([""], [block.parameters for block in blocks], [block.vocabulary for block in blocks])
-        for block, (_, counts) in zip(blocks, counted, strict=True):
-            block.weighted(counts)
-        if run.features.reader:
-            run.features.reader.transform([""])
-        if run.task not in TASKS or not all(isinstance(name, str) for name in run.label_names):
-            raise ValueError(f"task {run.task!r} of labels {run.label_names[:3]}")
-        if len(run.calibration.temperature) != len(run.label_names) or not (run.calibration.temperature > 0).all():
-            raise ValueError(f"a calibration of {len(run.label_names)} labels has temperatures above 0, one a label")
-        run.label_sets(np.zeros((1, len(run.label_names)), dtype=np.float32))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        said = first_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
         raise InputError(
-            f"{path}: expected a run of this manyhot, but its parts do not fit (run.json, terms.json, "
-            f"calibration.json, model.safetensors): {error}."
+            f"{path}: expected a run of this manyhot, but its parts do not fit: {said}; {kind.again}."
         ) from None
+
+
+def _restored(parts: dict[str, Any]) -> Run:
+    state, arrays, calibration = parts["run.json"], parts["model.safetensors"], parts["calibration.json"]
+    for block, block_terms in zip(state["features"]["text"], parts["terms.json"], strict=True):
+        block["terms"] = block_terms
+    features = Features.from_state(state["features"], arrays, device_of("auto"))
+    run = Run(
+        features=features,
+        model=restored(state, arrays, features.size, len(state["labels"])),
+        columns=_columns(state["columns"]),
+        label_names=[label["name"] for label in state["labels"]],
+        train_counts=np.array([label["rows"] for label in state["labels"]], dtype=np.float64),
+        cardinality=CardinalityRange(**state["cardinality"]),
+        calibration=Calibration(
+            *(np.array([float(label[key]) for label in calibration["labels"]]) for key in ("temperature", "offset")),
+            classes=calibration["classes"],
+        ),
+        drop_unlabelled=state["drop_unlabelled"],
+        info=state["chosen"],
+        task=state["task"],
+        neighbours=None
+        if "neighbours.prior" not in arrays
+        else Neighbours.restored(arrays, features.size_without_kernel),
+        trained_rows=arrays.get(ROW_HASHES),
+    )
+    if run.neighbours is not None and len(run.neighbours.prior) != len(run.label_names):
+        raise ValueError(f"neighbours of {len(run.neighbours.prior)} labels")
+    # What fits no schema shows here, and not in the middle of a prediction.
+    blocks = run.features.blocks
+    counted = count_terms([""], [block.parameters for block in blocks], [block.vocabulary for block in blocks])
+    for block, (_, counts) in zip(blocks, counted, strict=True):
+        block.weighted(counts)
+    if run.features.reader:
+        run.features.reader.transform([""])
+    run.label_sets(np.zeros((1, len(run.label_names)), dtype=np.float32))
     return run
-
-
-def _parsed(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
-    """Parse every file, those too that prediction needs nothing of: an edited file is named as soon as it is met."""
-    parsed: dict[str, Any] = {}
-    for name, content in files.items():
-        try:
-            if name.endswith(".safetensors"):
-                parsed[name] = load_tensors(content)
-                if not all(np.isfinite(array).all() for array in parsed[name].values()):
-                    raise ValueError("a number in it is not finite")
-            elif name.endswith(".toml"):
-                parsed[name] = tomllib.loads(content.decode())
-            elif name.endswith(".html"):
-                content.decode()
-            elif name.endswith(".jsonl"):
-                parsed[name] = [json.loads(line) for line in content.decode().splitlines()]
-            else:
-                parsed[name] = json.loads(content)
-                if not isinstance(parsed[name], dict | list):
-                    raise ValueError("it holds one value")
-        except (ValueError, TypeError, SafetensorError) as error:
-            raise InputError(
-                f"{path / name}: expected what training wrote, but it is damaged: {error}; train again, or restore the "
-                "folder from a copy."
-            ) from None
-    return parsed
 
 
 def _columns(saved: dict[str, Any]) -> Columns:

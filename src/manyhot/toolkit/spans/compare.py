@@ -4,34 +4,29 @@ Methods differ in the loss, in where its biases start, and in whether one thresh
 shared by methods that differ in the threshold alone. Every method is measured on rows that nothing was chosen by.
 """
 
-import os
-import platform
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 from manyhot.metrics_of_spans import span_metrics
 from manyhot.spans import Span
 from manyhot.split import stratified_split
-from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES, Counts, interval, resampled
-from manyhot.toolkit.compare.compare import LEAST, Compared
-from manyhot.toolkit.compare.standings import mean_over_seeds
+from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES, Counts, resampled
+from manyhot.toolkit.compare.compare import LEAST, Compared, reason_of, write_comparison
+from manyhot.toolkit.compare.standings import difference, interval_of, leaders, mean_over_seeds
 from manyhot.toolkit.compare.tally import PeakMemory
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.fits import Arrays, Steps
-from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
+from manyhot.toolkit.disk.run_folder import file_sha256
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.kinds import read_encoder
 from manyhot.toolkit.models.model import device_of
-from manyhot.toolkit.report.render import render_comparison
+from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.findings import Judged, of_types, warnings_of
 from manyhot.toolkit.spans.fit import fit, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, drop_unlabelled, read_spans, targets_of
@@ -64,34 +59,15 @@ def compare_spans(
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     compared = {"losses": list(comparison.methods), "folds": comparison.folds, "seeds": comparison.seeds}
     with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
-        training = read_spans(config)
+        training, encoder = read_spans(config), read_encoder(config, listener.say)
         for sentence in training.said:
             listener.say(sentence)
         for sentence in training.warnings:
             listener.warn(sentence)
-        trials = _Trials(comparison, training, listener, checkpoint)
+        trials = _Trials(comparison, training, listener, checkpoint, encoder)
         listener.say(trials.design)
-        result = {
-            "kind": "comparison",
-            "format": COMPARISON.format,
-            "task": "spans",
-            "data": Path(config.data).name,
-            "said": training.said,
-            **trials.run(),
-            "command": shlex.join(command),
-            "inputs": [{"file": file, "sha256": digest} for file, digest in sums.items()],
-            "versions": versions() | {"python": platform.python_version()},
-            "platform": f"{platform.machine()}, {os.cpu_count()} cores",
-            "threads": torch.get_num_threads(),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        files = {
-            "compare.json": to_json(result),
-            "config.toml": config.to_toml().encode(),
-            "report.html": render_comparison(result).encode(),
-        }
-        write_folder(path, files, COMPARISON)
-    return Compared(result, path)
+        numbers = {"task": "spans"} | trials.run()
+        return write_comparison(path, config, numbers, said=training.said, command=command, sums=sums, began=began)
 
 
 @dataclass(frozen=True)
@@ -144,8 +120,14 @@ class _Trials:
     """Every loss on every split with every seed."""
 
     def __init__(
-        self, comparison: SpanComparison, training: SpanTraining, listener: Listener, checkpoint: Checkpoint
+        self,
+        comparison: SpanComparison,
+        training: SpanTraining,
+        listener: Listener,
+        checkpoint: Checkpoint,
+        encoder: Encoder | None,
     ) -> None:
+        self.encoder = encoder
         self.config, self.training = comparison.config, training
         self.methods = [method for method in METHODS if method.name in comparison.methods]
         self.seeds = [comparison.config.seed + i for i in range(comparison.seeds)]
@@ -220,7 +202,7 @@ class _Trials:
         memory.start()
         fits = _Named(self.checkpoint, f"{where}, ")
         try:
-            learner = plan(config, training, read_encoder(config), device_of(config.device))
+            learner = plan(config, training, self.encoder, device_of(config.device))
             fitted = fit(
                 learner,
                 training,
@@ -230,8 +212,7 @@ class _Trials:
                 ),
             )
         except Exception as error:  # whatever it is, the other methods are worth their numbers
-            said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            self.errors[loss] = f"{where}: {said.splitlines()[0]}"
+            self.errors[loss] = f"{where}: {reason_of(error)}"
             self.listener.warn(f"{loss} failed: {self.errors[loss]}")
             return None
         predicting = time.monotonic()
@@ -278,19 +259,7 @@ class _Trials:
         means = {name: mean_over_seeds(parts) for name, parts in measured.items()}
         ours = {method.name for method in self.methods if method.ours}
 
-        def best(metric: str, among: set[str]) -> str | None:
-            return max((name for name in means if name in among), key=lambda name: means[name][metric], default=None)
-
-        leading = {m: {"ours": best(m, ours), "rival": best(m, set(means) - ours)} for m in METRICS}
-
-        def difference(name: str, metric: str) -> dict[str, Any] | None:
-            other = leading[metric]["rival" if name in ours else "ours"]
-            if other is None:
-                return None
-            value = means[name][metric] - means[other][metric]
-            found = interval(value, drawn[name][metric] - drawn[other][metric])
-            return None if found is None else {"than": other, "value": value, "interval": found}
-
+        leading = leaders(means, ours, METRICS)
         rows = []
         for method in self.methods:
             row: dict[str, Any] = {
@@ -311,13 +280,14 @@ class _Trials:
                 },
             }
             if (name := method.name) in means:
+                side = "rival" if method.ours else "ours"
                 runs = [
                     (seed, trial) for seed, s in zip(self.seeds, trials[method.loss], strict=True) for _, trial in s
                 ]
                 row |= {
                     "metrics": means[name],
-                    "intervals": {m: interval(means[name][m], drawn[name][m]) for m in METRICS},
-                    "differences": {m: difference(name, m) for m in METRICS},
+                    "intervals": {m: interval_of(means, drawn, name, m) for m in METRICS},
+                    "differences": {m: difference(means, drawn, name, leading[m][side], m) for m in METRICS},
                     "label_f1": np.mean([part.label_f1() for part in counts[name]], axis=0).round(6).tolist(),
                     "by_seed": [
                         {"seed": seed} | {m: part[m] for m in METRICS}

@@ -1,4 +1,4 @@
-"""Networks that find spans, fitted: a tenth of the rows says when to stop and which offset is best, then all are.
+"""Networks that find spans, fitted: a tenth of the rows says when to stop and which offset to add, then all are.
 
 What is fitted first is kept as a finished fit: the number of epochs, the offset, and the spans that it found in the
 rows held out, which are what a run says of itself where there are no test rows.
@@ -24,7 +24,7 @@ from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import Vocabulary
 from manyhot.toolkit.spans.inputs import SpanTraining, targets_of
 from manyhot.toolkit.spans.network import BATCH, FEATURES, LOSSES, NUMBERS, STARTS, Cnn, Pretrained, SpanNetwork
-from manyhot.toolkit.spans.offset import LOWEST, best_offset, f1_at_zero, judged
+from manyhot.toolkit.spans.offset import LOWEST, bagged_offset, f1_at_zero, judged
 from manyhot.toolkit.spans.pieces import Gold, Pieces, find_spans, gold_of, prepared
 from manyhot.toolkit.spans.sentences import Sentences
 
@@ -46,7 +46,7 @@ class Held:
         rows: positions in the training rows; all of those of --valid.
         spans: of each, those that a decision keeps at the threshold LOWEST, best first, before the offset.
         gold: the true ones.
-        offset: with which those above 0 have the best F1.
+        offset: with which those above 0 have a high F1; 0 after epochs that are not the best.
     """
 
     rows: np.ndarray
@@ -284,12 +284,11 @@ class _Watched:
         spans = find_spans(
             self.network, self.pieces, self.sentences.rows, flat=not self.training.nested, threshold=LOWEST
         )
-        scores, right = judged(spans, [set(row) for row in self.gold])
-        number = sum(len(set(row)) for row in self.gold)
-        offset = best_offset(scores, right, number)
-        value = f1_at_zero(scores, right, number)
-        self.last = Held(self.positions, spans, self.gold, offset)
-        if value > self.highest or value == 0:  # where nothing is found yet, more has been learned all the same
+        found = judged(spans, [set(row) for row in self.gold])
+        value = f1_at_zero(found.scores, found.right, int(found.gold.sum()))
+        better = value > self.highest or value == 0  # where nothing is found yet, more has been learned all the same
+        self.last = Held(self.positions, spans, self.gold, bagged_offset(found) if better else 0.0)
+        if better:
             self.highest, self.best = value, _arrays(self.last, value)
         return value
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from manyhot.toolkit import errors
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.cells import close_matches, counted, listed
@@ -67,6 +68,11 @@ def read_spans(config: Config) -> SpanTraining:
     Raises:
         InputError: bad input, in a sentence that names file, row and span.
     """
+    with errors.reading(config.data):
+        return _read_spans(config)
+
+
+def _read_spans(config: Config) -> SpanTraining:
     names = read_label_names(config.label_names) if config.label_names else None
     reading = Reading(config.end, config.format == "columns", config.tags, names)
     file = read_marked(config.data, reading)

@@ -12,6 +12,7 @@ from manyhot.spans import Span
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.cells import listed
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, Reading, check_mark, check_tokens
+from manyhot.toolkit.runs.trained_rows import hashes, said_of_known
 from manyhot.toolkit.spans.inputs import drop_unlabelled, sentences_for
 from manyhot.toolkit.spans.network import SpanNetwork
 from manyhot.toolkit.spans.pieces import Gold, find_spans, gold_of, prepared
@@ -50,6 +51,7 @@ class SpanRun:
         reading: how files are read.
         drop_unlabelled: rows without spans were left out of training, and are left out when measuring.
         info: what was chosen in training: loss, epochs, offset.
+        trained_rows: hashes of the training rows, sorted; None where the run was told to keep none.
     """
 
     task = "spans"
@@ -65,6 +67,7 @@ class SpanRun:
         reading: Reading,
         drop_unlabelled: bool,
         info: dict[str, Any],
+        trained_rows: np.ndarray | None = None,
     ) -> None:
         self.network = network
         self.label_names = label_names
@@ -74,6 +77,7 @@ class SpanRun:
         self.reading = reading
         self.drop_unlabelled = drop_unlabelled
         self.info = info
+        self.trained_rows = trained_rows
 
     def predict(self, rows: Sequence[str] | Sequence[Sequence[str]]) -> list[list[Found]]:
         """Return the spans of each new row, best first.
@@ -119,6 +123,8 @@ class SpanRun:
                 notes.append(f"{dropped:,} rows without spans left out, as in training (--drop-unlabelled)")
         if not sentences.rows:
             raise InputError(f"{sentences.source}: expected at least one row with spans to measure on; got none.")
+        if self.trained_rows is not None and (note := said_of_known(hashes_of(sentences), self.trained_rows)):
+            notes.append(note)
         predicted = self.spans(sentences)
         metrics, gold, unknown = measure(predicted, sentences, self.label_names, self.train_counts)
         return MeasuredSpans(metrics, [*notes, *notes_on(sentences, unknown)], sentences, predicted, gold, unknown)
@@ -155,6 +161,15 @@ class SpanRun:
             given: list[Mark] = [check_mark(place, a, b, kind, len(row), form=form) for a, b, kind, *_ in marks]
             marked.append(MarkedRow(place, tokens, text, given))
         return sentences_of(marked, "the data", characters=self.characters)
+
+
+def hashes_of(sentences: Sentences) -> np.ndarray:
+    """Return a hash of the text, or the tokens, of each row."""
+    texts = [
+        text if text is not None else "\x1f".join(tokens)
+        for text, tokens in zip(sentences.texts, sentences.tokens, strict=True)
+    ]
+    return hashes(text.encode("utf-8", "surrogatepass") for text in texts)
 
 
 def measure(

@@ -1,17 +1,30 @@
 """A run on spans as files and back: what is written and what is read stand beside each other."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
-from manyhot.toolkit.config import Config
+from manyhot.toolkit.config import CHOICES, Config
 from manyhot.toolkit.disk.run_folder import to_json
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.disk.schema import (
+    anything,
+    check,
+    every,
+    flag,
+    maybe,
+    names_of,
+    one_of,
+    one_scalar,
+    record,
+    several,
+    text,
+    whole,
+)
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.read.formats.marked import Reading
+from manyhot.toolkit.runs.schema import ENCODER, LARGEST_WEIGHT, ROW_HASHES, check_hashes
 from manyhot.toolkit.spans.fit import Fitted
 from manyhot.toolkit.spans.network import arrays_of, described, restored
 from manyhot.toolkit.spans.predict import SpanRun
@@ -28,6 +41,7 @@ def run_files(
 ) -> dict[str, bytes]:
     """Lay out a run as files: weights as safetensors, everything else as text, `page` its report."""
     state, terms = described(run.network)
+    kept = {} if run.trained_rows is None else {ROW_HASHES: run.trained_rows}
     state_of_run = {
         "task": run.task,
         **state,
@@ -54,7 +68,7 @@ def run_files(
         "findings.json": to_json(findings),
         "log.jsonl": "".join(line + "\n" for line in log).encode(),
         "metrics.json": to_json(metrics),
-        "model.safetensors": save_tensors(arrays_of(run.network)),
+        "model.safetensors": save_tensors(arrays_of(run.network) | kept),
         "provenance.json": to_json(origin),
         "report.html": page.encode(),
         "run.json": to_json(state_of_run),
@@ -62,35 +76,65 @@ def run_files(
     }
 
 
-def restored_run(path: Path, parts: dict[str, Any]) -> SpanRun:
+def _encoder(value: Any, where: str) -> None:
+    one_of("cnn")(value, where) if isinstance(value, str) else ENCODER(value, where)
+
+
+_names = several(text, 1)
+RUN_JSON = record(
+    {
+        "task": one_of("spans"),
+        "max_width": whole(1, 2**20),
+        "encoder": _encoder,
+        "chosen": record({"loss": text}, others=one_scalar),
+        "nested": flag,
+        "characters": flag,
+        "reading": record(
+            {
+                "end": one_of(*CHOICES["end"]),
+                "columns": flag,
+                "tags": maybe(several(whole(1, 10**6), 1)),
+                "label_names": maybe(_names),
+            }
+        ),
+        "drop_unlabelled": flag,
+        "labels": every(several(record({"name": text, "spans": whole(0, 10**12)}), 1, 10**6), names_of),
+    }
+)
+TERMS_JSON = several(several(anything, 2, 2))
+
+
+def restored_run(parts: dict[str, Any]) -> SpanRun:
     """Restore a run from its files, parsed.
 
     Raises:
-        InputError: parts that do not fit.
+        ValueError: parts that do not fit; names the key.
     """
-    state = parts["run.json"]
-    try:
-        names = [label["name"] for label in state["labels"]]
-        reading = state["reading"]
-        run = SpanRun(
-            network=restored(state, parts["terms.json"], parts["model.safetensors"], len(names), device_of("auto")),
-            label_names=names,
-            train_counts=np.array([label["spans"] for label in state["labels"]], dtype=np.float64),
-            nested=bool(state["nested"]),
-            characters=bool(state["characters"]),
-            reading=Reading(
-                reading["end"], reading["columns"], reading["tags"] and tuple(reading["tags"]), reading["label_names"]
-            ),
-            drop_unlabelled=state["drop_unlabelled"],
-            info=state["chosen"],
-        )
-        # An edited file whose checksum was edited too shows here, and not in the middle of a prediction.
-        if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"types {names[:3]}")
-        run.predict([["a", "b"]])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{path}: expected a run of this manyhot, but its parts do not fit (run.json, terms.json, "
-            f"model.safetensors): {error}."
-        ) from None
+    for name, expected in (("run.json", RUN_JSON), ("terms.json", TERMS_JSON)):
+        try:
+            check(parts[name], expected, "")
+        except ValueError as error:
+            raise ValueError(f"{name}, {error}") from None
+    state, arrays = parts["run.json"], dict(parts["model.safetensors"])
+    check_hashes(rows := arrays.pop(ROW_HASHES, None))
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and array.size and np.abs(array).max() > LARGEST_WEIGHT:
+            raise ValueError(f"model.safetensors, {name}: expected weights of at most {LARGEST_WEIGHT:g}")
+    names = [label["name"] for label in state["labels"]]
+    reading = state["reading"]
+    run = SpanRun(
+        network=restored(state, parts["terms.json"], arrays, len(names), device_of("auto")),
+        label_names=names,
+        train_counts=np.array([label["spans"] for label in state["labels"]], dtype=np.float64),
+        nested=state["nested"],
+        characters=state["characters"],
+        reading=Reading(
+            reading["end"], reading["columns"], reading["tags"] and tuple(reading["tags"]), reading["label_names"]
+        ),
+        drop_unlabelled=state["drop_unlabelled"],
+        info=state["chosen"],
+        trained_rows=rows,
+    )
+    # What fits no schema shows here, and not in the middle of a prediction.
+    run.predict([["a", "b"]])
     return run

@@ -5,7 +5,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
-from manyhot.toolkit.models.features import SPACELESS
+from manyhot.toolkit.models.term_blocks import SPACELESS
 
 # How a text is cut; "characters" makes every character a token.
 MODES = ("auto", "characters")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from manyhot.toolkit.config import Config, check_loss, check_task
 from manyhot.toolkit.disk.checkpoint import reserved
 from manyhot.toolkit.disk.fits import Fits
@@ -16,7 +18,7 @@ from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.spans.findings import Judged, find
 from manyhot.toolkit.spans.fit import Fitted, Held, SpanLearner, fit, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, read_spans
-from manyhot.toolkit.spans.predict import MeasuredSpans, SpanRun, measure
+from manyhot.toolkit.spans.predict import MeasuredSpans, SpanRun, hashes_of, measure
 from manyhot.toolkit.spans.saved_run import run_files
 from manyhot.toolkit.spans.sentences import Sentences
 from manyhot.toolkit.train import Listener, files_named
@@ -126,6 +128,7 @@ def run_of(config: Config, training: SpanTraining, fitted: Fitted, learner: Span
         reading=training.reading,
         drop_unlabelled=config.drop_unlabelled,
         info={"loss": config.loss, "epochs": fitted.epochs, "offset": fitted.offset, "device": learner.device},
+        trained_rows=None if config.no_rows else np.unique(hashes_of(training.train)),
     )
 
 

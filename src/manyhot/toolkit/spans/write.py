@@ -16,7 +16,7 @@ from manyhot.toolkit.read.formats.marked import Mark
 from manyhot.toolkit.read.formats.tagged import written_in_columns
 from manyhot.toolkit.read.spans import read_blocks
 from manyhot.toolkit.runs.predictions import WRITERS as TABLE_WRITERS
-from manyhot.toolkit.runs.predictions import Progress, check_output
+from manyhot.toolkit.runs.predictions import Progress, check_output, writer_for
 from manyhot.toolkit.spans.predict import Found, SpanRun
 from manyhot.toolkit.spans.sentences import Sentences, sentences_of
 
@@ -35,6 +35,7 @@ def write_spans(
     data: str | Path,
     *,
     keep: Sequence[str] | None = (),
+    safe_csv: bool = False,
     progress: Progress = lambda rows, share: None,
 ) -> int:
     """Write the spans of each row of a data file, best first, with scores (logits); all or nothing.
@@ -46,6 +47,7 @@ def write_spans(
         run: what predicts.
         data: the file to read; a .txt file has a row a line.
         keep: names of what rows say beside, to write too; None for all.
+        safe_csv: in a .csv file, write ' before text that a spreadsheet would take for a formula.
         progress: told with each block how many rows are written.
 
     Returns:
@@ -63,8 +65,9 @@ def write_spans(
         )
     if path.suffix == ".conll" and (keep is None or keep):
         raise InputError(f"{path}: expected no --keep with .conll, which has columns of tokens and tags alone")
+    writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     rows = 0
-    with whole_file(path) as file, WRITERS[path.suffix](file) as write:
+    with whole_file(path) as file, writer(file) as write:
         for block, share in read_blocks(data, run.reading, BLOCK):
             sentences = sentences_of(block, Path(data).name, characters=run.characters)
             records = [_kept(row.record, keep, f"{Path(data).name}, {row.place}") for row in block]
@@ -111,9 +114,9 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
 
 
 @contextmanager
-def _csv(file: BinaryIO) -> Iterator[Write]:
+def _csv(file: BinaryIO, *, safe: bool = False) -> Iterator[Write]:
     """Write a line a span, its row counted from 1."""
-    with TABLE_WRITERS[".csv"](file) as append:
+    with TABLE_WRITERS[".csv"](file, safe=safe) as append:
         yield lambda *block: append(_lines(*block))
 
 

@@ -28,7 +28,7 @@ _NAME = re.compile(rf"\s*({_QUOTED}|[^\s{{'\"][^\s{{]*)\s*(.*)", re.DOTALL)
 # A value and what ends it, in a row and in braces. Nothing is tried twice, so that no line takes long.
 _VALUE = re.compile(rf"\s*+({_QUOTED}|(?!['\"])[^,]*+)\s*+(,|$)", re.DOTALL)
 _DECLARED = re.compile(rf"\s*+({_QUOTED}|(?!['\"])[^,}}]*+)\s*+([,}}])", re.DOTALL)
-_INDEX = re.compile(r"\s*(\d+)\s+")
+_INDEX = re.compile(r"\s*([0-9]+)\s+")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
@@ -213,7 +213,8 @@ def _plain_numbers(attributes: list[Attribute], rows: list[str]) -> Any:
         fields = [row[1:-1].replace(",", " ").split() for row in rows]
         indices = [token for row in fields for token in row[::2]]
         tokens = [token for row in fields for token in row[1::2]]
-        if any(len(row) % 2 for row in fields) or not all(map(str.isdigit, indices)):
+        # More digits than a number of columns has, or of another script: for the other reader to name.
+        if any(len(row) % 2 for row in fields) or not all(i.isascii() and i.isdigit() and len(i) < 10 for i in indices):
             return None
         sizes = np.array([len(row) // 2 for row in fields])
         column = np.array([int(index) for index in indices], dtype=np.int64)
@@ -314,11 +315,12 @@ def _sparse_row(where: str, attributes: list[Attribute], text: str) -> dict[int,
                 f"{where}: expected an index and a value, such as {{0 1, 4 2.5}}, got {shown(body[place:])}; "
                 "correct the row"
             )
-        i = int(index[1])
+        digits = index[1].lstrip("0") or "0"
+        i = int(digits) if len(digits) < 10 else len(attributes)
         if i >= len(attributes):
             raise InputError(
-                f"{where}: expected an index from 0 to {len(attributes) - 1}, got {i}; correct the row, or declare "
-                "the attribute"
+                f"{where}: expected an index from 0 to {len(attributes) - 1}, got {digits[:20]}; correct the row, or "
+                "declare the attribute"
             )
         if i in found:
             raise InputError(f"{where}: expected each index once, got {i} again; correct the row")

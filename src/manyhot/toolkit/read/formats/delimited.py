@@ -29,6 +29,8 @@ from manyhot.toolkit.read.formats.files import (
 
 # The first line by which Excel is told, and tells, what stands between fields.
 _SAID_BY_EXCEL = re.compile(rb'(?i)"?sep=(.)"?[,;\t]*\r?\n')
+# What Python takes for a short text or a list beside its content.
+OBJECT_BYTES = 64
 _WHOLE_QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 # A carriage return that ends no line is text. The standard reader would end a row there: it is given this character,
 # which Unicode keeps for such use, in its place.
@@ -323,7 +325,7 @@ def _read_exactly(
             record = [""]  # in a file of one column a blank line is a row: predictions must keep their place
         check_width(path, line, record, width, header=dialect.header)
         rows.append(record)
-        held += width + sum(map(len, record))
+        held += OBJECT_BYTES * (width + 1) + sum(map(len, record))
         if held >= size:
             yield _frame(dialect, rows)
             rows, held = [], 0

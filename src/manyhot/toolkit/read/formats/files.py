@@ -29,7 +29,8 @@ BLOCK_BYTES = 2**23
 # What a file may begin with that says how it is written; UTF-32 first, as its mark begins with that of UTF-16.
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # Beyond this a row is taken for a mistake: memory has an end, and a quote that is never closed makes one row of a file.
-MAX_ROW_BYTES = 2**28
+# A text of so many bytes becomes some 40 times as many while its words and pairs of words are counted.
+MAX_ROW_BYTES = 2**23
 
 
 def check_encoding(path: Path, encoding: str | None) -> None:
@@ -70,13 +71,16 @@ class TextFile(io.RawIOBase):
         path: the file; its last ending says how it is packed.
         old_line_ends: carriage returns end its lines, and are read as line feeds.
         encoding: how it is written; UTF-8 if left out, or what its byte order mark says.
+        lines: refuse a line of more than `MAX_ROW_BYTES`: files of zeros unpack to gigabytes without a line end.
 
     Raises:
         InputError: the file may not be read, or is truncated or corrupt, or written in another encoding than said; also
             later on, where that shows.
     """
 
-    def __init__(self, path: Path, *, old_line_ends: bool = False, encoding: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, old_line_ends: bool = False, encoding: str | None = None, lines: bool = True
+    ) -> None:
         self.path, self.old_line_ends = path, old_line_ends
         try:
             self.packed = open(path, "rb")
@@ -86,6 +90,7 @@ class TextFile(io.RawIOBase):
         opener = PACKINGS.get(path.suffix.lower())
         self.unpacked: Any = self.packed if opener is None else opener(self.packed)
         self.encoding, self.lines = encoding, 1
+        self.most, self.unended, self.ended = MAX_ROW_BYTES if lines else None, 0, 0
         self.decoder: codecs.IncrementalDecoder | None = None
         start = self._unpacked(4)
         mark = next((mark for mark in _MARKS if start.startswith(mark)), None)
@@ -126,7 +131,17 @@ class TextFile(io.RawIOBase):
             while data and not (text := self._decoded(self.decoder, data)):
                 data = self._unpacked(size)
             data = text or self._decoded(self.decoder, b"", final=True)
+        self._check_line(data)
         return data.replace(b"\r", b"\n") if self.old_line_ends else data
+
+    def _check_line(self, data: bytes) -> None:
+        if self.most is None:
+            return
+        last = max(data.rfind(b"\n"), data.rfind(b"\r"))
+        self.ended += data.count(b"\n")
+        self.unended = self.unended + len(data) if last < 0 else len(data) - last - 1
+        if self.unended > self.most:
+            raise row_too_long(self.path, self.ended + 1)
 
     def _decoded(self, decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> bytes:
         try:
@@ -157,9 +172,9 @@ def kind_of_file(path: Path) -> tuple[str, str]:
     return Path(name.removesuffix(packing)).suffix, packing
 
 
-def read_text(path: Path, encoding: str | None = None) -> bytes:
+def read_text(path: Path, encoding: str | None = None, *, lines: bool = True) -> bytes:
     """Unpack a text file and check that it is UTF-8, or make it that; the byte order mark is dropped."""
-    with TextFile(path, encoding=encoding) as file:
+    with TextFile(path, encoding=encoding, lines=lines) as file:
         data = file.readall()
     if not data.strip():
         raise empty(path)
@@ -167,14 +182,26 @@ def read_text(path: Path, encoding: str | None = None) -> bytes:
     return data
 
 
-def empty(path: Path) -> InputError:
+class NoRows(InputError):
+    """A file that is whole and has nothing in it: one among many may."""
+
+
+def empty(path: Path) -> NoRows:
     """The error of a text file without text."""
-    return InputError(f"{path}: expected text, got an empty file; check that this is the file you meant")
+    return NoRows(f"{path}: expected text, got an empty file; check that this is the file you meant")
 
 
-def no_rows(path: Path) -> InputError:
+def row_too_long(path: Path, line: int) -> InputError:
+    """The error of a row that no memory is planned for."""
+    return InputError(
+        f"{path}, line {line}: expected a row of at most {MAX_ROW_BYTES >> 20} MB, got one that goes on; check the "
+        "line ends, and that every quote is closed"
+    )
+
+
+def no_rows(path: Path) -> NoRows:
     """The error of a file without rows."""
-    return InputError(f"{path}: expected rows of data, got none; check that this is the file you meant")
+    return NoRows(f"{path}: expected rows of data, got none; check that this is the file you meant")
 
 
 def not_parquet(path: Path, error: BaseException) -> InputError:
@@ -226,10 +253,7 @@ def cut_blocks(
             yield line, block
             line += block.count(b"\n")
         elif len(data) > MAX_ROW_BYTES:
-            raise InputError(
-                f"{path}, line {line}: expected a row of at most {MAX_ROW_BYTES >> 20} MB, got one that goes on; check "
-                "the line ends, and that every quote is closed"
-            )
+            raise row_too_long(path, line)
         if not chunk:
             return
 

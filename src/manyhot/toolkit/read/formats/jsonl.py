@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from manyhot.toolkit.errors import InputError, first_line, shown
+from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES, POLARS_ERRORS, TextFile, cut_blocks, end_of_lines
 
 # What is known of each column so far: its kind, and the line that showed it.
@@ -126,8 +127,8 @@ def json_object(path: Path, line: int, text: bytes) -> dict[str, Any]:
     """Parse a line that is one JSON object; equal keys, NaN and half surrogate pairs are refused."""
     where = f"{path}, line {line}"
     try:
-        record = json.loads(text.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text, finite=False, pairs=_unique_keys)
+    except ValueError as error:
         reason = f"{error.msg} at character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise InputError(
             f"{where}: expected one JSON object, got {shown(text.decode().strip())} ({reason}); correct the line"
@@ -151,10 +152,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice")
     return record
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON, a missing value is null")
 
 
 _JSON_KINDS = {bool: "true/false", int: "number", float: "number", str: "string", list: "list", dict: "object"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from manyhot.toolkit.errors import InputError, first_line
+from manyhot.toolkit.errors import InputError, first_line, reading
 from manyhot.toolkit.read.formats.files import check_is_file, read_text
 
 
@@ -20,7 +20,11 @@ def read_label_names(path: str | Path, encoding: str | None = None) -> list[str]
     Raises:
         InputError: the file is missing or empty, a line is blank, or a name comes twice.
     """
-    path = Path(path)
+    with reading(path):
+        return _read_names(Path(path), encoding)
+
+
+def _read_names(path: Path, encoding: str | None) -> list[str]:
     check_is_file(path)
     if path.suffix.lower() == ".xml":
         return _read_xml(path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.read.formats.files import read_text
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, check_mark
 
@@ -31,10 +31,10 @@ class LabelStudio:
         Raises:
             InputError: another JSON, or a span that is none of its text.
         """
-        data = read_text(self.path)
+        data = read_text(self.path, lines=False)
         try:
-            tasks = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            tasks = parse_json(data)
+        except ValueError as error:
             raise InputError(f"{self.path}: {EXPECTED}, got no JSON ({error}); export it again") from None
         if not isinstance(tasks, list):
             raise InputError(f"{self.path}: {EXPECTED}, got {shown(tasks)}; export it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from sklearn.datasets import load_svmlight_file
 from manyhot.toolkit.errors import InputError, first_line, shown
 
 # "rows features labels", the first line of the files of the Extreme Classification Repository.
-_SIZES = re.compile(rb"\s*\d+\s+(\d+)\s+\d+\s*\n")
+_SIZES = re.compile(rb"\s*\d+\s+(\d{1,9})\s+\d+\s*\n")
 _ERRORS = (ValueError, OverflowError)
 
 
@@ -53,7 +54,7 @@ def read_svmlight(path: Path, data: bytes) -> Svmlight:
         raise InputError(f"{path}: expected rows of data, got none; check that this is the file you meant")
     named: list[list[str]] = []
     for row, given in enumerate(ids, 1):
-        if any(value != int(value) for value in given):
+        if not all(math.isfinite(value) and value == int(value) for value in given):
             raise InputError(
                 f"{path}, row {row}: expected whole numbers as labels, got {', '.join(map(str, given))}; "
                 "number the labels"
