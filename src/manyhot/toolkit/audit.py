@@ -17,7 +17,8 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import whole_file
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.report.findings import excerpt_of, fingerprints
+from manyhot.toolkit.report.cautions import fingerprints
+from manyhot.toolkit.report.findings import excerpt_of
 from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.runs.predict import Run, read_for
 from manyhot.toolkit.runs.predictions import WRITERS, check_output
