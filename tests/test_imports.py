@@ -156,7 +156,6 @@ ROOMS = {
         "trained_rows",
         "explain",
         "predict",
-        "review",
         "predictions",
         "schema",
         "saved_run",
