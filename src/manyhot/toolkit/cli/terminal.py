@@ -14,7 +14,15 @@ from rich.text import Text
 
 from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import penalty, percent, signed_interval, titles_of, written
+from manyhot.toolkit.report.metric_names import (
+    SPAN_TITLES,
+    TITLES,
+    penalty,
+    percent,
+    signed_interval,
+    titles_of,
+    written,
+)
 
 if TYPE_CHECKING:
     from manyhot.toolkit.read.uses import Use
