@@ -139,7 +139,17 @@ ROOMS = {
         *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
     "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
-    "runs": ("evaluate", "given", "trained_rows", "explain", "predict", "predictions", "schema", "saved_run", "network"),
+    "runs": (
+        "evaluate",
+        "given",
+        "trained_rows",
+        "explain",
+        "predict",
+        "predictions",
+        "schema",
+        "saved_run",
+        "network",
+    ),
     "report": (
         *(
             "metric_names",
