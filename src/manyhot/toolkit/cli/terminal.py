@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import penalty, percent, titles_of, written
 
 if TYPE_CHECKING:
     from manyhot.toolkit.read.uses import Use
@@ -152,8 +153,7 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     for name in columns:
         table.add_column(Text(visible(name)), justify="right", no_wrap=True)
     # What a row is has other names where it is of spans.
-    titles = SPAN_TITLES if any("spans" in metrics for metrics in columns.values()) else TITLES
-    for key, title in titles.items():
+    for key, title in titles_of(columns.values()).items():
         if not all(key in metrics for metrics in columns.values()):
             continue
         cells = []
@@ -202,9 +202,10 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
     titles["test"] = "test"
     info = trained.run.info
-    if trained.run.task == "spans":
+    if trained.run.task in MARKED_TEXTS:
         rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
-        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}, {rule}")
+        of_triples = f", of triples {info['triple_offset']:+.2f}" if "triple_offset" in info else ""
+        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}{of_triples}, {rule}")
         if trained.metrics:
             Console(soft_wrap=True).print(metrics_table({titles[part]: m for part, m in trained.metrics.items()}))
         return
