@@ -44,7 +44,8 @@ def test_a_run_finds_spans_and_gives_them_by_name(trained: Path) -> None:
     metrics = json.loads((trained / "run" / "metrics.json").read_text())
     assert metrics["test"]["micro_f1"] > 0.9
     assert set(metrics) == {"held_out", "test"}
-    assert run.evaluate(trained / "test.jsonl") == metrics["test"]
+    with pytest.warns(UserWarning, match="stand in the training data"):  # sentences of few words repeat
+        assert run.evaluate(trained / "test.jsonl") == metrics["test"]
     tokens = "Emmy Noether visited Oslo .".split()
     (found,) = run.predict([tokens])
     assert {(span.start, span.end, span.label) for span in found} == {(0, 2, "PER"), (3, 4, "LOC")}
