@@ -198,7 +198,9 @@ def _checked(merged: dict[str, Any]) -> Config:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**32:
             raise InputError(f"{key} expects a whole number of {low} or more; got {shown(value)}.")
     if "tau" in merged:
-        merged["tau"] = _number("tau", merged["tau"], 0, 100, "from 0 to 100, such as 1 (1 to 2 is the full prior)")
+        merged["tau"] = _number(
+            "tau", merged["tau"], 0, 100, "0 or more, such as 1 (the full prior is between 1 and 2)"
+        )
     if "rate" in merged:
         merged["rate"] = _number("rate", merged["rate"], 1e-12, 100, "above 0, of learning, such as 2e-3")
     epochs = merged.get("epochs", "auto")
@@ -207,7 +209,7 @@ def _checked(merged: dict[str, Any]) -> Config:
             f"epochs expects auto or a whole number of 1 or more, the most there are; got {shown(epochs)}."
         )
     if "C" in merged:
-        merged["C"] = _number("C", merged["C"], 1e-12, 1e12, "above 0, up to 1e12; the larger, the weaker the penalty")
+        merged["C"] = _number("C", merged["C"], 1e-12, 1e12, "above 0; the larger, the weaker the penalty on weights")
     task = merged.get("task", "multilabel")
     if task not in TASKS:
         raise InputError(f"task expects one of {', '.join(TASKS)}; got {shown(task)}.")
@@ -374,5 +376,6 @@ def _number(key: str, value: Any, low: float, high: float, what: str) -> float |
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if isinstance(value, bool) or not low <= number <= high:
-        raise InputError(f"{key} expects auto or a number {what}; got {shown(value)}.")
+        most = f", at most {high:g}" if number > high else ""
+        raise InputError(f"{key} expects auto or a number {what}{most}; got {shown(value)}.")
     return number
