@@ -74,6 +74,7 @@ ALLOWED = {
     "split": {"targets", "labels"},
     "collation": {"targets"},
     "decisions": {"targets"},
+    "offset": {"targets", "labels", "decisions"},
     "calibration": {"targets", "labels"},
     "metrics": {"targets", "labels"},
     "metrics_of_spans": {"labels"},
@@ -149,7 +150,7 @@ ROOMS = {
         ),
         *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
+    "choose": ("calibrate", "cross_fit", "thresholds", "blend", "label_errors"),
     "runs": (
         "evaluate",
         "given",
@@ -164,6 +165,7 @@ ROOMS = {
     "report": (
         *(
             "metric_names",
+            "answer",
             "scorer",
             "top_words",
             "overview",
@@ -173,9 +175,10 @@ ROOMS = {
             "hard_rows",
             "plots",
         ),
-        *("span_page", "render", "write"),
+        *("span_page", "card", "render", "write"),
     ),
     "train": (),
+    "audit": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
         *("tokens", "sentences", "inputs", "features", "network", "relation_network", "pieces", "offset", "fit"),
@@ -193,10 +196,10 @@ ROOMS = {
         ),
     ),
     "folders": (),
-    "demo": (),
+    "demo": ("job", "packages", "digits", "today", "run"),
     "cli": (
-        *("terminal", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "explain", "export", "report", "demo", "main"),
+        *("terminal", "result", "failing", "options"),
+        *("train", "compare", "evaluate", "predict", "explain", "export", "report", "audit", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]
@@ -348,7 +351,7 @@ def test_right_imports_are_let_through() -> None:
         "metrics": "import numpy as np\ndef f():\n    from sklearn.metrics import f1_score",
         "toolkit.train": "import polars\nfrom manyhot.toolkit.read.data import read\nfrom manyhot import zlpr_loss",
         "sklearn": "from sklearn.base import BaseEstimator\nimport scipy.sparse",
-        "toolkit.cli.main": "import typer\ndef f():\n    from manyhot.toolkit import demo, train",
+        "toolkit.cli.main": "import typer\ndef f():\n    from manyhot.toolkit import folders, train",
     }
     for module, source in right.items():
         assert wrong_imports(source, module) == []

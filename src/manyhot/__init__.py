@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
     from manyhot.metrics_of_triples import triple_metrics
+    from manyhot.offset import Decision, fit_decision
     from manyhot.rankings import top_k_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
@@ -103,6 +104,7 @@ __all__ = [
     "Calibration",
     "CardinalityRange",
     "CascadeTagger",
+    "Decision",
     "EfficientSpanPointer",
     "ExactLoss",
     "FWeightedBCELoss",
@@ -152,6 +154,7 @@ __all__ = [
     "exact_loss",
     "f_weighted_bce_loss",
     "fit_calibration",
+    "fit_decision",
     "focal_loss",
     "inclusion_probabilities",
     "label_counts",
@@ -206,6 +209,7 @@ _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
     "collation": ("collate",),
     "decisions": ("decide", "top_k"),
+    "offset": ("Decision", "fit_decision"),
     "heads.boundary_tagger": ("BoundaryTagger",),
     "heads.cascade_tagger": ("CascadeTagger",),
     "heads.relation_pointer": ("RelationPointer",),

@@ -83,6 +83,10 @@ Pairs = Annotated[
 NoRows = Annotated[
     bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Also say the model's size, every strength that was tried, and all numbers."),
+]
 Neighbours = Annotated[
     str | None,
     typer.Option(

@@ -37,16 +37,16 @@ from manyhot.toolkit.cli.options import (
     Text,
     Uncertain,
     Valid,
+    Verbose,
     options_of,
 )
+from manyhot.toolkit.cli.result import print_result
 from manyhot.toolkit.cli.terminal import (
     listening,
     mention_encoder,
     print_columns,
+    print_details,
     print_json,
-    print_result,
-    rows_inside,
-    run_holds,
     say,
 )
 from manyhot.toolkit.errors import InputError
@@ -118,9 +118,18 @@ def train(
     no_rows: NoRows = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
     resume: Resume = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
+    """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set.
+
+    \b
+    Examples:
+      manyhot train reviews.csv
+      manyhot train tickets.jsonl --text title,body --labels tags --test new.jsonl
+      manyhot train sentences.jsonl --task spans
+      manyhot train --config runs/reviews-1/config.toml
+    """
     with failing_clearly():
         from manyhot.toolkit.config import MARKED_TEXTS, make_config
         from manyhot.toolkit.models.processes import joined
@@ -133,7 +142,7 @@ def train(
         else:
             run_training = run_together
         uses: list[Any] = []
-        with joined() as processes, listening() as listener:
+        with joined() as processes, listening(verbose=verbose or dry_run) as listener:
             listener = replace(listener, on_columns=uses.extend)
             if processes.size == 1:
                 trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
@@ -156,9 +165,8 @@ def train(
         if as_json:
             print_json({"run": str(trained.path), **trained.run.info, **trained.metrics})
         else:
+            if verbose:
+                print_details(trained)
             print_result(trained)
-            say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
-            say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
             if isinstance(trained, Trained):
                 mention_encoder(trained.run)
-                say(run_holds(trained.run))

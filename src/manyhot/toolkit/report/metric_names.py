@@ -116,3 +116,29 @@ BELOW_HALF = (
     "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have "
     "about as many labels as rows have, not by one probability."
 )
+
+# Where a method stands beside another, by the interval of the difference. "Win" and "loss" read as something else here.
+AHEAD, BEHIND, EVEN = "ahead", "behind", "no clear difference"
+
+
+def in_words(interval: tuple[float, float] | list[float]) -> str:
+    """Say where a method stands: a difference whose interval holds 0 may be chance."""
+    low, high = interval
+    return AHEAD if low > 0 else BEHIND if high < 0 else EVEN
+
+
+def points(difference: float) -> str:
+    """Write a difference of fractions in percentage points, with its sign."""
+    written = f"{100 * difference:+.1f}".replace("-", "−")
+    return "0.0" if written[1:] == "0.0" else written
+
+
+def signed_interval(value: float, interval: tuple[float, float] | list[float]) -> str:
+    """Write a difference of fractions and its interval, in percentage points.
+
+    Example:
+        >>> signed_interval(0.009, (-0.003, 0.021))
+        '+0.9 [−0.3, +2.1]'
+    """
+    low, high = interval
+    return f"{points(value)} [{points(low)}, {points(high)}]"

@@ -88,7 +88,7 @@ def planned(config: Config, listener: Listener) -> tuple[SpanTraining, SpanLearn
     for sentence in training.warnings:
         listener.warn(sentence)
     learner = plan(config, training, encoder, device_of(config.device))
-    listener.say(f"model: {config.model}; {learner.memory.describe()}")
+    listener.detail(f"model: {config.model}; {learner.memory.describe()}")
     return training, learner
 
 
@@ -107,17 +107,17 @@ def fit_loudly(learner: SpanLearner, training: SpanTraining, fits: Fits, listene
         if not header:
             true = f"spans a row (true {m['spans_per_row_true']:.2f})"
             triples = f" {'triples':>9}" if linked else ""
-            listener.say(f"{'epoch':>6} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9}{triples}  {true}")
+            listener.detail(f"{'epoch':>6} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9}{triples}  {true}")
             header = True
         of_triples = f" {percent(m['triple_micro_f1']):>9}" if linked else ""
-        listener.say(
+        listener.detail(
             f"{epoch:>6} {loss:>8.4f} {percent(m['micro_f1']):>9} {percent(m['macro_f1']):>9}{of_triples}  "
             f"{m['spans_per_row_predicted']:.2f}"
         )
 
     fitted = fit(learner, training, fits, on_epoch)
     if fitted.held is not None:
-        listener.say(f"best after {fitted.epochs} epochs; all rows are fitted for as many")
+        listener.detail(f"best after {fitted.epochs} epochs; all rows are fitted for as many")
     return fitted
 
 
