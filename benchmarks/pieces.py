@@ -120,7 +120,7 @@ def judged(
 ) -> dict[str, Any]:
     """Return for each loss the score that judges, alone and with nearest rows, and what held-out rows said."""
     began = time.process_time()
-    features, X = Features.fit_transform(inner, **blocks)
+    features, X = Features.fit_transform(inner, None, **blocks)
     X_outer, targets, truth = features.transform(outer), inner.targets.toarray(), outer.targets.toarray()
     cardinality, counts = cardinality_range(targets), label_counts(inner.targets)
     folds, columns, kept = make_folds(X, targets, seed=0), features.size_without_kernel, {}

@@ -28,5 +28,5 @@ def train_hostile(folder):
     for name, number in (("<i>.jsonl", 120), ("t&t.jsonl", 60)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows(number)))
     out = folder / "hostile"
-    train(Config(data=str(folder / "<i>.jsonl"), test=str(folder / "t&t.jsonl"), out=str(out)))
+    train(Config(data=str(folder / "<i>.jsonl"), test=str(folder / "t&t.jsonl"), out=str(out), neighbours="off"))
     return out

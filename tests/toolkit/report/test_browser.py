@@ -1,17 +1,25 @@
 """Reports in a real browser: sorting, searching, no errors, no requests, and that pages fit. For `make browser`."""
 
+import json
+import random
 import shutil
 
+import numpy as np
+import polars as pl
 import pytest
 
 from compared import comparison
-from manyhot.toolkit.config import make_config
+from manyhot import load_run
+from manyhot.toolkit.config import Config, make_config
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.render import render_comparison
+from manyhot.toolkit.report.scorer import scorer_of
+from manyhot.toolkit.report.write import write_report
 from manyhot.toolkit.spans.compare import compare_spans
 from manyhot.toolkit.spans.methods import SpanComparison
 from manyhot.toolkit.spans.train import train_spans
-from manyhot.toolkit.train import Listener
-from reported import NAMES, train_hostile
+from manyhot.toolkit.train import Listener, train
+from reported import IMAGE, NAMES, SAID, SCRIPT, train_hostile
 from span_rows import sentences, write_jsonl
 
 CHROMIUM = shutil.which("chromium")
@@ -22,12 +30,45 @@ OPTIONS = [
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")]
 
 
+KINDS = ["run", "numbers", "chinese", "no rows", "comparison", "spans", "span comparison"]
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     compared = folder / "comparison.html"
     compared.write_text(render_comparison(comparison()), encoding="utf-8")
-    return {"run": train_hostile(folder) / "report.html", "comparison": compared} | span_pages(folder)
+    found = {"run": train_hostile(folder) / "report.html", "comparison": compared}
+    for kind, made in (("numbers", columns), ("chinese", chinese)):
+        found[kind] = made(folder / kind) / "report.html"
+    write_report(found["run"].parent, folder / "no-rows.html", with_rows=False)
+    return found | {"no rows": folder / "no-rows.html"} | span_pages(folder)
+
+
+def columns(out):
+    """Train on numbers, of which some cells are missing, and a category; parts of a kernel stand beside them."""
+    chance = np.random.default_rng(0)
+    X = chance.normal(size=(160, 3)).astype(np.float32)
+    colour = chance.choice(["red", "green", "<b>blue"], 160)
+    y = {"tall": X[:, 0] > 0.3, "round": np.square(X).sum(1) < 2, "warm": (colour == "red") | (X[:, 1] > 1)}
+    table = pl.DataFrame(X, schema=["height", "<i>weight", "dose"]).with_columns(colour=pl.Series(colour))
+    dose = pl.when(pl.int_range(160) % 9 > 0).then("dose").alias("dose")
+    table.with_columns(dose, **{name: pl.Series(v * 1) for name, v in y.items()}).write_csv(out.with_suffix(".csv"))
+    train(Config(data=str(out.with_suffix(".csv")), kernel="on", neighbours="off", C=10.0, out=str(out)))
+    return out
+
+
+def chinese(out):
+    """Train on texts whose words are written together."""
+    chance = random.Random(0)
+    said = {"食物": "汤很热面包好吃鱼新鲜", "服务": "服务员亲切等了一小时", "价格": "太贵了价格公道账单"}
+    rows = []
+    for _ in range(90):
+        labels = chance.sample(list(said), chance.randint(1, 2))
+        rows.append({"text": " ".join("".join(chance.sample(said[i], 5)) for i in labels), "labels": labels})
+    out.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train(Config(data=str(out.with_suffix(".jsonl")), neighbours="off", C=10.0, out=str(out)))
+    return out
 
 
 def span_pages(folder):
@@ -134,14 +175,19 @@ def test_labels_are_found_by_any_part_of_their_name(opened):
         assert said == (f"{found} of {len(NAMES)}" if wanted else "")
     field.fill("x")
     field.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "scroll tall"
+    assert page.evaluate("document.activeElement.className") == "scroll"
 
 
 def test_what_is_hostile_did_nothing(opened):
     page = opened("run")
     assert page.evaluate("window.hacked") is None
     assert page.locator("img, iframe, object, embed").count() == 0
-    assert page.locator("script").count() == 1
+    assert page.locator("script").count() == 2
+    page.locator("textarea").fill(SCRIPT + IMAGE)
+    assert page.locator("mark").count() > 0
+    assert page.locator("script").count() == 2
+    assert page.locator("img").count() == 0
+    assert page.evaluate("window.hacked") is None
 
 
 def test_a_handler_that_slipped_through_would_not_run(browser, pages):
@@ -162,9 +208,12 @@ def test_a_handler_that_slipped_through_would_not_run(browser, pages):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("kind", ["run", "comparison", "spans", "span comparison"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
     page = opened(kind, width, scheme)
+    if page.locator("textarea").count():
+        page.locator("textarea").fill("amber 汤很热 zzz")
+        assert page.locator(".given li").count() > 2
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for figure in page.locator("figure svg").all():
         box = figure.bounding_box()
@@ -184,8 +233,8 @@ def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
             }
             return 'rgb(255, 255, 255)';
         };
-        const read = 'p, h1, h2, h3, a, td, th, small, li, mark, figcaption, button, svg text';
-        const texts = document.querySelectorAll(read);
+        const kinds = 'p, h1, h2, h3, a, td, th, small, li, mark, figcaption, button, label, svg text';
+        const texts = document.querySelectorAll(kinds);
         return [...texts].filter((e) => e.textContent.trim() && e.getBoundingClientRect().width).filter((e) => {
             const style = getComputedStyle(e);
             const [a, b] = [light(e.closest('svg') ? style.fill : style.color), light(behind(e))].sort((x, y) => y - x);
@@ -193,6 +242,10 @@ def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
         }).map((e) => e.outerHTML.slice(0, 200));
     }""")
     assert poor == []
+    # F1 of a label is on the screen, and what is said of it is not cut.
+    for cell in page.locator("#label-table.long tbody tr:nth-child(-n+3) td.bar").all():
+        box = cell.bounding_box()
+        assert box["x"] + box["width"] <= width
     picture = page.screenshot(path=tmp_path / f"{kind}-{width}-{scheme}.png")
     assert len(picture) > 10_000
 
@@ -222,6 +275,111 @@ def test_pages_print_whole(opened, kind):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert len(page.pdf()) > 10_000
+
+
+def fields_of(row):
+    """Say in JavaScript what a reader fills in."""
+    return f"scorer.score({json.dumps(row)})"
+
+
+def hostile_texts(number):
+    """Draw texts as readers type them: words of training, others, odd spaces, large letters, other scripts, emoji."""
+    chance = random.Random(7)
+    odd = ["ΣΑΣ", "İstanbul", "naïve", "don't", SCRIPT, "x_1", "٣٤", "हिन्दी", "👩‍👧", "🇫🇷", "质量", "مرحبا", "½"]
+    words = [*SAID, *SAID, *(word.upper() for word in SAID), *odd]
+    gaps = [" ", "  ", "\n", "\t", ", ", "\u3000", "\x1c", "\ufeff", "."]
+    return [
+        "".join(chance.choice(words) + chance.choice(gaps) for _ in range(chance.randint(0, 12))) for _ in range(number)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["run", "chinese"])
+def test_what_is_typed_gets_the_probabilities_of_the_run(opened, pages, kind):
+    """Type 200 texts: the page says what scorer.py says, and so nearly what the run says."""
+    page, run = opened(kind), load_run(pages[kind].parent)
+    texts = hostile_texts(200)
+    if kind == "chinese":
+        chance = random.Random(1)
+        texts = ["".join(chance.choices("汤很热面包好吃鱼服务员太贵了 价,x\n", k=chance.randint(0, 20))) for _ in texts]
+    expected = scorer_of(run).probs(Examples("typed", texts, None, None, []))
+    found = np.array([page.evaluate(f"[...{fields_of({'text': text})}.probs]") for text in texts])
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    true = run.calibration.probs(run.predict_logits(texts))
+    assert (np.abs(found - true).max(1) > 0.02).mean() <= 0.05
+    sets = [
+        {run.label_names[i] for i in page.evaluate(f"[...{fields_of({'text': text})}.chosen]")} for text in texts[:60]
+    ]
+    predicted = [{label.name for label in row} for row in run.label_sets(run.predict_logits(texts[:60]))]
+    assert np.mean([a == b for a, b in zip(sets, predicted, strict=True)]) > 0.95
+    for text, probs in zip(texts[:20], true[:20], strict=True):
+        page.locator("textarea").fill(text)
+        shown = page.locator(".given button").all()
+        assert bool(shown) == bool(text.strip())
+        for button in shown:
+            label = int(button.get_attribute("data-label"))
+            assert float(button.get_attribute("data-prob")) == pytest.approx(probs[label], abs=0.02)
+
+
+def test_numbers_that_are_filled_in_get_the_probabilities_of_the_run(opened, pages):
+    page, run = opened("numbers"), load_run(pages["numbers"].parent)
+    assert run.features.kernel is not None
+    chance = np.random.default_rng(3)
+    rows = []
+    for _ in range(200):
+        height, weight, dose = chance.normal(size=3).tolist()
+        dose = None if chance.random() < 0.3 else dose
+        rows.append((height, weight, dose, str(chance.choice(["red", "green", "other"]))))
+    table = pl.DataFrame(rows, schema=["height", "<i>weight", "dose", "colour"], orient="row")
+    true = run.probs(table)
+    values = run.features.categories[0].values
+    for (height, weight, dose, colour), probs in zip(rows, true, strict=True):
+        place = values.index(colour) if colour in values else len(values)
+        row = {"numbers": [height, weight, dose], "categories": [place]}
+        np.testing.assert_allclose(page.evaluate(f"[...{fields_of(row)}.probs]"), probs, atol=1e-5)
+    page.locator("input[data-number='0']").fill(str(rows[0][0]))
+    page.locator("input[data-number='1']").fill(str(rows[0][1]))
+    page.locator("input[data-number='2']").fill("" if rows[0][2] is None else str(rows[0][2]))
+    page.locator("select").select_option(str(values.index(rows[0][3]) if rows[0][3] in values else len(values)))
+    for button in page.locator(".given button").all():
+        label = int(button.get_attribute("data-label"))
+        assert float(button.get_attribute("data-prob")) == pytest.approx(true[0][label], abs=1e-5)
+
+
+def test_words_are_marked_as_they_speak_for_a_label(opened, pages):
+    page, run = opened("run"), load_run(pages["run"].parent)
+    page.locator("textarea").fill("Amber and zzzz, birch!")
+    assert "2 of 4 words known" in page.locator(".known").inner_text()
+    (found,) = run.explain("Amber and zzzz, birch!", run.label_names)
+    for button in page.locator(".given button").all():
+        button.click()
+        name = page.locator(".of").inner_text()
+        pressed = page.locator(".given button[aria-pressed=true]")
+        assert pressed.count() == 1
+        label = int(pressed.get_attribute("data-label"))
+        assert name == page.evaluate(f"scorer.model.names[{label}]")
+        reason = next(reason for reason in found.labels if reason.name == run.label_names[label])
+        words = {part.name: part.score for part in reason.parts if part.kind == "word"}
+        marks = {mark.inner_text().lower(): mark for mark in page.locator(".marked > *").all()}
+        assert marks["zzzz"].get_attribute("class") in ("unknown", "for", "against")
+        if abs(words["amber"]) > 0.05:
+            assert marks["amber"].get_attribute("class") == ("for" if words["amber"] > 0 else "against")
+    page.locator("textarea").fill("")
+    assert page.locator(".given li").count() == 0
+    assert page.locator(".marked").is_hidden()
+
+
+def test_a_long_table_is_shown_on_request(browser, pages, tmp_path):
+    content = pages["run"].read_text()
+    start = content.index("<tbody>", content.index('id="label-table"')) + len("<tbody>")
+    row = content[start : content.index("</tr>", start) + len("</tr>")]
+    long = tmp_path / "long.html"
+    long.write_text(content[:start] + row * 60 + content[start:], encoding="utf-8")
+    page = browser.new_page()
+    page.goto(long.as_uri())
+    assert page.locator("#label-table tbody tr:visible").count() == 30
+    page.get_by_role("button", name="Show all 69").click()
+    assert page.locator("#label-table tbody tr:visible").count() == 69
+    page.close()
 
 
 def test_everything_is_there_without_scripts(browser, pages):

@@ -14,7 +14,7 @@ from manyhot.toolkit.disk.run_folder import COMPARISON, to_json, write_folder
 from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.render import MOST_LABELS, render_comparison, render_run, shown_labels
 from manyhot.toolkit.report.write import write_report
-from reported import IMAGE, LONG, NAMES, SCRIPT, train_hostile
+from reported import IMAGE, LONG, NAMES, SAID, SCRIPT, train_hostile
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -335,6 +335,7 @@ def test_the_command_renders_what_training_rendered(hostile, here):
     assert "<blockquote" not in page
     assert "No row of the data is in this file" in page
     assert 'id="worst"' not in page
+    assert not [word for word in SAID if word in page]
 
 
 def test_the_command_tells_a_comparison_from_a_run(here):

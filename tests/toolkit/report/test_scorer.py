@@ -22,7 +22,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scorer")
     texts, sets = texts_and_sets(120)
     pl.DataFrame({"text": texts, "labels": sets}).write_ndjson(folder / "texts.jsonl")
-    train(Config(data=str(folder / "texts.jsonl"), C=10.0, out=str(folder / "run")))
+    options = {"C": 10.0, "neighbours": "off", "characters": "off"}
+    train(Config(data=str(folder / "texts.jsonl"), out=str(folder / "run"), **options))
     return folder
 
 

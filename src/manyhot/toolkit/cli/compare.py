@@ -120,6 +120,11 @@ def compare(
         asked = make_config(config, set_ or [], options_of(context))
         command = ["manyhot", *sys.argv[1:]]
         with listening() as listener:
+            if asked.task == "relations":
+                raise InputError(
+                    "compare is of multilabel, multiclass and spans; train with each of --loss zlpr and bce+bias, and "
+                    "--design, on --task relations."
+                )
             if asked.task == "spans":
                 if jobs > 1:
                     raise InputError("--jobs: expected another task than spans, whose losses are fitted one by one")

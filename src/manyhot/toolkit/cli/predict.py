@@ -76,6 +76,7 @@ def predict(
             return
         if jobs is not None or shard is not None or ray is not None:
             raise InputError(f"{data}: expected a folder with --jobs, --shard or --ray, which share its files")
+        from manyhot.toolkit.config import MARKED_TEXTS
         from manyhot.toolkit.runs.predictions import write_predictions
         from manyhot.toolkit.runs.saved_run import load_run
         from manyhot.toolkit.spans.write import write_spans
@@ -100,7 +101,7 @@ def predict(
             )
         notes: list[str] = []
         with predicting() as progress:
-            if loaded.task == "spans":
+            if loaded.task in MARKED_TEXTS:
                 refuse_encoding(encoding)
                 rows = write_spans(out, loaded, data, keep=columns, safe_csv=safe_csv, progress=progress)
             else:

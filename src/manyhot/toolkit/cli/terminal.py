@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, signed_interval, written
+from manyhot.toolkit.report.metric_names import penalty, percent, signed_interval, titles_of, written
 
 if TYPE_CHECKING:
     from manyhot.toolkit.read.uses import Use
@@ -155,8 +156,7 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     for name in columns:
         table.add_column(Text(visible(name)), justify="right", no_wrap=True)
     # What a row is has other names where it is of spans.
-    titles = SPAN_TITLES if any("spans" in metrics for metrics in columns.values()) else TITLES
-    for key, title in titles.items():
+    for key, title in titles_of(columns.values()).items():
         if not all(key in metrics for metrics in columns.values()):
             continue
         cells = []
@@ -205,9 +205,10 @@ def print_details(trained: "Trained | TrainedSpans") -> None:
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
     titles["test"] = "test"
     info = trained.run.info
-    if trained.run.task == "spans":
+    if trained.run.task in MARKED_TEXTS:
         rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
-        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}, {rule}")
+        of_triples = f", of triples {info['triple_offset']:+.2f}" if "triple_offset" in info else ""
+        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}{of_triples}, {rule}")
     else:
         low, high = trained.run.cardinality
         decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
@@ -254,7 +255,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     """Print which method to use, a row a method, best macro-F1 first, and where the default stands in each metric."""
     from manyhot.toolkit.report.answer import answer, verdicts
 
-    titles = SPAN_TITLES if result.get("task") == "spans" else TITLES
+    titles = titles_of(method["metrics"] for method in result["methods"] if method["error"] is None)
     console = Console(soft_wrap=True, highlight=False)
     if (found := answer(result)) is not None:
         console.print(str(found), markup=False)

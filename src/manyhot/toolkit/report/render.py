@@ -14,12 +14,22 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.answer import answer, verdicts
-from manyhot.toolkit.report.metric_names import BELOW_HALF, SPAN_TITLES, TITLES, penalty, percent, points, written
+from manyhot.toolkit.report.metric_names import (
+    BELOW_HALF,
+    SPAN_TITLES,
+    TITLES,
+    penalty,
+    percent,
+    points,
+    titles_of,
+    written,
+)
 from manyhot.toolkit.report.scorer import written as written_inside
-from manyhot.toolkit.report.span_page import hues_of, marked
+from manyhot.toolkit.report.span_page import drawn_arrows, hues_of, marked
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
 MOST_LABELS = 2000
@@ -38,7 +48,7 @@ COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
 
 def render_run(findings: dict[str, Any]) -> str:
     """Write the report of a run: findings as :func:`manyhot.toolkit.train.findings_of` collects them."""
-    if findings["task"] == "spans":
+    if findings["task"] in MARKED_TEXTS:
         return _render_spans(findings)
     measured = findings["measured"]
     metrics = findings["metrics"][measured["part"]]
@@ -87,6 +97,8 @@ def _render_spans(findings: dict[str, Any]) -> str:
     measured = findings["measured"]
     types = shown_labels([row | {"train_rows": row["train_spans"]} for row in findings["types"]])
     hues = hues_of([row["name"] for row in findings["types"]])
+    titles = titles_of(findings["metrics"].values())
+    relations = [row | {"train_rows": row["train_triples"]} for row in findings.get("relations", ())]
     return _page(
         "spans.html",
         f=findings,
@@ -94,12 +106,16 @@ def _render_spans(findings: dict[str, Any]) -> str:
         measured=measured,
         types=types,
         left_out=len(findings["types"]) - len(types),
-        worst=[(row, marked(row, hues)) for row in findings["worst"] or ()],
+        relations=shown_labels(relations),
+        worst=[
+            (row, marked(row, hues), drawn_arrows(row["arrows"], hues) if "arrows" in row else None)
+            for row in findings["worst"] or ()
+        ],
         curve=plots.plot_curve(**findings["curve"], unit="epoch"),
         stopped=findings["curve"]["scores"][0] is not None,
         parts=PARTS,
-        rows=[key for key in SPAN_TITLES if all(key in part for part in findings["metrics"].values())],
-        TITLES=SPAN_TITLES,
+        rows=[key for key in titles if all(key in part for part in findings["metrics"].values())],
+        TITLES=titles,
     )
 
 
@@ -194,6 +210,9 @@ def _box(model: dict[str, Any]) -> dict[str, Any]:
     numbers = model.get("numbers")
     means = [] if numbers is None else np.frombuffer(base64.b64decode(numbers["mean"]), "<f8").tolist()
     blocks = model["blocks"]
+    # Of some training rows, the standardised numbers, float32.
+    rows = base64.b64decode(model["kernel"]["landmarks"]) if "kernel" in model else b""
+    landmarks = len(rows) // (4 * max(len(means), 1))
     return {
         "data": Markup(written_inside(model).decode()),
         "text": bool(blocks),
@@ -201,6 +220,7 @@ def _box(model: dict[str, Any]) -> dict[str, Any]:
         "whole": all(block["whole"] for block in blocks),
         "numbers": [] if numbers is None else list(zip(numbers["names"], means, strict=True)),
         "categories": model["categories"],
+        "landmarks": landmarks,
     }
 
 

@@ -1,8 +1,8 @@
 """What stands in a page so that it can be tried there: the strongest weights of a linear model, as data.
 
 Words are found and weighed as scikit-learn does it, once here and once in scorer.js; a test holds both to the same
-numbers. What is left out is measured on rows when the report is written: where the probabilities of more than one row
-in twenty are off by more than .02, the page has no such box.
+numbers. Votes of training rows are left out. What that and the weights left out change is measured when the report is
+written: where the probabilities of more than one row in twenty are off by more than .02, the page has no such box.
 """
 
 import base64
@@ -167,7 +167,7 @@ class Scorer:
             near, mean = kernel.basis @ weight.astype(np.float64), kernel.mean @ weight.astype(np.float64)
             found["kernel"] = {
                 "landmarks": encoded(kernel.landmarks.astype(np.float32)),
-                "gamma": float(kernel.gamma),
+                "gamma": float(np.asarray(kernel.gamma).item()),
                 "weights": encoded(near.astype(np.float32)),
                 "mean": encoded(mean.astype(np.float64)),
             }
@@ -306,6 +306,8 @@ def box_of(run: Run, examples: Examples) -> dict[str, Any]:
     rows = np.unique(np.linspace(0, examples.rows - 1, min(ROWS, examples.rows)).astype(np.int64))
     off = int((scorer.off(examples.taken(rows)) > TOLERANCE).sum())
     if off > MOST_OFF * len(rows):
-        why = f"what fits into a page was more than 2 points off in {off} of {len(rows)} rows"
+        # A page that holds what every training row says is not one to pass on.
+        what = "what fits into a page" if run.neighbours is None else "without the training rows that vote, a page"
+        why = f"{what} was more than 2 points off in {off} of {len(rows)} rows"
         return {"model": None, "why": why, "rows": len(rows), "off": off}
     return {"model": scorer.data(), "why": None, "rows": len(rows), "off": off}

@@ -36,7 +36,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 for (const field of document.querySelectorAll("input[data-table]")) {
   const rows = [...document.getElementById(field.dataset.table).tBodies[0].rows];
-  const names = rows.map((row) => row.cells[0].textContent.normalize("NFKC").toLowerCase());
+  const names = rows.map((row) => (row.cells[0].querySelector("bdi") ?? row.cells[0]).textContent.normalize("NFKC").toLowerCase());
   const said = field.parentElement.querySelector("output");
   field.parentElement.hidden = false;
   const search = () => {

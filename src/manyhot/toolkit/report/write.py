@@ -23,7 +23,7 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
     Args:
         folder: what `manyhot train` or `manyhot compare` wrote.
         out: the file; NAME-report.html in the current folder if left out.
-        with_rows: False leaves out the rows that the findings hold.
+        with_rows: False leaves out the rows that the findings hold, and the words of rows.
 
     Raises:
         InputError: no such folder, one that was changed, or a file that cannot be written.
@@ -43,7 +43,8 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
     try:
         said: dict[str, Any] = parse_json(content)
         excerpts = "hard" if kind is COMPARISON else "worst"
-        said[excerpts] = said[excerpts] if with_rows else None
+        if not with_rows:
+            said = without_rows(said, excerpts)
         rows = len(said[excerpts] or ())
         page = render_comparison(said) if kind is COMPARISON else render_run(said)
     except MemoryError:
@@ -56,6 +57,14 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
         ) from None
     write_file(out, page.encode())
     return Written(out, kind.name, rows)
+
+
+def without_rows(said: dict[str, Any], excerpts: str) -> dict[str, Any]:
+    """Leave out of findings the excerpts, and what holds words of the data: those of each label and the box."""
+    left = {excerpts: None}
+    if "box" in said:
+        left |= {"box": None, "labels": [label | {"words": []} for label in said["labels"]]}
+    return said | left
 
 
 def _check_output(out: Path, folder: Path) -> None:
