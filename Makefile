@@ -15,6 +15,7 @@
 # make bench-length  attention at other lengths than it was trained on, 3 minutes
 # make generation  scenes of wanted label sets from a diffusion model steered by ZLPR, the table and a picture, 10 minutes
 # make bench-spans-quality  losses and a CRF on four sets of spans, three seeds; hours, continues where it was left; ROWS=600 for less
+# make bench-relations  both designs of triples by ZLPR and BCE, three seeds; half an hour, continues where it was left
 # make span-targets  trains on the real sets of spans, each beside the F1 and the time it is to have; an hour of one core
 # make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
@@ -39,7 +40,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
+.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
 
 setup: $(STAMP)
 
@@ -135,9 +136,10 @@ frameworks: $(FRAMEWORKS_STAMP)
 bench-boosting: $(FRAMEWORKS_STAMP)
 	$(FRAMEWORKS)/bin/python benchmarks/boosting.py
 
-# Chooses the defaults of `manyhot train` on training files alone; about a quarter of an hour.
+# Chooses the defaults of `manyhot train` on training files alone; an hour, what pieces.py has found is not found again.
 defaults: $(STAMP)
 	$(BIN)/python benchmarks/defaults.py
+	$(BIN)/python benchmarks/pieces.py
 
 # Compares the settings of --model mlp in the same way; about a quarter of an hour.
 defaults-mlp: $(STAMP)
@@ -169,6 +171,9 @@ generation: $(STAMP)
 
 bench-spans-quality: $(STAMP)
 	$(BIN)/python benchmarks/span_quality.py $(if $(ROWS),--rows $(ROWS))
+
+bench-relations: $(STAMP)
+	$(BIN)/python benchmarks/relations.py
 
 span-targets: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -s -m spans tests/toolkit/spans/test_span_targets.py

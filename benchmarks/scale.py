@@ -219,7 +219,7 @@ def on_paper(runs: list[dict[str, Any]]) -> list[str]:
         step = max(parts)
         what = ("products", "memory", "launches of kernels")[parts.index(step)]
         cells = [name, granted, *(f"{1e3 * part:.2f} ms" for part in parts[:2]), f"{1e3 * step:.2f} ms"]
-        rows.append(f"| {' | '.join([*cells, f'{step * steps / 3600:,.0f} hours', what])} |")
+        rows.append(f"| {' | '.join([*cells, f'{step * steps / 3600:,.1f} hours', what])} |")
     message = 4 * ROWS * WIDTH
     rows += [
         "",
@@ -264,7 +264,7 @@ def targets_of_losses(by: dict[tuple[int, str], dict[str, Any]]) -> list[tuple[s
     if (at, FUSED) in by and (at, EAGER) in by and (at, NATIVE) in by:
         fused = by[at, FUSED]
         for peer in (EAGER, TORCH, NATIVE):
-            found.append((f"time at {at:,} labels, beside the {peer}", fused["seconds"] / by[at, peer]["seconds"], 0.4))
+            found.append((f"time at {at:,} labels, beside {peer}", fused["seconds"] / by[at, peer]["seconds"], 0.4))
         found.append((f"memory at {at:,} labels, MB beside dW", (fused["beside"] - 4 * at * (WIDTH + 1)) / 1e6, 32))
     if (10**6, HOOKED) in by:
         found.append(
@@ -291,7 +291,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=way)
     labels = sorted({run["labels"] for run in runs})
     axes.plot(labels, [4e-6 * n * WIDTH for n in labels], ":", color="#bbbbbb", label="the weight itself")
-    axes.set(xscale="log", yscale="log", xlabel="labels", ylabel="MB allocated in a step, beside weight and features")
+    axes.set(xscale="log", yscale="log", xlabel="labels", ylabel="MB allocated in a step, beside the weight")
     axes.set_title(f"{ROWS} rows, {WIDTH} features, float32", fontsize=10)
     axes.legend(fontsize=9, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

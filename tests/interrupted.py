@@ -14,7 +14,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 
 
-def killed(config, monkeypatch, *, after, call="replace", resume=False):
+def killed(config, monkeypatch, *, after, call="replace", resume=False, train=train):
     """Train until the process has made so many calls of `os`; say whether it was killed."""
     original, left = getattr(os, call), [after]
 

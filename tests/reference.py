@@ -447,6 +447,56 @@ def span_f1(preds: Any, targets: Any, keep: Any = lambda span: True) -> tuple[fl
     return right / len(p) if p else 0.0, right / len(t) if t else 0.0, 2 * right / (len(p) + len(t)) if p or t else 0.0
 
 
+def decide_triples(spans: Any, head: Any, tail: Any, threshold: Any = 0.0) -> dict[tuple[Any, int, Any], float]:
+    """Return the triples of a row whose two scores are above the threshold of their relation, with the lower one."""
+    found = {}
+    for s in spans:
+        for r in range(len(head)):
+            level = float(threshold[r]) if hasattr(threshold, "__len__") else threshold
+            for o in spans:
+                score = min(head[r][s[0]][o[0]], tail[r][s[1] - 1][o[1] - 1])
+                if score > level:
+                    found[tuple(s[:3]), r, tuple(o[:3])] = score
+    return found
+
+
+def triple_numbers(preds: Any, targets: Any, relations: int) -> dict[str, float | None]:
+    """Return numbers of triples by sets of (row, subject, relation, object)."""
+
+    def f1(p: set, t: set) -> float:
+        return 2 * len(p & t) / (len(p) + len(t)) if p or t else 0.0
+
+    p, t = ({(r, *triple[:3]) for r, row in enumerate(x) for triple in row} for x in (preds, targets))
+    each = {k: f1({x for x in p if x[2] == k}, {x for x in t if x[2] == k}) for k in range(relations)}
+    there = {x[2] for x in t}
+    borders = [{(r, s[:2], k, o[:2]) for r, s, k, o in x} for x in (p, t)]
+    pair, entity = [], []
+    for r, s, k, o in t:
+        others = [x for x in t if x[0] == r and x != (r, s, k, o)]
+        if any({x[1], x[3]} == {s, o} for x in others):
+            pair.append((r, s, k, o) in p)
+        elif any({x[1], x[3]} & {s, o} for x in others):
+            entity.append((r, s, k, o) in p)
+    rows = len(preds)
+    same = sum({x for x in p if x[0] == r} == {x for x in t if x[0] == r} for r in range(rows))
+    return {
+        "micro_precision": len(p & t) / len(p) if p else 0.0,
+        "micro_recall": len(p & t) / len(t) if t else 0.0,
+        "micro_f1": f1(p, t),
+        "macro_f1": sum(each[k] for k in there) / len(there) if there else 0.0,
+        "rare_f1": each[0] if 0 in there else None,
+        "medium_f1": each[1] if 1 in there else None,
+        "head_f1": each[2] if 2 in there else None,
+        "boundary_f1": f1(*borders),
+        "pair_overlap_recall": sum(pair) / len(pair) if pair else None,
+        "entity_overlap_recall": sum(entity) / len(entity) if entity else None,
+        "exact_match": same / rows,
+        "triples_per_row_predicted": len(p) / rows,
+        "triples_per_row_true": len(t) / rows,
+        "empty_rows": sum(not any(x[0] == r for x in p) for r in range(rows)) / rows,
+    }
+
+
 # --- losses that are a sum over labels, and the rivals ---------------------------------------------------------------
 
 

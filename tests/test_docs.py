@@ -22,7 +22,8 @@ import manyhot
 from manyhot.toolkit.cli.main import app
 from manyhot.toolkit.read.formats.marked import Mark
 from manyhot.toolkit.read.formats.tagged import written_in_columns
-from span_rows import sentences, write_jsonl
+from relation_rows import linked_sentences, write_relations
+from span_rows import in_text, sentences, write_jsonl
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -197,6 +198,14 @@ def test_shell_examples(table: None) -> None:
 
 def test_shell_examples_on_spans(sentences_with_spans: None) -> None:
     assert examples_hold("spans-command.md") > 3
+
+
+def test_shell_examples_on_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_relations("articles.jsonl", linked_sentences(120))
+    write_relations("test.json", linked_sentences(40, 1), "doccano")
+    Path("new.txt").write_text("".join(f"{in_text(*row[:2])[0]}\n" for row in linked_sentences(2, 2)))
+    assert examples_hold("relations.md") > 3
 
 
 def examples_hold(page: str) -> int:

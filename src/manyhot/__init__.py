@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         log_entropy_invariant_softmax,
     )
     from manyhot.heads.boundary_tagger import BoundaryTagger
+    from manyhot.heads.cascade_tagger import CascadeTagger
     from manyhot.heads.reachable import ReachableHead
+    from manyhot.heads.relation_pointer import RelationPointer
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
     from manyhot.labels import (
@@ -76,6 +78,8 @@ if TYPE_CHECKING:
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
+    from manyhot.metrics_of_triples import triple_metrics
+    from manyhot.offset import Decision, fit_decision
     from manyhot.rankings import top_k_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
@@ -87,6 +91,8 @@ if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
+    from manyhot.toolkit.spans.relation_run import RelationRun
+    from manyhot.triples import Triple, decide_objects, decide_triples, triple_targets
     from manyhot.updates import AdafactorUpdate, SGDUpdate
     from manyhot.validation import validate
 
@@ -97,6 +103,8 @@ __all__ = [
     "BoundaryTagger",
     "Calibration",
     "CardinalityRange",
+    "CascadeTagger",
+    "Decision",
     "EfficientSpanPointer",
     "ExactLoss",
     "FWeightedBCELoss",
@@ -110,6 +118,8 @@ __all__ = [
     "Perturbed",
     "Reach",
     "ReachableHead",
+    "RelationPointer",
+    "RelationRun",
     "Run",
     "SGDUpdate",
     "SingleLogLoss",
@@ -124,6 +134,7 @@ __all__ = [
     "SpanTargets",
     "Subset",
     "SubsetLoss",
+    "Triple",
     "TverskyLoss",
     "TwoWayLoss",
     "ZLPRLoss",
@@ -135,12 +146,15 @@ __all__ = [
     "collate",
     "decide",
     "decide_boundaries",
+    "decide_objects",
     "decide_spans",
+    "decide_triples",
     "entropy_invariant_attention",
     "entropy_invariant_softmax",
     "exact_loss",
     "f_weighted_bce_loss",
     "fit_calibration",
+    "fit_decision",
     "focal_loss",
     "inclusion_probabilities",
     "label_counts",
@@ -179,6 +193,8 @@ __all__ = [
     "subset_loss",
     "top_k",
     "top_k_metrics",
+    "triple_metrics",
+    "triple_targets",
     "tversky_loss",
     "two_way_loss",
     "validate",
@@ -193,7 +209,10 @@ _HOME = {
     "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
     "collation": ("collate",),
     "decisions": ("decide", "top_k"),
+    "offset": ("Decision", "fit_decision"),
     "heads.boundary_tagger": ("BoundaryTagger",),
+    "heads.cascade_tagger": ("CascadeTagger",),
+    "heads.relation_pointer": ("RelationPointer",),
     "heads.rotary": ("rotary",),
     "heads.span_pointer": ("EfficientSpanPointer", "SpanPointer"),
     "entropy_invariant": (
@@ -249,6 +268,7 @@ _HOME = {
     "matmulexp": ("log_matmul_exp",),
     "metrics": ("multiclass_metrics", "multilabel_metrics"),
     "metrics_of_spans": ("SpanError", "span_errors", "span_metrics"),
+    "metrics_of_triples": ("triple_metrics",),
     "span_decisions": ("decide_boundaries", "decide_spans"),
     "span_scores": ("SpanScores",),
     "spans": ("Span", "SpanTargets", "span_mask", "span_share"),
@@ -259,6 +279,8 @@ _HOME = {
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),
+    "toolkit.spans.relation_run": ("RelationRun",),
+    "triples": ("Triple", "decide_objects", "decide_triples", "triple_targets"),
     "rankings": ("top_k_metrics",),
     "updates": ("AdafactorUpdate", "SGDUpdate"),
     "validation": ("validate",),

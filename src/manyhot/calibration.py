@@ -33,13 +33,13 @@ _TINY = 2.0**-52
 
 
 def proba(logits: Array, *, scale: float = 1.0, threshold: float | Any = 0.0) -> Array:
-    r"""Return the probabilities that logits trained on soft targets stand for.
+    r"""Warning: for soft targets alone; after 0/1 targets use :func:`fit_calibration`. Logits to probabilities.
 
     .. math::
         p_i = \sigma(2 \gamma (s_i - s_0))
 
-    Exact there: the minimum of the soft :func:`manyhot.zlpr_loss` is at these probabilities, whatever margin and label
-    weights are. After training on hard targets it is too sure or not sure enough; use :func:`fit_calibration`.
+    Exact after training on soft targets: the minimum of the soft :func:`manyhot.zlpr_loss` is at these probabilities,
+    whatever margin and label weights are. After training on hard targets it is too sure or not sure enough.
 
     Args:
         logits: (..., labels), a tensor or an array.

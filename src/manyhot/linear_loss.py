@@ -54,7 +54,8 @@ def linear_zlpr_loss(
 
     Use it where rows x labels is what fills the memory: labels are taken in chunks, backward computes their logits
     again, and memory beside the gradients of weight and features is that of a chunk. Value and gradients are those of
-    :func:`manyhot.zlpr_loss` to rounding. One product of four is made twice: with few labels the plain loss is faster.
+    :func:`manyhot.zlpr_loss` to rounding. The logits are made twice: where they fit, the kernel of the plain loss is
+    the faster one.
 
     With `update` the gradient of the weight is not stored either: each chunk of it goes to a step of the optimiser as
     soon as it is known, inside ``backward()``. Then the weight needs no memory but its own. Gradient accumulation,

@@ -55,36 +55,69 @@ def span_metrics(
                         f"{name}: row {row} has a span of type {span[2]}; type ids must lie in 0 to {num_types - 1}."
                     )
     right = [p & t for p, t in zip(predicted, true, strict=True)]
-    counts = [np.bincount([s[2] for r in x for s in r], minlength=num_types) for x in (right, predicted, true)]
-    hits, of_preds, of_targets = counts
-    # A type with a true span has no denominator of 0.
+    hits, of_preds, of_targets = ([[s[2] for s in row] for row in rows] for rows in (right, predicted, true))
+    borders = [[{s[:2] for s in row} for row in rows] for rows in (predicted, true)]
+    nested = [(row, s) for row, spans in enumerate(true) for s in spans if any(_overlap(s, o) for o in spans - {s})]
+    return {
+        **f1_by_kind(hits, of_preds, of_targets, num_types, train_counts),
+        "boundary_f1": f1_of_sets(borders[0], borders[1]),
+        "nested_recall": mean(np.array([s in predicted[row] for row, s in nested])),
+        **of_rows(predicted, true, "spans"),
+        "types": num_types,
+        "spans": sum(map(len, true)),
+    }
+
+
+def f1_by_kind(
+    right: Iterable[Sequence[int]],
+    predicted: Iterable[Sequence[int]],
+    true: Iterable[Sequence[int]],
+    num_kinds: int,
+    train_counts: Any,
+    *,
+    name: str = "type",
+) -> dict[str, float | None]:
+    """Return precision, recall and F1 from the kinds of what is both, predicted and true in each row.
+
+    The kind of a span is its type, that of a triple its relation; `name` is the word for it in messages.
+    """
+    hits, of_preds, of_targets = (
+        np.bincount([kind for row in rows for kind in row], minlength=num_kinds) for rows in (right, predicted, true)
+    )
+    # A kind with a true one has no denominator of 0.
     f1 = 2 * hits / np.maximum(of_preds + of_targets, 1)
     there = of_targets > 0
-    groups: dict[str, float | None] = dict.fromkeys(f"{name}_f1" for name in GROUPS)
+    groups: dict[str, float | None] = dict.fromkeys(f"{group}_f1" for group in GROUPS)
     if train_counts is not None:
-        if np.shape(train_counts) != (num_types,):
-            raise ValueError(f"train_counts must have one number a type, ({num_types},); got {np.shape(train_counts)}.")
-        for name, members in label_groups(train_counts).items():
-            groups[f"{name}_f1"] = _mean(f1[members & there])
-    borders = [[{s[:2] for s in row} for row in rows] for rows in (predicted, true)]
-    of_borders = [sum(map(len, x)) for x in ([p & t for p, t in zip(*borders, strict=True)], *borders)]
-    nested = [(row, s) for row, spans in enumerate(true) for s in spans if any(_overlap(s, o) for o in spans - {s})]
-    rows = len(true)
+        if np.shape(train_counts) != (num_kinds,):
+            came = np.shape(train_counts)
+            raise ValueError(f"train_counts must have one number a {name}, ({num_kinds},); got {came}.")
+        for group, members in label_groups(train_counts).items():
+            groups[f"{group}_f1"] = mean(f1[members & there])
     return {
         "micro_precision": _share(hits.sum(), of_preds.sum()),
         "micro_recall": _share(hits.sum(), of_targets.sum()),
         "micro_f1": _share(2 * hits.sum(), of_preds.sum() + of_targets.sum()),
-        "macro_f1": _mean(f1[there]) or 0.0,
+        "macro_f1": mean(f1[there]) or 0.0,
         **groups,
-        "boundary_f1": _share(2 * of_borders[0], of_borders[1] + of_borders[2]),
-        "nested_recall": _mean(np.array([s in predicted[row] for row, s in nested])),
+    }
+
+
+def f1_of_sets(predicted: Sequence[set], true: Sequence[set]) -> float:
+    """Return the F1 of what is in the sets of rows, whatever its kind."""
+    right = sum(len(p & t) for p, t in zip(predicted, true, strict=True))
+    return _share(2 * right, sum(map(len, predicted)) + sum(map(len, true)))
+
+
+def of_rows(predicted: Sequence[set], true: Sequence[set], things: str) -> dict[str, float | int | None]:
+    """Return what is said of rows as a whole."""
+    rows = len(true)
+    return {
         "exact_match": sum(p == t for p, t in zip(predicted, true, strict=True)) / rows,
-        "spans_per_row_predicted": float(of_preds.sum() / rows),
-        "spans_per_row_true": float(of_targets.sum() / rows),
+        f"{things}_per_row_predicted": sum(map(len, predicted)) / rows,
+        f"{things}_per_row_true": sum(map(len, true)) / rows,
         "empty_rows": sum(not p for p in predicted) / rows,
         "rows": rows,
-        "types": num_types,
-        "spans": int(of_targets.sum()),
     }
 
 
@@ -155,13 +188,18 @@ def _overlap(a: Triple, b: Triple) -> bool:
 
 def _sets(preds: Rows, targets: Rows) -> tuple[list[set[Triple]], list[set[Triple]]]:
     """Return both as a set of triples a row."""
-    if len(preds) != len(targets) or not len(targets):
-        raise ValueError(
-            "preds and targets must both be a list of (start, end, type) a row, with at least one row; got "
-            f"{len(preds)} and {len(targets)} rows."
-        )
+    check_rows(preds, targets, "(start, end, type)")
     predicted, true = ([{_triple(span) for span in row} for row in rows] for rows in (preds, targets))
     return predicted, true
+
+
+def check_rows(preds: Sequence[Any], targets: Sequence[Any], what: str) -> None:
+    """Check that both sides have the same rows, one or more."""
+    if len(preds) != len(targets) or not len(targets):
+        raise ValueError(
+            f"preds and targets must both be a list of {what} a row, with at least one row; got {len(preds)} and "
+            f"{len(targets)} rows."
+        )
 
 
 def _triple(span: Sequence[Any]) -> Triple:
@@ -173,5 +211,6 @@ def _share(part: Any, whole: Any) -> float:
     return float(part / whole) if whole else 0.0
 
 
-def _mean(values: np.ndarray) -> float | None:
+def mean(values: np.ndarray) -> float | None:
+    """Return the mean; None of nothing."""
     return float(np.mean(values)) if len(values) else None

@@ -128,7 +128,12 @@ def _without_overlap(cells: Iterable[tuple[Span, float]], most: int | None, leas
 
 
 def decide_boundaries(
-    starts: Tensor, ends: Tensor, *, lengths: Tensor | None = None, threshold: float | Tensor = 0.0
+    starts: Tensor,
+    ends: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    flat: bool = False,
+    threshold: float | Tensor = 0.0,
 ) -> list[list[Span]]:
     """Join starts and ends above the threshold to spans: the decision that goes with :class:`manyhot.BoundaryTagger`.
 
@@ -139,6 +144,7 @@ def decide_boundaries(
         starts: (rows, types, length), scores of tokens as the first of a span.
         ends: the same, as the last.
         lengths: (rows,) integers, the tokens of each row; None: all.
+        flat: True where no two spans share a token: of two that do the better one is kept.
         threshold: a number or (types,).
 
     Returns:
@@ -183,4 +189,6 @@ def decide_boundaries(
                 last = after[nearest[n]]
                 score = float(begin[row, kind, first] + end[row, kind, last]) / 2
                 found[row].append(Span(int(first), int(last) + 1, int(kind), score))
-    return [sorted(spans, key=lambda span: (-span.score, *span[:3])) for spans in found]
+    ordered = [sorted(spans, key=lambda span: (-span.score, *span[:3])) for spans in found]
+    # All of these are above the threshold.
+    return [_without_overlap(((span, 1.0) for span in spans), None) for spans in ordered] if flat else ordered

@@ -261,7 +261,14 @@ def span_mask(lengths: Tensor, length: int, *, max_width: int | None = None, tri
     return (band & inside.unsqueeze(-2)).unsqueeze(1)
 
 
-def span_share(targets: SpanTargets, lengths: Tensor, num_types: int, *, max_width: int | None = None) -> Tensor:
+def span_share(
+    targets: SpanTargets,
+    lengths: Tensor,
+    num_types: int,
+    *,
+    max_width: int | None = None,
+    triangle: bool = True,
+) -> Tensor:
     r"""Estimate the share of valid cells that are spans of each type, for ``start_at`` of a head.
 
     .. math::
@@ -273,7 +280,7 @@ def span_share(targets: SpanTargets, lengths: Tensor, num_types: int, *, max_wid
         targets: the spans of all training rows.
         lengths: (rows,), the tokens of each.
         num_types: how many types there are.
-        max_width: as in :func:`manyhot.span_loss`.
+        max_width, triangle: as in :func:`manyhot.span_loss`.
 
     Returns:
         (types,) float32, inside (0, 1).
@@ -284,11 +291,12 @@ def span_share(targets: SpanTargets, lengths: Tensor, num_types: int, *, max_wid
         tensor([0.1500, 0.0500])
     """
     check_lengths(lengths, targets.rows)
-    targets.check(num_types, int(lengths.max()) if len(lengths) else 0, lengths=lengths, max_width=max_width)
+    longest = int(lengths.max()) if len(lengths) else 0
+    targets.check(num_types, longest, lengths=lengths, max_width=max_width, triangle=triangle)
     counts = torch.bincount(targets.cells[:, 1], minlength=num_types)
     widest = lengths if max_width is None else lengths.clamp(max=max_width)
     # Spans of 1, 2, ... tokens: there are length, length - 1, ... of them.
-    valid = (widest * lengths - widest * (widest - 1) // 2).sum()
+    valid = (widest * lengths - widest * (widest - 1) // 2 if triangle else lengths**2).sum()
     return ((counts.double() + 0.5) / (valid.double() + 1)).float()
 
 

@@ -145,7 +145,7 @@ def test_files_that_are_no_config(tmp_path):
     assert refused(file=str(tmp_path / "no.toml")) == (
         f"{tmp_path / 'no.toml'}: expected a config file; No such file or directory."
     )
-    assert "expected a config file; Is a directory" in refused(file=str(tmp_path))
+    assert "expected a config file; it is no regular file" in refused(file=str(tmp_path))
     bad = tmp_path / "bad.toml"
     bad.write_text("seed = = 1\n")
     assert refused(file=str(bad)).startswith(f"{bad}: expected TOML such as a run's config.toml; ")

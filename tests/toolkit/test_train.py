@@ -48,7 +48,7 @@ def frame_of_numbers(rows=60, seed=0):
 def heard_from(config, **options):
     """Train and return the result, what was said and what was warned of."""
     said, warned = [], []
-    trained = train(config, Listener(say=said.append, warn=warned.append), **options)
+    trained = train(config, Listener(say=said.append, detail=said.append, warn=warned.append), **options)
     return trained, said, warned
 
 

@@ -19,8 +19,16 @@ LOSSES = (
 )
 # Of spans, the rivals of zlpr: as people write it, with biases that start at the prior, and focal loss with these.
 SPAN_LOSSES = ("zlpr", "bce", "bce+bias", "focal")
-# What a row has, and the losses for it, the default first: any set of labels, exactly one class, or marked spans.
-TASKS = {"multilabel": LOSSES, "multiclass": ("ce+prior", "ce", "multiway"), "spans": SPAN_LOSSES}
+# What a row has, and the losses for it, the default first: any set of labels, exactly one class, marked spans, or
+# spans and what holds between them.
+TASKS = {
+    "multilabel": LOSSES,
+    "multiclass": ("ce+prior", "ce", "multiway"),
+    "spans": SPAN_LOSSES,
+    "relations": SPAN_LOSSES,
+}
+# Tasks on marked texts, and not on tables.
+MARKED_TEXTS = ("spans", "relations")
 # What reading spans leaves open, the default first.
 CHOICES = {
     "nested": ("auto", "yes", "no"),
@@ -30,6 +38,8 @@ CHOICES = {
 }
 # Options that only spans have, and those that they have not: columns of a table, and what is chosen otherwise.
 OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
+# How relations are scored, the default first.
+DESIGNS = ("gplinker", "cascade")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
     *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
@@ -42,7 +52,8 @@ DECISIONS = ("f1", "cardinality")
 WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
-MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": ("cnn", "encoder:NAME_OR_DIR")}
+NETWORKS = ("cnn", "encoder:NAME_OR_DIR")
+MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": NETWORKS, "relations": NETWORKS}
 # What is there unless it is turned off: votes of training rows, parts of words, columns of a kernel.
 SWITCHES = ("neighbours", "characters", "kernel")
 # What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
@@ -92,6 +103,7 @@ class Config:
     tags: tuple[int, ...] | None = None
     rate: float | Auto = "auto"
     epochs: int | Auto = "auto"
+    design: str = "gplinker"
     seed: int = 0
     no_rows: bool = False
     out: str | None = None
@@ -109,7 +121,7 @@ class Config:
 
     def to_toml(self) -> str:
         """Write what repeats the run. `out` is left out: a repeated run gets a folder of its own."""
-        others = OF_TABLES if self.task == "spans" else OF_SPANS
+        others = _not_of(self.task)
         said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
         return tomli_w.dumps({k: v for k, v in said.items() if k not in ("out", *others)})
 
@@ -156,7 +168,8 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
-    for key in (*texts, "task", "model", "device", "long", "loss", "decision", "out", *CHOICES, *SWITCHES):
+    of_model = ("task", "model", "device", "long", "loss", "decision", "design", "out", *CHOICES, *SWITCHES)
+    for key in (*texts, *of_model):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {shown(merged[key])}.")
     for key in ("drop_unlabelled", "join", "no_header", "no_rows", "fine_tune", "words"):
@@ -185,7 +198,9 @@ def _checked(merged: dict[str, Any]) -> Config:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**32:
             raise InputError(f"{key} expects a whole number of {low} or more; got {shown(value)}.")
     if "tau" in merged:
-        merged["tau"] = _number("tau", merged["tau"], 0, 100, "from 0 to 100, such as 1 (1 to 2 is the full prior)")
+        merged["tau"] = _number(
+            "tau", merged["tau"], 0, 100, "0 or more, such as 1 (the full prior is between 1 and 2)"
+        )
     if "rate" in merged:
         merged["rate"] = _number("rate", merged["rate"], 1e-12, 100, "above 0, of learning, such as 2e-3")
     epochs = merged.get("epochs", "auto")
@@ -194,7 +209,7 @@ def _checked(merged: dict[str, Any]) -> Config:
             f"epochs expects auto or a whole number of 1 or more, the most there are; got {shown(epochs)}."
         )
     if "C" in merged:
-        merged["C"] = _number("C", merged["C"], 1e-12, 1e12, "above 0, up to 1e12; the larger, the weaker the penalty")
+        merged["C"] = _number("C", merged["C"], 1e-12, 1e12, "above 0; the larger, the weaker the penalty on weights")
     task = merged.get("task", "multilabel")
     if task not in TASKS:
         raise InputError(f"task expects one of {', '.join(TASKS)}; got {shown(task)}.")
@@ -251,10 +266,19 @@ def check_task(config: Config) -> None:
     for key, values in CHOICES.items():
         if (value := getattr(config, key)) not in values:
             raise InputError(f"{key} expects one of {', '.join(values)}; got {shown(value)}.")
-    for key in OF_TABLES if config.task == "spans" else OF_SPANS:
+    if config.design not in DESIGNS:
+        raise InputError(f"design expects one of {', '.join(DESIGNS)}; got {shown(config.design)}.")
+    for key in _not_of(config.task):
         if (value := getattr(config, key)) != getattr(Config, key):
-            said = "not of" if config.task == "spans" else "of"
-            raise InputError(f"{key} is {said} --task spans; got {shown(value)}. Leave it out.")
+            said = f"not of --task {config.task}" if config.task in MARKED_TEXTS else "of --task spans"
+            if key == "design":
+                said = "of --task relations"
+            raise InputError(f"{key} is {said}; got {shown(value)}. Leave it out.")
+
+
+def _not_of(task: str) -> tuple[str, ...]:
+    """Return the options that a task has no use for."""
+    return ("design",) * (task != "relations") + (OF_TABLES if task in MARKED_TEXTS else OF_SPANS)
 
 
 def check_loss(config: Config) -> None:
@@ -309,7 +333,7 @@ def check_model(config: Config) -> None:
             raise InputError(f"{key} expects auto or off; got {value!r}.")
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {shown(config.device)}.")
-    if config.task == "spans":
+    if config.task in MARKED_TEXTS:
         return
     if config.model == "linear":
         if config.device == "cuda":
@@ -352,5 +376,6 @@ def _number(key: str, value: Any, low: float, high: float, what: str) -> float |
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if isinstance(value, bool) or not low <= number <= high:
-        raise InputError(f"{key} expects auto or a number {what}; got {shown(value)}.")
+        most = f", at most {high:g}" if number > high else ""
+        raise InputError(f"{key} expects auto or a number {what}{most}; got {shown(value)}.")
     return number

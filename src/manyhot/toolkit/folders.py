@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import polars as pl
 import torch
 
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.disk.run_folder import MANIFEST, file_sha256, sha256, to_json, whole_file, write_file
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.formats.files import NoRows, kind_of_file
 from manyhot.toolkit.runs.predictions import PREDICTED, WRITERS, write_predictions
 from manyhot.toolkit.runs.saved_run import load_run
-from manyhot.toolkit.spans.write import LINE, write_spans
+from manyhot.toolkit.spans.write import COLUMNS, write_spans
 
 # Names of files that hold rows, packings aside; of matrices the one with the features.
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arff", ".svm", ".svmlight", ".libsvm", ".conll", ".txt")
@@ -217,14 +218,14 @@ class Worker:
         job = self.job
         source, out = Path(job.folder) / name, Path(job.out) / output_of(name)
         try:
-            if self.run.task == "spans":
+            if self.run.task in MARKED_TEXTS:
                 return Done(name, write_spans(out, self.run, source, keep=job.keep))
             notes: list[str] = []
             options: Any = {"keep": job.keep, "encoding": job.encoding, "warn": notes.append}
             rows = write_predictions(out, self.run, source, **options)
             return Done(name, rows, note="; ".join(notes) or None)
         except NoRows:
-            _write_nothing(out, LINE if self.run.task == "spans" else PREDICTED, source, job.keep)
+            _write_nothing(out, COLUMNS.get(self.run.task, PREDICTED), source, job.keep)
             return Done(name, 0)
         except InputError as error:
             return Done(name, 0, str(error))

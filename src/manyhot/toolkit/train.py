@@ -64,12 +64,13 @@ CELL = 3 + 3 * 4
 class Listener:
     """What hears of progress; the command prints it, tests and Python callers may ignore it.
 
-    `on_columns` hears what each column is used as, or why it is not.
+    `detail` hears sentences for those who ask for more, and `on_columns` what each column is used as, or why it is not.
     `progress` hears what is being fitted, about which share of the training is done, and the mean loss.
     """
 
     say: Callable[[str], None] = lambda text: None
     warn: Callable[[str], None] = lambda text: None
+    detail: Callable[[str], None] = lambda text: None
     on_columns: Callable[[list[Use]], None] = lambda uses: None
     on_step: Callable[[Step], None] = lambda step: None
     progress: Callable[[str, float, float], None] = lambda what, share, value: None
@@ -155,6 +156,17 @@ def train(
         files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings, render_run(findings))
         write_folder(path, files, RUN)
     return Trained(run, path, metrics, len(findings["worst"] or ()))
+
+
+def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitted, Training]:
+    """Read and fit as :func:`train` does, and write nothing: the run, what held-out rows said, and the rows.
+
+    Raises:
+        InputError: bad input.
+    """
+    check_loss(config)
+    training, features, X, targets, learner = _planned(config, listener)
+    return fit(config, training, features, X, targets, learner, listener), training
 
 
 def _check_group(config: Config, group: Group) -> None:
@@ -264,7 +276,7 @@ def _planned(
         features, X = Features.fit_transform(rows, encoder, words=config.words)
     targets = training.train.dense_targets()
     learner = plan(config, training, features, targets, encoder)
-    listener.say(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
+    listener.detail(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, X, targets, learner
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from manyhot import cardinality_range, decide, label_counts, label_prior, multilabel_metrics, zlpr_loss
+from manyhot import offset as offset_module
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.choose import cross_fit as module
 from manyhot.toolkit.choose.cross_fit import (
@@ -160,7 +161,7 @@ def test_tau_and_offset_have_the_best_score_of_all_that_are_tried(cardinality, s
     scores = {}
     for candidate in module.TAUS:
         shifted = logits - np.float32(candidate) * prior
-        offsets = [right_offset(shifted, round(share * targets.sum()), limits) for share in module.SHARES]
+        offsets = [right_offset(shifted, round(share * targets.sum()), limits) for share in offset_module.SHARES]
         scores[candidate] = max(score(candidate, offset) for offset in (0.0, *offsets))
     assert score(tau, offset) == pytest.approx(max(scores.values()), abs=1e-9)
     assert scores[tau] == max(scores.values())

@@ -6,7 +6,8 @@ from sklearn.metrics import f1_score
 
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
-from manyhot.toolkit.choose.cross_fit import SHARES, Held, mean_f1, right_offset
+from manyhot.offset import SHARES, mean_f1, right_offset
+from manyhot.toolkit.choose.cross_fit import Held
 from manyhot.toolkit.choose.thresholds import choose_threshold, choose_thresholds
 
 ANY = CardinalityRange(0, 4)

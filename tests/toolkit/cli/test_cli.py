@@ -7,6 +7,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 from sklearn.datasets import dump_svmlight_file
+from typer.testing import CliRunner
 
 import manyhot
 from command import as_json, bad, call, files
-from manyhot.toolkit import demo as demo_module
 from manyhot.toolkit.cli import terminal
+from manyhot.toolkit.cli.main import app
 from manyhot.toolkit.config import LOSSES
 
 KEYS = [
@@ -113,16 +115,6 @@ def test_predict_prints_one_object(run):
     assert [row["labels"] for row in rows] == manyhot.load_run("run").predict(frame["text"].to_list())
 
 
-def test_demo_prints_one_object(monkeypatch):
-    monkeypatch.setattr(demo_module, "ROWS", 90)
-    monkeypatch.setattr(demo_module, "TEST_ROWS", 30)
-    value = as_json("demo --out run")
-    assert set(value) == {"run", "test"}
-    assert value["run"] == "run"
-    assert list(value["test"]) == list(demo_module.RIVALS)
-    assert all(list(metrics) == KEYS for metrics in value["test"].values())
-
-
 def test_a_dry_run_prints_one_object():
     table()
     before = files()
@@ -182,20 +174,28 @@ def test_tables_go_to_stdout_and_sentences_to_stderr(run):
     table()
     table("t.csv", 12, seed=1)
     stdout, stderr = call("train d.csv --test t.csv --out new")
-    assert "micro-F1" in stdout
-    assert "rows left empty" in stdout
+    assert stdout.startswith("On 12 test rows, which it did not learn from:\n")
+    measured = json.loads(Path("new/metrics.json").read_bytes())["test"]
+    assert [line.split()[:3] for line in stdout.splitlines()[1:3]] == [
+        [f"{100 * measured['micro_f1']:.1f}", "%", "micro-F1"],
+        [f"{100 * measured['macro_f1']:.1f}", "%", "macro-F1"],
+    ]
+    assert f"labels a row, where there are {measured['labels_per_row_true']:.2f}" in stdout
+    assert "offset" not in stdout + stderr
     assert "text: text\nlabels: labels (separated by '|', 3 labels)\n30 rows, 3 labels, " in stderr
     rows = len(json.loads(Path("new/findings.json").read_bytes())["worst"])
     inside = f"with excerpts of {rows} rows of the data" if rows else "without any row of the data"
     held = json.loads(Path("new/findings.json").read_bytes())["rows_held"]
     assert held in (0, 30)
-    assert stderr.strip().splitlines()[-3:] == [
+    assert stderr.strip().splitlines()[-4:] == [
         "saved new, again: manyhot train --config new/config.toml",
         f"report new/report.html, {inside}",
         "its model holds the features of 30 training rows; --neighbours off leaves them out"
         if held
         else "its model holds no row of the training table",
+        'next: manyhot predict new "a new text"',
     ]
+    assert "chosen by held-out rows: penalty C " in stderr
     stdout, stderr = call("evaluate run t.csv")
     metrics = as_json("evaluate run t.csv")
     lines = {line[:24].strip(): line[24:].split() for line in stdout.splitlines()}
@@ -205,6 +205,64 @@ def test_tables_go_to_stdout_and_sentences_to_stderr(run):
     assert lines["rows"] == ["12"]
     assert stderr == "measured run on t.csv\n"
     assert call("predict run t.csv -o out.csv") == ("", "wrote out.csv: 12 rows\n")
+
+
+def test_verbose_adds_what_was_tried_and_all_numbers():
+    table()
+    table("t.csv", 12, seed=1)
+    stdout, stderr = call(f"train d.csv --test t.csv --out new {FAST} --verbose")
+    assert "rows left empty" in stdout
+    assert "On 12 test rows" in stdout
+    assert "       C   tau  offset     loss  micro-F1" in stderr
+    assert "chosen: C 2, tau 0.00, offset " in stderr
+    assert "model: linear on " in stderr
+
+
+def test_labels_with_few_rows_are_named():
+    table()
+    Path("d.csv").write_text(Path("d.csv").read_text() + "".join(f"text {i},animal|rare {i % 2}\n" for i in range(7)))
+    _, stderr = call(f"train d.csv {FAST}")
+    assert "2 labels seen fewer than 9 times (rare 1, rare 0)" in stderr
+
+
+def test_a_text_is_predicted_and_printed(run):
+    stdout, stderr = call("predict run 'fox and bird'")
+    known = {name: prob for row in [manyhot.load_run("run").top("fox and bird", 3)] for name, prob, _ in
+             row.select("label", "prob", "predicted").iter_rows()}  # fmt: skip
+    labels = manyhot.load_run("run").predict(["fox and bird"])[0]
+    assert stderr == ""
+    assert [line.split() for line in stdout.splitlines()] == [
+        [name, f"{100 * known[name]:.0f}", "%"] for name in sorted(labels, key=lambda name: -known[name])
+    ]
+    assert as_json("predict run 'fox and bird'")["labels"] == labels
+    assert bad("predict run ''") == "expected a text, got an empty one."
+    assert bad("predict run new.csv").startswith("new.csv: there is no such file")
+    assert bad("predict run d.csv") == "d.csv: expected a file to write to; add -o d-out.jsonl."
+    assert bad("predict run - --keep id") == "--keep is of a file; leave it out, or name a file and -o OUT."
+    assert bad("predict run 'a text' --encoding gb18030").startswith("--encoding is of a file")
+
+
+def test_lines_of_stdin_are_predicted_as_a_file_of_them_is(run):
+    texts = ["fox and bird", "", 'a "rose", a tree', "flint"] * 100
+    pl.DataFrame({"text": texts}).write_csv("new.csv")
+    call("predict run new.csv -o out.jsonl")
+    result = CliRunner().invoke(app, ["predict", "run", "-"], input="".join(f"{text}\n" for text in texts))
+    assert result.exit_code == 0
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        json.loads(line) for line in Path("out.jsonl").read_text().splitlines()
+    ]
+    assert CliRunner().invoke(app, ["predict", "run", "-"], input="").stdout == ""
+
+
+def test_a_bare_command_says_how_to_begin():
+    stdout, _ = call("")
+    assert [line.split()[:2] for line in stdout.splitlines() if line.startswith("  ")] == [
+        ["manyhot", "demo"],
+        ["manyhot", "train"],
+        ["manyhot", "predict"],
+    ]
+    assert call("--version") == (f"manyhot {metadata.version('manyhot')}\n", "")
+    assert "--install-completion" in call("--help")[0]
 
 
 def test_the_sentence_at_the_end_repeats_the_run():
@@ -448,9 +506,7 @@ def test_bad_options():
     assert "no_header expects true or false" in bad("train d.csv --set no_header=1")
 
 
-@pytest.mark.parametrize(
-    "command", ["train --nope", "evaluate", "predict run", "predict run d.csv", "what", "train d.csv --seed x"]
-)
+@pytest.mark.parametrize("command", ["train --nope", "evaluate", "predict run", "what", "train d.csv --seed x"])
 def test_bad_usage_is_exit_code_2(command):
     table()
     before = files()
@@ -522,11 +578,14 @@ def test_the_help_of_train_names_every_loss():
     assert {word.strip(",.;│") for word in stdout.split()} >= set(LOSSES)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "demo"])
+@pytest.mark.parametrize("command", ["train", "compare", "evaluate", "predict", "report", "demo"])
 def test_every_command_has_help_and_says_its_exit_codes(command):
     stdout, _ = call(f"{command} --help")
     assert "Exit codes: 0 done, 1 failed" in stdout
     assert "--json" in stdout
+    examples = stdout.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert examples
+    assert all(f"manyhot {command}" in line for line in examples)
 
 
 def test_exit_codes_of_the_process_and_streams(run):

@@ -223,7 +223,7 @@ def test_a_run_stands_by_itself(checkpoint, tmp_path, fine_tune):
         (folder / path.name).write_bytes(path.read_bytes())
     said = []
     config = Config(data="d.jsonl", test="t.jsonl", model=f"encoder:{folder}", fine_tune=fine_tune, out="run")
-    trained: Any = train(config, Listener(say=said.append))
+    trained: Any = train(config, Listener(say=said.append, detail=said.append))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert trained.metrics["test"]["micro_f1"] > 0.8
     (sentence,) = (line for line in said if line.startswith("model: "))

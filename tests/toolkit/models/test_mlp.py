@@ -181,7 +181,7 @@ def trained(tmp_path_factory):
     frame_of_texts(50, seed=1).write_ndjson(folder / "t.jsonl")
     said = []
     config = Config(data=str(folder / "d.jsonl"), test=str(folder / "t.jsonl"), model="mlp", out=str(folder / "run"))
-    return train(config, Listener(say=said.append)), said, folder
+    return train(config, Listener(say=said.append, detail=said.append)), said, folder
 
 
 def test_a_run_is_measured_saved_and_read_back(trained):

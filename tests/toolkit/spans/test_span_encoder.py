@@ -14,6 +14,7 @@ from manyhot.toolkit.config import make_config
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.network import Pretrained
 from manyhot.toolkit.spans.train import train_spans
+from relation_rows import linked_sentences, write_relations
 from span_rows import sentences, write_jsonl
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not here")
@@ -77,3 +78,15 @@ def test_an_encoder_is_trained_saved_and_used(folder: Path, tmp_path: Path, monk
         alone = run.predict([row])[0]
         assert [span[:3] for span in alone] == [span[:3] for span in spans]
         np.testing.assert_array_equal([s.score for s in alone], [s.score for s in spans])
+
+
+@pytest.mark.parametrize("design", ["gplinker", "cascade"])
+def test_an_encoder_is_trained_on_relations(folder: Path, tmp_path: Path, design: str) -> None:
+    options = {"task": "relations", "model": f"encoder:{folder}", "design": design, "epochs": 2, "rate": 1e-3}
+    data = write_relations(tmp_path / "d.jsonl", linked_sentences(30))
+    trained = train_spans(make_config(None, [], options | {"data": data, "out": str(tmp_path / "run")}))
+    assert trained is not None
+    assert isinstance(trained.run.network.encoder, Pretrained)
+    run = manyhot.load_run(tmp_path / "run")
+    rows = [tokens for tokens, *_ in linked_sentences(9, 1)]
+    assert run.predict(rows) == trained.run.predict(rows) == [run.predict([row])[0] for row in rows]

@@ -37,3 +37,17 @@ def test_a_real_set(name: str, data_root: Path, tmp_path: Path) -> None:
     assert f1 >= least
     # Beside other processes a core does less in a second.
     assert seconds <= most * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+@pytest.mark.spans
+@pytest.mark.data
+def test_triples_of_a_real_set(data_root: Path, tmp_path: Path) -> None:
+    parts = {"data": "train", "test": "test"}
+    files = {key: str(data_root / "conll04" / f"conll04_{part}.json.gz") for key, part in parts.items()}
+    torch.set_num_threads(1)
+    trained = train_spans(make_config(None, [], files | {"task": "relations", "out": str(tmp_path / "run")}))
+    assert trained is not None
+    entities, triples = (100 * trained.metrics["test"][key] for key in ("micro_f1", "triple_micro_f1"))
+    print(f"\nconll04: entities {entities:.1f} (at least 75), strict triples {triples:.1f} (at least 45)")
+    assert entities >= 75
+    assert triples >= 45

@@ -24,6 +24,7 @@ import torch
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange, label_prior
 from manyhot.metrics import multiclass_metrics, multilabel_metrics
+from manyhot.offset import best_offset, mean_f1, right_offset
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Auto
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
@@ -42,8 +43,6 @@ TRIED = 3  # whichever way the walk goes
 TAUS = tuple(i / 4 for i in range(9))
 # Before the names of arrays that another fit starts from.
 START = "start."
-# Offsets are tried at which so many times the true number of labels are predicted.
-SHARES = tuple(np.geomspace(0.25, 4, 33))
 
 
 class Fold(NamedTuple):
@@ -292,49 +291,6 @@ def choose_tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -
     return tau, _offset_as_true(held.shifted(tau, 0.0), held.targets, cardinality)
 
 
-def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: CardinalityRange) -> tuple[float, float]:
-    """Find the offset with the best mean of micro- and macro-F1: that mean, and the offset.
-
-    Those are tried at which a quarter to four times the true number of labels are predicted. A row predicts at least a
-    and at most b labels whatever the offset is, so only its (a+1)-th to b-th best logits move: ranked once, each offset
-    costs two counts of labels. Unknown cells are ranked with the others, as in use, and count neither way.
-    """
-    low, labels, true = cardinality.min_labels, logits.shape[1], (targets > 0).sum(0)
-    measured: np.ndarray = np.any(targets >= 0, axis=0)
-    high = min(cardinality.max_labels, labels)
-    order = np.argpartition(-logits, min(high, labels - 1), axis=1)[:, :high]
-    values = np.take_along_axis(logits, order, 1)
-    best_first = np.argsort(-values, axis=1, kind="stable")
-    order, values = np.take_along_axis(order, best_first, 1), np.take_along_axis(values, best_first, 1)
-    truth = np.take_along_axis(targets, order, 1)
-    hit, known = truth > 0, truth >= 0
-    ranked = np.argsort(-values[:, low:], axis=None, kind="stable")
-    if targets.dtype != bool:
-        ranked = ranked[known[:, low:].ravel()[ranked]]
-    falling: np.ndarray = values[:, low:].ravel()[ranked]
-    label, right = (part[:, low:].ravel()[ranked] for part in (order, hit))
-    sure, sure_hits = order[:, :low][known[:, :low]], order[:, :low][hit[:, :low]]
-
-    def counts(above: int) -> tuple[np.ndarray, np.ndarray]:
-        """Count hits and predictions of each label, with so many beside those that every row has."""
-        moved = label[:above], label[:above][right[:above]]
-        preds, hits = (
-            np.bincount(always, minlength=labels) + np.bincount(more, minlength=labels)
-            for always, more in zip((sure, sure_hits), moved, strict=True)
-        )
-        return hits, preds
-
-    best = (-1.0, 0.0)
-    places = {round(share * true.sum()) - sure.size for share in SHARES}
-    inside = sorted(place for place in places if 0 < place < falling.size)
-    for offset in (0.0, *(-(float(falling[place - 1]) + float(falling[place])) / 2 for place in inside)):
-        hits, preds = counts(int(np.searchsorted(-falling, offset)))
-        score = _f1_of(hits, preds + true, measured)
-        if score > best[0]:
-            best = (score, offset)
-    return best
-
-
 def score_by(cardinality: CardinalityRange) -> Score:
     """Return what stops a network, of one set of logits: the mean F1 where their number of labels is right."""
 
@@ -358,30 +314,6 @@ def _offset_as_true(logits: np.ndarray, targets: np.ndarray, cardinality: Cardin
     return right_offset(logits, int((targets > 0).sum()), cardinality, known)
 
 
-def right_offset(
-    logits: np.ndarray, labels: int, cardinality: CardinalityRange, known: np.ndarray | None = None
-) -> float:
-    """Find the offset at which `labels` labels are predicted in all rows together; `known` says which cells count.
-
-    A row predicts at least a and at most b labels whatever the offset is. So only its (a+1)-th to b-th best logits
-    count, and the offset lifts just the right number of these above 0: no search, one order statistic. 0 where none or
-    all of them are wanted, which leaves the range to decide.
-    """
-    low, high = cardinality
-    sure = low * len(logits)
-    if known is None:
-        ranked = -np.partition(-logits, range(low, high), axis=1)[:, low:high] if high > low else logits[:, :0]
-    else:
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :high]
-        known = np.take_along_axis(known, order, 1)
-        ranked, sure = np.take_along_axis(logits, order, 1)[:, low:][known[:, low:]], int(known[:, :low].sum())
-    values = np.sort(ranked.ravel())[::-1]
-    wanted = labels - sure
-    if not 0 < wanted < values.size:
-        return 0.0
-    return -float(values[wanted - 1] + values[wanted]) / 2
-
-
 def prior_logits(targets: np.ndarray, multiclass: bool = False) -> np.ndarray:
     """Return logit(prior)/2 of each label, log(prior) of each class: what one unit of tau takes off its logit."""
     prior = label_prior(targets)
@@ -403,19 +335,3 @@ def _climb(tried: Callable[[float], Choice]) -> Choice:
         if best is not first:
             break
     return best
-
-
-def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
-    """Return the mean of micro- and macro-F1, by counts: for every tau scikit-learn would take most of the time."""
-    known, true = targets >= 0, targets > 0
-    given = preds.astype(bool) & known
-    return _f1_of((given & true).sum(0), given.sum(0) + true.sum(0), np.any(known, axis=0))
-
-
-def _f1_of(hits: np.ndarray, sizes: np.ndarray, measured: np.ndarray) -> float:
-    """Return the mean of micro- and macro-F1, given (labels,) hits, predictions plus positives, and what macro-F1 has.
-
-    What it has not is a label of which no row is known.
-    """
-    f1 = (2 * hits / np.maximum(sizes, 1))[measured]
-    return float(2 * hits.sum() / max(sizes.sum(), 1) + (f1.mean() if f1.size else 0)) / 2

@@ -7,7 +7,8 @@ ours are chosen by. An offset is a threshold, negated.
 import numpy as np
 
 from manyhot.labels import CardinalityRange
-from manyhot.toolkit.choose.cross_fit import Held, best_offset
+from manyhot.offset import best_offset
+from manyhot.toolkit.choose.cross_fit import Held
 
 
 def choose_threshold(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:

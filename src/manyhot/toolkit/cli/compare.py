@@ -100,7 +100,14 @@ def compare(
     jobs: Annotated[int, typer.Option(metavar="N", help="Losses that are fitted at once, each in a process.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Train with each loss on the same rows and say honestly which is best: BCE with tuned thresholds among them."""
+    """Train with each loss on the same rows and say honestly which is best: BCE with tuned thresholds among them.
+
+    \b
+    Examples:
+      manyhot compare reviews.csv
+      manyhot compare reviews.csv --losses zlpr+prior,bce,bce+threshold
+      manyhot compare train.jsonl --test test.jsonl
+    """
     with failing_clearly():
         from manyhot.toolkit.compare.compare import compare as run_comparison
         from manyhot.toolkit.compare.methods import make_comparison
@@ -113,6 +120,11 @@ def compare(
         asked = make_config(config, set_ or [], options_of(context))
         command = ["manyhot", *sys.argv[1:]]
         with listening() as listener:
+            if asked.task == "relations":
+                raise InputError(
+                    "compare is of multilabel, multiclass and spans; train with each of --loss zlpr and bce+bias, and "
+                    "--design, on --task relations."
+                )
             if asked.task == "spans":
                 if jobs > 1:
                     raise InputError("--jobs: expected another task than spans, whose losses are fitted one by one")

@@ -1,39 +1,121 @@
 """`manyhot demo`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.terminal import listening, metrics_table, print_json, say
 from manyhot.toolkit.errors import InputError, visible
+from manyhot.toolkit.report.metric_names import TITLES, written
+
+if TYPE_CHECKING:
+    from manyhot.toolkit.demo.run import Example, Shown
 
 
 def demo(
-    task: Annotated[
-        str, typer.Option(help="multilabel, scenes of digits; or spans, names in German sentences.")
-    ] = "multilabel",
+    task: Annotated[str, typer.Option(help="multilabel; or spans, names in German sentences.")] = "multilabel",
+    data: Annotated[
+        str, typer.Option(help="packages, titles and tags of Debian packages; or digits, scenes of handwritten digits.")
+    ] = "packages",
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the packages as a .csv table to train on, and stop.")
+    ] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="The run folder.  [default: runs/demo-N]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train on digits, one to four in a scene, or on names in sentences, beside binary cross-entropy. No network."""
-    with failing_clearly():
-        from manyhot.toolkit.demo import run_demo
-        from manyhot.toolkit.spans.demo import run_span_demo
+    """Train on a small table, beside what people do today. Needs no network and no file of yours.
 
-        demos = {"multilabel": run_demo, "spans": run_span_demo}
-        if task not in demos:
-            raise InputError(f"--task expects one of {', '.join(demos)}; got {task!r}.")
-        with listening() as listener:
-            shown = demos[task](out, listener)
-        if as_json:
-            print_json({"run": str(shown.path), "test": shown.metrics})
-            return
-        console = Console(soft_wrap=True)
-        for line in shown.examples:
-            console.print(visible(line), markup=False)
-        console.print(metrics_table(shown.metrics))
-        rows = "images" if task == "multilabel" else '["Angela Merkel besuchte Rom."]'
-        say(f"saved {shown.path}, use it: manyhot.load_run({str(shown.path)!r}).predict({rows})")
+    \b
+    Examples:
+      manyhot demo
+      manyhot demo --save packages.csv
+      manyhot demo --task spans
+    """
+    with failing_clearly():
+        if task not in ("multilabel", "spans"):
+            raise InputError(f"--task expects one of multilabel, spans; got {task!r}.")
+        if save is not None:
+            from manyhot.toolkit.demo.packages import save_packages
+
+            rows = save_packages(save)
+            if as_json:
+                print_json({"out": str(save), "rows": rows})
+            else:
+                say(f"wrote {save}: {rows:,} titles of packages with their tags. Next: manyhot train {save}")
+        elif task == "spans":
+            _demo_spans(out, as_json)
+        else:
+            from manyhot.toolkit.demo.run import run_demo
+
+            with listening() as listener:
+                shown = run_demo(data, out, listener)
+            if as_json:
+                print_json({"run": str(shown.path), "test": shown.metrics})
+            else:
+                _print(shown)
+
+
+def _print(shown: "Shown") -> None:
+    from manyhot.toolkit.demo.run import METRICS
+
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("on test rows", no_wrap=True)
+    for name in shown.metrics:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    true = next(iter(shown.metrics.values()))["labels_per_row_true"]
+    for key in METRICS:
+        title = f"labels a row (true {true:.2f})" if key == "labels_per_row_predicted" else TITLES[key]
+        cells = [written(key, metrics[key]) for metrics in shown.metrics.values()]
+        percent = "" if key == "labels_per_row_predicted" else " %"
+        table.add_row(title, *(f"{cell}{percent if cell != '-' else ''}" for cell in cells))
+    console.print()
+    console.print(table)
+    console.print()
+    console.print(shown.meaning, markup=False)
+    console.print(
+        "In brackets: where the difference lies for other test rows of the same kind, 95 times of 100. Where that "
+        "holds 0, it may be chance.",
+        markup=False,
+    )
+    for example in shown.examples:
+        console.print()
+        _print_example(console, example)
+    console.print()
+    say(f"run     {shown.path}")
+    say(f"report  {shown.path / 'report.html'}")
+    say(f"try     {shown.use}")
+
+
+def _print_example(console: Console, example: "Example") -> None:
+    for line in example.lines:
+        console.print(visible(line), markup=False)
+    for sign, what, labels in (
+        ("✓", "right", example.right),
+        ("−", "missed", example.missed),
+        ("+", "added", example.added),
+    ):
+        if labels:
+            console.print(f"  {sign} {what:6}  {', '.join(labels)}", markup=False)
+
+
+def _demo_spans(out: str | None, as_json: bool) -> None:
+    from manyhot.toolkit.spans.demo import run_span_demo
+
+    with listening() as listener:
+        shown = run_span_demo(out, listener)
+    if as_json:
+        print_json({"run": str(shown.path), "test": shown.metrics})
+        return
+    console = Console(soft_wrap=True)
+    for line in shown.examples:
+        console.print(visible(line), markup=False)
+    console.print(metrics_table(shown.metrics))
+    use = f'manyhot.load_run({str(shown.path)!r}).predict(["Angela Merkel besuchte Rom."])'
+    say(f"saved {shown.path}, use it: {use}")

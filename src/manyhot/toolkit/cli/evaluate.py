@@ -17,13 +17,20 @@ def evaluate(
     encoding: Encoding = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run on labelled rows."""
+    """Measure a run on labelled rows.
+
+    \b
+    Examples:
+      manyhot evaluate runs/reviews-1 test.jsonl
+      manyhot evaluate runs/reviews-1 test.jsonl --json
+    """
     with failing_clearly():
+        from manyhot.toolkit.config import MARKED_TEXTS
         from manyhot.toolkit.runs.predict import read_for
         from manyhot.toolkit.runs.saved_run import load_run
 
         loaded = load_run(run)
-        if loaded.task == "spans":
+        if loaded.task in MARKED_TEXTS:
             refuse_encoding(encoding)
             measured = loaded.evaluate_file(data)
         else:

@@ -29,11 +29,14 @@ def explain(
 ) -> None:
     """Say why a text has its labels: the words that speak for each and against, and those that are unknown."""
     with failing_clearly():
+        from manyhot.toolkit.config import MARKED_TEXTS
         from manyhot.toolkit.runs.saved_run import load_run
 
         loaded = load_run(run)
-        if loaded.task == "spans":
-            raise InputError(f"{run}: expected a run on labels of rows, got one on spans, which explain does not read.")
+        if loaded.task in MARKED_TEXTS:
+            raise InputError(
+                f"{run}: expected a run on labels of rows, got one on {loaded.task}, which explain does not read."
+            )
         if not loaded.features.reads_text or loaded.features.reads_numbers:
             raise InputError(
                 f"{run}: expected a run that reads text alone; this one reads columns: in Python, "

@@ -6,10 +6,12 @@ Nothing heavy is imported before a command runs, so that `manyhot --help` answer
 import os
 import signal
 import sys
+from typing import Annotated
 
 try:
     import typer
 
+    from manyhot.toolkit.cli.audit import audit
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
@@ -22,16 +24,37 @@ try:
 except ImportError as error:  # the losses alone were installed
     sys.exit(f"the command needs {error.name}: pip install 'manyhot[toolkit]'")
 
-app = typer.Typer(
-    help="Choosing k of n labels as easily as 1 of n: train on a table, get label sets, never set a threshold.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+WHAT = "Choosing k of n labels as easily as 1 of n: train on a table, get label sets, never set a threshold."
+BEGIN = """\
+Three commands to begin with:
+  manyhot demo                 train on a small table of ours, and see what comes out
+  manyhot train reviews.csv    train on a table of yours: texts or numbers, and labels
+  manyhot predict runs/reviews-1 "the soup was cold"
+"""
 
-for command in (train, compare, evaluate, predict, explain, export, report, demo):
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"manyhot {version('manyhot')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, help=f"{WHAT}\n\n\b\n{BEGIN}", epilog=EXIT_CODES)
+def begin(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which version this is, and stop.")
+    ] = False,
+) -> None:
+    """Say how to begin, where no command is named."""
+    if context.invoked_subcommand is None:
+        typer.echo(f"{WHAT}\n\n{BEGIN}\nAll of them: manyhot --help")
+
+
+for command in (train, compare, evaluate, predict, explain, export, report, audit, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 

@@ -47,7 +47,7 @@ Uncertain = Annotated[
 DropUnlabelled = Annotated[
     bool | None, typer.Option("--drop-unlabelled", help="Leave out rows without labels, here and in the test file.")
 ]
-# What reading spans leaves open; of --task spans alone.
+# What reading spans leaves open; of --task spans and --task relations alone.
 Nested = Annotated[
     str | None, typer.Option(help="auto, yes or no: whether spans may overlap.  [default: auto, as in training]")
 ]
@@ -64,6 +64,10 @@ Format = Annotated[
 Tags = Annotated[
     str | None, typer.Option(metavar="COLS", help="Columns of tags, counted from 1, commas between. Found if left out.")
 ]
+Design = Annotated[
+    str | None,
+    typer.Option(help="Of relations: gplinker, or cascade, subjects and then their objects.  [default: gplinker]"),
+]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
 ]
@@ -78,6 +82,10 @@ Pairs = Annotated[
 ]
 NoRows = Annotated[
     bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Also say the model's size, every strength that was tried, and all numbers."),
 ]
 Neighbours = Annotated[
     str | None,

@@ -12,8 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import (
+    SPAN_TITLES,
+    TITLES,
+    penalty,
+    percent,
+    signed_interval,
+    titles_of,
+    written,
+)
 
 if TYPE_CHECKING:
     from manyhot.toolkit.read.uses import Use
@@ -43,8 +52,8 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def listening() -> "Iterator[Listener]":
-    """Print what training says on stderr: sentences, a line a step, and on a terminal what is being fitted."""
+def listening(*, verbose: bool = False) -> "Iterator[Listener]":
+    """Print what training says on stderr: sentences, and on a terminal what is being fitted; verbose, a line a step."""
     from manyhot.toolkit.train import Listener
 
     header = False
@@ -72,7 +81,10 @@ def listening() -> "Iterator[Listener]":
         )
 
     with progress_bar() as progress:
-        yield Listener(say=say, warn=warn, on_step=on_step, progress=progress)
+        if verbose:
+            yield Listener(say=say, warn=warn, detail=say, on_step=on_step, progress=progress)
+        else:
+            yield Listener(say=say, warn=warn, progress=progress)
 
 
 def at_limit(step: Any) -> str:
@@ -152,8 +164,7 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     for name in columns:
         table.add_column(Text(visible(name)), justify="right", no_wrap=True)
     # What a row is has other names where it is of spans.
-    titles = SPAN_TITLES if any("spans" in metrics for metrics in columns.values()) else TITLES
-    for key, title in titles.items():
+    for key, title in titles_of(columns.values()).items():
         if not all(key in metrics for metrics in columns.values()):
             continue
         cells = []
@@ -197,29 +208,28 @@ def run_holds(run: "Run") -> str:
     return f"its model holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
 
 
-def print_result(trained: "Trained | TrainedSpans") -> None:
+def print_details(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
     titles["test"] = "test"
     info = trained.run.info
-    if trained.run.task == "spans":
+    if trained.run.task in MARKED_TEXTS:
         rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
-        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}, {rule}")
-        if trained.metrics:
-            Console(soft_wrap=True).print(metrics_table({titles[part]: m for part, m in trained.metrics.items()}))
-        return
-    low, high = trained.run.cardinality
-    decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
-    if trained.run.task == "multiclass":
-        decision = "the class with the largest logit"
-    say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
-    if "neighbours" in info:
-        say(neighbours_say(info["neighbours"]))
-    if info.get("at_limit"):
-        say(
-            f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "
-            "--set max_iter=N gives them N"
-        )
+        of_triples = f", of triples {info['triple_offset']:+.2f}" if "triple_offset" in info else ""
+        say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}{of_triples}, {rule}")
+    else:
+        low, high = trained.run.cardinality
+        decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
+        if trained.run.task == "multiclass":
+            decision = "the class with the largest logit"
+        say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+        if "neighbours" in info:
+            say(neighbours_say(info["neighbours"]))
+        if info.get("at_limit"):
+            say(
+                f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "
+                "--set max_iter=N gives them N"
+            )
     if trained.metrics:
         columns = {titles[part]: metrics for part, metrics in trained.metrics.items()}
         Console(soft_wrap=True).print(metrics_table(columns))
@@ -252,7 +262,17 @@ COMPARED = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "rare_f1": "rare-F1"
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """Print a row a method, best macro-F1 first, and for each metric how ours stand against the best rival."""
+    """Print which method to use, a row a method, best macro-F1 first, and where the default stands in each metric."""
+    from manyhot.toolkit.report.answer import answer, verdicts
+
+    titles = SPAN_TITLES if result.get("task") == "spans" else TITLES
+    console = Console(soft_wrap=True, highlight=False)
+    if (found := answer(result)) is not None:
+        console.print(str(found), markup=False)
+    for verdict in verdicts(result):
+        if verdict["interval"]:
+            console.print(verdict_said(verdict, titles), markup=False)
+    console.print()
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     things = "spans" if result.get("task") == "spans" else "labels"
@@ -278,19 +298,13 @@ def print_comparison(result: dict[str, Any]) -> None:
     for row in result["methods"]:
         if row["error"] is not None:
             say(f"{row['name']} failed: {row['error']}")
-    for key, title in shown.items():
-        for row in fine:
-            # The default, whether or not another of ours is better here: that one was not chosen beforehand.
-            if row["name"] == result["default"] and (difference := row["differences"][key]):
-                say(f"{title}: {verdict(row['name'], difference)}")
 
 
-def verdict(name: str, difference: dict[str, Any]) -> str:
-    """Say whether a difference is more than chance of rows."""
-    low, high = difference["interval"]
-    word = "better than" if low > 0 else "worse than" if high < 0 else "no different, beyond chance, from"
-    value = f"{100 * difference['value']:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{name} is {word} {difference['than']}, the best rival ({value})"
+def verdict_said(verdict: dict[str, Any], titles: dict[str, str]) -> str:
+    """Say where the default stands beside the best rival in one metric."""
+    difference = signed_interval(verdict["difference"], verdict["interval"])
+    names = f"{verdict['ours']['name']} beside {verdict['rival']['name']}, the best rival"
+    return f"{titles[verdict['key']]}: {verdict['result']}, {difference}, {names}"
 
 
 def plus_minus(interval: list[float] | None) -> str:

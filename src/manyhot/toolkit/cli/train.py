@@ -8,6 +8,7 @@ import typer
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import (
     ConfigFile,
+    Design,
     Device,
     DropUnlabelled,
     Encoding,
@@ -36,16 +37,16 @@ from manyhot.toolkit.cli.options import (
     Text,
     Uncertain,
     Valid,
+    Verbose,
     options_of,
 )
+from manyhot.toolkit.cli.result import print_result
 from manyhot.toolkit.cli.terminal import (
     listening,
     mention_encoder,
     print_columns,
+    print_details,
     print_json,
-    print_result,
-    rows_inside,
-    run_holds,
     say,
 )
 from manyhot.toolkit.errors import InputError
@@ -77,8 +78,8 @@ def train(
     task: Annotated[
         str | None,
         typer.Option(
-            help="multilabel; multiclass, where each row has one class; or spans, such as names in texts.  "
-            "[default: multilabel]"
+            help="multilabel; multiclass, where each row has one class; spans, such as names in texts; or relations, "
+            "spans and what holds between them.  [default: multilabel]"
         ),
     ] = None,
     loss: Annotated[
@@ -86,17 +87,18 @@ def train(
         typer.Option(
             help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
             "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
-            "ce+prior, ce or multiway; of spans, zlpr, bce, bce+bias or focal.  [default: zlpr, ce+prior]"
+            "ce+prior, ce or multiway; of spans and relations, zlpr, bce, bce+bias or focal.  [default: zlpr, ce+prior]"
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, a model on the Hub or a folder of "
-            "transformers, frozen beside the words, or trained with --set fine_tune=true. Of spans: cnn, "
+            "transformers, frozen beside the words, or trained with --set fine_tune=true. Of spans and relations: cnn, "
             "convolutions; or encoder:NAME_OR_DIR, trained.  [default: linear, cnn]"
         ),
     ] = None,
+    design: Design = None,
     device: Device = None,
     long: Long = None,
     tau: Annotated[
@@ -116,28 +118,37 @@ def train(
     no_rows: NoRows = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, plan, say, and write nothing.")] = False,
     resume: Resume = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set."""
+    """Train on a table and write a run folder. Columns, penalty and prior are found; there is no threshold to set.
+
+    \b
+    Examples:
+      manyhot train reviews.csv
+      manyhot train tickets.jsonl --text title,body --labels tags --test new.jsonl
+      manyhot train sentences.jsonl --task spans
+      manyhot train --config runs/reviews-1/config.toml
+    """
     with failing_clearly():
-        from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.config import MARKED_TEXTS, make_config
         from manyhot.toolkit.models.processes import joined
         from manyhot.toolkit.train import Listener, Trained
         from manyhot.toolkit.train import train as run_together
 
         settings = make_config(config, set_ or [], options_of(context))
-        if settings.task == "spans":
+        if settings.task in MARKED_TEXTS:
             from manyhot.toolkit.spans.train import train_spans as run_training
         else:
             run_training = run_together
         uses: list[Any] = []
-        with joined() as processes, listening() as listener:
+        with joined() as processes, listening(verbose=verbose or dry_run) as listener:
             listener = replace(listener, on_columns=uses.extend)
             if processes.size == 1:
                 trained = run_training(settings, listener, dry_run=dry_run, resume=resume)
-            elif settings.task == "spans":
+            elif settings.task in MARKED_TEXTS:
                 raise InputError(
-                    f"{processes.size} processes: expected another task than spans, which one process trains"
+                    f"{processes.size} processes: expected another task than {settings.task}, which one process trains"
                 )
             else:
                 heard = listener if processes.first else Listener()
@@ -154,9 +165,8 @@ def train(
         if as_json:
             print_json({"run": str(trained.path), **trained.run.info, **trained.metrics})
         else:
+            if verbose:
+                print_details(trained)
             print_result(trained)
-            say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
-            say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
             if isinstance(trained, Trained):
                 mention_encoder(trained.run)
-                say(run_holds(trained.run))

@@ -322,20 +322,26 @@ def _missing(examples: Examples, columns: Columns) -> list[str]:
     ]
 
 
+RARE_NAMED = 8
+
+
 def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
     """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
     sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
     empty = int(examples.unlabelled().sum())
     unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
-    rare, unseen = int(((counts > 0) & (counts < 9)).sum()), int((counts == 0).sum())
+    rare, unseen = (counts > 0) & (counts < 9), int((counts == 0).sum())
+    seldom = ""
+    if n := int(rare.sum()):
+        named = [examples.label_names[i] for i in np.argsort(counts, kind="stable") if rare[i]]
+        what = ("class" if n == 1 else "classes") if multiclass else ("label" if n == 1 else "labels")
+        seldom = f", {n:,} {what} seen fewer than 9 times ({listed(named, RARE_NAMED)})"
     if multiclass:
         return (
             f"{examples.rows:,} rows, {len(counts):,} classes of {int(counts[counts > 0].min()):,} to "
-            f"{int(counts.max()):,} rows, {rare:,} classes seen < 9 times"
-            + (f", {dropped:,} rows without a class dropped" if dropped else "")
+            f"{int(counts.max()):,} rows{seldom}" + (f", {dropped:,} rows without a class dropped" if dropped else "")
         )
     return (
         f"{examples.rows:,} rows, {len(counts):,} labels, {sizes.mean():.2f} labels a row "
-        f"({sizes.min()} to {sizes.max()}), {unlabelled}, {rare:,} labels seen < 9 times"
-        + (f", {unseen:,} never seen" if unseen else "")
+        f"({sizes.min()} to {sizes.max()}), {unlabelled}{seldom}" + (f", {unseen:,} never seen" if unseen else "")
     )

@@ -12,14 +12,18 @@ from manyhot.toolkit.errors import InputError, reading
 from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.formats.files import check_is_file, kind_of_file, no_rows
 from manyhot.toolkit.read.formats.label_studio import LabelStudio
+from manyhot.toolkit.read.formats.links import check_links
 from manyhot.toolkit.read.formats.marked import AS_IT_SAYS, Form, Lines, MarkedRow, Reading
 from manyhot.toolkit.read.formats.span_jsonl import SpanRecords
 from manyhot.toolkit.read.formats.tagged import SUFFIXES, TaggedColumns
 
 FORMATS = (
-    f".jsonl or .ndjson, .json of Label Studio, columns of tokens and tags ({', '.join(SUFFIXES)}, or .tsv and .txt "
-    "with --format columns), each also with .gz or .bz2"
+    ".jsonl or .ndjson, .json of such objects or of Label Studio, columns of tokens and tags "
+    f"({', '.join(SUFFIXES)}, or .tsv and .txt with --format columns), each also with .gz or .bz2"
 )
+
+# What an object of an array has that is no task of Label Studio.
+OF_RECORDS = {"tokens", "entities", "spans", "relations"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ def _read_marked(path: Path, how: Reading) -> MarkedFile:
     if not found:
         raise no_rows(path)
     said = []
+    if how.relations and not isinstance(reader, SpanRecords):
+        raise InputError(
+            f"{path}: expected rows with 'relations' beside 'entities', as .jsonl or .json has them, got "
+            f"{path.name!r}; convert the file, or learn its spans: --task spans"
+        )
     if isinstance(reader, SpanRecords):
         if reader.tags.seen:
             found = [replace(row, marks=reader.tags.joined(row.marks, f"{path}, {row.place}")) for row in found]
@@ -62,11 +71,17 @@ def _read_marked(path: Path, how: Reading) -> MarkedFile:
             said.append(f"{counted(reader.without, 'row')} without {reader.key!r} count as rows without spans")
         if reader.refused:
             said.append(f"{counted(reader.refused, 'row')} left out, rejected or ignored by an annotator")
+    for row in found:
+        check_links(f"{path}, {row.place}", row.links, len(row.marks))
     if isinstance(reader, LabelStudio) and reader.without:
         said.append(f"{counted(reader.without, 'task')} left out, without an annotation")
     types = {mark.type for row in found for mark in row.marks}
     where = "Label Studio, character offsets" if isinstance(reader, LabelStudio) else reader.described()
-    return MarkedFile(path.name, found, found[0].form, [f"spans: {where}; {counted(len(types), 'type')}", *said])
+    first = f"spans: {where}; {counted(len(types), 'type')}"
+    if how.relations:
+        links = [link.type for row in found for link in row.links]
+        first += f"; {len(links):,} relations of {counted(len(set(links)), 'type')}"
+    return MarkedFile(path.name, found, found[0].form, [first, *said])
 
 
 def read_blocks(path: str | Path, how: Reading, rows: int) -> Iterator[tuple[list[MarkedRow], float]]:
@@ -108,8 +123,12 @@ def _opened(
         records = SpanRecords(path, how, with_marks=with_marks)
         return records, records.rows(lines)
     if kind == ".json":
-        tasks = LabelStudio(path, with_marks=with_marks)
-        return tasks, tasks.rows()
+        export = LabelStudio(path, with_marks=with_marks)
+        tasks = export.tasks()
+        if tasks and isinstance(tasks[0], dict) and "data" not in tasks[0] and OF_RECORDS & set(tasks[0]):
+            records = SpanRecords(path, how, with_marks=with_marks)
+            return records, records.of((f"row {n}", task) for n, task in enumerate(tasks, 1))
+        return export, export.rows(tasks)
     raise InputError(
         f"{path}: expected a file of spans in one of these formats: {FORMATS}, got {path.name!r}; convert the file, or "
         "give it the ending of its format"

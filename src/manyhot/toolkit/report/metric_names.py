@@ -1,5 +1,8 @@
 """What metrics are called where people read them, and how their numbers are written."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 # The first screen: what catches "all zeros" comes first.
 TITLES = {
     "accuracy": "accuracy",
@@ -49,10 +52,42 @@ SPAN_TITLES = {
     "types": "types",
 }
 
+# Of relations: triples first, then the entities that they are made of.
+RELATION_TITLES = {
+    "triple_micro_f1": "triples: micro-F1",
+    "triple_micro_precision": "triples: precision",
+    "triple_micro_recall": "triples: recall",
+    "triple_macro_f1": "triples: macro-F1",
+    "triple_rare_f1": "triples: rare-F1 (1-8)",
+    "triple_medium_f1": "triples: medium-F1 (9-34)",
+    "triple_head_f1": "triples: head-F1 (35+)",
+    "triple_boundary_f1": "triples: F1 of borders alone",
+    "triple_pair_overlap_recall": "recall, both entities shared",
+    "triple_entity_overlap_recall": "recall, one entity shared",
+    "triple_triples_per_row_predicted": "triples a row, predicted",
+    "triple_triples_per_row_true": "triples a row, true",
+    "triple_exact_match": "rows with all triples right",
+    "triple_empty_rows": "rows without a triple",
+    **{key: f"entities: {title}" for key, title in SPAN_TITLES.items() if key not in ("rows", "spans", "types")},
+    "rows": "rows",
+    "triples": "triples",
+    "relations": "relations",
+    "spans": "entities",
+    "types": "types",
+}
+
+
+def titles_of(columns: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the titles of what was measured: of triples, of spans, or of label sets."""
+    keys = {key for metrics in columns for key in metrics}
+    return RELATION_TITLES if "triples" in keys else SPAN_TITLES if "spans" in keys else TITLES
+
+
 # No fractions: so many digits.
 PLAIN = {
     **dict.fromkeys(("labels_per_row_predicted", "labels_per_row_true"), 2),
     **dict.fromkeys(("spans_per_row_predicted", "spans_per_row_true"), 2),
+    **dict.fromkeys(("triple_triples_per_row_predicted", "triple_triples_per_row_true"), 2),
     "log_loss": 4,
 }
 
@@ -81,3 +116,29 @@ BELOW_HALF = (
     "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have "
     "about as many labels as rows have, not by one probability."
 )
+
+# Where a method stands beside another, by the interval of the difference. "Win" and "loss" read as something else here.
+AHEAD, BEHIND, EVEN = "ahead", "behind", "no clear difference"
+
+
+def in_words(interval: tuple[float, float] | list[float]) -> str:
+    """Say where a method stands: a difference whose interval holds 0 may be chance."""
+    low, high = interval
+    return AHEAD if low > 0 else BEHIND if high < 0 else EVEN
+
+
+def points(difference: float) -> str:
+    """Write a difference of fractions in percentage points, with its sign."""
+    written = f"{100 * difference:+.1f}".replace("-", "−")
+    return "0.0" if written[1:] == "0.0" else written
+
+
+def signed_interval(value: float, interval: tuple[float, float] | list[float]) -> str:
+    """Write a difference of fractions and its interval, in percentage points.
+
+    Example:
+        >>> signed_interval(0.009, (-0.003, 0.021))
+        '+0.9 [−0.3, +2.1]'
+    """
+    low, high = interval
+    return f"{points(value)} [{points(low)}, {points(high)}]"

@@ -50,6 +50,8 @@ SMALL_PLACE = (0.165, 0.19, 0.8, 0.76)
 METHOD = 26  # letters of a method's name that have room beside a plot
 Place = tuple[float, float, float, float]  # left, bottom, width, height
 PLACE: Place = (0.125, 0.155, 0.84, 0.82)
+# One of several beside each other, with room for numbers alone.
+SMALL: dict[str, Any] = {"width": 2.6, "height": 1.7, "place": (0.17, 0.14, 0.8, 0.8)}
 TWO_SCALES: Place = (0.125, 0.155, 0.72, 0.82)
 
 
@@ -119,8 +121,13 @@ def wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return middle - half, middle + half
 
 
-def plot_sizes(predicted: list[int], true: list[int], *, name: str = "sizes", most: int = 30) -> Markup:
-    """Draw how many rows have 0, 1, 2, ... labels, as predicted and truly; the last bar takes all above `most`."""
+def plot_sizes(
+    predicted: list[int], true: list[int], *, name: str = "sizes", most: int = 30, small: bool = False
+) -> Markup:
+    """Draw how many rows have 0, 1, 2, ... labels, as predicted and truly; the last bar takes all above `most`.
+
+    A small one is one of several: what its axes are stands beside them.
+    """
     length = max(len(predicted), len(true))
     counts = np.zeros((2, min(length, most + 1)), dtype=np.int64)
     for i, given in enumerate((true, predicted)):
@@ -131,14 +138,14 @@ def plot_sizes(predicted: list[int], true: list[int], *, name: str = "sizes", mo
         axes.bar(x - 0.2, counts[1], 0.4, color=FIRST)
         axes.bar(x + 0.2, counts[0], 0.4, color=SECOND)
         axes.grid(axis="x", visible=False)
-        axes.set(
-            xlabel="labels of a row" + (f" ({most} and more at {most})" if length > most + 1 else ""), ylabel="rows"
-        )
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        if not small:
+            above = f" ({most} and more at {most})" if length > most + 1 else ""
+            axes.set(xlabel=f"labels of a row{above}", ylabel="rows")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6 if small else 12, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4 if small else 6, integer=True))
 
     said = "; ".join(f"{i}: {t:,} true, {p:,} predicted" for i, (t, p) in enumerate(counts.T.tolist()))
-    return drawn(name, "Rows by the number of their labels", f"{said}.", draw)
+    return drawn(name, "Rows by the number of their labels", f"{said}.", draw, **(SMALL if small else {}))
 
 
 def plot_counts(
@@ -195,8 +202,11 @@ def _small(name: str, title: str, said: str, draw: Callable[[Axes], Any]) -> Mar
     return drawn(name, title, f"{said}.", draw, width=SMALL_WIDTH, height=SMALL_HEIGHT, place=SMALL_PLACE)
 
 
-def plot_scores(scores: dict[str, list[Any]], *, name: str = "scores") -> Markup:
-    """Draw how the scores of labels that rows have and of those they do not have are distributed, each adding to 1."""
+def plot_scores(scores: dict[str, list[Any]], *, name: str = "scores", small: bool = False) -> Markup:
+    """Draw how the scores of labels that rows have and of those they do not have are distributed, each adding to 1.
+
+    A small one is one of several: what its axes are stands beside them.
+    """
     edges = np.asarray(scores["edges"])
     positives, negatives = (np.asarray(scores[side], dtype=float) for side in ("positives", "negatives"))
 
@@ -205,14 +215,19 @@ def plot_scores(scores: dict[str, list[Any]], *, name: str = "scores") -> Markup
             axes.stairs(values / max(values.sum(), 1), edges, color=colour, fill=True, alpha=0.35)
             axes.stairs(values / max(values.sum(), 1), edges, color=colour, linewidth=1.2)
         axes.axvline(0, color=INK, linewidth=1)
-        axes.set(xlabel="score (a label is predicted above 0)", ylabel="share", ylim=(0, None))
+        axes.set(ylim=(0, None))
+        if small:
+            axes.locator_params(nbins=4)
+        else:
+            axes.set(xlabel="score (a label is predicted above 0)", ylabel="share")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
     above = [values[(edges[:-1] + edges[1:]) / 2 > 0].sum() / max(values.sum(), 1) for values in (positives, negatives)]
     said = (
         f"About {above[0]:.0%} of the labels that rows have score above 0, and {above[1]:.1%} of those they have not."
     )
-    return drawn(name, "Scores of labels that rows have, and of those they have not", said, draw)
+    title = "Scores of labels that rows have, and of those they have not"
+    return drawn(name, title, said, draw, **(SMALL if small else {}))
 
 
 def plot_steps(steps: list[dict[str, Any]]) -> Markup:

@@ -6,7 +6,6 @@ no script run but the one that belongs to it.
 
 import base64
 import hashlib
-import math
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,11 +14,22 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report import plots
-from manyhot.toolkit.report.metric_names import BELOW_HALF, SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.answer import answer, verdicts
+from manyhot.toolkit.report.metric_names import (
+    BELOW_HALF,
+    SPAN_TITLES,
+    TITLES,
+    penalty,
+    percent,
+    points,
+    titles_of,
+    written,
+)
 from manyhot.toolkit.report.scorer import written as written_inside
-from manyhot.toolkit.report.span_page import hues_of, marked
+from manyhot.toolkit.report.span_page import drawn_arrows, hues_of, marked
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
 MOST_LABELS = 2000
@@ -38,7 +48,7 @@ COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
 
 def render_run(findings: dict[str, Any]) -> str:
     """Write the report of a run: findings as :func:`manyhot.toolkit.train.findings_of` collects them."""
-    if findings["task"] == "spans":
+    if findings["task"] in MARKED_TEXTS:
         return _render_spans(findings)
     measured = findings["measured"]
     metrics = findings["metrics"][measured["part"]]
@@ -87,6 +97,8 @@ def _render_spans(findings: dict[str, Any]) -> str:
     measured = findings["measured"]
     types = shown_labels([row | {"train_rows": row["train_spans"]} for row in findings["types"]])
     hues = hues_of([row["name"] for row in findings["types"]])
+    titles = titles_of(findings["metrics"].values())
+    relations = [row | {"train_rows": row["train_triples"]} for row in findings.get("relations", ())]
     return _page(
         "spans.html",
         f=findings,
@@ -94,12 +106,16 @@ def _render_spans(findings: dict[str, Any]) -> str:
         measured=measured,
         types=types,
         left_out=len(findings["types"]) - len(types),
-        worst=[(row, marked(row, hues)) for row in findings["worst"] or ()],
+        relations=shown_labels(relations),
+        worst=[
+            (row, marked(row, hues), drawn_arrows(row["arrows"], hues) if "arrows" in row else None)
+            for row in findings["worst"] or ()
+        ],
         curve=plots.plot_curve(**findings["curve"], unit="epoch"),
         stopped=findings["curve"]["scores"][0] is not None,
         parts=PARTS,
-        rows=[key for key in SPAN_TITLES if all(key in part for part in findings["metrics"].values())],
-        TITLES=SPAN_TITLES,
+        rows=[key for key in titles if all(key in part for part in findings["metrics"].values())],
+        TITLES=titles,
     )
 
 
@@ -120,11 +136,12 @@ def render_comparison(comparison: dict[str, Any]) -> str:
         c=comparison,
         fine=fine,
         failed=[method for method in comparison["methods"] if method["error"] is not None],
-        verdicts=[verdict for key in comparison["best"] if (verdict := _verdict(comparison, key))],
+        answer=answer(comparison),
+        verdicts=verdicts(comparison),
         keys=keys,
         forests=[(TITLES[key], plots.plot_forest(f"forest-{key}", TITLES[key], _estimates(fine, key))) for key in keys],
-        sizes=[(m, plots.plot_sizes(**m["cardinality"], name=f"sizes-{i}")) for i, m in enumerate(fine)],
-        scores=[(m, plots.plot_scores(m["scores"], name=f"scores-{i}")) for i, m in enumerate(fine)],
+        sizes=[(m, plots.plot_sizes(**m["cardinality"], name=f"sizes-{i}", small=True)) for i, m in enumerate(fine)],
+        scores=[(m, plots.plot_scores(m["scores"], name=f"scores-{i}", small=True)) for i, m in enumerate(fine)],
         indices=[row["index"] for row in indices],
         left_out=len(comparison["labels"]) - len(indices),
         rows=[key for key in TITLES if any(key in m["metrics"] for m in fine)],
@@ -135,13 +152,13 @@ def _render_span_comparison(comparison: dict[str, Any]) -> str:
     """Write the report of a comparison on spans."""
     fine = [method for method in comparison["methods"] if method["error"] is None]
     keys = [key for key in SPAN_COMPARED if any(m["metrics"].get(key) is not None for m in fine)]
-    verdicts = [_verdict(comparison, key) for key in comparison["best"]]
     return _page(
         "span_comparison.html",
         c=comparison,
         fine=fine,
         failed=[method for method in comparison["methods"] if method["error"] is not None],
-        verdicts=[verdict for verdict in verdicts if verdict is not None],
+        answer=answer(comparison),
+        verdicts=verdicts(comparison),
         keys=keys,
         forests=[
             (SPAN_TITLES[key], plots.plot_forest(f"forest-{key}", SPAN_TITLES[key], _estimates(fine, key)))
@@ -267,38 +284,6 @@ def _estimates(methods: list[dict[str, Any]], key: str) -> list[tuple[str, float
 def _unbroken(sentence: str) -> str:
     """Keep a number and its sign on one line."""
     return sentence.replace(" %", "\u00a0%")
-
-
-def _verdict(comparison: dict[str, Any], key: str) -> dict[str, Any] | None:
-    """Say of one metric whether the default beats the best rival by more than chance.
-
-    Where the default is not compared or failed, the best of ours is in its place.
-    """
-    best = comparison["best"][key]
-    by_name = {method["name"]: method for method in comparison["methods"]}
-    default = by_name.get(comparison["default"])
-    stands = default is not None and default["error"] is None
-    ours, rival = default if stands else by_name.get(best["ours"]), by_name.get(best["rival"])
-    if ours is None or rival is None or ours["metrics"][key] is None:
-        return None
-    value = ours["metrics"][key] - rival["metrics"][key]
-    difference = (ours["differences"] or {}).get(key)
-    low, high = difference["interval"] if difference else (-math.inf, math.inf)
-    result = "win" if low > 0 else "loss" if high < 0 else "tie"
-    return {
-        "key": key,
-        "ours": ours,
-        "rival": rival,
-        "result": result,
-        "who": "the default" if stands else "the best of ours",
-        "difference": difference["value"] if difference else value,
-        "interval": difference["interval"] if difference else None,
-    }
-
-
-def points(difference: float) -> str:
-    """Write a difference of fractions in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def cut(name: str) -> str:

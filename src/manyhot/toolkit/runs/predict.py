@@ -108,8 +108,8 @@ class Run:
             reads.append(f"features ({listed(others, 6)})")
         return (
             f"<Run: {len(self.label_names):,} {what} ({listed(self.label_names, 6)}), {sizes} a row, from "
-            f"{' and '.join(reads) or f'{self.features.size:,} features'}; {self.info.get('loss', 'zlpr')} on "
-            f"{self.features.describe()}>"
+            f"{' and '.join(reads) or f'{self.features.size_without_kernel:,} features'}; "
+            f"{self.info.get('loss', 'zlpr')} on {self.features.describe()}>"
         )
 
     def predict_logits(self, data: Any) -> np.ndarray:
@@ -336,7 +336,10 @@ class Run:
             return examples_of(frame, self.columns, "the data", label_names=names, with_labels=with_labels)
         if (texts := texts_of(data)) is not None:
             if not self.features.reads_text or self.features.reads_numbers:
-                wanted = ", ".join(self.columns.text + self.columns.features) or f"{self.features.size} numbers"
+                wanted = (
+                    ", ".join(self.columns.text + self.columns.features)
+                    or f"{self.features.size_without_kernel} numbers"
+                )
                 raise InputError(f"this run was trained on {wanted}; give a frame or an array with these columns.")
             return Examples(source="the data", texts=texts, numbers=None, targets=None, label_names=[])
         return self._numbers(data)

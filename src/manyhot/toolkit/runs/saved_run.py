@@ -86,7 +86,7 @@ def run_files(
 
 
 # Tasks whose runs are of another kind, and what reads them: imported when one is met, as it comes after this room.
-READERS = {"spans": "manyhot.toolkit.spans.saved_run"}
+READERS = dict.fromkeys(("spans", "relations"), "manyhot.toolkit.spans.saved_run")
 
 
 def load_run(path: str | Path) -> Any:
@@ -97,7 +97,7 @@ def load_run(path: str | Path) -> Any:
 
     Returns:
         A :class:`Run` with `predict`, `probs`, `predict_logits` and `evaluate`; of a run on spans a
-        :class:`SpanRun`, whose `predict` returns spans.
+        :class:`SpanRun`, whose `predict` returns spans, and of one on relations a :class:`RelationRun`.
 
     Raises:
         InputError: no run, or one that was cut short or changed; names the file.

@@ -70,7 +70,7 @@ PARAMETERS = either(
 _count = whole(0, MOST_ROWS)
 
 
-_chosen = record({"loss": text}, others=schema.one_scalar)
+_chosen = record({"loss": text}, {"neighbours": maybe(record({}, others=schema.one_scalar))}, others=schema.one_scalar)
 _names = several(text)
 COLUMNS = record(
     {

@@ -31,8 +31,9 @@ from manyhot.toolkit.spans.findings import Judged, of_types, warnings_of
 from manyhot.toolkit.spans.fit import fit, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, drop_unlabelled, read_spans, targets_of
 from manyhot.toolkit.spans.methods import METHODS, Method, SpanComparison
+from manyhot.toolkit.spans.network import Entity
 from manyhot.toolkit.spans.offset import LOWEST
-from manyhot.toolkit.spans.pieces import Gold, find_spans, gold_of, prepared
+from manyhot.toolkit.spans.pieces import find_spans, gold_of, prepared
 from manyhot.toolkit.spans.sentences import Sentences
 from manyhot.toolkit.train import Listener, files_named
 
@@ -342,7 +343,7 @@ class _Trials:
 
 
 def counts_of(
-    predicted: list[list[Span]], gold: list[list[Gold]], types: int, groups: np.ndarray | None = None
+    predicted: list[list[Span]], gold: list[list[Entity]], types: int, groups: np.ndarray | None = None
 ) -> Counts:
     """Count, for resampling, the spans of each row that are predicted, true and both, by type."""
     sets = [[{span[:3] for span in row} for row in rows] for rows in (predicted, gold)]

@@ -12,7 +12,8 @@ from manyhot.metrics_of_spans import SpanError, span_errors
 from manyhot.spans import Span
 from manyhot.toolkit.report.findings import CONTROLS, NAMED, WORST
 from manyhot.toolkit.spans.inputs import SpanTraining
-from manyhot.toolkit.spans.pieces import Gold
+from manyhot.toolkit.spans.network import Entity, Fact
+from manyhot.toolkit.spans.predict import MeasuredTriples
 from manyhot.toolkit.spans.sentences import Sentences
 
 FORMAT = 1
@@ -35,13 +36,15 @@ class Judged:
         predicted: the spans predicted for each.
         gold: the true ones, by ids.
         unknown: the types that training did not know; their ids follow those of training.
+        triples: of a run on relations, those predicted and those true.
     """
 
     part: str
     sentences: Sentences
     predicted: Sequence[Sequence[Span]]
-    gold: Sequence[Sequence[Gold]]
+    gold: Sequence[Sequence[Entity]]
     unknown: list[str]
+    triples: MeasuredTriples | None = None
 
 
 class Counts(NamedTuple):
@@ -76,24 +79,45 @@ def find(judged: Judged, training: SpanTraining, *, with_rows: bool = True) -> d
         "errors": {"kinds": Counter(error.kind for error in errors), "pairs": pairs(errors, names)},
         "widths": _by_width(judged),
         "lengths": _by_length(judged),
-        "worst": worst_rows(judged, errors, names) if with_rows else None,
+        "worst": worst_rows(judged, errors, names, training.relations) if with_rows else None,
         "warnings": warnings_of(judged, training, types),
+        **({"relations": of_relations(judged.triples, training)} if judged.triples is not None else {}),
     }
 
 
 def of_types(judged: Judged, names: list[str], train_counts: np.ndarray) -> list[dict[str, Any]]:
     """Count and measure each type: spans in training and here, predictions, hits, precision, recall and F1."""
-    predicted, true, right = (
-        np.bincount([kind for row in rows for *_, kind in row], minlength=len(names)) for rows in _sets(judged)
-    )
+    kinds = [[kind for row in rows for *_, kind in row] for rows in _sets(judged)]
+    return by_kind(kinds, names, train_counts, "spans")
+
+
+def of_relations(triples: MeasuredTriples, training: SpanTraining) -> list[dict[str, Any]]:
+    """Count and measure each relation, as :func:`of_types` does types."""
+    names = [*training.relations, *triples.unknown]
+    counts = np.concatenate([training.relation_counts, np.zeros(len(triples.unknown))])
+    return by_kind([[r for row in rows for _, r, _ in row] for rows in fact_sets(triples)], names, counts, "triples")
+
+
+def fact_sets(triples: MeasuredTriples) -> tuple[list[set[Fact]], list[set[Fact]], list[set[Fact]]]:
+    """Return the triples that are predicted in each row, those that are true, and those that are both."""
+    predicted = [{(t.subject[:3], t.relation, t.object[:3]) for t in row} for row in triples.predicted]
+    true = [set(row) for row in triples.gold]
+    return predicted, true, [p & t for p, t in zip(predicted, true, strict=True)]
+
+
+def by_kind(
+    kinds: Sequence[Sequence[int]], names: list[str], train_counts: np.ndarray, things: str
+) -> list[dict[str, Any]]:
+    """Count and measure each kind, from the kinds of what is predicted, true, and both."""
+    predicted, true, right = (np.bincount(part, minlength=len(names)) for part in kinds)
     group = np.full(len(names), "unseen", dtype=object)
     for name, members in label_groups(train_counts).items():
         group[members] = name
     return [
         {
             "name": name,
-            "train_spans": int(train_counts[i]),
-            "spans": int(true[i]),
+            f"train_{things}": int(train_counts[i]),
+            things: int(true[i]),
             "predicted": int(predicted[i]),
             "right": int(right[i]),
             "precision": float(right[i] / predicted[i]) if predicted[i] else None,
@@ -105,7 +129,7 @@ def of_types(judged: Judged, names: list[str], train_counts: np.ndarray) -> list
     ]
 
 
-def _sets(judged: Judged) -> tuple[list[set[Gold]], list[set[Gold]], list[set[Gold]]]:
+def _sets(judged: Judged) -> tuple[list[set[Entity]], list[set[Entity]], list[set[Entity]]]:
     """Return what is predicted in each row, what is true, and what is both."""
     predicted = [{(int(a), int(b), int(t)) for a, b, t, *_ in row} for row in judged.predicted]
     true = [set(row) for row in judged.gold]
@@ -153,17 +177,55 @@ def _classes(values: Sequence[list[int]], classes: Sequence[tuple[int | None, st
     return rows
 
 
-def worst_rows(judged: Judged, errors: Sequence[SpanError], names: list[str]) -> list[dict[str, Any]]:
+def worst_rows(
+    judged: Judged, errors: Sequence[SpanError], names: list[str], relations: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Show the rows in which most is wrong, with the spans that are true and those that are predicted."""
     wrong = np.zeros(judged.sentences.rows, dtype=np.int64)
     for error in errors:
         wrong[error.row] += error.kind != "right"
+    facts = None if judged.triples is None else fact_sets(judged.triples)
+    if facts is not None:
+        wrong += np.array([len(p ^ t) for p, t in zip(facts[0], facts[1], strict=True)])
     order = [int(row) for row in np.lexsort((np.arange(len(wrong)), -wrong))[:WORST] if wrong[row]]
     of_row: dict[int, list[SpanError]] = {row: [] for row in order}
     for error in errors:
         if error.row in of_row:
             of_row[error.row].append(error)
-    return [shown_row(judged, row, of_row[row], names) for row in order]
+    rows = [shown_row(judged, row, of_row[row], names) for row in order]
+    if facts is None or judged.triples is None:
+        return rows
+    of_ids = [*relations, *judged.triples.unknown]
+    return [
+        shown | {"arrows": arrows_of(judged, row, facts[0][row], facts[1][row], names, of_ids)}
+        for row, shown in zip(order, rows, strict=True)
+    ]
+
+
+def arrows_of(
+    judged: Judged, row: int, predicted: set[Fact], true: set[Fact], names: list[str], relations: list[str]
+) -> dict[str, Any]:
+    """Return the entities of a row's triples in the order of the text, and the arrows between them.
+
+    An arrow is "right", "missed" or "added", as a span is.
+    """
+    entities = sorted({end for s, _, o in predicted | true for end in (s, o)})
+    place = {entity: i for i, entity in enumerate(entities)}
+    arrows = [
+        {
+            "from": place[fact[0]],
+            "to": place[fact[2]],
+            "type": relations[fact[1]],
+            "kind": "right" if fact in predicted and fact in true else "missed" if fact in true else "added",
+        }
+        for fact in sorted(predicted | true)
+    ]
+    texts = [
+        CONTROLS.sub("\ufffd", judged.sentences.excerpt(row, start, end)) if start >= 0 else ""
+        for start, end, _ in entities
+    ]
+    shown = [{"text": text, "type": names[kind]} for text, (*_, kind) in zip(texts, entities, strict=True)]
+    return {"entities": shown, "arrows": arrows}
 
 
 def shown_row(judged: Judged, row: int, errors: Sequence[SpanError], names: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from manyhot.spans import Span, SpanTargets
+from manyhot.spans import Span
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
@@ -23,10 +23,12 @@ from manyhot.toolkit.models.model import Curve, Memory, free_memory
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import Vocabulary
 from manyhot.toolkit.spans.inputs import SpanTraining, targets_of
-from manyhot.toolkit.spans.network import BATCH, FEATURES, LOSSES, NUMBERS, STARTS, Cnn, Pretrained, SpanNetwork
-from manyhot.toolkit.spans.offset import LOWEST, bagged_offset, f1_at_zero, judged
-from manyhot.toolkit.spans.pieces import Gold, Pieces, find_spans, gold_of, prepared
+from manyhot.toolkit.spans.network import BATCH, FEATURES, NUMBERS, STARTS, Cnn, Entity, Fact, Pretrained, SpanNetwork
+from manyhot.toolkit.spans.offset import LOWEST, Candidates, bagged_offset, f1_at_zero, judged
+from manyhot.toolkit.spans.pieces import Pieces, find_linked, find_spans, gold_of, gold_triples, prepared
+from manyhot.toolkit.spans.relation_network import DESIGNS, LOWEST_PAIR, RelationNetwork
 from manyhot.toolkit.spans.sentences import Sentences
+from manyhot.triples import Triple
 
 # A rate at which ZLPR and binary cross-entropy both learn, so that neither is compared at the rate of the other.
 CNN = Schedule(batch=BATCH, epochs=30, rate=6e-3, weight_decay=0.01, patience=4)
@@ -47,17 +49,35 @@ class Held:
         spans: of each, those that a decision keeps at the threshold LOWEST, best first, before the offset.
         gold: the true ones.
         offset: with which those above 0 have a high F1; 0 after epochs that are not the best.
+        triples: of each, those between such spans whose score is above LOWEST_PAIR, best first, before any offset.
+        gold_triples: the true ones.
+        triple_offset: with which those above 0, of spans that are predicted, have a high F1.
     """
 
     rows: np.ndarray
     spans: list[list[Span]]
-    gold: list[list[Gold]]
+    gold: list[list[Entity]]
     offset: float
+    triples: list[list[Triple]]
+    gold_triples: list[list[Fact]]
+    triple_offset: float
 
     def predicted(self, offset: float | None = None) -> list[list[Span]]:
         """Return the spans that are above 0 with the offset, or with another, their scores with it."""
         by = self.offset if offset is None else offset
         return [[span._replace(score=span.score + by) for span in row if span.score + by > 0] for row in self.spans]
+
+    def predicted_triples(self, *, plain: bool = False) -> list[list[Triple]]:
+        """Return the triples that are predicted with the offsets, or without them."""
+        of_spans, by = (0.0, 0.0) if plain else (self.offset, self.triple_offset)
+        found: list[list[Triple]] = []
+        for row in self.triples:
+            found.append([])
+            for subject, relation, thing, score in row:
+                if min(subject.score, thing.score) + of_spans > 0 and score + by > 0:
+                    ends = [span._replace(score=span.score + of_spans) for span in (subject, thing)]
+                    found[-1].append(Triple(ends[0], relation, ends[1], score + by))
+        return found
 
 
 @dataclass(frozen=True)
@@ -101,10 +121,14 @@ class SpanLearner:
                 own = Encoder(self.encoder.name, self.encoder.config, self.encoder.tokens, self.encoder.network)
                 own.network = copy.deepcopy(self.encoder.network)
                 body = Pretrained(own)
-            network = SpanNetwork(body, len(training.types), training.max_width)
-        pieces = prepared(network, sentences, training.types)
+            sizes = (len(training.types), training.max_width)
+            if training.relations:
+                network: SpanNetwork = DESIGNS[self.config.design](body, *sizes, len(training.relations))
+            else:
+                network = SpanNetwork(body, *sizes)
+        pieces = prepared(network, sentences, training.types, training.relations)
         if self.start:
-            network.head.start_at(pieces.share(len(training.types), training.max_width), scale=self.start)
+            network.start_at(pieces.right(), self.start)
         return network.to(self.device), pieces
 
 
@@ -127,9 +151,10 @@ def plan(config: Config, training: SpanTraining, encoder: Encoder | None, device
         heads = encoder.config.get("num_attention_heads", 12)
         layer = 2 * BATCH * length * (34 * encoder.hidden + 5 * heads * length)
         layers = layer * encoder.config.get("num_hidden_layers", 12)
-    cells = min(NUMBERS, BATCH * length * (length + types)) * 4 * 4
+    sets = 3 if training.relations else 1
+    cells = sets * min(NUMBERS, BATCH * length * (length + types)) * 4 * 4
     if config.loss != "zlpr":
-        cells = BATCH * types * length * length * 4 * 4
+        cells = BATCH * (types + 2 * len(training.relations)) * length * length * 4 * 4
     memory = Memory(
         f"{name}, AdamW in mini-batches on {device.upper()}",
         parameters,
@@ -171,6 +196,8 @@ def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEp
     _descend(learner, network, pieces, curve.steps(ALL_ROWS), curve, epochs=epochs)
     offset = 0.0 if first is None else first.offset
     network.shift(offset)
+    if isinstance(network, RelationNetwork) and first is not None:
+        network.shift_triples(first.triple_offset)
     losses = [] if result is None else result["losses"].tolist()
     scores: list[float | None] = [] if result is None else result["scores"].tolist()
     return Fitted(network.eval(), first, epochs, offset, losses + curve.losses, scores + [None] * len(curve.losses))
@@ -226,7 +253,6 @@ def _descend(
     held: Callable[[], float] | None = None,
 ) -> list[float]:
     """Minimise the mean loss of the pieces."""
-    loss_of = LOSSES[learner.config.loss]
     schedule = learner.schedule
     devices = [torch.device(learner.device)] if learner.device == "cuda" else []
     sizes, number = pieces.lengths, schedule.epochs * -(-len(pieces.lengths) // schedule.batch)
@@ -237,10 +263,7 @@ def _descend(
         network.train()
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
-            scores = network.scores([pieces.prepared[i] for i in rows], sizes[rows].tolist())
-        targets = SpanTargets([pieces.gold[i] for i in rows]).to(learner.device)
-        lengths = torch.from_numpy(sizes[rows]).to(learner.device)
-        loss = loss_of(scores, targets, lengths, network.max_width)
+            loss = network.loss(learner.config.loss, [pieces.prepared[i] for i in rows], pieces.right(rows))
         if not math.isfinite(loss.item()):
             raise InputError(
                 f"epoch {len(curve.losses) + 1}: expected a finite loss, got {loss.item()}; the learning rate may be "
@@ -274,20 +297,37 @@ class _Watched:
         self.network, self.training, self.steps = network, training, steps
         self.positions, self.sentences = held
         self.pieces = prepared(network, self.sentences)
-        self.gold, _ = gold_of(self.sentences, training.types)
+        self.gold, unknown = gold_of(self.sentences, training.types)
+        self.gold_triples, _ = gold_triples(self.sentences, [*training.types, *unknown], training.relations)
         self.best: Arrays = {}
         self.highest = -1.0
         self.last: Held | None = None
 
     def score(self) -> float:
-        """Return the micro-F1 of the spans above 0: with the offset of so few rows it would follow their chances."""
-        spans = find_spans(
-            self.network, self.pieces, self.sentences.rows, flat=not self.training.nested, threshold=LOWEST
-        )
+        """Return the micro-F1 of the spans above 0: with the offset of so few rows it would follow their chances.
+
+        Of relations it is the mean with that of the triples.
+        """
+        rows, flat = self.sentences.rows, not self.training.nested
+        triples: list[list[Triple]] = []
+        if isinstance(self.network, RelationNetwork):
+            spans, triples = find_linked(
+                self.network, self.pieces, rows, flat=flat, threshold=LOWEST, lowest=LOWEST_PAIR
+            )
+        else:
+            spans = find_spans(self.network, self.pieces, rows, flat=flat, threshold=LOWEST)
         found = judged(spans, [set(row) for row in self.gold])
         value = f1_at_zero(found.scores, found.right, int(found.gold.sum()))
+        true = [set(row) for row in self.gold_triples]
+        if self.training.relations:
+            facts = judged_triples(triples, true, 0.0)
+            value = (value + f1_at_zero(facts.scores, facts.right, int(facts.gold.sum()))) / 2
         better = value > self.highest or value == 0  # where nothing is found yet, more has been learned all the same
-        self.last = Held(self.positions, spans, self.gold, bagged_offset(found) if better else 0.0)
+        offset = bagged_offset(found) if better and self.network.shifts else 0.0
+        by = 0.0
+        if better and self.training.relations:
+            by = bagged_offset(judged_triples(triples, true, offset), LOWEST_PAIR)
+        self.last = Held(self.positions, spans, self.gold, offset, triples, self.gold_triples, by)
         if better:
             self.highest, self.best = value, _arrays(self.last, value)
         return value
@@ -303,18 +343,56 @@ class _Watched:
         self.steps.save(lambda: state() | self.best)
 
 
+def judged_triples(triples: list[list[Triple]], gold: list[set[Fact]], offset: float) -> Candidates:
+    """Score and judge the triples whose spans are above 0 with the offset."""
+    kept = [
+        (row, ((t.subject[:3], t.relation, t.object[:3]) in true), t.score)
+        for row, (found, true) in enumerate(zip(triples, gold, strict=True))
+        for t in found
+        if min(t.subject.score, t.object.score) + offset > 0
+    ]
+    return Candidates(
+        np.array([score for *_, score in kept], dtype=np.float64),
+        np.array([right for _, right, _ in kept], dtype=bool),
+        np.array([row for row, *_ in kept], dtype=np.int64),
+        np.array([len(row) for row in gold], dtype=np.int64),
+    )
+
+
 def _arrays(held: Held, value: float) -> Arrays:
     cells = [(row, *span[:3]) for row, spans in enumerate(held.spans) for span in spans]
-    return {
+    arrays = {
         "held.f1": np.array(value),
         "held.offset": np.array(held.offset),
         "held.cells": np.array(cells, dtype=np.int32).reshape(-1, 4),
         "held.scores": np.array([span.score for spans in held.spans for span in spans], dtype=np.float32),
     }
+    if held.triples:
+        place = [{span: i for i, span in enumerate(spans)} for spans in held.spans]
+        links = [
+            (row, place[row][t.subject], t.relation, place[row][t.object])
+            for row, triples in enumerate(held.triples)
+            for t in triples
+        ]
+        arrays |= {
+            "held.triple_offset": np.array(held.triple_offset),
+            "held.links": np.array(links, dtype=np.int32).reshape(-1, 4),
+            "held.link_scores": np.array([t.score for triples in held.triples for t in triples], dtype=np.float32),
+        }
+    return arrays
 
 
 def _restored(arrays: Arrays, positions: np.ndarray, sentences: Sentences, training: SpanTraining) -> Held:
     spans: list[list[Span]] = [[] for _ in range(sentences.rows)]
+    triples: list[list[Triple]] = [[] for _ in range(sentences.rows)] if training.relations else []
     for (row, start, end, kind), score in zip(arrays["held.cells"].tolist(), arrays["held.scores"], strict=True):
         spans[row].append(Span(start, end, kind, float(score)))
-    return Held(positions, spans, gold_of(sentences, training.types)[0], float(arrays["held.offset"]))
+    if triples:
+        for (row, s, relation, o), score in zip(
+            arrays["held.links"].tolist(), arrays["held.link_scores"].tolist(), strict=True
+        ):
+            triples[row].append(Triple(spans[row][s], relation, spans[row][o], score))
+    gold, unknown = gold_of(sentences, training.types)
+    true, _ = gold_triples(sentences, [*training.types, *unknown], training.relations)
+    by = float(arrays["held.triple_offset"]) if training.relations else 0.0
+    return Held(positions, spans, gold, float(arrays["held.offset"]), triples, true, by)

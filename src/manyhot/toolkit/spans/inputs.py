@@ -1,5 +1,6 @@
 """Every file of a run on spans, read before any work is done: what to learn from, what to measure on, what is said."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class SpanTraining:
         rows: of each file, before any is dropped.
         said: what a reader should know.
         warnings: what may be wrong.
+        relations: the types of relations in training, sorted; none where spans alone are learned.
+        relation_counts: (relations,), training triples of each.
     """
 
     train: Sentences
@@ -55,6 +58,8 @@ class SpanTraining:
     rows: dict[str, int]
     said: list[str]
     warnings: list[str]
+    relations: list[str]
+    relation_counts: np.ndarray
 
     @property
     def max_width(self) -> int:
@@ -74,7 +79,8 @@ def read_spans(config: Config) -> SpanTraining:
 
 def _read_spans(config: Config) -> SpanTraining:
     names = read_label_names(config.label_names) if config.label_names else None
-    reading = Reading(config.end, config.format == "columns", config.tags, names)
+    linked = config.task == "relations"
+    reading = Reading(config.end, config.format == "columns", config.tags, names, linked)
     file = read_marked(config.data, reading)
     said = list(file.said)
     characters = config.tokens == "characters" or of_characters(file)
@@ -117,10 +123,18 @@ def _read_spans(config: Config) -> SpanTraining:
     warnings = [sentence for sentence in (check_astride(train),) if sentence]
     counts = type_counts(train.taken(np.arange(train.rows)))
     types = sorted({kind for row in train.spans for _, _, kind in row})
+    relations = Counter(kind for row in train.relations for _, kind, _ in row)
+    if linked and not relations:
+        raise InputError(
+            f"{train.source}: expected rows with relations, got {counted(train.rows, 'row')} without any; add them "
+            'under "relations", or learn the spans alone: --task spans'
+        )
     nested, why = _nested(train, config.nested)
     if train.trimmed:
         said.append(f"white space at the ends of {counted(train.trimmed, 'span')} left out")
     said += [describe(train, len(types), dropped), _types(counts), why]
+    if linked:
+        said.append(describe_relations(train, relations))
     if crossed := sum(map(crossing, train.spans)):
         warnings.append(
             f"{crossed:,} pairs of spans cross, neither inside of the other; "
@@ -143,6 +157,8 @@ def _read_spans(config: Config) -> SpanTraining:
         rows,
         said,
         warnings,
+        sorted(relations),
+        np.array([relations[kind] for kind in sorted(relations)]),
     )
 
 
@@ -183,6 +199,26 @@ def describe(sentences: Sentences, types: int, dropped: int) -> str:
     return (
         f"{sentences.rows:,} rows, {lengths.mean():.1f} tokens a row ({lengths.min()} to {lengths.max():,}), "
         f"{number:,} spans of {counted(types, 'type')}, {number / sentences.rows:.2f} spans a row, {without}"
+    )
+
+
+def describe_relations(sentences: Sentences, counts: Counter[str]) -> str:
+    """Write the line about relations: how many, of which types, and how many overlap."""
+    pairs = singles = 0
+    for row in sentences.relations:
+        of_pair = Counter(frozenset((head, tail)) for head, _, tail in row)
+        of_entity = Counter(span for head, _, tail in row for span in {head, tail})
+        double = [of_pair[frozenset((head, tail))] > 1 for head, _, tail in row]
+        pairs += sum(double)
+        singles += sum(
+            max(of_entity[head], of_entity[tail]) > 1
+            for (head, _, tail), other in zip(row, double, strict=True)
+            if not other
+        )
+    named = listed([f"{kind} ({counts[kind]:,})" for kind in sorted(counts, key=lambda k: (-counts[k], k))], NAMED)
+    return (
+        f"relations: {named}; {counts.total() / sentences.rows:.2f} a row; {pairs:,} share both entities with another, "
+        f"{singles:,} one"
     )
 
 

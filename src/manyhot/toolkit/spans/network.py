@@ -1,7 +1,7 @@
 """Tokens to scores of spans: an encoder, the one of convolutions or a pretrained one, and the pointer head on top."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from manyhot.losses.baselines import focal_loss
 from manyhot.losses.span import span_loss
 from manyhot.span_decisions import decide_spans
 from manyhot.span_scores import SpanScores
-from manyhot.spans import Span, SpanTargets, span_mask
+from manyhot.spans import Span, SpanTargets, span_mask, span_share
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import WIDTH, Vocabulary
 
@@ -32,6 +32,9 @@ NUMBERS = 8_000_000
 STEP = 16
 BATCH = 16
 
+# (start, end, type id), end exclusive, in tokens; and a subject, a relation id and an object.
+Entity = tuple[int, int, int]
+Fact = tuple[Entity, int, Entity]
 # What an encoder makes of the tokens of a row, to take them again and again.
 Prepared = Any
 
@@ -123,6 +126,14 @@ class Pretrained(nn.Module):
         return hidden.gather(1, begins.to(device).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 
+class Gold(NamedTuple):
+    """What is right in prepared rows: spans by type ids, triples of them by relation ids, and lengths in tokens."""
+
+    spans: Sequence[Sequence[Entity]]
+    triples: Sequence[Sequence[Fact]]
+    lengths: Tensor
+
+
 class SpanNetwork(nn.Module):
     """An encoder with the pointer head.
 
@@ -130,22 +141,51 @@ class SpanNetwork(nn.Module):
         encoder: tokens to vectors.
         types: how many types of spans there are.
         max_width: the widest span, in tokens.
+        head: of the vectors of tokens; None: the pointer.
     """
 
-    def __init__(self, encoder: Cnn | Pretrained, types: int, max_width: int) -> None:
+    # Whether spans above another threshold are those above 0 once that is added to the bias.
+    shifts = True
+
+    def __init__(self, encoder: Cnn | Pretrained, types: int, max_width: int, head: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = EfficientSpanPointer(encoder.width, types, size=SIZE)
+        self.head: Any = EfficientSpanPointer(encoder.width, types, size=SIZE) if head is None else head
         self.types = types
         self.max_width = max_width
 
-    def scores(self, rows: Sequence[Prepared], lengths: Sequence[int]) -> SpanScores:
-        """Score the spans of prepared rows."""
-        return self.head(self.encoder(rows, max(lengths)))
+    def start_at(self, gold: Gold, scale: float) -> None:
+        """Let biases begin at so often the logit of the share of what is right."""
+        share = span_share(SpanTargets(gold.spans), gold.lengths, self.types, max_width=self.max_width)
+        self.head.start_at(share, scale=scale)
+
+    def loss(self, name: str, rows: Sequence[Prepared], gold: Gold) -> Tensor:
+        """Return the loss of prepared rows, the mean over (row, type)."""
+        scores = self.head(self.encoder(rows, int(gold.lengths.max())))
+        device = scores.pair.device
+        targets = SpanTargets(gold.spans).to(device)
+        return loss_of_cells(name, scores, targets, gold.lengths.to(device), max_width=self.max_width)
 
     def most(self, length: int) -> int:
         """Return how many rows of a length a batch may have."""
         return max(min(BATCH, NUMBERS // max(length * (length + self.types), 1)), 1)
+
+    def encoded(self, rows: Sequence[Prepared], lengths: Sequence[int]) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Yield batches of one shape: which rows they have, the vectors of their tokens, and their lengths.
+
+        A batch is filled up with rows of nothing, which come last.
+        """
+        sizes = np.array(lengths)
+        padded = np.maximum(-(-sizes // STEP) * STEP, STEP)
+        nothing = self.encoder.prepare([])
+        for length in np.unique(padded):
+            members = np.flatnonzero((padded == length) & (sizes > 0))
+            most = self.most(int(length))
+            for first in range(0, len(members), most):
+                part = members[first : first + most]
+                given = [rows[i] for i in part] + [nothing] * (most - len(part))
+                hidden = self.encoder(given, int(length))
+                yield part, hidden, torch.from_numpy(sizes[part]).to(hidden.device)
 
     def spans(
         self, rows: Sequence[Prepared], lengths: Sequence[int], *, flat: bool, threshold: float = 0.0
@@ -156,29 +196,15 @@ class SpanNetwork(nn.Module):
         """
         self.eval()
         found: list[list[Span]] = [[] for _ in rows]
-        sizes = np.array(lengths)
-        padded = np.maximum(-(-sizes // STEP) * STEP, STEP)
-        nothing = self.encoder.prepare([])
         with torch.no_grad():
-            for length in np.unique(padded):
-                members = np.flatnonzero((padded == length) & (sizes > 0))
-                most = self.most(int(length))
-                for first in range(0, len(members), most):
-                    part = members[first : first + most]
-                    given = [rows[i] for i in part] + [nothing] * (most - len(part))
-                    scores = self.head(self.encoder(given, int(length)))
-                    scores = SpanScores(*(x[: len(part)] for x in scores))
-                    decided = decide_spans(
-                        scores,
-                        lengths=torch.from_numpy(sizes[part]).to(scores.pair.device),
-                        flat=flat,
-                        threshold=threshold,
-                        max_spans=2 * int(length),
-                        max_width=self.max_width,
-                    )
-                    for i, spans in zip(part, decided, strict=True):
-                        found[i] = spans[: 2 * sizes[i]]
+            for part, hidden, tokens in self.encoded(rows, lengths):
+                for i, spans in zip(part, self.decided(hidden, tokens, flat=flat, threshold=threshold), strict=True):
+                    found[i] = spans
         return found
+
+    def decided(self, hidden: Tensor, tokens: Tensor, *, flat: bool, threshold: float) -> list[list[Span]]:
+        """Predict the spans of the first rows of a batch, as many as have a number of tokens."""
+        return decided_cells(self.head(hidden), tokens, flat=flat, threshold=threshold, max_width=self.max_width)
 
     def shift(self, by: float) -> None:
         """Add a number to all scores."""
@@ -186,38 +212,52 @@ class SpanNetwork(nn.Module):
             self.head.end.bias.add_(by)
 
 
-# (scores, targets, lengths, max_width) to the mean over (row, type).
-Loss = Callable[[SpanScores, SpanTargets, Tensor, int], Tensor]
-
-
-def _zlpr(scores: SpanScores, targets: SpanTargets, lengths: Tensor, max_width: int) -> Tensor:
-    return span_loss(scores, targets, lengths=lengths, max_width=max_width)
-
-
-def _cells(scores: SpanScores, targets: SpanTargets, lengths: Tensor, max_width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Write out scores, targets and which cells count, (rows x types, cells): what losses without a sum need."""
-    rows, types, length = scores.start.shape
-    mask = span_mask(lengths, length, max_width=max_width).expand(rows, types, length, length)
-    return (
-        scores.dense().flatten(0, 1).flatten(1),
-        targets.dense(types, length).flatten(0, 1).flatten(1),
-        mask.flatten(0, 1).flatten(1),
+def decided_cells(
+    scores: SpanScores, tokens: Tensor, *, flat: bool, threshold: float, max_width: int
+) -> list[list[Span]]:
+    """Predict spans from the scores of cells, of rows that have a number of tokens."""
+    most = 2 * scores.pair.shape[-1]
+    decided = decide_spans(
+        SpanScores(*(x[: len(tokens)] for x in scores)),
+        lengths=tokens,
+        flat=flat,
+        threshold=threshold,
+        max_spans=most,
+        max_width=max_width,
     )
+    return [spans[: 2 * n] for spans, n in zip(decided, tokens.tolist(), strict=True)]
 
 
-def _bce(scores: SpanScores, targets: SpanTargets, lengths: Tensor, max_width: int) -> Tensor:
-    logits, true, mask = _cells(scores, targets, lengths, max_width)
+def loss_of_cells(
+    name: str,
+    scores: SpanScores,
+    targets: SpanTargets,
+    lengths: Tensor,
+    *,
+    max_width: int | None = None,
+    triangle: bool = True,
+) -> Tensor:
+    """Return the loss of this name, the mean over (row, type); all but ZLPR write the scores out."""
+    if name == "zlpr":
+        return span_loss(scores, targets, lengths=lengths, max_width=max_width, triangle=triangle)
+    rows, types, length = scores.start.shape
+    mask = span_mask(lengths, length, max_width=max_width, triangle=triangle).expand(rows, types, length, length)
+    dense, true = scores.dense(), targets.dense(types, length)
+    return RIVALS[name](*(x.flatten(0, 1).flatten(1) for x in (dense, true, mask)))
+
+
+def _bce(logits: Tensor, true: Tensor, mask: Tensor) -> Tensor:
     weight = mask.to(logits.dtype)
     total = F.binary_cross_entropy_with_logits(logits, true.to(logits.dtype), weight=weight, reduction="sum")
     return total / len(logits)
 
 
-def _focal(scores: SpanScores, targets: SpanTargets, lengths: Tensor, max_width: int) -> Tensor:
-    logits, true, mask = _cells(scores, targets, lengths, max_width)
+def _focal(logits: Tensor, true: Tensor, mask: Tensor) -> Tensor:
     return focal_loss(logits, true, alpha=0.25, gamma=2.0, mask=mask, reduction="sum") / len(logits)
 
 
-LOSSES: dict[str, Loss] = {"zlpr": _zlpr, "bce": _bce, "bce+bias": _bce, "focal": _focal}
+# (logits, which are right, which count), (rows, cells) each, to the sum over cells, mean over rows.
+RIVALS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"bce": _bce, "bce+bias": _bce, "focal": _focal}
 # Where the bias of a type starts: the logit of its share of cells, times so much.
 STARTS = {"zlpr": 0.5, "bce": 0.0, "bce+bias": 1.0, "focal": 1.0}
 
@@ -235,22 +275,26 @@ def arrays_of(network: SpanNetwork) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
 
 
-def restored(
-    state: dict[str, Any], terms: list[Any], arrays: dict[str, np.ndarray], types: int, device: str
-) -> SpanNetwork:
-    """Restore what :func:`described` and :func:`arrays_of` returned.
+def restored_encoder(state: dict[str, Any], terms: list[Any], arrays: dict[str, np.ndarray]) -> Cnn | Pretrained:
+    """Restore the encoder from what :func:`described` and :func:`arrays_of` returned.
 
     Raises:
         ValueError, KeyError: parts that do not fit.
     """
     with torch.random.fork_rng():
         if state["encoder"] == "cnn":
-            encoder: Cnn | Pretrained = Cnn(Vocabulary.from_state(terms))
-        else:
-            prefix = "encoder.network."
-            inner = {f"encoder.{name.removeprefix(prefix)}": a for name, a in arrays.items() if name.startswith(prefix)}
-            encoder = Pretrained(Encoder.from_state(state["encoder"], inner, "cpu"))
-        network = SpanNetwork(encoder, types, int(state["max_width"]))
+            return Cnn(Vocabulary.from_state(terms))
+        prefix = "encoder.network."
+        inner = {f"encoder.{name.removeprefix(prefix)}": a for name, a in arrays.items() if name.startswith(prefix)}
+        return Pretrained(Encoder.from_state(state["encoder"], inner, "cpu"))
+
+
+def with_weights(network: SpanNetwork, arrays: dict[str, np.ndarray], device: str) -> SpanNetwork:
+    """Give a network the weights that :func:`arrays_of` returned.
+
+    Raises:
+        ValueError: those of another network.
+    """
     try:
         network.load_state_dict({name: torch.from_numpy(np.array(value)).clone() for name, value in arrays.items()})
     except RuntimeError as error:

@@ -29,12 +29,13 @@ class Candidates(NamedTuple):
     gold: np.ndarray
 
 
-def bagged_offset(found: Candidates) -> float:
+def bagged_offset(found: Candidates, lowest: float = LOWEST) -> float:
     """Find what to add to the scores of candidates with which those above 0 have a high micro-F1 in other rows too.
 
     The best threshold of a few rows follows their chances: F1 is a step function of it, whose highest step is often a
     narrow one. So the rows are drawn anew, with replacement, many times, and the mean of the best offsets is taken
     (Breiman, Bagging predictors, 1996). Of many rows all drawings agree, and it is the best offset itself.
+    Below `lowest` there are no candidates.
     """
     random = np.random.default_rng(0)
     order = np.argsort(-found.scores, kind="stable")
@@ -44,36 +45,37 @@ def bagged_offset(found: Candidates) -> float:
         times = np.bincount(random.integers(len(found.gold), size=len(found.gold)), minlength=len(found.gold))
         drawn = times[rows] > 0
         number = times[rows[drawn]]
-        offsets.append(_best(scores[drawn], right[drawn] * number, number, int(times @ found.gold)))
+        offsets.append(_best(scores[drawn], right[drawn] * number, number, int(times @ found.gold), lowest))
     return float(np.mean(offsets))
 
 
-def best_offset(scores: np.ndarray, right: np.ndarray, gold: int) -> float:
+def best_offset(scores: np.ndarray, right: np.ndarray, gold: int, lowest: float = LOWEST) -> float:
     """Find what to add to the scores of candidates so that those above 0 have the best micro-F1.
 
-    Candidates are the spans that a decision keeps at the threshold LOWEST; as it goes by falling score, those that it
+    Candidates are the spans that a decision keeps at the threshold `lowest`; as it goes by falling score, those that it
     keeps at a higher threshold are the ones of them above it. All thresholds between two scores are tried.
 
     Args:
         scores: of each candidate.
         right: whether it is a gold span.
         gold: how many of these there are.
+        lowest: below which there are no candidates.
 
     Returns:
         The offset nearest 0 whose F1 is within ABOUT of the best; 0 where no candidate is right.
     """
     order = np.argsort(-scores, kind="stable")
-    return _best(scores[order], right[order], np.ones(len(scores), dtype=np.int64), gold)
+    return _best(scores[order], right[order], np.ones(len(scores), dtype=np.int64), gold, lowest)
 
 
-def _best(ranked: np.ndarray, right: np.ndarray, times: np.ndarray, gold: int) -> float:
+def _best(ranked: np.ndarray, right: np.ndarray, times: np.ndarray, gold: int, lowest: float) -> float:
     """Return the best offset of falling scores, each there so many times, and right so many times."""
     hits = np.cumsum(right)
     if not len(ranked) or not hits[-1]:
         return 0.0
     f1 = 2 * hits / (np.cumsum(times) + gold)
     # What is predicted with the first k is so for every threshold from the next score on up to the last of them.
-    low = np.append(ranked[1:], LOWEST)
+    low = np.append(ranked[1:], lowest)
     possible = low < ranked
     thresholds = np.where((low <= 0) & (ranked > 0), 0.0, (low + ranked) / 2)
     good = possible & (f1 >= f1[possible].max() - ABOUT)

@@ -14,9 +14,10 @@ from manyhot.toolkit.read.cells import listed
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, Reading, check_mark, check_tokens
 from manyhot.toolkit.runs.trained_rows import hashes, said_of_known
 from manyhot.toolkit.spans.inputs import drop_unlabelled, sentences_for
-from manyhot.toolkit.spans.network import SpanNetwork
-from manyhot.toolkit.spans.pieces import Gold, find_spans, gold_of, prepared
+from manyhot.toolkit.spans.network import Entity, Fact, SpanNetwork
+from manyhot.toolkit.spans.pieces import find_spans, gold_of, prepared
 from manyhot.toolkit.spans.sentences import Sentences, sentences_of
+from manyhot.triples import Triple
 
 
 class Found(NamedTuple):
@@ -28,6 +29,14 @@ class Found(NamedTuple):
     score: float
 
 
+class MeasuredTriples(NamedTuple):
+    """The triples of rows, predicted and true, and the relations that training did not know."""
+
+    predicted: list[list[Triple]]
+    gold: list[list[Fact]]
+    unknown: list[str]
+
+
 class MeasuredSpans(NamedTuple):
     """Numbers, what a reader of them should know, and what they were measured on."""
 
@@ -35,8 +44,9 @@ class MeasuredSpans(NamedTuple):
     notes: list[str]
     sentences: Sentences
     predicted: list[list[Span]]
-    gold: list[list[Gold]]
+    gold: list[list[Entity]]
     unknown: list[str]
+    triples: MeasuredTriples | None = None
 
 
 class SpanRun:
@@ -116,6 +126,11 @@ class SpanRun:
 
     def evaluate_sentences(self, sentences: Sentences) -> MeasuredSpans:
         """Measure the run on rows as read."""
+        sentences, notes = self._measurable(sentences)
+        return self._measured(sentences, notes, self.spans(sentences))
+
+    def _measurable(self, sentences: Sentences) -> tuple[Sentences, list[str]]:
+        """Return the rows that are measured, and what is said of the others."""
         notes = []
         if self.drop_unlabelled:
             sentences, dropped = drop_unlabelled(sentences)
@@ -125,7 +140,9 @@ class SpanRun:
             raise InputError(f"{sentences.source}: expected at least one row with spans to measure on; got none.")
         if self.trained_rows is not None and (note := said_of_known(hashes_of(sentences), self.trained_rows)):
             notes.append(note)
-        predicted = self.spans(sentences)
+        return sentences, notes
+
+    def _measured(self, sentences: Sentences, notes: list[str], predicted: list[list[Span]]) -> MeasuredSpans:
         metrics, gold, unknown = measure(predicted, sentences, self.label_names, self.train_counts)
         return MeasuredSpans(metrics, [*notes, *notes_on(sentences, unknown)], sentences, predicted, gold, unknown)
 
@@ -135,8 +152,12 @@ class SpanRun:
 
     def found(self, sentences: Sentences) -> list[list[Found]]:
         """Return the spans of rows as read: in characters where a row is a text, with their labels."""
+        return self.named(sentences, self.spans(sentences))
+
+    def named(self, sentences: Sentences, found: Sequence[Sequence[Span]]) -> list[list[Found]]:
+        """Return spans of rows in characters where a row is a text, with their labels."""
         rows = []
-        for spans, offsets in zip(self.spans(sentences), sentences.offsets, strict=True):
+        for spans, offsets in zip(found, sentences.offsets, strict=True):
             places = [(s, e) if offsets is None else (offsets[s][0], offsets[e - 1][1]) for s, e, *_ in spans]
             rows.append(
                 [Found(a, b, self.label_names[s.type], s.score) for (a, b), s in zip(places, spans, strict=True)]
@@ -174,7 +195,7 @@ def hashes_of(sentences: Sentences) -> np.ndarray:
 
 def measure(
     predicted: Sequence[Sequence[Sequence[Any]]], sentences: Sentences, types: list[str], train_counts: np.ndarray
-) -> tuple[dict[str, float | int | None], list[list[Gold]], list[str]]:
+) -> tuple[dict[str, float | int | None], list[list[Entity]], list[str]]:
     """Return the metrics of predictions, the gold spans by ids, and the types that training did not know.
 
     The keys are those of :func:`manyhot.span_metrics`, `types` being those of training.

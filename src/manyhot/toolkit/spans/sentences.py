@@ -13,6 +13,8 @@ from manyhot.toolkit.spans.tokens import tokenize
 
 # (start, end, type), end exclusive, in tokens.
 Triple = tuple[int, int, str]
+# A head, what holds, and a tail. One with a border inside of a token stands before the row: see `outside`.
+Relation = tuple[Triple, str, Triple]
 # A longer row is cut, at the last place before so many tokens or else the first before so many.
 LONG, LONGEST = 512, 1024
 ENDS = frozenset(".?!。？！．…")
@@ -43,6 +45,7 @@ class Sentences:
         groups: (rows,) numbers, the same for rows that are held out together; or None.
         places: (rows,) positions in the file, from 0.
         trimmed: spans at whose ends there was white space.
+        relations: of each row, each once; none where they were not asked for.
     """
 
     source: str
@@ -55,6 +58,7 @@ class Sentences:
     places: np.ndarray
     groups: np.ndarray | None = None
     trimmed: int = field(default=0, compare=False)
+    relations: list[list[Relation]] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -69,10 +73,8 @@ class Sentences:
     def taken(self, rows: Iterable[int]) -> "Sentences":
         """Take some rows, by their positions."""
         order = [int(row) for row in rows]
-        lists: dict[str, Any] = {
-            name: [getattr(self, name)[i] for i in order]
-            for name in ("tokens", "spans", "astride", "texts", "offsets", "names")
-        }
+        names = ("tokens", "spans", "astride", "texts", "offsets", "names", *(("relations",) if self.relations else ()))
+        lists: dict[str, Any] = {name: [getattr(self, name)[i] for i in order] for name in names}
         groups = None if self.groups is None else self.groups[order]
         return replace(self, **lists, places=self.places[order], groups=groups)
 
@@ -93,31 +95,39 @@ def sentences_of(rows: Sequence[MarkedRow], source: str, *, characters: bool = F
         characters: every character of a text is a token.
     """
     tokens, spans, astride, offsets = [], [], [], []
+    relations: list[list[Relation]] = []
     trimmed = 0
     for row in rows:
         if row.text is None:
             assert row.tokens is not None
             tokens.append(row.tokens)
             offsets.append(None)
-            spans.append(sorted({(start, end, kind) for start, end, kind in row.marks}))
+            placed: list[Triple] = [(start, end, kind) for start, end, kind in row.marks]
+            spans.append(sorted(set(placed)))
             astride.append([])
+            relations.append(_relations(row, placed))
             continue
         places = row.offsets or [(start, end) for _, start, end in tokenize(row.text, characters=characters)]
         starts = {start: i for i, (start, _) in enumerate(places)}
         ends = {end: i + 1 for i, (_, end) in enumerate(places)}
         found, across = set(), []
+        of_marks: list[Triple | Mark] = []
         for mark in row.marks:
             cut = _trimmed(row.text, mark)
             trimmed += cut != mark
             first, last = starts.get(cut.start), ends.get(cut.end)
             if first is None or last is None or first >= last:
                 across.append(cut)
+                of_marks.append(cut)
             else:
                 found.add((first, last, cut.type))
+                of_marks.append((first, last, cut.type))
         tokens.append([row.text[start:end] for start, end in places])
         offsets.append(places)
         spans.append(sorted(found))
         astride.append(sorted(set(across)))
+        outer = {mark: outside(i, mark.type) for i, mark in enumerate(astride[-1])}
+        relations.append(_relations(row, [outer[m] if isinstance(m, Mark) else m for m in of_marks]))
     return Sentences(
         source,
         tokens,
@@ -128,7 +138,17 @@ def sentences_of(rows: Sequence[MarkedRow], source: str, *, characters: bool = F
         [row.place for row in rows],
         np.arange(len(rows)),
         trimmed=trimmed,
+        relations=relations,
     )
+
+
+def outside(i: int, kind: str) -> Triple:
+    """Return where the i-th span astride of tokens stands: before the row, where nothing is predicted."""
+    return -2 * i - 2, -2 * i - 1, kind
+
+
+def _relations(row: MarkedRow, placed: Sequence[Triple]) -> list[Relation]:
+    return sorted({(placed[head], kind, placed[tail]) for head, tail, kind in row.links})
 
 
 def _trimmed(text: str, mark: Mark) -> Mark:

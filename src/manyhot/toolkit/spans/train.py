@@ -19,6 +19,7 @@ from manyhot.toolkit.spans.findings import Judged, find
 from manyhot.toolkit.spans.fit import Fitted, Held, SpanLearner, fit, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, read_spans
 from manyhot.toolkit.spans.predict import MeasuredSpans, SpanRun, hashes_of, measure
+from manyhot.toolkit.spans.relation_run import RelationRun, measure_triples
 from manyhot.toolkit.spans.saved_run import run_files
 from manyhot.toolkit.spans.sentences import Sentences
 from manyhot.toolkit.train import Listener, files_named
@@ -87,7 +88,7 @@ def planned(config: Config, listener: Listener) -> tuple[SpanTraining, SpanLearn
     for sentence in training.warnings:
         listener.warn(sentence)
     learner = plan(config, training, encoder, device_of(config.device))
-    listener.say(f"model: {config.model}; {learner.memory.describe()}")
+    listener.detail(f"model: {config.model}; {learner.memory.describe()}")
     return training, learner
 
 
@@ -101,35 +102,43 @@ def fit_loudly(learner: SpanLearner, training: SpanTraining, fits: Fits, listene
         if held is None:
             return
         sentences = held_sentences(training, held)
-        m = measure(held.predicted(0.0), sentences, training.types, training.counts)[0]
+        m = measured_held(training, sentences, held, plain=True).metrics
+        linked = bool(training.relations)
         if not header:
             true = f"spans a row (true {m['spans_per_row_true']:.2f})"
-            listener.say(f"{'epoch':>6} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9}  {true}")
+            triples = f" {'triples':>9}" if linked else ""
+            listener.detail(f"{'epoch':>6} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9}{triples}  {true}")
             header = True
-        listener.say(
-            f"{epoch:>6} {loss:>8.4f} {percent(m['micro_f1']):>9} {percent(m['macro_f1']):>9}  "
+        of_triples = f" {percent(m['triple_micro_f1']):>9}" if linked else ""
+        listener.detail(
+            f"{epoch:>6} {loss:>8.4f} {percent(m['micro_f1']):>9} {percent(m['macro_f1']):>9}{of_triples}  "
             f"{m['spans_per_row_predicted']:.2f}"
         )
 
     fitted = fit(learner, training, fits, on_epoch)
     if fitted.held is not None:
-        listener.say(f"best after {fitted.epochs} epochs; all rows are fitted for as many")
+        listener.detail(f"best after {fitted.epochs} epochs; all rows are fitted for as many")
     return fitted
 
 
 def run_of(config: Config, training: SpanTraining, fitted: Fitted, learner: SpanLearner) -> SpanRun:
     """Put a fitted network and what was read together."""
-    return SpanRun(
-        network=fitted.network,
-        label_names=training.types,
-        train_counts=training.counts,
-        nested=training.nested,
-        characters=training.characters,
-        reading=training.reading,
-        drop_unlabelled=config.drop_unlabelled,
-        info={"loss": config.loss, "epochs": fitted.epochs, "offset": fitted.offset, "device": learner.device},
-        trained_rows=None if config.no_rows else np.unique(hashes_of(training.train)),
-    )
+    info = {"loss": config.loss, "epochs": fitted.epochs, "offset": fitted.offset, "device": learner.device}
+    options: dict[str, Any] = {
+        "network": fitted.network,
+        "label_names": training.types,
+        "train_counts": training.counts,
+        "nested": training.nested,
+        "characters": training.characters,
+        "reading": training.reading,
+        "drop_unlabelled": config.drop_unlabelled,
+        "trained_rows": None if config.no_rows else np.unique(hashes_of(training.train)),
+    }
+    if not training.relations:
+        return SpanRun(**options, info=info)
+    info |= {"design": config.design, "triple_offset": 0.0 if fitted.held is None else fitted.held.triple_offset}
+    names, counts = training.relations, training.relation_counts
+    return RelationRun(relation_names=names, relation_counts=counts, **options, info=info)
 
 
 def part_of(training: SpanTraining) -> str:
@@ -147,7 +156,18 @@ def held_metrics(training: SpanTraining, fitted: Fitted) -> dict[str, Any]:
     if fitted.held is None:
         return {}
     sentences = held_sentences(training, fitted.held)
-    return {part_of(training): measure(fitted.held.predicted(), sentences, training.types, training.counts)[0]}
+    return {part_of(training): measured_held(training, sentences, fitted.held).metrics}
+
+
+def measured_held(training: SpanTraining, sentences: Sentences, held: Held, *, plain: bool = False) -> MeasuredSpans:
+    """Measure what was found in rows held out, with the offsets or without them."""
+    predicted = held.predicted(0.0 if plain else None)
+    metrics, gold, unknown = measure(predicted, sentences, training.types, training.counts)
+    if not training.relations:
+        return MeasuredSpans(metrics, [], sentences, predicted, gold, unknown)
+    types, found = [*training.types, *unknown], held.predicted_triples(plain=plain)
+    more, triples = measure_triples(found, sentences, types, training.relations, training.relation_counts)
+    return MeasuredSpans(metrics | more, [], sentences, predicted, gold, unknown, triples)
 
 
 def findings_of(
@@ -163,16 +183,13 @@ def findings_of(
 
     Nothing that differs between a training and its repetition is in it, such as the time it took.
     """
-    if measured is not None:
-        judged = Judged("test", measured.sentences, measured.predicted, measured.gold, measured.unknown)
-    elif fitted.held is not None:
-        sentences = held_sentences(training, fitted.held)
-        _, gold, unknown = measure(fitted.held.predicted(), sentences, training.types, training.counts)
-        judged = Judged(part_of(training), sentences, fitted.held.predicted(), gold, unknown)
-    else:  # so few rows that none could be held out
-        seen = run.evaluate_sentences(training.train)
-        judged = Judged("train", seen.sentences, seen.predicted, seen.gold, seen.unknown)
-        metrics = {"train": seen.metrics}
+    part = "test"
+    if measured is None and fitted.held is not None:
+        part, measured = part_of(training), measured_held(training, held_sentences(training, fitted.held), fitted.held)
+    elif measured is None:  # so few rows that none could be held out
+        part, measured = "train", run.evaluate_sentences(training.train)
+        metrics = {"train": measured.metrics}
+    judged = Judged(part, measured.sentences, measured.predicted, measured.gold, measured.unknown, measured.triples)
     return {
         "kind": "run",
         "data": Path(config.data).name,

@@ -17,7 +17,10 @@ from manyhot.toolkit.read.formats.tagged import written_in_columns
 from manyhot.toolkit.read.spans import read_blocks
 from manyhot.toolkit.runs.predictions import WRITERS as TABLE_WRITERS
 from manyhot.toolkit.runs.predictions import Progress, check_output, writer_for
-from manyhot.toolkit.spans.predict import Found, SpanRun
+from manyhot.toolkit.spans.predict import SpanRun
+from manyhot.toolkit.spans.relation_run import FoundTriples, RelationRun
+from manyhot.toolkit.spans.relation_write import LINE as RELATION_LINE
+from manyhot.toolkit.spans.relation_write import as_lines, as_object
 from manyhot.toolkit.spans.sentences import Sentences, sentences_of
 
 OUTPUTS = (".jsonl", ".csv", ".parquet", ".conll")
@@ -25,8 +28,12 @@ OUTPUTS = (".jsonl", ".csv", ".parquet", ".conll")
 LINE = pl.Schema(
     {"row": pl.Int64, "start": pl.Int64, "end": pl.Int64, "label": pl.String, "score": pl.Float64, "text": pl.String}
 )
-# Takes rows of a block: the number of the first, the rows, their spans, and what is kept of their records.
-Write = Callable[[int, Sentences, list[list[Found]], list[dict[str, Any]]], None]
+# Of each task, what a line of a table holds.
+COLUMNS = {"spans": LINE, "relations": RELATION_LINE}
+# What is found in a row: its spans, or its entities and relations.
+OfRow = Any
+# Takes rows of a block: the number of the first, the rows, what was found, and what is kept of their records.
+Write = Callable[[int, Sentences, list[OfRow], list[dict[str, Any]]], None]
 
 
 def write_spans(
@@ -43,7 +50,8 @@ def write_spans(
     Args:
         path: the file to write. A .jsonl file repeats what the rows are: texts with spans by characters, or tokens with
             entities and their scores. A .csv or .parquet file has a line a span. A .conll file has tokens with IOB2
-            tags, of runs whose spans do not overlap.
+            tags, of runs whose spans do not overlap. Of relations a line is a relation, and columns have no place for
+            them.
         run: what predicts.
         data: the file to read; a .txt file has a row a line.
         keep: names of what rows say beside, to write too; None for all.
@@ -58,6 +66,10 @@ def write_spans(
         OSError: the disk is full or refuses.
     """
     check_output(path, data, OUTPUTS)
+    if path.suffix == ".conll" and isinstance(run, RelationRun):
+        raise InputError(
+            f"{path}: expected a run on spans, as columns have no place for relations; write .jsonl, .csv or .parquet"
+        )
     if path.suffix == ".conll" and run.nested:
         raise InputError(
             f"{path}: expected a run whose spans do not overlap, as a token has one tag in columns, got one trained "
@@ -71,14 +83,15 @@ def write_spans(
         for block, share in read_blocks(data, run.reading, BLOCK):
             sentences = sentences_of(block, Path(data).name, characters=run.characters)
             records = [_kept(row.record, keep, f"{Path(data).name}, {row.place}") for row in block]
-            write(rows, sentences, run.found(sentences), records)
+            found = run.found_triples(sentences) if isinstance(run, RelationRun) else run.found(sentences)
+            write(rows, sentences, found, records)
             rows += sentences.rows
             progress(rows, share)
     return rows
 
 
 # What a row has as input or as prediction; the rest of it can be kept.
-OWN = ("tokens", "text", "spans", "entities", "scores")
+OWN = ("tokens", "text", "spans", "entities", "scores", "relations", "relation_scores")
 
 
 def _kept(record: dict[str, Any], keep: Sequence[str] | None, where: str) -> dict[str, Any]:
@@ -100,12 +113,15 @@ def _kept(record: dict[str, Any], keep: Sequence[str] | None, where: str) -> dic
 def _json_lines(file: BinaryIO) -> Iterator[Write]:
     """Write an object a line, in the form of the input."""
 
-    def write(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> None:
-        for text, tokens, spans, kept in zip(sentences.texts, sentences.tokens, found, records, strict=True):
+    def write(first: int, sentences: Sentences, found: list[OfRow], records: list[dict[str, Any]]) -> None:
+        for i, (spans, kept) in enumerate(zip(found, records, strict=True)):
             said: dict[str, Any]
-            if text is None:
+            text = sentences.texts[i]
+            if isinstance(spans, FoundTriples):
+                said = as_object(sentences, i, spans)
+            elif text is None:
                 scores = [round(span.score, 4) for span in spans]
-                said = {"tokens": tokens, "entities": [list(span[:3]) for span in spans], "scores": scores}
+                said = {"tokens": sentences.tokens[i], "entities": [list(s[:3]) for s in spans], "scores": scores}
             else:
                 said = {"text": text, "spans": [span._asdict() | {"score": round(span.score, 4)} for span in spans]}
             file.write(json.dumps(kept | said, ensure_ascii=False).encode() + b"\n")
@@ -127,17 +143,22 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
         yield lambda *block: append(_lines(*block))
 
 
-def _lines(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> pl.DataFrame:
-    """Return a line a span, with its text, or its tokens and spaces between; what is kept of rows is text."""
-    names = {name: f"input_{name}" if name in LINE else name for name in records[0]}
+def _lines(first: int, sentences: Sentences, found: list[OfRow], records: list[dict[str, Any]]) -> pl.DataFrame:
+    """Return a line a span or a relation, with texts, or tokens and spaces between; what is kept of rows is text."""
+    linked = any(isinstance(row, FoundTriples) for row in found)
+    schema = RELATION_LINE if linked else LINE
+    names = {name: f"input_{name}" if name in schema else name for name in records[0]}
     lines = []
     for i, (spans, kept) in enumerate(zip(found, records, strict=True)):
         text = sentences.texts[i]
         beside = [_cell(kept.get(name)) for name in names]
+        if isinstance(spans, FoundTriples):
+            lines += [(*beside, *line) for line in as_lines(sentences, i, first + i + 1, spans)]
+            continue
         for start, end, label, score in spans:
             said = sentences.excerpt(i, start, end) if text is None else text[start:end]
             lines.append((*beside, first + i + 1, start, end, label, round(score, 4), said))
-    return pl.DataFrame(lines, schema=pl.Schema(dict.fromkeys(names.values(), pl.String) | dict(LINE)), orient="row")
+    return pl.DataFrame(lines, schema=pl.Schema(dict.fromkeys(names.values(), pl.String) | dict(schema)), orient="row")
 
 
 def _cell(value: Any) -> str | None:
@@ -148,7 +169,7 @@ def _cell(value: Any) -> str | None:
 def _columns(file: BinaryIO) -> Iterator[Write]:
     """Write tokens with IOB2 tags, and a blank line after each row."""
 
-    def write(first: int, sentences: Sentences, found: list[list[Found]], records: list[dict[str, Any]]) -> None:
+    def write(first: int, sentences: Sentences, found: list[OfRow], records: list[dict[str, Any]]) -> None:
         for i, spans in enumerate(found):
             offsets = sentences.offsets[i]
             starts = None if offsets is None else {start: n for n, (start, _) in enumerate(offsets)}

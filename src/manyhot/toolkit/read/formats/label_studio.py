@@ -25,11 +25,11 @@ class LabelStudio:
         self.path, self.with_marks = path, with_marks
         self.without = 0
 
-    def rows(self) -> Iterator[MarkedRow]:
-        """Yield a row for each task that was annotated; for every task where spans are not asked for.
+    def tasks(self) -> list[Any]:
+        """Return what the array of the file holds.
 
         Raises:
-            InputError: another JSON, or a span that is none of its text.
+            InputError: another JSON.
         """
         data = read_text(self.path, lines=False)
         try:
@@ -38,6 +38,14 @@ class LabelStudio:
             raise InputError(f"{self.path}: {EXPECTED}, got no JSON ({error}); export it again") from None
         if not isinstance(tasks, list):
             raise InputError(f"{self.path}: {EXPECTED}, got {shown(tasks)}; export it again")
+        return tasks
+
+    def rows(self, tasks: list[Any]) -> Iterator[MarkedRow]:
+        """Yield a row for each task that was annotated; for every task where spans are not asked for.
+
+        Raises:
+            InputError: a task without text, or a span that is none of its text.
+        """
         for number, task in enumerate(tasks, 1):
             where = f"{self.path}, task {number}"
             content = task.get("data", task) if isinstance(task, dict) else None

@@ -22,6 +22,14 @@ class Mark(NamedTuple):
     type: str
 
 
+class Link(NamedTuple):
+    """A relation of a row: which of its spans, counted from 0, is the head, which the tail, and its type."""
+
+    head: int
+    tail: int
+    type: str
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a file of spans is read, where the file does not say it itself.
@@ -31,12 +39,14 @@ class Reading:
         columns: read as columns of tokens and tags whatever the name of the file says.
         tags: which columns hold tags, counted from 1; None where that is found.
         label_names: what the numbers of tags mean.
+        relations: read "relations" beside the spans.
     """
 
     end: str = "exclusive"
     columns: bool = False
     tags: tuple[int, ...] | None = None
     label_names: Sequence[str] | None = None
+    relations: bool = False
 
 
 AS_IT_SAYS = Reading()
@@ -52,6 +62,7 @@ class MarkedRow:
         text: its text; None where it is tokens.
         offsets: (start, end) of each token in the text, where a file has both.
         marks: its spans, in tokens, or in characters of a text.
+        links: its relations, where they are asked for.
         record: all that the row says beside, by name.
     """
 
@@ -60,6 +71,7 @@ class MarkedRow:
     text: str | None
     marks: list[Mark] = field(default_factory=list)
     offsets: list[tuple[int, int]] | None = None
+    links: list[Link] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
     @property

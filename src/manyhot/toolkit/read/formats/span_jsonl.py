@@ -1,4 +1,4 @@
-"""JSONL with marked spans: an object a line, its tokens or its text, and spans with offsets in them.
+"""JSONL with marked spans, or one array: an object a row, its tokens or its text, and spans with offsets in them.
 
 polars has no lists of mixed types and would turn [0, 1, "PER"] into text, so lines are parsed one by one.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.formats.jsonl import json_object
+from manyhot.toolkit.read.formats.links import links_of
 from manyhot.toolkit.read.formats.marked import Form, Mark, MarkedRow, Reading, check_mark, check_tokens
 from manyhot.toolkit.read.formats.tagged import Tags
 
@@ -51,13 +52,18 @@ class SpanRecords:
         Raises:
             InputError: a line that is no such object, or a span that is none of its row.
         """
-        for number, line in lines:
-            if line.strip():
-                record = json_object(self.path, number, line.encode())
-                if self.with_marks and record.get("answer") in ("reject", "ignore"):
-                    self.refused += 1
-                    continue
-                yield self._row(number, record)
+        objects = ((f"line {n}", json_object(self.path, n, line.encode())) for n, line in lines if line.strip())
+        yield from self.of(objects)
+
+    def of(self, objects: Iterable[tuple[str, Any]]) -> Iterator[MarkedRow]:
+        """Yield the rows of objects, each with its place in the file."""
+        for place, record in objects:
+            if not isinstance(record, dict):
+                raise InputError(f"{self.path}, {place}: {EXPECTED}, got {shown(record)}; write every row so")
+            if self.with_marks and record.get("answer") in ("reject", "ignore"):
+                self.refused += 1
+                continue
+            yield self._row(place, record)
 
     def described(self) -> str:
         """Say where spans were found."""
@@ -66,8 +72,8 @@ class SpanRecords:
         unit = "token" if self.form == "tokens" else "character"
         return f"{self.key or 'none'}, {unit} offsets"
 
-    def _row(self, number: int, record: dict[str, Any]) -> MarkedRow:
-        where = f"{self.path}, line {number}"
+    def _row(self, place: str, record: dict[str, Any]) -> MarkedRow:
+        where = f"{self.path}, {place}"
         tokens, text = record.get("tokens"), record.get("text")
         form: Form = "text" if isinstance(text, str) else "tokens"
         if not isinstance(text, str) and not isinstance(tokens, list):
@@ -85,10 +91,10 @@ class SpanRecords:
         else:
             check_tokens(where, tokens or [])
         marks = self._marks(where, record, form, text if form == "text" else tokens) if self.with_marks else []
+        links = links_of(where, record, record.get(self.key or "")) if self.with_marks and self.how.relations else []
         return MarkedRow(
-            f"line {number}", tokens if form == "tokens" else None, text if form == "text" else None, marks, offsets,
-            record,
-        )  # fmt: skip
+            place, tokens if form == "tokens" else None, text if form == "text" else None, marks, offsets, links, record
+        )
 
     def _marks(self, where: str, record: dict[str, Any], form: Form, content: Any) -> list[Mark]:
         key = self.key if self.key in record else None

@@ -1,0 +1,60 @@
+"""What people do today: binary cross-entropy, cut at 0.5, or where one threshold is best on held-out rows.
+
+Same rows and features as the run beside it, and a penalty found by the same folds. A row may have any number of labels,
+none among them: that a row has at least one is known to those who ask the training rows.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from manyhot.labels import CardinalityRange
+from manyhot.toolkit.compare.methods import METHODS
+from manyhot.toolkit.compare.standings import Decided
+from manyhot.toolkit.compare.tally import PeakMemory, Tally
+from manyhot.toolkit.compare.trial import Split, tried
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.fits import Arrays, Unsaved
+from manyhot.toolkit.read.inputs import Training
+from manyhot.toolkit.runs.predict import Run
+from manyhot.toolkit.train import Listener, folds_of
+
+RIVALS = {"bce": "BCE, cut at 0.5", "bce+threshold": "BCE, one threshold"}
+
+
+class _Kept(Unsaved):
+    """Results of fits that the second method finds."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Arrays] = {}
+
+    def finished(self, fit: str) -> Arrays | None:
+        return self.results.get(fit)
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        self.results[fit] = result
+
+
+def decided_today(
+    config: Config, training: Training, run: Run, progress: Callable[[str, float, float], None]
+) -> dict[str, Decided]:
+    """Train and decide, and return for each of RIVALS what it gives for the test rows.
+
+    Args:
+        config: of the run.
+        training: rows to learn from and to test on.
+        run: makes the features.
+        progress: called with what is being fitted, the share of the work done, and the mean loss.
+    """
+    assert training.test is not None
+    features, targets = run.features, training.train.dense_targets()
+    X, X_test = features.transform(training.train), features.transform(training.test)
+    split = Split("test", training, features, X, targets, X_test, CardinalityRange(0, targets.shape[1]))
+    folds = folds_of(training, X, targets, features, config.seed, Listener())
+    tally = Tally(_Kept(), "test", "bce", PeakMemory())
+    found = {}
+    for method in METHODS:
+        if method.name in RIVALS:
+            logits = tried(method, config, split, folds, tally, progress).logits
+            found[method.name] = Decided(logits, np.asarray(logits > 0))
+    return found

@@ -1,0 +1,149 @@
+"""Which method to use, from a comparison: one sentence, and the command that trains with it.
+
+A method is named in place of the default where it is ahead of it in micro- or macro-F1, by more than chance of rows,
+and behind in neither. Of several, the one with the best mean of both. All else leaves the default.
+"""
+
+import math
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from manyhot.toolkit.report.metric_names import AHEAD, BEHIND, EVEN, TITLES, in_words, signed_interval
+
+JUDGED = ("micro_f1", "macro_f1")
+# With fewer positives of all rare labels together among the measured rows, one row moves rare-F1 by points.
+HANDFUL = 30
+RARE = 8
+# Of `manyhot compare` alone: options with a value, and without.
+COMPARING, FLAGS = ("--losses", "--folds", "--seeds", "--out"), ("--resume", "--json")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to use, why, and how; `command` is None where `manyhot train` has no such method."""
+
+    use: str | None
+    why: str
+    command: str | None
+
+    def __str__(self) -> str:
+        """Write one sentence."""
+        first = f"Use {self.use}: {self.why}" if self.use else f"No clear difference: {self.why}"
+        return f"{first}; {self.command}" if self.command else first
+
+
+def answer(comparison: dict[str, Any]) -> Answer | None:
+    """Say which method to use; None where the default was not compared, or failed."""
+    fine = {method["name"]: method for method in comparison["methods"] if method["error"] is None}
+    default = comparison["default"]
+    if default not in fine or len(fine) < 2:
+        return None
+    better = []
+    for name, method in fine.items():
+        words = [in_words(found["interval"]) for found in _beside_default(comparison, method).values()]
+        if AHEAD in words and BEHIND not in words:
+            better.append((sum(method["metrics"][metric] for metric in JUDGED), name))
+    if better:
+        name = max(better)[1]
+        why = _said(_beside_default(comparison, fine[name]), dict.fromkeys(JUDGED, f"{default}, the default"))
+        line = train_command(comparison, fine[name])
+        return Answer(name, why if line else f"{why}; manyhot train has no such method", line)
+    line = train_command(comparison, fine[default])
+    differences = {metric: found for metric in JUDGED if (found := (fine[default]["differences"] or {}).get(metric))}
+    if all(in_words(found["interval"]) == EVEN for found in differences.values()):
+        return Answer(None, f"take the default, {default}", line)
+    rivals = {metric: comparison["best"][metric]["rival"] for metric in differences}
+    return Answer(f"the default, {default}", _said(differences, rivals), line)
+
+
+def _beside_default(comparison: dict[str, Any], method: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the differences of a method from the default; from the best of ours, where that is all there is."""
+    if method["name"] == comparison["default"]:
+        return {}
+    found = method.get("against_default") or {}
+    for metric in JUDGED:
+        if metric not in found and comparison["best"][metric]["ours"] == comparison["default"]:
+            found = found | {metric: (method["differences"] or {}).get(metric)}
+    return {metric: found[metric] for metric in JUDGED if found.get(metric) is not None}
+
+
+def _said(differences: dict[str, dict[str, Any]], others: dict[str, str]) -> str:
+    """Write a difference a metric: `micro-F1 ahead of bce +0.9 [+0.3, +1.5]`."""
+    joined = {AHEAD: "ahead of", BEHIND: "behind", EVEN: "not clearly different from"}
+    return ", ".join(
+        f"{TITLES[metric]} {joined[in_words(found['interval'])]} {others[metric]}"
+        f" ({signed_interval(found['value'], found['interval'])})"
+        for metric, found in differences.items()
+    )
+
+
+def train_command(comparison: dict[str, Any], method: dict[str, Any]) -> str | None:
+    """Write the line that trains as a method was trained; None where `manyhot train` cannot."""
+    options = _options(comparison, method)
+    if options is None:
+        return None
+    words = shlex.split(comparison["command"])
+    kept, skip = [], False
+    for word in words[2:]:
+        option, joined, _ = word.partition("=")
+        if skip or option in FLAGS:
+            skip = False
+        elif option in COMPARING:
+            skip = not joined
+        else:
+            kept.append(word)
+    return shlex.join(["manyhot", "train", *kept, *options])
+
+
+def _options(comparison: dict[str, Any], method: dict[str, Any]) -> list[str] | None:
+    name, loss = method["name"], method["loss"]
+    if name == comparison["default"]:
+        return []
+    if "threshold" in name:
+        return None
+    loss_options = [] if comparison["default"].startswith(loss) else ["--loss", loss]
+    if comparison.get("task") == "spans":
+        return loss_options
+    if "+prior" not in name:
+        return [*loss_options, "--tau", "0"]
+    without = comparison["default"].endswith("+neighbours") and not name.endswith("+neighbours")
+    return [*loss_options, *(["--neighbours", "off"] if without else [])]
+
+
+def verdicts(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Say of each metric where the default stands beside the best rival.
+
+    Where the default is not compared or failed, the best of ours is in its place. Rare-F1 of a handful of rows is left
+    out: it is in the table of all numbers.
+    """
+    found = [_verdict(comparison, metric) for metric in comparison["best"]]
+    many = rare_rows(comparison) >= HANDFUL
+    return [verdict for verdict in found if verdict is not None and (many or verdict["key"] != "rare_f1")]
+
+
+def rare_rows(comparison: dict[str, Any]) -> int:
+    """Count the positives of labels with 1 to 8 training rows among the measured rows."""
+    pairs = zip(comparison["train_counts"], comparison["test_counts"], strict=True)
+    return int(sum(there for trained, there in pairs if 1 <= trained <= RARE))
+
+
+def _verdict(comparison: dict[str, Any], key: str) -> dict[str, Any] | None:
+    best = comparison["best"][key]
+    by_name = {method["name"]: method for method in comparison["methods"]}
+    default = by_name.get(comparison["default"])
+    stands = default is not None and default["error"] is None
+    ours, rival = default if stands else by_name.get(best["ours"]), by_name.get(best["rival"])
+    if ours is None or rival is None or ours["metrics"][key] is None:
+        return None
+    value = ours["metrics"][key] - rival["metrics"][key]
+    difference = (ours["differences"] or {}).get(key)
+    return {
+        "key": key,
+        "ours": ours,
+        "rival": rival,
+        "result": in_words(difference["interval"] if difference else (-math.inf, math.inf)),
+        "who": "the default" if stands else "the best of ours",
+        "difference": difference["value"] if difference else value,
+        "interval": difference["interval"] if difference else None,
+    }
