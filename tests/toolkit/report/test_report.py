@@ -114,7 +114,7 @@ def test_nothing_is_fetched(pages, kind):
 def test_names_stand_apart_so_that_their_direction_ends_with_them(pages, findings):
     page = Page(pages["run"])
     names = [
-        text
+        text.strip(" ")
         for (tag, attributes, _), text in zip(page.tags, page.texts, strict=True)
         if tag == "bdi" and attributes.get("dir") == "auto"
     ]
