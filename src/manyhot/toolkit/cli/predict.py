@@ -147,7 +147,11 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
         if not spans:
             say("no span found")
         return
-    sets = sorted(run.label_sets(run.logits([text]))[0], key=lambda label: -label.prob)
+    from manyhot.toolkit.runs.explain import few_known, guessed
+
+    if note := guessed(int(few_known(run.features, [text]).sum()), 1):
+        warn(note)
+    sets = run.label_sets(run.logits([text]))[0]
     width = max((len(label.name) for label in sets), default=0)
     for label in sets:
         console.print(visible(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
