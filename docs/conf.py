@@ -27,7 +27,7 @@ extensions = [
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 4
 # Frameworks whose leaves are documented, and which these pages are built without.
-autodoc_mock_imports = ["jax", "keras", "lightning", "onnx", "skorch", "transformers"]
+autodoc_mock_imports = ["jax", "keras", "lightning", "onnx", "onnxscript", "skorch", "transformers"]
 default_role = "literal"  # what docstrings put in single backticks is code
 
 # --- the Python API ---------------------------------------------------------------------------------------------------

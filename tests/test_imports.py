@@ -93,7 +93,7 @@ ALLOWED = {
     "jax": {"targets"},
     "keras": {"targets"},
     "skorch": {"decisions", "losses.zlpr"},
-    "lightning": {"decisions", "losses.zlpr", "metrics", "targets"},
+    "lightning": {"decisions", "losses.zlpr", "metrics", "parallel", "targets"},
     "onnx": {
         *("", "calibration", "decisions", "toolkit.disk.run_folder", "toolkit.errors", "toolkit.models.meaning"),
         *("toolkit.models.pretrained", "toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
@@ -150,7 +150,7 @@ ROOMS = {
         ),
         *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "thresholds", "blend"),
+    "choose": ("calibrate", "cross_fit", "thresholds", "blend", "label_errors"),
     "runs": (
         "evaluate",
         "given",
@@ -175,9 +175,10 @@ ROOMS = {
             "hard_rows",
             "plots",
         ),
-        *("span_page", "render", "write"),
+        *("span_page", "card", "render", "write"),
     ),
     "train": (),
+    "audit": (),
     "compare": ("methods", "bootstrap", "standings", "tally", "trial", "compare"),
     "spans": (
         *("tokens", "sentences", "inputs", "features", "network", "relation_network", "pieces", "offset", "fit"),
@@ -198,7 +199,7 @@ ROOMS = {
     "demo": ("job", "packages", "digits", "today", "run"),
     "cli": (
         *("terminal", "result", "failing", "options"),
-        *("train", "compare", "evaluate", "predict", "explain", "export", "report", "demo", "main"),
+        *("train", "compare", "evaluate", "predict", "explain", "export", "report", "audit", "demo", "main"),
     ),
 }
 TOOLKIT = [f"{room}.{file}" if files else room for room, files in ROOMS.items() for file in files or ("",)]

@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
 from manyhot.decisions import decide
 from manyhot.losses.zlpr import ZLPRLoss
 from manyhot.metrics import multilabel_metrics
+from manyhot.parallel import mean
 from manyhot.targets import known_rows
 
 # What is logged of a validation epoch, with val_ before it.
@@ -68,14 +69,10 @@ class MultiLabelModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, over all devices the mean over their known rows."""
         inputs, targets = batch
-        loss = self.loss(self(inputs), targets)
-        self.log("train_loss", loss.detach(), batch_size=_rows(targets))
-        if self.trainer.world_size > 1:
-            # Devices take the mean of their means, which is not that of all rows where they have differently many.
-            rows = torch.tensor(float(_rows(targets)), device=loss.device)
-            total: Any = self.all_gather(rows)
-            loss = loss * rows * self.trainer.world_size / total.sum().clamp(min=1)
-        return loss
+        loss, rows = self.loss(self(inputs), targets), _rows(targets)
+        self.log("train_loss", loss.detach(), batch_size=rows)
+        # Devices take the mean of their means, which is not that of all rows where they have differently many.
+        return mean(loss * rows, rows) if self.trainer.world_size > 1 else loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Keep logits and targets of a batch for the end of the epoch."""

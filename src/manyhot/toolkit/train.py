@@ -158,6 +158,17 @@ def train(
     return Trained(run, path, metrics, len(findings["worst"] or ()))
 
 
+def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitted, Training]:
+    """Read and fit as :func:`train` does, and write nothing: the run, what held-out rows said, and the rows.
+
+    Raises:
+        InputError: bad input.
+    """
+    check_loss(config)
+    training, features, X, targets, learner = _planned(config, listener)
+    return fit(config, training, features, X, targets, learner, listener), training
+
+
 def _check_group(config: Config, group: Group) -> None:
     """Refuse what several processes cannot train together."""
     if group.size == 1:

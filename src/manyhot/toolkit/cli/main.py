@@ -11,6 +11,7 @@ from typing import Annotated
 try:
     import typer
 
+    from manyhot.toolkit.cli.audit import audit
     from manyhot.toolkit.cli.compare import compare
     from manyhot.toolkit.cli.demo import demo
     from manyhot.toolkit.cli.evaluate import evaluate
@@ -53,7 +54,7 @@ def begin(
         typer.echo(f"{WHAT}\n\n{BEGIN}\nAll of them: manyhot --help")
 
 
-for command in (train, compare, evaluate, predict, explain, export, report, demo):
+for command in (train, compare, evaluate, predict, explain, export, report, audit, demo):
     app.command(epilog=EXIT_CODES)(command)
 
 

@@ -15,6 +15,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where to write.  [default: NAME-report.html]")
     ] = None,
+    model_card: Annotated[
+        Path | None,
+        typer.Option("--card", metavar="FILE", help="Write a model card for the Hub, .md, in place of the page."),
+    ] = None,
     no_rows: Annotated[bool, typer.Option("--no-rows", help="Leave out the excerpts of rows.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -26,8 +30,15 @@ def report(
       manyhot report runs/reviews-1 --no-rows -o for-everybody.html
     """
     with failing_clearly():
-        from manyhot.toolkit.report.write import write_report
+        from manyhot.toolkit.report.write import write_card, write_report
 
+        if model_card is not None:
+            write_card(folder, model_card)
+            if as_json:
+                print_json({"out": str(model_card), "kind": "run", "rows": 0})
+            else:
+                say(f"wrote {model_card}: the model card of a run, {rows_inside(0)}")
+            return
         written = write_report(folder, out, with_rows=not no_rows)
         if as_json:
             print_json({"out": str(written.out), "kind": written.kind, "rows": written.rows})

@@ -14,7 +14,13 @@ from rich.text import Text
 
 from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import penalty, percent, signed_interval, titles_of, written
+from manyhot.toolkit.report.metric_names import (
+    penalty,
+    percent,
+    signed_interval,
+    titles_of,
+    written,
+)
 
 if TYPE_CHECKING:
     from manyhot.toolkit.read.uses import Use
@@ -215,6 +221,8 @@ def print_details(trained: "Trained | TrainedSpans") -> None:
         if trained.run.task == "multiclass":
             decision = "the class with the largest logit"
         say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+        if "neighbours" in info:
+            say(neighbours_say(info["neighbours"]))
         if info.get("at_limit"):
             say(
                 f"{info['at_limit']} of {info['fits']} fits stopped at their limit of iterations, with more to gain; "

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from manyhot.toolkit.disk.run_folder import COMPARISON, kind_of_run, read_folder, write_file
 from manyhot.toolkit.errors import InputError, first_line
 from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.report.card import card
 from manyhot.toolkit.report.render import render_comparison, render_run
 
 
@@ -67,9 +68,34 @@ def without_rows(said: dict[str, Any], excerpts: str) -> dict[str, Any]:
     return said | left
 
 
-def _check_output(out: Path, folder: Path) -> None:
-    if out.suffix != ".html":
-        raise InputError(f"{out}: expected an output that ends in .html.")
+def write_card(folder: Path, out: Path) -> None:
+    """Write the model card of a run as one file of Markdown, whole or not at all; it holds no row of the data.
+
+    Args:
+        folder: of a run.
+        out: the file, .md.
+
+    Raises:
+        InputError: no run, one that was changed, or a file that cannot be written.
+        OSError: the disk is full or refuses; the file is as it was before.
+    """
+    _check_output(out, folder, ".md")
+    content = read_folder(folder, kind_of_run(folder))["findings.json"]
+    try:
+        page = card(parse_json(content))
+    except MemoryError:
+        raise
+    except Exception as error:  # as of the page
+        raise InputError(
+            f"{folder / 'findings.json'}: expected what `manyhot train` wrote, but it is damaged: {first_line(error)}; "
+            "train again."
+        ) from None
+    write_file(out, page.encode())
+
+
+def _check_output(out: Path, folder: Path, suffix: str = ".html") -> None:
+    if out.suffix != suffix:
+        raise InputError(f"{out}: expected an output that ends in {suffix}.")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists.")
     if out.exists() and not out.is_file():

@@ -1,0 +1,238 @@
+"""Which label cells of a file look wrong: read, cross-fit, and say where held-out rows contradict what is written."""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, suspects, thresholds
+from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.read.examples import Examples
+from manyhot.toolkit.report.cautions import fingerprints
+from manyhot.toolkit.report.findings import excerpt_of
+from manyhot.toolkit.runs.evaluate import align
+from manyhot.toolkit.runs.predict import Run, read_for
+from manyhot.toolkit.runs.predictions import WRITERS, check_output
+from manyhot.toolkit.train import Listener, cross_fitted
+
+OUTPUTS = (".csv", ".jsonl")
+# Rows with either of two labels that have both, from which the two may be one; and rows that have both.
+SAME_ROWS, LEAST_ROWS = 0.9, 5
+# Of names without case, spaces and marks, as difflib measures it: "refund" and "refunds" are alike by .92.
+SAME_NAMES = 0.9
+# Nobody hears of progress.
+SILENT = Listener()
+# Names are compared with each other up to so many labels.
+MOST_NAMES = 2000
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Rows, by their positions, that say the same and have other labels."""
+
+    rows: list[int]
+    labels: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Two labels that may be one, and why: of the rows that have either, the share that has both; names alike."""
+
+    labels: tuple[str, str]
+    rows: tuple[int, int]
+    share: float
+    names_alike: bool
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What a file's labels look like to a model that had not seen the rows.
+
+    Attributes:
+        examples: the rows.
+        label_names: of the columns of `probs`.
+        targets: (rows, labels), bool, or int8 with -1 where nobody knows.
+        probs: (rows, labels), calibrated.
+        limits: from which a cell is a suspect.
+        cells: the suspects, worst first.
+        repeated: rows with the same text and other labels.
+        alike: labels that look like one.
+        run: what speaks for a label in a row.
+        cross_fitted: the probabilities are of rows held out; False where a run was given.
+    """
+
+    examples: Examples
+    label_names: list[str]
+    targets: np.ndarray
+    probs: np.ndarray
+    limits: Thresholds
+    cells: Suspects
+    repeated: list[Repeated]
+    alike: list[Alike]
+    run: Run
+    cross_fitted: bool
+
+    def by_label(self) -> list[dict[str, Any]]:
+        """Count of each label with suspects the rows that have it, and its cells that look missing and wrong."""
+        missing, wrong = (Counter(self.cells.of(given).labels.tolist()) for given in (False, True))
+        rows = (self.targets > 0).sum(0)
+        found = [
+            {"label": self.label_names[i], "rows": int(rows[i]), "missing": missing[i], "wrong": wrong[i]}
+            for i in sorted(missing | wrong, key=lambda i: (-missing[i] - wrong[i], self.label_names[i]))
+        ]
+        return found
+
+    def place(self, row: int) -> int:
+        """Return the number of a row in its file, from 1."""
+        return int(row if self.examples.places is None else self.examples.places[row]) + 1
+
+    def described(self, cell: int) -> dict[str, Any]:
+        """Say what a suspect is: its row, its label, whether it looks missing or wrong, and the probability."""
+        row, label = int(self.cells.rows[cell]), int(self.cells.labels[cell])
+        return {
+            "row": self.place(row),
+            "label": self.label_names[label],
+            "looks": "wrong" if self.cells.given[cell] else "missing",
+            "prob": round(float(self.cells.probs[cell]), 4),
+            "text": excerpt_of(self.examples, row, self.run.columns),
+        }
+
+
+def audit(config: Config, listener: Listener = SILENT, run: Run | None = None) -> Audited:
+    """Find the label cells of `config.data` that look wrong.
+
+    Args:
+        config: what to read, and how the models are fitted.
+        listener: hears of progress.
+        run: take its probabilities in place of cross-fitting; of rows that it was trained on they are too sure.
+
+    Raises:
+        InputError: bad input.
+    """
+    if config.task != "multilabel":
+        raise InputError(f"audit is of task multilabel, where labels may be missing; got {config.task!r}.")
+    given = run is not None
+    if run is None:
+        fitted, training = cross_fitted(config, listener)
+        run, held = fitted.run, fitted.choice
+        examples = training.train if training.valid is None else training.valid
+        if held.held.rows is not None:
+            examples = examples.taken(held.held.rows)
+        probs, targets, names = run.calibration.probs(held.logits), held.held.targets, run.label_names
+    else:
+        examples = read_for(run, config.data, with_labels=True, encoding=config.encoding)
+        aligned = align(examples.targets, examples.label_names, run.label_names, examples.unknown)
+        if aligned.unseen_names:
+            listener.warn(f"labels that the run does not know are left out: {', '.join(aligned.unseen_names[:10])}")
+        probs, targets, names = run.calibration.probs(run.logits(examples)), aligned.targets, run.label_names
+    limits = thresholds(probs, targets)
+    found = suspects(probs, targets, limits)
+    sets: Any = sp.csr_array(targets > 0)
+    return Audited(
+        examples, names, targets, probs, limits, found,
+        repeated=list(_repeated(examples, sets, names)),
+        alike=labels_alike(sets, names),
+        run=run,
+        cross_fitted=not given,
+    )  # fmt: skip
+
+
+def _repeated(examples: Examples, sets: sp.csr_array, names: list[str]) -> Iterator[Repeated]:
+    same: dict[bytes, list[int]] = {}
+    for row, print_ in enumerate(fingerprints(examples)):
+        same.setdefault(print_, []).append(row)
+    for rows in same.values():
+        labels = [sets.indices[sets.indptr[row] : sets.indptr[row + 1]].tolist() for row in rows]
+        if len({tuple(sorted(of)) for of in labels}) > 1:
+            yield Repeated(rows, [[names[i] for i in sorted(of)] for of in labels])
+
+
+def labels_alike(sets: sp.csr_array, names: list[str]) -> list[Alike]:
+    """Return the pairs of labels that nearly always come together, or whose names are nearly the same."""
+    counts = np.asarray(sets.sum(0)).ravel()
+    both: Any = (sets.T.astype(np.int32) @ sets.astype(np.int32)).tocsr()
+    pairs: Any = sp.triu(both, k=1).tocoo()
+    share = pairs.data / np.maximum(counts[pairs.row] + counts[pairs.col] - pairs.data, 1)
+    found = {
+        (int(i), int(j)): float(s)
+        for i, j, s, n in zip(pairs.row, pairs.col, share, pairs.data, strict=True)
+        if s >= SAME_ROWS and n >= LEAST_ROWS
+    }
+    named = set(_names_alike(names)) if len(names) <= MOST_NAMES else set()
+    return [
+        Alike(
+            (names[i], names[j]),
+            (int(counts[i]), int(counts[j])),
+            float(both[i, j] / max(counts[i] + counts[j] - both[i, j], 1)),
+            (i, j) in named,
+        )
+        for i, j in sorted(found.keys() | named)
+    ]
+
+
+def _names_alike(names: list[str]) -> Iterator[tuple[int, int]]:
+    plain = ["".join(c for c in name.casefold() if c.isalnum()) for name in names]
+    for j, name in enumerate(plain):
+        matcher = difflib.SequenceMatcher(b=name, autojunk=False)
+        for i in range(j):
+            # Digits tell labels apart whose names are otherwise the same: "level 1" and "level 2".
+            if [c for c in plain[i] if c.isdigit()] != [c for c in name if c.isdigit()]:
+                continue
+            matcher.set_seq1(plain[i])
+            if matcher.real_quick_ratio() >= SAME_NAMES and matcher.quick_ratio() >= SAME_NAMES <= matcher.ratio():
+                yield i, j
+
+
+def write_audit(path: Path, audited: Audited) -> int:
+    """Write the suspects: a row a cell as CSV, or as JSONL a row of the data, as labelling tools read it; all or none.
+
+    A line of JSON has the number of the row, its text, the labels it has, those it would have, and each suspect with
+    its probability.
+
+    Returns:
+        The number of lines.
+
+    Raises:
+        InputError: another suffix, or a folder that is not there.
+        OSError: the disk is full or refuses.
+    """
+    check_output(path, outputs=OUTPUTS)
+    cells = [audited.described(i) for i in range(len(audited.cells.rows))]
+    if path.suffix == ".csv":
+        schema = {"row": pl.Int64, "label": pl.String, "looks": pl.String, "prob": pl.Float64, "text": pl.String}
+        with whole_file(path) as file, WRITERS[".csv"](file) as write:
+            write(pl.DataFrame(cells, schema=schema))
+        return len(cells)
+    lines = []
+    for row, of in _by_row(audited).items():
+        has = {audited.label_names[i] for i in np.flatnonzero(audited.targets[row] > 0)}
+        said = [cells[i] for i in of]
+        missing = {cell["label"] for cell in said if cell["looks"] == "missing"}
+        wrong = {cell["label"] for cell in said if cell["looks"] == "wrong"}
+        text = None if audited.examples.texts is None else audited.examples.texts[row]
+        lines.append(
+            {"row": audited.place(row)}
+            | ({} if text is None else {"text": text})
+            | {"labels": sorted(has), "suggested": sorted(has - wrong | missing)}
+            | {"suspects": [{key: cell[key] for key in ("label", "looks", "prob")} for cell in said]}
+        )
+    with whole_file(path) as file:
+        file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    return len(lines)
+
+
+def _by_row(audited: Audited) -> dict[int, list[int]]:
+    """Return the suspects of each row, the row with the worst first."""
+    found: dict[int, list[int]] = {}
+    for cell, row in enumerate(audited.cells.rows.tolist()):
+        found.setdefault(row, []).append(cell)
+    return found

@@ -1,0 +1,176 @@
+"""`manyhot audit`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Plain
+
+from manyhot.toolkit.cli.failing import failing_clearly
+from manyhot.toolkit.cli.options import (
+    ConfigFile,
+    Device,
+    DropUnlabelled,
+    Encoding,
+    Group,
+    Join,
+    Json,
+    LabelNames,
+    Labels,
+    LabelSep,
+    Long,
+    NoHeader,
+    NumericColumns,
+    NumLabels,
+    OptionalData,
+    Pairs,
+    Seed,
+    SplitColumn,
+    Text,
+    Uncertain,
+    options_of,
+)
+from manyhot.toolkit.cli.terminal import listening, print_json, say
+
+if TYPE_CHECKING:
+    from manyhot.toolkit.audit import Audited
+
+# Rows, labels and pairs that the terminal shows; the file has all.
+SHOWN = 10
+EXCERPT = 60
+
+
+def audit(
+    context: typer.Context,
+    data: OptionalData = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="All suspects: .csv, a cell a line; .jsonl, a row a line."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="RUN", help="Ask this run, which should not have seen the rows.  [default: folds]"
+        ),
+    ] = None,
+    text: Text = None,
+    features: NumericColumns = None,
+    labels: Labels = None,
+    num_labels: NumLabels = None,
+    label_sep: LabelSep = None,
+    label_names: LabelNames = None,
+    no_header: NoHeader = None,
+    encoding: Encoding = None,
+    join: Join = None,
+    split_column: SplitColumn = None,
+    group: Group = None,
+    uncertain: Uncertain = None,
+    drop_unlabelled: DropUnlabelled = None,
+    model: Annotated[
+        str | None, typer.Option(help="linear, mlp or encoder:NAME_OR_DIR, as of train.  [default: linear]")
+    ] = None,
+    device: Device = None,
+    long: Long = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    set_: Pairs = None,
+    as_json: Json = False,
+) -> None:
+    """Find labels that look wrong or missing: where models that had not seen a row contradict what the file says."""
+    with failing_clearly():
+        from dataclasses import replace
+
+        from manyhot.toolkit.audit import audit as run_audit
+        from manyhot.toolkit.audit import write_audit
+        from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.runs.predictions import check_output
+        from manyhot.toolkit.runs.saved_run import load_run
+
+        asked = {key: value for key, value in options_of(context).items() if key != "out"}
+        settings = make_config(config, set_ or [], asked)
+        if out is not None:
+            check_output(out, settings.data, outputs=(".csv", ".jsonl"))
+        loaded = None if run is None else load_run(run)
+        with listening() as listener:
+            audited = run_audit(replace(settings, out=""), replace(listener, on_step=lambda step: None), loaded)
+        written = None if out is None else write_audit(out, audited)
+        if as_json:
+            print_json(summary(audited) | ({} if out is None else {"out": str(out)}))
+            return
+        print_audit(audited)
+        if out is not None:
+            say(f"wrote {out}: {written:,} lines, with text of the rows")
+        elif len(audited.cells.rows):
+            say("all of them in a file: -o suspects.csv, or suspects.jsonl for a labelling tool")
+
+
+def summary(audited: "Audited") -> dict[str, Any]:
+    """Return the numbers of an audit, and the rows that repeat and labels alike; no text of any row."""
+    missing, wrong = (len(audited.cells.of(given).rows) for given in (False, True))
+    return {
+        "rows": audited.examples.rows,
+        "cross_fitted": audited.cross_fitted,
+        "missing": missing,
+        "wrong": wrong,
+        "labels": audited.by_label(),
+        "repeated": [[audited.place(row) for row in of.rows] for of in audited.repeated],
+        "alike": [
+            {"labels": list(pair.labels), "rows": list(pair.rows), "share": round(pair.share, 4)}
+            for pair in audited.alike
+        ],
+    }
+
+
+def print_audit(audited: "Audited") -> None:
+    """Print the worst suspects, the labels that have most of them, rows that repeat and labels that look like one."""
+    missing, wrong = audited.cells.of(False), audited.cells.of(True)
+    console, rows = Console(soft_wrap=True, highlight=False), audited.examples.rows
+    how = "models that had not seen the row" if audited.cross_fitted else "the run"
+    console.print(
+        Plain(
+            f"{rows:,} rows: {len(missing.rows):,} labels look missing and {len(wrong.rows):,} look wrong, where {how} "
+            "contradict" + ("" if audited.cross_fitted else "s") + " what the file says."
+        )
+    )
+    for title, given in (("looks missing", False), ("looks wrong", True)):
+        places = [i for i in range(len(audited.cells.rows)) if bool(audited.cells.given[i]) is given][:SHOWN]
+        if not places:
+            continue
+        table = Table(box=None, pad_edge=False)
+        cells = [audited.described(i) for i in places]
+        widest = max(len(title), *(min(len(cell["label"]), EXCERPT // 2) for cell in cells))
+        table.add_column("row", justify="right", no_wrap=True, min_width=len(f"{rows:,}"))
+        table.add_column(title, no_wrap=True, min_width=widest)
+        table.add_column("prob", justify="right", no_wrap=True, min_width=4)
+        table.add_column("", no_wrap=True)
+        for cell in cells:
+            text = cell["text"] if len(cell["text"]) <= EXCERPT else cell["text"][: EXCERPT - 1] + "…"
+            table.add_row(f"{cell['row']:,}", Plain(cell["label"]), f"{cell['prob']:.0%}", Plain(text))
+        console.print()
+        console.print(table)
+    worst = audited.by_label()[:SHOWN]
+    if worst:
+        console.print()
+        table = Table(box=None, pad_edge=False)
+        for name in ("label", "rows", "look missing", "look wrong"):
+            table.add_column(name, justify="left" if name == "label" else "right", no_wrap=True)
+        for label in worst:
+            table.add_row(Plain(label["label"]), *(f"{label[key]:,}" for key in ("rows", "missing", "wrong")))
+        console.print(table)
+    if audited.repeated:
+        first = audited.repeated[0]
+        where = ", ".join(
+            f"row {audited.place(row)} ({', '.join(of) or 'none'})"
+            for row, of in zip(first.rows, first.labels, strict=True)
+        )
+        number = len(audited.repeated)
+        console.print(
+            Plain(f"\n{number:,} text{'s' if number > 1 else ''} stand more than once with other labels: {where}")
+        )
+    for pair in audited.alike[:SHOWN]:
+        why = f"{pair.share:.0%} of their rows have both" + (", and the names are alike" if pair.names_alike else "")
+        console.print(
+            Plain(f"{pair.labels[0]} ({pair.rows[0]:,}) and {pair.labels[1]} ({pair.rows[1]:,}) may be one: {why}")
+        )
