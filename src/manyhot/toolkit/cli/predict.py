@@ -86,6 +86,8 @@ def predict(
             for option, given in (("--keep", keep), ("--encoding", encoding)):
                 if given is not None:
                     raise InputError(f"{option} is of a file; leave it out, or name a file and -o OUT.")
+            if loaded.task not in ("multilabel", "multiclass", "spans"):
+                raise InputError(f"{data}: expected a file, of a run on {loaded.task}; name one, and -o OUT.")
             if data == "-":
                 _predict_lines(loaded)
             else:
@@ -170,7 +172,7 @@ def _predict_lines(run: "Run | SpanRun") -> None:
         sys.stdout.flush()
 
 
-def _predicted(run: "Run | SpanRun", texts: list[str]) -> Iterator[dict[str, Any]]:
+def _predicted(run: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
     """Lay out what is predicted of texts, as the lines of a .jsonl output are."""
     if run.task == "spans":
         for text, spans in zip(texts, run.predict(texts), strict=True):
