@@ -86,6 +86,8 @@ def predict(
             for option, given in (("--keep", keep), ("--encoding", encoding)):
                 if given is not None:
                     raise InputError(f"{option} is of a file; leave it out, or name a file and -o OUT.")
+            if loaded.task not in ("multilabel", "multiclass", "spans"):
+                raise InputError(f"{data}: expected a file, of a run on {loaded.task}; name one, and -o OUT.")
             if data == "-":
                 _predict_lines(loaded)
             else:
@@ -147,7 +149,11 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
         if not spans:
             say("no span found")
         return
-    sets = sorted(run.label_sets(run.logits([text]))[0], key=lambda label: -label.prob)
+    from manyhot.toolkit.runs.explain import few_known, guessed
+
+    if note := guessed(int(few_known(run.features, [text]).sum()), 1):
+        warn(note)
+    sets = run.label_sets(run.logits([text]))[0]
     width = max((len(label.name) for label in sets), default=0)
     for label in sets:
         console.print(visible(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
@@ -166,7 +172,7 @@ def _predict_lines(run: "Run | SpanRun") -> None:
         sys.stdout.flush()
 
 
-def _predicted(run: "Run | SpanRun", texts: list[str]) -> Iterator[dict[str, Any]]:
+def _predicted(run: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
     """Lay out what is predicted of texts, as the lines of a .jsonl output are."""
     if run.task == "spans":
         for text, spans in zip(texts, run.predict(texts), strict=True):

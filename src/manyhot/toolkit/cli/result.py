@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # What the numbers are of.
 ROWS = {
-    "test": "On {rows} test rows, which it did not learn from",
+    "test": "On {rows} test rows",
     "valid": "On the {rows} rows of --valid, which it did not learn from, though penalty and prior were chosen by them",
     "cross_fitted": "On the {rows} training rows, each predicted by a model that was fitted without it",
     "held_out": "On {rows} training rows that were held out, by a model that was fitted without them",
@@ -38,6 +38,7 @@ SPAN_WORDS = {
     "macro_f1": "the mean over types: a rare one counts as a frequent one",
 }
 SHOWN = 4
+TABLES = ("multilabel", "multiclass")
 
 
 def print_result(trained: "Trained | TrainedSpans") -> None:
@@ -48,14 +49,15 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
         metrics = trained.metrics[part]
         console.print(f"{ROWS[part].format(rows=format(metrics['rows'], ','))}:", markup=False)
         console.print(numbers_in_words(metrics, trained.run.train_counts, trained.run.task))
-    if trained.run.task != "spans":
+    if trained.run.task in TABLES:
         say(held_out_said(trained.run, trained.metrics))
         if "neighbours" in trained.run.info:
             say(neighbours_say(trained.run.info["neighbours"]))
     say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
     say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
-    if trained.run.task != "spans":
-        say(run_holds(trained.run))
+    if trained.run.task in TABLES:
+        held: Any = trained.run
+        say(run_holds(held))
     say(f"next: {next_line(trained)}")
 
 
@@ -103,5 +105,6 @@ def held_out_said(run: Any, metrics: dict[str, dict[str, Any]]) -> str:
 def next_line(trained: "Trained | TrainedSpans") -> str:
     """Name a command that a reader of the numbers may want."""
     run = trained.run
-    reads_text = run.task == "spans" or (run.features.reads_text and not run.features.reads_numbers)
-    return f"manyhot predict {trained.path} {chr(34) + 'a new text' + chr(34) if reads_text else 'FILE -o out.jsonl'}"
+    texts_alone = run.task in TABLES and run.features.reads_text and not run.features.reads_numbers
+    given = '"a new text"' if run.task == "spans" or texts_alone else "FILE -o out.jsonl"
+    return f"manyhot predict {trained.path} {given}"

@@ -61,7 +61,7 @@ def _beside_default(comparison: dict[str, Any], method: dict[str, Any]) -> dict[
     """Return the differences of a method from the default; from the best of ours, where that is all there is."""
     if method["name"] == comparison["default"]:
         return {}
-    found = method.get("against_default") or {}
+    found: dict[str, Any] = method.get("against_default") or {}
     for metric in JUDGED:
         if metric not in found and comparison["best"][metric]["ours"] == comparison["default"]:
             found = found | {metric: (method["differences"] or {}).get(metric)}
