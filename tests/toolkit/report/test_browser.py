@@ -12,7 +12,7 @@ from compared import comparison
 from manyhot import load_run
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.report.render import render_comparison
+from manyhot.toolkit.report.render import render_comparison, render_run
 from manyhot.toolkit.report.scorer import scorer_of
 from manyhot.toolkit.report.write import write_report
 from manyhot.toolkit.spans.compare import compare_spans
@@ -40,7 +40,7 @@ def pages(tmp_path_factory):
     compared.write_text(render_comparison(comparison()), encoding="utf-8")
     found = {"run": train_hostile(folder) / "report.html", "comparison": compared}
     for kind, made in (("numbers", columns), ("chinese", chinese)):
-        found[kind] = made(folder / kind) / "report.html"
+        found[kind] = made(folder / kind)
     write_report(found["run"].parent, folder / "no-rows.html", with_rows=False)
     return found | {"no rows": folder / "no-rows.html"} | span_pages(folder)
 
@@ -54,8 +54,18 @@ def columns(out):
     table = pl.DataFrame(X, schema=["height", "<i>weight", "dose"]).with_columns(colour=pl.Series(colour))
     dose = pl.when(pl.int_range(160) % 9 > 0).then("dose").alias("dose")
     table.with_columns(dose, **{name: pl.Series(v * 1) for name, v in y.items()}).write_csv(out.with_suffix(".csv"))
-    train(Config(data=str(out.with_suffix(".csv")), neighbours="off", C=10.0, out=str(out)))
-    return out
+    train(Config(data=str(out.with_suffix(".csv")), C=10.0, out=str(out)))
+    # Landmarks of a kernel are rows as neighbours are; here these are taken from a run that has both.
+    page, said = out.with_suffix(".html"), json.loads((out / "findings.json").read_bytes())
+    box = {"model": scorer_of(voteless(out)).data(), "why": None, "rows": 160, "off": 0}
+    page.write_text(render_run(said | {"box": box}), encoding="utf-8")
+    return page
+
+
+def voteless(folder):
+    run = load_run(folder)
+    run.neighbours = None
+    return run
 
 
 def chinese(out):
@@ -68,7 +78,7 @@ def chinese(out):
         rows.append({"text": " ".join("".join(chance.sample(said[i], 5)) for i in labels), "labels": labels})
     out.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     train(Config(data=str(out.with_suffix(".jsonl")), neighbours="off", C=10.0, out=str(out)))
-    return out
+    return out / "report.html"
 
 
 def span_pages(folder):
@@ -215,9 +225,12 @@ def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
         page.locator("textarea").fill("amber 汤很热 zzz")
         assert page.locator(".given li").count() > 2
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for figure in page.locator("figure svg").all():
+    for figure in page.locator("figure svg:visible").all():
         box = figure.bounding_box()
-        assert box["width"] > 250
+        # Small multiples stand beside each other.
+        assert box["width"] > (
+            150 if figure.locator("xpath=ancestor::*[contains(@class, 'multiples')]").count() else 250
+        )
         assert box["height"] > 60
     # Contrast as WCAG measures it: of what is read at least 4.5 to 1.
     poor = page.evaluate("""() => {
@@ -321,7 +334,7 @@ def test_what_is_typed_gets_the_probabilities_of_the_run(opened, pages, kind):
 
 
 def test_numbers_that_are_filled_in_get_the_probabilities_of_the_run(opened, pages):
-    page, run = opened("numbers"), load_run(pages["numbers"].parent)
+    page, run = opened("numbers"), voteless(pages["numbers"].with_suffix(""))
     assert run.features.kernel is not None
     chance = np.random.default_rng(3)
     rows = []
