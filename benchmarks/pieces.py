@@ -247,6 +247,58 @@ NAMES = (
 )
 
 
+def defaults_of(found: dict[str, Any]) -> str:
+    """Name the option of a set that is the default."""
+    return next(name for name in ("weight 2", "100 landmarks", "0 landmarks") if name in found)
+
+
+def cell(found: dict[str, Any], option: str, loss: str, votes: str) -> float:
+    """Return the score that judges an option, in per cent: of the linear model alone, or with votes."""
+    row = found[option][loss][votes]
+    return 100 * (row if votes == "linear" else row["score"])
+
+
+def tables(results: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what is compared: by table and option the score of each set, the mean of both losses."""
+    both, votes = COMPARED, "own (5, 20)"
+
+    def means(sets: list[str], option: str | None, voting: str, losses: tuple[str, ...] = both) -> dict[str, float]:
+        found = {name: option or defaults_of(results[name]) for name in sets}
+        return {n: float(np.mean([cell(results[n], o, loss, voting) for loss in losses])) for n, o in found.items()}
+
+    texts = [name for name, found in results.items() if "weight 1" in found]
+    long = [name for name, found in results.items() if "200, the rarest" in found]
+    dense = [name for name, found in results.items() if "100 landmarks" in found]
+    every = list(results)
+    kinds = ("linear", *(f"{kind} {ks}" for ks in KS_TRIED for kind in ("own", "pooled")))
+    return {
+        "parts of words, with votes": {o: means(texts, o, votes) for o in SHORT},
+        "parts of words, without votes": {o: means(texts, o, "linear") for o in SHORT},
+        "at most so many in a row, with votes": {o: means(long, o, votes) for o in ("weight 2", *LONG)},
+        "landmarks, with votes": {f"{n} landmarks": means(dense, f"{n} landmarks", votes) for n in LANDMARKS},
+        "landmarks, without votes": {f"{n} landmarks": means(dense, f"{n} landmarks", "linear") for n in LANDMARKS},
+        "votes": {kind: means(every, None, kind) for kind in kinds},
+        "loss": {
+            f"{loss}, {'with' if voting != 'linear' else 'without'} votes": means(every, None, voting, (loss,))
+            for voting in (votes, "linear")
+            for loss in COMPARED
+        },
+    }
+
+
+def page(results: dict[str, Any]) -> str:
+    """Lay the tables out as Markdown."""
+    lines = ["# Pieces beside words and numbers", "", "`python benchmarks/pieces.py`", ""]
+    for title, table in tables(results).items():
+        sets = list(next(iter(table.values())))
+        lines += [f"<!-- {title} -->", "", f"| {title} | {' | '.join(sets)} | mean |", "|---" * (len(sets) + 2) + "|"]
+        for option, row in table.items():
+            cells = " | ".join(f"{row[name]:.1f}" for name in sets)
+            lines.append(f"| {option} | {cells} | {np.mean(list(row.values())):.2f} |")
+        lines += ["", "<!-- end -->", ""]
+    return "\n".join(lines)
+
+
 def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
@@ -267,6 +319,7 @@ def main() -> None:
             lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in results.items()]
             RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    RESULTS.with_suffix(".md").write_text(page(results))
 
 
 if __name__ == "__main__":

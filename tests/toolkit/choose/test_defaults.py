@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manyhot.toolkit.models import mlp, term_blocks
+from manyhot.toolkit.models import kernel, mlp, neighbours, term_blocks
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "defaults.json"
 
@@ -34,6 +34,27 @@ def test_the_choice_is_the_best_mean_of_the_sets(chosen: dict[str, Any], grid: s
     assert table["choice"] == max(means, key=lambda option: means[option])
     for option, mean in means.items():
         assert mean == pytest.approx(table["means"][option], abs=1e-4)
+
+
+def test_no_piece_is_much_better_than_the_one_in_the_code() -> None:
+    pieces: Any = pytest.importorskip("pieces", reason="no benchmarks/ beside these tests, as for an installed wheel")
+    found = pieces.tables(json.loads((RESULTS.parent / "pieces.json").read_text()))
+    means = {
+        title: {option: sum(row.values()) / len(row) for option, row in table.items()} for title, table in found.items()
+    }
+    assert (term_blocks.CHARACTER_WEIGHT, term_blocks.CHARACTER_NONZEROS) == (2.0, 200)
+    assert term_blocks.PARTS_OF_WORDS["ngram_range"] == (3, 5)
+    assert (kernel.LANDMARKS, neighbours.KS) == (100, (5, 20))
+    chosen = {
+        "parts of words, with votes": ("weight 2", "none"),
+        "at most so many in a row, with votes": ("200, the rarest", "200, the most frequent"),
+        "landmarks, with votes": ("100 landmarks", "0 landmarks"),
+        "votes": ("own (5, 20)", "linear"),
+    }
+    for title, (ours, without) in chosen.items():
+        # A quarter of a point is less than what another cut of the rows changes.
+        assert means[title][ours] > max(means[title].values()) - 0.25, title
+        assert means[title][ours] > means[title][without] + 0.5, title
 
 
 def test_no_setting_of_the_mlp_is_much_better_than_the_one_in_the_code() -> None:

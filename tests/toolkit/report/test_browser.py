@@ -54,7 +54,7 @@ def columns(out):
     table = pl.DataFrame(X, schema=["height", "<i>weight", "dose"]).with_columns(colour=pl.Series(colour))
     dose = pl.when(pl.int_range(160) % 9 > 0).then("dose").alias("dose")
     table.with_columns(dose, **{name: pl.Series(v * 1) for name, v in y.items()}).write_csv(out.with_suffix(".csv"))
-    train(Config(data=str(out.with_suffix(".csv")), kernel="on", neighbours="off", C=10.0, out=str(out)))
+    train(Config(data=str(out.with_suffix(".csv")), neighbours="off", C=10.0, out=str(out)))
     return out
 
 

@@ -5,6 +5,7 @@ import random
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,8 +34,13 @@ def runs(tmp_path_factory):
     for data in ("texts.jsonl", "columns.csv"):
         for model in ("linear", "mlp"):
             out = folder / f"{model}-{data.partition('.')[0]}"
-            train(Config(data=str(folder / data), model=model, out=str(out)))
+            bare: Any = {"characters": "off", "neighbours": "off"} if data == "texts.jsonl" else {}
+            train(Config(data=str(folder / data), model=model, out=str(out), **bare))
             found[out.name] = out
+    found["whole-texts"] = folder / "whole"
+    train(
+        Config(data=str(folder / "texts.jsonl"), characters="on", neighbours="auto", C=1.0, out=str(folder / "whole"))
+    )
     return found
 
 
@@ -83,6 +89,21 @@ def test_words_add_up_to_the_score(runs, model):
         assert (found.words, found.unknown) == (len(set(words)), [])
 
 
+def test_parts_of_words_are_the_words_and_votes_a_part(runs):
+    run = load_run(runs["whole-texts"])
+    assert [block.what for block in run.features.blocks] == ["words", "word pairs", "parts of words"]
+    texts, _ = texts_and_sets(10, seed=3)
+    for text, found in zip(texts, adds_up(run, texts), strict=True):
+        votes = run.votes([text])[0]
+        for reason in found.labels:
+            assert {part.name for part in reason.parts if part.kind == "word"} <= set(text.split())
+            heard = [part.score for part in reason.parts if part.kind == "neighbours"]
+            assert heard == (
+                [] if run.neighbours is None else [pytest.approx(votes[run.label_names.index(reason.name)])]
+            )
+            assert (reason.share is None) == (run.neighbours is None)
+
+
 def test_a_word_adds_its_weight_times_its_share_of_the_text(runs):
     run = load_run(runs["linear-texts"])
     (found,) = run.explain("fox and fox and tree", ["animal"])
@@ -119,7 +140,9 @@ def test_columns_add_up_to_the_score(runs, model):
     table = columns(25, seed=1)
     explained = adds_up(run, table)
     for row, found in zip(table.rows(named=True), explained, strict=True):
-        names = {part.name for reason in found.labels for part in reason.parts}
+        kinds = ("number", "category")
+        assert {part.kind for reason in found.labels for part in reason.parts} <= {*kinds, "nearness", "neighbours"}
+        names = {part.name for reason in found.labels for part in reason.parts if part.kind in kinds}
         dose = "missing" if row["dose"] is None else f"{np.float32(row['dose']):g}"
         colour = "missing" if row["colour"] is None else row["colour"]
         assert names <= {f"age: {np.float32(row['age']):g}", f"dose: {dose}", f"colour: {colour}"}

@@ -49,7 +49,8 @@ def test_a_run_finds_triples_and_gives_them_by_name(trained: Path) -> None:
     assert metrics["test"]["triple_micro_f1"] > 0.85
     assert metrics["test"]["triple_pair_overlap_recall"] > 0.8  # EPO
     assert metrics["test"]["triple_entity_overlap_recall"] > 0.7  # SEO
-    assert run.evaluate(trained / "test.jsonl") == metrics["test"]
+    with pytest.warns(UserWarning, match="stand in the training data"):  # sentences of few words repeat
+        assert run.evaluate(trained / "test.jsonl") == metrics["test"]
     (found,) = run.predict(["Emmy Noether was born and still lives in Oslo ."])
     named = {(found.entities[r.head][:3], r.label, found.entities[r.tail][:3]) for r in found.relations}
     person, place = (0, 12, "PER"), (41, 45, "LOC")

@@ -44,7 +44,8 @@ def test_a_run_finds_spans_and_gives_them_by_name(trained: Path) -> None:
     metrics = json.loads((trained / "run" / "metrics.json").read_text())
     assert metrics["test"]["micro_f1"] > 0.9
     assert set(metrics) == {"held_out", "test"}
-    assert run.evaluate(trained / "test.jsonl") == metrics["test"]
+    with pytest.warns(UserWarning, match="stand in the training data"):  # sentences of few words repeat
+        assert run.evaluate(trained / "test.jsonl") == metrics["test"]
     tokens = "Emmy Noether visited Oslo .".split()
     (found,) = run.predict([tokens])
     assert {(span.start, span.end, span.label) for span in found} == {(0, 2, "PER"), (3, 4, "LOC")}
@@ -55,7 +56,8 @@ def test_a_run_finds_spans_and_gives_them_by_name(trained: Path) -> None:
     assert run.predict(["", "  "]) == [[], []]
     assert run.predict([]) == []
     rows = sentences(10, 5)
-    assert run.evaluate([tokens for tokens, _ in rows], [spans for _, spans in rows])["rows"] == 10
+    with pytest.warns(UserWarning, match="stand in the training data"):
+        assert run.evaluate([tokens for tokens, _ in rows], [spans for _, spans in rows])["rows"] == 10
 
 
 def test_a_run_holds_its_files_and_no_others(trained: Path) -> None:

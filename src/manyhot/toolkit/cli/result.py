@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.cli.terminal import neighbours_say, rows_inside, run_holds, say
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, penalty, percent, written
+from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, titles_of, written
 
 if TYPE_CHECKING:
     from manyhot.toolkit.spans.train import TrainedSpans
@@ -31,6 +31,7 @@ WORDS = {
     "accuracy_at_3": "of the rows have their class among the best three",
 }
 SPAN_WORDS = {
+    "triple_micro_f1": "of all triples, predicted or true, agree",
     "micro_f1": "of all spans, predicted or true, agree in border and type",
     "micro_precision": "of the predicted spans are right",
     "micro_recall": "of the true spans are found",
@@ -74,7 +75,7 @@ def numbers_in_words(metrics: dict[str, Any], train_counts: Any, task: str) -> T
     for key, words in known[:SHOWN]:
         value = written(key, metrics[key])
         sign = "" if key.endswith("_predicted") else " %"
-        title = "" if key.endswith("_predicted") else (SPAN_TITLES if spans else TITLES)[key].partition(" (")[0]
+        title = "" if key.endswith("_predicted") else titles_of([metrics])[key].partition(" (")[0]
         table.add_row(f"{value}{sign}", title, Text(words.format(**metrics, rare=rare)))
     return table
 

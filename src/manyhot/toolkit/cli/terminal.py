@@ -15,8 +15,6 @@ from rich.text import Text
 from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report.metric_names import (
-    SPAN_TITLES,
-    TITLES,
     penalty,
     percent,
     signed_interval,
@@ -265,7 +263,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     """Print which method to use, a row a method, best macro-F1 first, and where the default stands in each metric."""
     from manyhot.toolkit.report.answer import answer, verdicts
 
-    titles = SPAN_TITLES if result.get("task") == "spans" else TITLES
+    titles = titles_of(method["metrics"] for method in result["methods"] if method["error"] is None)
     console = Console(soft_wrap=True, highlight=False)
     if (found := answer(result)) is not None:
         console.print(str(found), markup=False)

@@ -108,8 +108,8 @@ class Run:
             reads.append(f"features ({listed(others, 6)})")
         return (
             f"<Run: {len(self.label_names):,} {what} ({listed(self.label_names, 6)}), {sizes} a row, from "
-            f"{' and '.join(reads) or f'{self.features.size:,} features'}; {self.info.get('loss', 'zlpr')} on "
-            f"{self.features.describe()}>"
+            f"{' and '.join(reads) or f'{self.features.size_without_kernel:,} features'}; "
+            f"{self.info.get('loss', 'zlpr')} on {self.features.describe()}>"
         )
 
     def predict_logits(self, data: Any) -> np.ndarray:
