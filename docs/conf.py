@@ -39,7 +39,7 @@ napoleon_custom_sections = [(name, "rubric") for name in ("Returns", "Reduces to
 nitpicky = True
 # Annotations of other libraries, whose inventories would have to be fetched, and private aliases of ours.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|nn|np|numpy|pl|sp|constraints|Distribution)(\..*)?"),
+    ("py:.*", r"(torch|nn|np|numpy|pl|sp|constraints|Distribution|jax|keras|transformers|lightning|skorch)(\..*)?"),
     ("py:.*", r"(typing\.|pathlib\.)?(Path|Any|Literal|Sequence|Array|TypeVar)"),
     ("py:.*", r"(manyhot\..*\.)?(Tensor|Size|Impl|Update|Reduction|Smoothing|Average|Form|Noise|Auto)"),
     ("py:.*", r"manyhot\.toolkit\..*|manyhot\.(decisions|calibration)\.Array"),
