@@ -249,7 +249,7 @@ def fit_linear(
     solver: Solver = "lbfgs",
     start: Linear | np.ndarray | None = None,
     max_iter: int = 100,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     seed: int = 0,
     steps: Steps = UNSAVED,
     progress: Progress = unheard,
@@ -264,7 +264,8 @@ def fit_linear(
         solver: full batch, or mini-batches.
         start: of L-BFGS, a model, or biases (labels,) beside zeros; by default the best biases.
         max_iter: of L-BFGS.
-        tolerance: of L-BFGS, which stops where five iterations gain less than this part of the objective.
+        tolerance: of L-BFGS, which stops where five iterations gain less than this part of the objective; by
+            default TOLERANCE.
         seed: of the order of mini-batches.
         steps: where the state is left after a round of iterations, or after an epoch.
         progress: called with the number of iterations or epochs, how many there are at most, and the mean loss.
@@ -314,13 +315,14 @@ class _Task:
         steps: Steps,
         heard: Callable[[int, float], None],
         history: int = lbfgs.HISTORY,
-        tolerance: float = TOLERANCE,
+        tolerance: float | None = None,
     ) -> Arrays:
         """Find the optimum of a loss, all labels together."""
         blocks = [np.arange(self.targets.shape[1])]
         if not start and steps.load() is None:
             start = {"bias": best_constants(self.targets, loss).numpy()}
-        return self._descend(loss, start, blocks, True, max_iter, tolerance, history, steps, heard)
+        least = TOLERANCE if tolerance is None else tolerance
+        return self._descend(loss, start, blocks, True, max_iter, least, history, steps, heard)
 
     def _descend(
         self,

@@ -22,12 +22,14 @@ def row_hashes(examples: Examples) -> np.ndarray:
         categories = [] if examples.categories is None else [column.to_list() for column in examples.categories]
         for row in range(examples.rows):
             parts = [] if examples.texts is None else [examples.texts[row].encode("utf-8", "surrogatepass")]
-            if isinstance(numbers, np.ndarray):
-                parts.append(np.ascontiguousarray(numbers[row], dtype="<f4").tobytes())
-            elif numbers is not None:
-                inside = slice(numbers.indptr[row], numbers.indptr[row + 1])
-                # A number that is 0 is not there, and numbers come in any order.
-                cells = sorted(zip(numbers.indices[inside].tolist(), numbers.data[inside].tolist(), strict=True))
+            if numbers is not None:
+                # A number that is 0 is not there, and numbers come in any order: a row is the same in every format.
+                if isinstance(numbers, np.ndarray):
+                    places, values = np.flatnonzero(numbers[row]), numbers[row][np.flatnonzero(numbers[row])]
+                else:
+                    inside = slice(numbers.indptr[row], numbers.indptr[row + 1])
+                    places, values = numbers.indices[inside], numbers.data[inside]
+                cells = sorted(zip(places.tolist(), values.astype(np.float32).tolist(), strict=True))
                 parts.append(repr([cell for cell in cells if cell[1]]).encode())
             parts += [repr(column[row]).encode("utf-8", "surrogatepass") for column in categories]
             yield b"\0".join(parts)
