@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +196,19 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
     assert not any("alike" in warning["text"] for warning in twice["warnings"])
 
 
-def test_the_table_and_the_verdict():
+def test_the_table_and_the_verdict(monkeypatch):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    stdout, stderr = call("compare d.csv --test t.csv --losses zlpr+prior+neighbours,bce")
+    words = "compare d.csv --test t.csv --losses zlpr+prior+neighbours,bce"
+    monkeypatch.setattr("sys.argv", ["manyhot", *shlex.split(words)])
+    stdout, stderr = call(words)
     said, _, lines = stdout.partition("\n\n")
     lines = lines.splitlines()
-    assert re.match(r"Use |No clear difference: take the default, zlpr\+prior\+neighbours; manyhot train ", said)
+    assert re.match(
+        r"Use .*; manyhot train d\.csv --test t\.csv|"
+        r"No clear difference: take the default, zlpr\+prior\+neighbours; manyhot train d\.csv --test t\.csv$",
+        said,
+        re.M,
+    )
     assert re.search(r"^micro-F1: (ahead|behind|no clear difference), .* beside bce, the best rival$", said, re.M)
     assert lines[0].split() == ["micro-F1", "macro-F1", "rare-F1", "labels", "time", "memory"]
     assert {line.split()[0] for line in lines[1:]} == {DEFAULT, "bce"}
