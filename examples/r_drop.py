@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import manyhot
-from manyhot.toolkit.demo import make_scenes
+from manyhot.toolkit.demo.digits import make_scenes
 
 TRAIN_ROWS = 600
 BATCH = 100
@@ -65,7 +65,7 @@ def compare(seed: int, epochs: int) -> tuple[dict[str, np.ndarray], float]:
     """Train all three on the scenes of one seed; return their test scores, and the chosen weight."""
     scenes = make_scenes(seed)
     (x, y), (test_x, test_y) = (
-        (torch.as_tensor(part.numbers) / 16, torch.as_tensor(part.targets.toarray())) for part in scenes
+        (torch.as_tensor(pixels) / 16, torch.as_tensor(targets)) for pixels, targets in scenes
     )
     x, y = x[:TRAIN_ROWS], y[:TRAIN_ROWS]
     cut = TRAIN_ROWS * 3 // 4

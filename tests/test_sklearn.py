@@ -223,6 +223,7 @@ def test_f1_is_scikit_learns_where_all_is_known(rows: tuple[np.ndarray, np.ndarr
     np.testing.assert_allclose(f1_score(sp.csr_array(Y), sp.csr_array(preds), average=average), right)
 
 
+@pytest.mark.slow  # a bound on time wants a core of its own
 def test_scene_in_a_second(data_root: Path) -> None:
     folder = data_root / "mulan" / "scene"
     X, Y = (sp.load_npz(folder / f"scene-train.{kind}.npz") for kind in "XY")

@@ -109,8 +109,8 @@ def test_a_run_has_probabilities_and_keeps_them(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["labels"].pop(), "a calibration of 3 labels has temperatures above 0, one a label"),
-        (lambda c: c["labels"][0].update(temperature=0), "a calibration of 3 labels has temperatures above 0"),
+        (lambda c: c["labels"].pop(), "labels: expected the 3 labels of run.json in their order"),
+        (lambda c: c["labels"][0].update(temperature=0), "temperature"),
         (lambda c: c["labels"][0].update(temperature="sure"), "its parts do not fit"),
         (lambda c: c.pop("classes"), "its parts do not fit"),
     ],

@@ -369,7 +369,7 @@ def test_weights_of_another_shape_are_refused(run, name):
     arrays = load_file(run / "model.safetensors")
     save_file(arrays | {name: np.ascontiguousarray(arrays[name][1:])}, run / "model.safetensors")
     reseal(run)
-    assert "its parts do not fit (run.json, terms.json, calibration.json, model.safetensors): " in refused(run)
+    assert "its parts do not fit: expected weights of shape " in refused(run)
 
 
 def test_resealing_alone_changes_nothing(run):
@@ -388,6 +388,9 @@ def executing(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            # Processes that share work hand calls of our own to each other, and read no file.
+            if names == ["joblib"] and {alias.name for alias in node.names} <= {"Parallel", "delayed"}:
+                continue
             yield from (name for name in names if name.split(".")[0] in PICKLE)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
             yield node.func.id
@@ -407,6 +410,8 @@ def test_no_source_unpickles_or_executes(path):
     [
         ("import pickle", "pickle"),
         ("from joblib import load", "joblib"),
+        ("from joblib import Parallel, load", "joblib"),
+        ("import joblib", "joblib"),
         ("x = torch.load(p)", "torch.load"),
         ("eval(x)", "eval"),
         ("np.load(p, allow_pickle=True)", "allow_pickle"),
@@ -421,6 +426,9 @@ def test_what_executes_is_found(source, found):
 def test_no_file_of_a_run_is_a_pickle_or_an_archive(trained):
     for path in trained.iterdir():
         content = path.read_bytes()
+        if path.suffix == ".safetensors":  # it begins with the length of its header, in eight bytes
+            content = content[8:]
+            assert content.startswith(b"{")
         assert not content.startswith((b"\x80", b"PK", b"\x1f\x8b", b"(lp", b"\x93NUMPY")), path.name
         if path.suffix in (".html", ".json", ".toml", ".jsonl"):
             content.decode()

@@ -112,7 +112,7 @@ def test_outputs_hold_labels_and_scores_in_order(text_run, tmp_path, ending):
         places = [text_run.label_names.index(label) for label in row["labels"]]
         np.testing.assert_allclose(row["scores"], logits[places], atol=6e-5)
         np.testing.assert_allclose(row["probs"], chances[places], atol=6e-5)
-        assert row["scores"] == sorted(row["scores"], reverse=True)
+        assert row["probs"] == sorted(row["probs"], reverse=True)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -422,4 +422,4 @@ def test_ctrl_c_leaves_nothing_and_a_kill_only_a_hidden_file(text_path, tmp_path
     process.kill()
     process.communicate(timeout=100)
     (left,) = (name for name in os.listdir(tmp_path) if name != "new.csv")
-    assert re.fullmatch(r"\.out\.jsonl\.\d+", left)
+    assert re.fullmatch(r"\.out\.jsonl\.[0-9a-f]{16}", left)

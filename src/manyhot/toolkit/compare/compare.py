@@ -15,10 +15,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import scipy.sparse as sp
 import torch
+from joblib import Parallel, delayed
 
 from manyhot.decisions import decide
 from manyhot.labels import label_counts
@@ -256,9 +256,9 @@ class Trials:
             for _, methods in groupby(self.methods, key=lambda method: method.loss)
         ]
         config, threads = replace(self.config, seed=seed), max(torch.get_num_threads() // self.jobs, 1)
-        calls = [joblib.delayed(tried_apart)(methods, config, split, where, threads) for methods in waiting if methods]
+        calls = [delayed(tried_apart)(methods, config, split, where, threads) for methods in waiting if methods]
         self.listener.progress(f"{where}, {len(calls)} losses on {self.jobs} processes", 0.0, 0.0)
-        results: Any = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls)
+        results: Any = Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls)
         for trials in results:
             for name, trial in trials.items():
                 self.checkpoint.finish(f"{where}, {name}: done", trial.arrays())

@@ -231,7 +231,7 @@ def read_folder(path: Path, kind: Kind) -> dict[str, bytes]:
     files = {}
     for name in kind.files:
         try:
-            files[name] = read_plain(path / name, None if name.endswith(".safetensors") else MOST_TEXT)
+            files[name] = read_plain(path / name, _most(name))
         except FileNotFoundError:
             raise InputError(f"{path / name}: missing from the {kind.name}; {kind.again}.") from None
         except OSError as error:
@@ -272,6 +272,13 @@ def parsed_files(path: Path, files: dict[str, bytes], kind: Kind) -> dict[str, A
                 f"{path / name}: expected what training wrote, but it is damaged: {first_line(error)}; {kind.again}."
             ) from None
     return parsed
+
+
+def _most(name: str) -> int:
+    """Return how many bytes a file of a run may have: weights as many as there is memory."""
+    import psutil
+
+    return psutil.virtual_memory().available if name.endswith(".safetensors") else MOST_TEXT
 
 
 def kind_of_run(path: Path) -> Kind:

@@ -118,6 +118,8 @@ def fit_blocks(texts: list[str], *, characters: bool = False) -> list[tuple[Text
     fitted = []
     for (kind, weight), counted in zip(kinds, count_terms(texts, [kind for kind, _ in kinds]), strict=True):
         if kind["analyzer"] == "char_wb":
+            if not fitted:  # parts of no words are marks
+                continue
             terms, counts = _bounded(kind, *counted)
         else:
             terms, counts = most_frequent(*counted, kind["min_df"], kind["max_features"])
