@@ -64,9 +64,7 @@ def f1(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
 def compare(seed: int, epochs: int) -> tuple[dict[str, np.ndarray], float]:
     """Train all three on the scenes of one seed; return their test scores, and the chosen weight."""
     scenes = make_scenes(seed)
-    (x, y), (test_x, test_y) = (
-        (torch.as_tensor(pixels) / 16, torch.as_tensor(targets)) for pixels, targets in scenes
-    )
+    (x, y), (test_x, test_y) = ((torch.as_tensor(pixels) / 16, torch.as_tensor(targets)) for pixels, targets in scenes)
     x, y = x[:TRAIN_ROWS], y[:TRAIN_ROWS]
     cut = TRAIN_ROWS * 3 // 4
     # The rows of the test are not looked at before the weight is chosen.

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -100,8 +101,9 @@ def test_places_are_refused_before_training(out, monkeypatch):
 @pytest.mark.parametrize("key", ["data", "label_sep", "test", "out", "group"])
 @pytest.mark.parametrize("text", ["a\0b", "caf\udce9"])
 def test_text_that_no_file_holds(key, text):
+    options: Any = {"data": "d.csv"} | {key: text}
     with pytest.raises(InputError, match=f"{key} expects text that is UTF-8 and has no NUL"):
-        Config(**{"data": "d.csv"} | {key: text})
+        Config(**options)
 
 
 # Temporary files

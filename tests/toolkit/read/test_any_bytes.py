@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -88,7 +89,9 @@ def contents(suffix):
 
 @pytest.mark.parametrize("suffix", PIECES)
 def test_any_bytes_give_rows_or_one_sentence(suffix):
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES <= 25, suppress_health_check=list(HealthCheck))
+    checks: Any = list(HealthCheck)
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES <= 25, suppress_health_check=checks)
     @given(contents(suffix))
     def check(data):
         with tempfile.TemporaryDirectory() as folder:

@@ -112,7 +112,8 @@ def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
     }
     # As Arrow arrays: as objects of Python, the labels of a million rows would take a gigabyte.
     lists = [pl.Series(name, pa.LargeListArray.from_arrays(ends, values)) for name, values in columns.items()]
-    return pl.DataFrame(lists).cast(dict(PREDICTED))
+    types: dict[Any, Any] = dict(PREDICTED)
+    return pl.DataFrame(lists).cast(types)
 
 
 # What is predicted of a row, and its types.

@@ -50,7 +50,7 @@ class RelationRun(SpanRun):
         self.relation_counts = relation_counts
 
     def predict(self, rows: Sequence[str] | Sequence[Sequence[str]]) -> Any:
-        """Return :class:`FoundTriples` for each new row.
+        """Return the entities and the relations of each new row, in a named tuple.
 
         Args:
             rows: a list of texts, whose entities are counted in characters; or of lists of tokens, counted in tokens.
