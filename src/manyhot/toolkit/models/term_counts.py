@@ -50,6 +50,7 @@ def count_terms(
         terms = {key: analyze(text) for key, analyze in analyzers.items()}
         for key, paired, counted in plan:
             counted.add(map(" ".join, pairwise(terms[key])) if paired else terms[key])
+        terms.clear()  # before the next text: the terms of one of 8 MB take 300 MB
     return [counted.found() for counted in counts]
 
 

@@ -288,8 +288,12 @@ def few_known(features: Features, texts: Sequence[str] | None) -> np.ndarray:
     read = words_of(features)
     if read is None or texts is None:
         return np.zeros(0 if texts is None else len(texts), dtype=bool)
-    told = (read(text) for text in texts)
-    return np.array([len(words) - len(unknown) < FEW_KNOWN * len(words) for words, unknown in told], dtype=bool)
+    # The words of one text at a time: of a text of 8 MB they take hundreds.
+    return np.array([_is_little_known(read(text)) for text in texts], dtype=bool)
+
+
+def _is_little_known(words: Words) -> bool:
+    return len(words.all) - len(words.unknown) < FEW_KNOWN * len(words.all)
 
 
 def guessed(few: int, rows: int) -> str | None:
