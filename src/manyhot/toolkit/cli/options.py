@@ -83,6 +83,9 @@ Pairs = Annotated[
 NoRows = Annotated[
     bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
 ]
+SafeCsv = Annotated[
+    bool, typer.Option("--safe-csv", help="In a .csv, write ' before cells that a spreadsheet takes for formulas.")
+]
 Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Also say the model's size, every strength that was tried, and all numbers."),
