@@ -6,6 +6,7 @@ A start takes four seconds of imports, and a training that is killed a hundred t
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -65,17 +66,26 @@ class Forked:
         self.parent.wait()
         self.parent.stdout.close()
 
-    def run(self, arguments: list[str], killed_after: float | None = None) -> tuple[int, float]:
-        """Run a command in the current folder; return its exit code, that of subprocess, and the seconds it took."""
+    def start(self, arguments: list[str]) -> int:
+        """Start a command in the current folder; return the number of its process."""
         assert self.parent.stdin is not None
         assert self.parent.stdout is not None
         asked = {"arguments": arguments, "folder": os.getcwd(), "output": self.output, "vectors": self.vectors}
         print(json.dumps(asked), file=self.parent.stdin, flush=True)
-        child, began = int(self.parent.stdout.readline()), time.monotonic()
+        return int(self.parent.stdout.readline())
+
+    def end(self) -> int:
+        """Wait until it ends; return its exit code, that of subprocess."""
+        assert self.parent.stdout is not None
+        return os.waitstatus_to_exitcode(int(self.parent.stdout.readline()))
+
+    def run(self, arguments: list[str], killed_after: float | None = None) -> tuple[int, float]:
+        """Run a command to its end or for so many seconds; return its exit code, and the seconds it took."""
+        assert self.parent.stdout is not None
+        child, began = self.start(arguments), time.monotonic()
         if killed_after is not None and not select.select([self.parent.stdout], [], [], killed_after)[0]:
-            os.kill(child, 9)
-        status = int(self.parent.stdout.readline())
-        return os.waitstatus_to_exitcode(status), time.monotonic() - began
+            os.kill(child, signal.SIGKILL)
+        return self.end(), time.monotonic() - began
 
     def said(self) -> str:
         """Return what the last command printed."""

@@ -6,11 +6,13 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from command import bad, call
+from forked import Forked
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk import run_folder
 from manyhot.toolkit.disk.run_folder import MANIFEST, RUN, check_free, partial_of, place_of, whole_file, write_folder
@@ -187,18 +189,21 @@ def test_an_output_keeps_its_rights_and_a_planted_link_is_not_followed(here, mon
     assert stat.S_IMODE(out.stat().st_mode) == 0o640
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    with Forked(tmp_path_factory.mktemp("forked") / "said") as forked:
+        yield forked
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_signals_clean_up_and_say_so_by_their_codes(here, number, code):
-    Path("large.csv").write_text("text,labels\n" + "".join(f"word{i % 997} word{i},l{i % 50}\n" for i in range(20_000)))
-    command = [COMMAND, "train", "large.csv", "--verbose", "--out", "run"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("model:"):
-                break
-        process.send_signal(number)
-        said = process.stderr.read()
-        assert process.wait(60) == code
+def test_signals_clean_up_and_say_so_by_their_codes(here, forked, number, code):
+    Path("large.csv").write_text("text,labels\n" + "".join(f"word{i % 97} word{i},l{i % 50}\n" for i in range(5000)))
+    child = forked.start(["train", "large.csv", "--verbose", "--out", "run"])
+    while "\nmodel:" not in forked.said():
+        time.sleep(0.01)
+    os.kill(child, number)
+    assert forked.end() == code
+    said = forked.said()
     assert "Traceback" not in said
     assert "interrupted" in said
     assert not (here / "run").exists()
@@ -223,10 +228,20 @@ def test_column_and_file_names_are_escaped_wherever_they_are_said(here):
     ("shell", "code"),
     [
         ("{} evaluate run data.csv --json >&-", 0),
-        ("{} evaluate run data.csv 2>&-", 0),
-        ("LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {} evaluate run données.csv", 0),
         ("LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {} evaluate run données.csv --json", 0),
-        ("LC_ALL=C PYTHONIOENCODING=ascii {} evaluate run nicht-dä.csv", 2),
+        *(
+            pytest.param(shell, code, marks=pytest.mark.slow)
+            for shell, code in (
+                ("{} evaluate run data.csv 2>&-", 0),
+                ("LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {} evaluate run données.csv", 0),
+                ("LC_ALL=C PYTHONIOENCODING=ascii {} evaluate run nicht-dä.csv", 2),
+                ("{} predict run - <&- >&-", 2),
+                ("{} predict run - < /dev/zero", 2),
+                ("printf 'caf\\351\\n' | {} predict run -", 2),
+                ("{} explain run - < /dev/zero", 2),
+                ("{} predict run \"$(printf 'caf\\351 food')\" --json", 0),
+            )
+        ),
     ],
 )
 def test_closed_streams_and_terminals_of_ascii_give_no_traceback(here, shell, code):

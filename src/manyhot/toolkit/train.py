@@ -229,6 +229,7 @@ def findings_of(
         "said": training.said,
         "chosen": run.info,
         "rows_held": run.rows_held,
+        "rows_hashed": run.trained_rows is not None,
         "cardinality": list(run.cardinality),
         "metrics": metrics,
         "steps": [asdict(step) for step in fitted.steps],

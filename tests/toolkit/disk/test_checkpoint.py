@@ -101,8 +101,15 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(kind, monkeypatch, alway
     assert sorted(os.listdir()) == ["counted", "d.csv", "run0", "run1", "run2", "v.csv", "whole"]
 
 
-@pytest.mark.parametrize("call", ["replace", "fsync", "rename", "unlink"])
-def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkeypatch, always, call):
+# Every seventh call; each of them takes half a minute.
+@pytest.mark.parametrize(
+    ("call", "every"),
+    [
+        *(("replace", 7), ("fsync", 7), ("rename", 1), ("unlink", 1)),
+        *(pytest.param(call, 1, marks=pytest.mark.slow) for call in ("replace", "fsync")),
+    ],
+)
+def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkeypatch, always, call, every):
     table()
     options: Any = {"data": "d.csv", "valid": "d.csv", "C": 1.0, "tau": 0.0, "max_iter": 8}
     train(Config(**options, out="whole"))
@@ -115,7 +122,7 @@ def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkey
             resumed += said[0].startswith("going on")
             assert not partial_of(run).exists()
         assert contents(run) == wanted
-        after += 1
+        after += every
     assert contents(f"run{after}") == wanted
     assert after > 0
     assert resumed > 0

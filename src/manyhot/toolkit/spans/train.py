@@ -199,6 +199,7 @@ def findings_of(
         "said": training.said,
         "chosen": run.info,
         "nested": training.nested,
+        "rows_hashed": not config.no_rows,
         "metrics": metrics,
         "curve": {"losses": fitted.losses, "scores": fitted.scores},
         **find(judged, training, with_rows=not config.no_rows),
