@@ -1,9 +1,9 @@
 """Peak memory and speed of `manyhot predict` on files whose rows are many, short, long or have many labels.
 
-    python benchmarks/predict_memory.py [--quick]
+    python benchmarks/predict_memory.py [--quick] [--only WORD]
 
 Each prediction is a process of its own; its files lie in a temporary folder and are deleted after use. Prints a row a
-case, as Markdown; stops with an error where one takes a gigabyte or more.
+case, as Markdown, and writes all of them to benchmarks/results; stops with an error where one takes a gigabyte or more.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from manyhot.toolkit.read.formats.files import MAX_ROW_BYTES
 from manyhot.toolkit.train import train
 
 GIGABYTE = 10**9
+RESULTS = Path(__file__).parent / "results" / "predict_memory.md"
 LABELS = 1000
 MANYHOT = [sys.executable, "-c", "from manyhot.toolkit.cli.main import main; main()"]
 # What a process takes at most counts what its parent had when it was forked: a small one stands between.
@@ -134,7 +135,8 @@ def main() -> None:
         (f"lists of {row >> 20} MB", "words", "d.jsonl", "out.jsonl", 3, lambda: objects(3, row)),
         ("2.5 GB of NUL as gz", "words", "d.csv.gz", "out.jsonl", 0, lambda: zeros(2500 * 2**20 // tenth)),
     ]
-    print("| file | rows | peak memory | rows a second | exit code |\n|---|---:|---:|---:|---:|", flush=True)
+    table = ["| file | rows | peak memory | rows a second | exit code |", "|---|---:|---:|---:|---:|"]
+    print(*table, sep="\n", flush=True)
     over = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -155,11 +157,14 @@ def main() -> None:
             code, peak, seconds, said = json.loads(done.stdout)
             peak *= 1 if sys.platform == "darwin" else 1024
             speed = f"{rows / seconds:,.0f}" if rows else "refused"
-            print(f"| {title} | {rows:,} | {peak / 1e6:,.0f} MB | {speed} | {code} |", flush=True)
+            table.append(f"| {title} | {rows:,} | {peak / 1e6:,.0f} MB | {speed} | {code} |")
+            print(table[-1], flush=True)
             if code != (0 if rows else 2) or peak >= GIGABYTE:
                 over.append(f"{title}: {peak / 1e6:,.0f} MB, exit {code}: {said[-300:]}")
             for path in (folder / name, folder / out):
                 path.unlink(missing_ok=True)
+    if not arguments.only and not arguments.quick:
+        RESULTS.write_text("\n".join(table) + "\n")
     if over:
         sys.exit("\n".join(over))
 

@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from command import bad, call
 from forked import Forked
+from manyhot.toolkit.cli import stdin
+from manyhot.toolkit.cli.main import app
+from manyhot.toolkit.cli.predict import _at_once
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk import run_folder
 from manyhot.toolkit.disk.run_folder import MANIFEST, RUN, check_free, partial_of, place_of, whole_file, write_folder
@@ -209,7 +213,59 @@ def test_signals_clean_up_and_say_so_by_their_codes(here, forked, number, code):
     assert not (here / "run").exists()
 
 
+# Texts from standard input
+
+
+@pytest.fixture
+def run(here):
+    call("train data.csv --out run --set C=1")
+    return here / "run"
+
+
+def piped(command, data):
+    result = CliRunner().invoke(app, command.split(), input=data)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr.strip()
+
+
+def test_what_comes_by_stdin_is_bounded_and_is_text(run, monkeypatch):
+    monkeypatch.setattr(stdin, "MAX_ROW_BYTES", 1000)
+    assert piped("predict run -", b"good food\r\n\ncaf\xc3\xa9")[1].count("\n") == 3
+    code, _, said = piped("predict run -", b"good\ncaf\xe9\n")
+    assert (code, said.partition(":")[2]) == (
+        2,
+        " stdin, line 2: expected UTF-8 text, got the byte 0xe9; convert it: iconv -f windows-1252 -t utf-8",
+    )
+    code, _, said = piped("predict run -", b"a" * 1000 + b"\n" + b"b" * 1001)
+    assert code == 2
+    assert "stdin, line 2: expected a line of at most 0 MB, got one that goes on" in said
+    for data, wanted in ((b"x" * 1001, "at most"), (b"\xff", "0xff")):
+        code, _, said = piped("explain run -", data)
+        assert code == 2
+        assert wanted in said
+    monkeypatch.setattr(stdin.sys, "stdin", None)
+    for command in ("predict run -", "explain run -"):
+        with pytest.raises(InputError, match="got a closed stream"):
+            list(stdin.lines()) if "predict" in command else stdin.read_text()
+
+
+def test_long_lines_are_predicted_a_few_at_a_time():
+    assert [len(some) for some in _at_once(iter(["x"] * 5), 2)] == [2, 2, 1]
+    assert [len(some) for some in _at_once(iter(["x" * 2**21] * 5), 256)] == [3, 2]
+
+
 # Terminals
+
+
+def test_labels_and_words_are_escaped_in_what_explain_and_audit_print(here):
+    rows = "".join(f"good film{i % 7},pra\x1b[31mise\nbad food{i % 5},l\u202eate\n" for i in range(15))
+    Path("e.csv").write_text("text,labels\n" + rows)
+    call("train e.csv --out e --set C=1 --task multiclass")
+    said = call('explain e "good film zz"')[0] + "".join(call("audit e.csv -o suspects.csv"))
+    said += "".join(call('predict e "good film"'))
+    assert "\\x1b[31m" in said
+    assert not any(c in said for c in "\x1b\u202e")
 
 
 def test_control_characters_are_escapes_on_the_terminal():
