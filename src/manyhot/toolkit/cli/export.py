@@ -21,8 +21,10 @@ def export(
     """Write a run as ONNX: logits, label sets and probabilities from numbers or token ids, in one graph."""
     with failing_clearly():
         from manyhot.toolkit.errors import InputError
+        from manyhot.toolkit.runs.predictions import check_output
         from manyhot.toolkit.runs.saved_run import load_run
 
+        check_output(out, outputs=(".onnx",))
         try:
             from manyhot import onnx
         except ImportError as error:
