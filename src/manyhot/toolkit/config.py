@@ -169,6 +169,9 @@ def _checked(merged: dict[str, Any]) -> Config:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
     of_model = ("task", "model", "device", "long", "loss", "decision", "design", "out", *CHOICES, *SWITCHES)
+    for key in SWITCHES:
+        if isinstance(merged.get(key), bool):  # as words and fine_tune are written
+            merged[key] = "auto" if merged[key] else "off"
     for key in (*texts, *of_model):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {shown(merged[key])}.")
