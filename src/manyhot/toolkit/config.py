@@ -233,7 +233,7 @@ def default_loss(task: str, model: str, *, fine_tune: bool = False) -> str:
     """Return the loss of a task where none is asked for.
 
     Linear models of label sets take binary cross-entropy: with prior, offset and votes of nearest rows it was ahead of
-    ZLPR on 17 of 21 sets of training rows, by 0.28 points (standard error 0.10), and it takes a fifth of the time, as
+    ZLPR on 18 of 21 sets of training rows, by 0.27 points (standard error 0.10), and it takes a fifth of the time, as
     each label is a problem of its own (benchmarks/pieces.py). Networks, and spans, take ZLPR.
     """
     networks = model == "mlp" or fine_tune
