@@ -74,7 +74,7 @@ class Terms:
     def logits(self, texts: list[str]) -> np.ndarray:
         """Return what the terms add to the logits of texts, (texts, labels) float64."""
         vocabulary = {self.block.terms[column]: i for i, column in enumerate(self.kept.tolist())}
-        ((_, counts),) = count_terms(texts, [self.block.parameters], [vocabulary])
+        ((_, counts, _),) = count_terms(texts, [self.block.parameters], [vocabulary])
         weigh = TfidfTransformer(sublinear_tf=self.block.parameters["sublinear_tf"])
         weigh.idf_ = 1 + IDF_STEP * self.idf.astype(np.float64)
         rows: Any = weigh.transform(counts.astype(np.float64))
