@@ -107,6 +107,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
         types=types,
         left_out=len(findings["types"]) - len(types),
         relations=shown_labels(relations),
+        repeated=[pair for pair in findings["errors"]["pairs"] if pair["spans"] > 1],
         worst=[
             (row, marked(row, hues), drawn_arrows(row["arrows"], hues) if "arrows" in row else None)
             for row in findings["worst"] or ()
@@ -269,7 +270,8 @@ def _cardinality_sentence(metrics: dict[str, Any]) -> str:
         return "It predicts about as many labels as there are."
     said = _unbroken(f"It predicts {100 * abs(off):.0f} % {'more' if off > 0 else 'fewer'} labels than there are.")
     if off > 0:
-        said += " Where labels are hard to predict, F1 is highest so; --decision cardinality keeps to their number."
+        said += " Where labels are hard to predict, F1 is highest so; "
+        said += Markup("<code>--decision cardinality</code> keeps to their number.")
     return said
 
 
