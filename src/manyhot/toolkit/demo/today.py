@@ -1,8 +1,8 @@
 """What people do today: binary cross-entropy, cut at 0.5, or where one threshold is best on held-out rows.
 
-Same rows and features as the run beside it, and a penalty found by the same folds. ZLPR is fitted from the optimum of
-binary cross-entropy, so that most of these fits are there when the run is. A row may have any number of labels,
-none among them: that a row has at least one is known to those who ask the training rows.
+Same rows and features as the run beside it, and a penalty found by the same folds, so that most of these fits are there
+when the run is: what is added to them there is the prior, an offset, and votes of training rows. A row may have any
+number of labels, none among them: that a row has at least one is known to those who ask the training rows.
 """
 
 from collections.abc import Callable, Mapping
