@@ -90,6 +90,9 @@ def test_every_method_is_what_train_gives(names, penalty):
         chosen = methods[name]["chosen"][0]
         assert [chosen[key] for key in ("C", "tau")] == [run[key] for key in ("C", "tau")]
         assert chosen["offset"] == pytest.approx(run["offset"], abs=1e-6)
+        # Probabilities are calibrated as a run's are.
+        findings = json.loads((Path(run["run"]) / "findings.json").read_bytes())
+        np.testing.assert_allclose(methods[name]["reliability"], findings["reliability"], rtol=1e-4, atol=1e-4)
 
 
 def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
