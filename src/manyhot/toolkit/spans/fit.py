@@ -34,7 +34,7 @@ from manyhot.triples import Triple
 CNN = Schedule(batch=BATCH, epochs=30, rate=6e-3, weight_decay=0.01, patience=4)
 WARM_UP = 50
 HELD_OUT, ALL_ROWS = "rows held out", "all rows"
-# Weights, gradient, two moments, and what an embedding bag builds beside.
+# Weights, gradient, two moments, and those that a fit of a pretrained encoder starts from.
 VECTORS = 5
 # Called with the fit, its epoch, the last one, the mean loss, and of rows held out the score and their spans.
 OnEpoch = Callable[[str, int, int, float, "Held | None"], None]
