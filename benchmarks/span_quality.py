@@ -152,7 +152,7 @@ def fit_crf(training: SpanTraining, sentences: Sentences, seed: int, epochs: int
         held=None if held is None else lambda: measured(crf_spans(crf, held), held, training)[0],
         cut=lambda random: of_like_length(sizes, lambda _: CNN.batch, random),
     )
-    return crf if held is None else best_epoch(heard)
+    return crf if held is None else best_epoch(heard, sum(map(len, held.spans)))
 
 
 def crf_spans(crf: Crf, sentences: Sentences) -> list[list[tuple[int, int, int]]]:
