@@ -92,9 +92,21 @@ def test_rivals_are_bce_as_compare_fits_it_with_no_range_of_labels(shown, small)
     config = Config(data=str(small), split_column="part")
     training = read(config)
     assert training.test is not None
-    own = load_run(shown.path)
-    found = decided_today(config, training, own, lambda what, share, value: None)
+    fits: dict[str, dict[str, np.ndarray]] = {}
+    train(replace(config, out="run"), remember=fits)
+    own, done = load_run(shown.path), []
+
+    def told(what, share, value):
+        done.append(what)
+
+    found = decided_today(config, training, own, {}, told)
     assert set(found) == set(RIVALS) <= {method.name for method in METHODS}
+    # What the run was fitted from is that of the rivals, and is not made again.
+    alone, done = set(done), []
+    again = decided_today(config, training, own, fits, told)
+    assert set(done) < alone
+    for name, (logits, _) in again.items():
+        np.testing.assert_array_equal(logits, found[name].logits)
     for logits, preds in found.values():
         np.testing.assert_array_equal(preds, logits > 0)
     # Of the default, no row is empty, since no training row is; of BCE cut at 0.5, some are.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -215,12 +216,14 @@ def test_validation_rows_groups_and_parts(here: Path) -> None:
     _, said = call("train p.jsonl --task spans --split-column part --group doc --dry-run")
     assert "rows by part: 20 train, 10 valid, 10 test" in said
     assert "groups: doc (8 groups)" in said
+    types = r"^types: .*\(\d+\); [12] types? seen fewer than 9 times \((ORG|LOC|PER)[^)]*\)$"
+    assert re.search(types, said, re.MULTILINE)
 
 
 def test_types_that_training_does_not_know_count_as_missed(trained: Path, here: Path) -> None:
     Path("d.jsonl").write_text('{"tokens": ["Oslo", "rains"], "entities": [[0, 1, "LOC"], [1, 2, "ODD"]]}\n')
     _, said = call(f"evaluate {trained}/run d.jsonl")
-    assert "warning: 1 types of this file are unknown to the run, with 1 spans: ODD" in said
+    assert "warning: 1 type of this file is unknown to the run, with 1 span: ODD" in said
 
 
 def test_the_same_table_on_stdout_and_as_json(trained: Path, here: Path) -> None:

@@ -27,7 +27,13 @@ def explain(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say why a text has its labels: the words that speak for each and against, and those that are unknown."""
+    """Say why a text has its labels: the words that speak for each and against, and those that are unknown.
+
+    \b
+    Examples:
+      manyhot explain runs/reviews-1 "the soup was cold"
+      manyhot explain runs/reviews-1 "the soup was cold" --label service
+    """
     with failing_clearly():
         from manyhot.toolkit.config import MARKED_TEXTS
         from manyhot.toolkit.runs.saved_run import load_run

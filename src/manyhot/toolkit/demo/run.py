@@ -14,10 +14,12 @@ from manyhot.toolkit.demo.digits import digits
 from manyhot.toolkit.demo.job import Job
 from manyhot.toolkit.demo.packages import packages
 from manyhot.toolkit.demo.today import RIVALS, decided_today
+from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.disk.run_folder import check_free, free_path
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.report.metric_names import AHEAD, BEHIND, EVEN, in_words, signed_interval
+from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.train import Listener, train
 
 JOBS: dict[str, Callable[[], AbstractContextManager[Job]]] = {"packages": packages, "digits": digits}
@@ -77,13 +79,14 @@ def run_demo(data: str, out: str | None, listener: Listener) -> Shown:
             f"learning from {training.train.rows:,} {job.rows} with {labels:,} labels, {per_row:.1f} each; measuring "
             f"on {test.rows:,} others"
         )
-        trained = train(config, Listener(progress=part(listener, 0, 2)))
+        fits: dict[str, Arrays] = {}
+        trained = train(config, Listener(progress=part(listener, 0, 2)), remember=fits)
         assert trained is not None
         run = trained.run
-        aligned = run.evaluate_examples(test).aligned
+        aligned = align(test.targets, test.label_names, run.label_names, test.unknown)
         logits = run.logits(test)
         ours = decide(logits, min_labels=run.cardinality.min_labels, max_labels=run.cardinality.max_labels) > 0
-        rivals = decided_today(config, training, run, part(listener, 1, 2))
+        rivals = decided_today(config, training, run, fits, part(listener, 1, 2))
         decided = {OURS: [Decided(logits, ours)]} | {RIVALS[name]: [found] for name, found in rivals.items()}
         measured = standings(decided, {OURS}, OURS, aligned, train_counts=run.train_counts, seed=config.seed)
         names = np.array([*run.label_names, *aligned.unseen_names], dtype=object)

@@ -74,7 +74,7 @@ class Terms:
     def logits(self, texts: list[str]) -> np.ndarray:
         """Return what the terms add to the logits of texts, (texts, labels) float64."""
         vocabulary = {self.block.terms[column]: i for i, column in enumerate(self.kept.tolist())}
-        ((_, counts),) = count_terms(texts, [self.block.parameters], [vocabulary])
+        ((_, counts, _),) = count_terms(texts, [self.block.parameters], [vocabulary])
         weigh = TfidfTransformer(sublinear_tf=self.block.parameters["sublinear_tf"])
         weigh.idf_ = 1 + IDF_STEP * self.idf.astype(np.float64)
         rows: Any = weigh.transform(counts.astype(np.float64))
@@ -306,8 +306,13 @@ def box_of(run: Run, examples: Examples) -> dict[str, Any]:
     rows = np.unique(np.linspace(0, examples.rows - 1, min(ROWS, examples.rows)).astype(np.int64))
     off = int((scorer.off(examples.taken(rows)) > TOLERANCE).sum())
     if off > MOST_OFF * len(rows):
-        # A page that holds what every training row says is not one to pass on.
-        what = "what fits into a page" if run.neighbours is None else "without the training rows that vote, a page"
-        why = f"{what} was more than 2 points off in {off} of {len(rows)} rows"
+        measured = f"was more than 2 points off in {off} of {len(rows)} rows"
+        why = f"what fits into a page {measured}"
+        if run.neighbours is not None:
+            # A page that holds what every training row says is not one to pass on.
+            why = (
+                f"training rows have a vote in this run, which a page does not hold, and without them it {measured}; a "
+                "run that is trained with --neighbours off has a box"
+            )
         return {"model": None, "why": why, "rows": len(rows), "off": off}
     return {"model": scorer.data(), "why": None, "rows": len(rows), "off": off}
