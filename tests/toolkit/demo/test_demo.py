@@ -138,23 +138,25 @@ def test_the_meaning_says_ahead_behind_and_no_clear_difference():
     aligned = Aligned(targets, np.zeros((400, 0), dtype=bool), [])
     counts = np.array([4] * 6 + [100] * 6)
     names = ("manyhot", *RIVALS.values())
-    said = run.meaning(
-        standings(decided(names, (some, half, some)), {"manyhot"}, "manyhot", aligned, train_counts=counts)
-    )
+
+    def meaning(measured):
+        return run.meaning(measured, names[1:], run.JUDGED)
+
+    said = meaning(standings(decided(names, (some, half, some)), {"manyhot"}, "manyhot", aligned, train_counts=counts))
     first, second = said.split(". Beside ")
     assert first.startswith("Beside BCE, cut at 0.5: manyhot is ahead in micro-F1 (+")
     assert "chance" not in first
     assert "behind" not in said
     even = "(0.0 [0.0, 0.0])"
     assert second == f"BCE, one threshold: no clear difference in micro-F1 {even}, macro-F1 {even} and rare-F1 {even}."
-    said = run.meaning(
+    said = meaning(
         standings(decided(names, (some, half, targets)), {"manyhot"}, "manyhot", aligned, train_counts=counts)
     )
     assert ". Beside BCE, one threshold: manyhot is behind in micro-F1 (−" in said
     few = standings(
         decided(names, (some, half, some)), {"manyhot"}, "manyhot", aligned, train_counts=counts[::-1] * 0 + 100
     )
-    assert "rare-F1" not in run.meaning(few)
+    assert "rare-F1" not in meaning(few)
 
 
 def test_the_command_prints_five_rows_what_they_mean_and_three_packages(shown, monkeypatch):

@@ -1,6 +1,6 @@
 """Train on a job as `manyhot train` does, measure it beside what people do today, and say what that means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +102,7 @@ def run_demo(data: str, out: str | None, listener: Listener) -> Shown:
             for row in job.choose(test, SHOWN).tolist()
         ]
     metrics = {name: rows["metrics"] for name, rows in measured.methods.items()}
-    return Shown(metrics, meaning(measured), examples, path, job.use(path))
+    return Shown(metrics, meaning(measured, tuple(RIVALS.values()), JUDGED), examples, path, job.use(path))
 
 
 def part(listener: Listener, number: int, of: int) -> Callable[[str, float, float], None]:
@@ -110,16 +110,21 @@ def part(listener: Listener, number: int, of: int) -> Callable[[str, float, floa
     return lambda what, share, value: listener.progress(what, (number + share) / of, value)
 
 
-def meaning(measured: Standings) -> str:
+def meaning(measured: Standings, rivals: Sequence[str], judged: Mapping[str, str]) -> str:
     """Say in a sentence where ours stands against each rival, and which differences may be chance.
+
+    Args:
+        measured: all of them.
+        rivals: which are named.
+        judged: metrics that have an interval, with their names.
 
     Example:
         "Beside BCE, cut at 0.5, manyhot is ahead in micro-F1 (+9.1 [7.9, 10.2]); ..."
     """
     parts = []
-    for rival in RIVALS.values():
+    for rival in rivals:
         found: dict[str, list[str]] = {AHEAD: [], BEHIND: [], EVEN: []}
-        for metric, title in JUDGED.items():
+        for metric, title in judged.items():
             # Told of the rival against ours: turned round.
             if (difference := measured.methods[rival]["against_default"][metric]) is not None:
                 low, high = difference["interval"]

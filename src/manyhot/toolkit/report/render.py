@@ -20,6 +20,7 @@ from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.answer import answer, verdicts
 from manyhot.toolkit.report.metric_names import (
     BELOW_HALF,
+    RELATION_TITLES,
     SPAN_TITLES,
     TITLES,
     penalty,
@@ -43,6 +44,7 @@ ABOUT = 0.05
 PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
 PARTS |= {"held_out": "training rows, held out", "train": "training rows"}
 SPAN_COMPARED = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "rare_f1", "exact_match")
+RELATION_COMPARED = (*(f"triple_{key}" for key in SPAN_COMPARED[:4]), "triple_boundary_f1", "micro_f1")
 COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
 
 
@@ -87,7 +89,7 @@ def render_run(findings: dict[str, Any]) -> str:
         curve=plots.plot_curve(**findings["curve"], unit=unit),
         unit=unit,
         stopped=findings["curve"]["scores"][0] is not None,
-        parts=PARTS,
+        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in TITLES if all(key in part for part in findings["metrics"].values())],
     )
 
@@ -114,7 +116,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
         ],
         curve=plots.plot_curve(**findings["curve"], unit="epoch"),
         stopped=findings["curve"]["scores"][0] is not None,
-        parts=PARTS,
+        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in titles if all(key in part for part in findings["metrics"].values())],
         TITLES=titles,
     )
@@ -122,7 +124,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
 
 def render_comparison(comparison: dict[str, Any]) -> str:
     """Write the report of a comparison, as compare.json holds it."""
-    if comparison.get("task") == "spans":
+    if comparison.get("task") in MARKED_TEXTS:
         return _render_span_comparison(comparison)
     fine = [method for method in comparison["methods"] if method["error"] is None]
     indices = shown_labels(
@@ -145,6 +147,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
         indices=[row["index"] for row in indices],
         left_out=len(comparison["labels"]) - len(indices),
         rows=[key for key in TITLES if any(key in m["metrics"] for m in fine)],
+        numbers=[(m["name"], m["metrics"]) for m in fine],
     )
 
 
@@ -163,9 +166,11 @@ def _shapes(method: dict[str, Any], number: int) -> list[tuple[str, Markup]]:
 
 
 def _render_span_comparison(comparison: dict[str, Any]) -> str:
-    """Write the report of a comparison on spans."""
+    """Write the report of a comparison on spans, or relations."""
     fine = [method for method in comparison["methods"] if method["error"] is None]
-    keys = [key for key in SPAN_COMPARED if any(m["metrics"].get(key) is not None for m in fine)]
+    linked = comparison["task"] == "relations"
+    titles, compared = (RELATION_TITLES, RELATION_COMPARED) if linked else (SPAN_TITLES, SPAN_COMPARED)
+    keys = [key for key in compared if any(m["metrics"].get(key) is not None for m in fine)]
     return _page(
         "span_comparison.html",
         c=comparison,
@@ -175,14 +180,17 @@ def _render_span_comparison(comparison: dict[str, Any]) -> str:
         verdicts=verdicts(comparison),
         keys=keys,
         forests=[
-            (SPAN_TITLES[key], plots.plot_forest(f"forest-{key}", SPAN_TITLES[key], _estimates(fine, key)))
+            (titles[key], plots.plot_forest(f"forest-{key}", titles[key], _estimates(fine, key)))
             for key in comparison["best"]
         ],
         curves=[
             (m, plots.plot_epochs(m["curves"], name=f"epochs-{i}")) for i, m in enumerate(fine) if any(m["curves"])
         ],
-        rows=[key for key in SPAN_TITLES if any(key in m["metrics"] for m in fine)],
-        TITLES=SPAN_TITLES,
+        rows=[key for key in titles if any(key in m["metrics"] for m in fine)],
+        numbers=[(m["name"], m["metrics"]) for m in fine],
+        relations=linked,
+        first="triple_micro_f1" if linked else "micro_f1",
+        TITLES=titles,
     )
 
 
