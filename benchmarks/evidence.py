@@ -5,8 +5,8 @@
 
 `manyhot train` chooses by training rows alone; test rows are measured once, at the end. Sets without a split are cut by
 `stratified_split`, two thirds to train on. Processor time and peak memory are those of the whole process, beside other
-work on the same two cores. The published numbers are those that were read at their source, on the same split where the set has
-one.
+work on the same two cores. The published numbers are those that were read at their source, on the same split where the
+set has one.
 """
 
 import argparse
