@@ -127,7 +127,13 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_exits_with_1(here, monkeypatc
 
 @pytest.mark.parametrize(
     ("out", "said"),
-    [("a\0b", "NUL"), ("n" * 300, "at most 246 bytes"), ("link", "which is not there"), ("data.csv", "does not exist")],
+    [
+        ("a\0b", "NUL"),
+        ("n" * 300, "at most 246 bytes"),
+        ("link", "which is not there"),
+        ("link/x/y", "which is not there"),
+        ("data.csv", "does not exist"),
+    ],
 )
 def test_places_that_cannot_be_are_refused_before_training(here, out, said):
     (here / "link").symlink_to("nowhere")

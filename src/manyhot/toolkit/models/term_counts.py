@@ -5,7 +5,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,9 +21,21 @@ LONG = 2**17
 WORDS_AT_ONCE = 2**17
 
 
+class Counted(NamedTuple):
+    """The terms of texts: their columns; counts, CSR (texts, terms) float32; and how many different words a text has.
+
+    `words` is (texts,), those that have no column among them; of characters side by side those that stand alone, and 0
+    of pairs of words and parts of words.
+    """
+
+    vocabulary: dict[str, int]
+    counts: Any
+    words: np.ndarray
+
+
 def count_terms(
     texts: Iterable[str], kinds: list[dict[str, Any]], vocabularies: list[dict[str, int]] | None = None
-) -> list[tuple[dict[str, int], Any]]:
+) -> list[Counted]:
     """Count the terms of each text.
 
     Args:
@@ -33,7 +45,7 @@ def count_terms(
         vocabularies: of each kind, terms to columns; by default all terms, in the order in which they come.
 
     Returns:
-        Of each kind, the vocabulary and the counts, CSR (texts, terms) float32, columns of a row sorted.
+        Of each kind, the vocabulary, the counts, columns of a row sorted, and the words.
     """
     counts: list[_Counts | _PartsOfWords] = []
     analyzers: dict[str, Callable[[str], Iterable[str]]] = {}
@@ -44,8 +56,9 @@ def count_terms(
             analyzers["char_wb"] = _words
             plan.append(("char_wb", False, parts))
             continue
-        counts.append(counted := _Counts(vocabulary))
         paired = kind.get("analyzer") == "word" and kind.get("ngram_range") == PAIRS
+        is_word = stands_alone if kind.get("analyzer") == "char" else None
+        counts.append(counted := _Counts(vocabulary, is_word, has_words=not paired))
         own = {key: value for key, value in kind.items() if key not in OF_KIND}
         own["ngram_range"] = (1, 1) if paired else kind.get("ngram_range", (1, 1))
         key = repr(sorted(own.items()))
@@ -55,7 +68,7 @@ def count_terms(
     for text in texts:
         terms = {key: analyze(text) for key, analyze in analyzers.items()}
         for key, paired, counted in plan:
-            counted.add(map(" ".join, pairwise(terms[key])) if paired else terms[key])
+            counted.add(_pairs(terms[key]) if paired else terms[key])
     return [counted.found() for counted in counts]
 
 
@@ -71,6 +84,14 @@ def analyzer(kind: dict[str, Any]) -> Callable[[str], Iterable[str]]:
         lengths = range(lowest, highest + 1)
         return lambda text: analyze(text) if len(text) < LONG else _Terms(_characters, text.lower(), lengths)
     return analyze
+
+
+def _pairs(terms: Iterable[str]) -> Iterable[str]:
+    return _Terms(_joined, terms) if isinstance(terms, _Terms) else _joined(terms)
+
+
+def _joined(terms: Iterable[str]) -> Iterator[str]:
+    return map(" ".join, pairwise(terms))
 
 
 class _Terms:
@@ -98,8 +119,9 @@ def _substrings(text: str, length: int) -> Iterator[str]:
     return map(text.__getitem__, map(slice, range(number), range(length, length + number)))
 
 
-def most_frequent(vocabulary: dict[str, int], counts: Any, least: int, most: int) -> tuple[list[str], Any]:
+def most_frequent(counted: Counted, least: int, most: int) -> tuple[list[str], Any]:
     """Keep the terms that are in `least` texts or more, of these the `most` that are counted most; sorted."""
+    vocabulary, counts, _ = counted
     kept = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= least)
     if len(kept) > most:
         total = np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])[kept]
@@ -116,26 +138,45 @@ def most_frequent(vocabulary: dict[str, int], counts: Any, least: int, most: int
     return terms, result
 
 
-class _Counts:
-    """A matrix that grows by a row a text."""
+def stands_alone(term: str) -> bool:
+    """Say whether characters side by side are one character that can be read."""
+    return len(term) == 1 and not term.isspace()
 
-    def __init__(self, vocabulary: dict[str, int] | None) -> None:
-        self.grows = vocabulary is None
+
+class _Counts:
+    """A matrix that grows by a row a text; `is_word` says which terms are words, and None that all are."""
+
+    def __init__(
+        self,
+        vocabulary: dict[str, int] | None,
+        is_word: Callable[[str], bool] | None = None,
+        *,
+        has_words: bool = False,
+    ) -> None:
+        self.grows, self.is_word, self.has_words = vocabulary is None, is_word, has_words
         self.vocabulary: dict[str, int] = defaultdict() if vocabulary is None else vocabulary
         if isinstance(self.vocabulary, defaultdict):
             self.vocabulary.default_factory = self.vocabulary.__len__
-        self.columns, self.values, self.ends = array("i"), array("i"), array("q", [0])
+        self.columns, self.values, self.ends, self.words = array("i"), array("i"), array("q", [0]), array("i")
 
     def add(self, terms: Iterable[str]) -> None:
-        vocabulary = self.vocabulary
-        # What is left out is left out before it is counted: of a long text it is nearly all.
-        counter = Counter(terms if self.grows else filter(vocabulary.__contains__, terms))
+        vocabulary, words = self.vocabulary, 0
+        if isinstance(terms, _Terms) and not self.grows:  # nearly all of them are left out
+            words = len(set(filter(self.is_word, terms))) if self.has_words else 0
+            counter: dict[str, int] = Counter(filter(vocabulary.__contains__, terms))
+        else:
+            counter = Counter(terms)
+            if self.has_words:
+                words = len(counter) if self.is_word is None else sum(map(self.is_word, counter))
+            if not self.grows:
+                counter = {term: number for term, number in counter.items() if term in vocabulary}
+        self.words.append(words)
         self.columns.extend([vocabulary[term] for term in counter])
         self.values.extend(counter.values())
         self.ends.append(len(self.columns))
 
-    def found(self) -> tuple[dict[str, int], Any]:
-        return dict(self.vocabulary), self.matrix()
+    def found(self) -> Counted:
+        return Counted(dict(self.vocabulary), self.matrix(), np.array(self.words, dtype=np.int64))
 
     def matrix(self) -> Any:
         values = np.array(self.values, dtype=np.float32)
@@ -184,13 +225,13 @@ class _PartsOfWords:
         if not self.terms.grows:
             self.terms = _Counts(self.terms.vocabulary)
 
-    def found(self) -> tuple[dict[str, int], Any]:
+    def found(self) -> Counted:
         self._multiply()
         rows: Any = sp.vstack(self.products, format="csr")
         parts = (np.ones(len(self.text_of), np.float32), (self.text_of, np.arange(len(self.text_of))))
         counts: Any = sp.csr_array(parts, shape=(self.texts, len(self.text_of))) @ rows
         counts.sort_indices()
-        return dict(self.terms.vocabulary), counts
+        return Counted(dict(self.terms.vocabulary), counts, np.zeros(self.texts, dtype=np.int64))
 
     def _cut(self, word: str) -> Iterable[str]:
         lengths = [length for length in self.lengths if length <= len(word)] or self.lengths[:1]  # or the whole word
