@@ -46,14 +46,13 @@ class Forked:
     """
 
     def __init__(self, output: Any, vectors: int | None = None) -> None:
-        self.output, self.vectors = str(output), vectors
+        self.output, self.vectors, self.heard = str(output), vectors, b""
         self.parent = subprocess.Popen(
             [sys.executable, "-c", PARENT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            text=True,
-            bufsize=1,
+            bufsize=0,
         )
 
     def __enter__(self) -> "Forked":
@@ -66,26 +65,42 @@ class Forked:
         self.parent.wait()
         self.parent.stdout.close()
 
+    def _number(self, within: float | None = None) -> int | None:
+        """Read a line; None where there is none within so many seconds. What is read ahead would not be waited for."""
+        assert self.parent.stdout is not None
+        while b"\n" not in self.heard:
+            if not select.select([self.parent.stdout], [], [], within)[0]:
+                return None
+            data = os.read(self.parent.stdout.fileno(), 100)
+            assert data, "the process that forks has ended"
+            self.heard += data
+        line, _, self.heard = self.heard.partition(b"\n")
+        return int(line)
+
     def start(self, arguments: list[str]) -> int:
         """Start a command in the current folder; return the number of its process."""
         assert self.parent.stdin is not None
-        assert self.parent.stdout is not None
         asked = {"arguments": arguments, "folder": os.getcwd(), "output": self.output, "vectors": self.vectors}
-        print(json.dumps(asked), file=self.parent.stdin, flush=True)
-        return int(self.parent.stdout.readline())
+        self.parent.stdin.write(json.dumps(asked).encode() + b"\n")
+        child = self._number()
+        assert child is not None
+        return child
 
     def end(self) -> int:
         """Wait until it ends; return its exit code, that of subprocess."""
-        assert self.parent.stdout is not None
-        return os.waitstatus_to_exitcode(int(self.parent.stdout.readline()))
+        status = self._number()
+        assert status is not None
+        return os.waitstatus_to_exitcode(status)
 
     def run(self, arguments: list[str], killed_after: float | None = None) -> tuple[int, float]:
         """Run a command to its end or for so many seconds; return its exit code, and the seconds it took."""
-        assert self.parent.stdout is not None
         child, began = self.start(arguments), time.monotonic()
-        if killed_after is not None and not select.select([self.parent.stdout], [], [], killed_after)[0]:
+        status = self._number(within=killed_after)
+        if status is None:
             os.kill(child, signal.SIGKILL)
-        return self.end(), time.monotonic() - began
+            status = self._number()
+        assert status is not None
+        return os.waitstatus_to_exitcode(status), time.monotonic() - began
 
     def said(self) -> str:
         """Return what the last command printed."""
