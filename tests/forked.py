@@ -14,12 +14,13 @@ from typing import Any
 
 # Reads a command a line, and says the number of its process, and its exit status when it has one.
 PARENT = """
-import json, os, sys
+import json, os, signal, sys
 import manyhot.toolkit.compare.compare, manyhot.toolkit.spans.train, manyhot.toolkit.train
 import manyhot.toolkit.disk.checkpoint as checkpoint
 import manyhot.toolkit.models.linear as linear
 from manyhot.toolkit.cli.main import main
 checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()
@@ -80,6 +81,7 @@ class Forked:
     def start(self, arguments: list[str]) -> int:
         """Start a command in the current folder; return the number of its process."""
         assert self.parent.stdin is not None
+        open(self.output, "w").close()
         asked = {"arguments": arguments, "folder": os.getcwd(), "output": self.output, "vectors": self.vectors}
         self.parent.stdin.write(json.dumps(asked).encode() + b"\n")
         child = self._number()

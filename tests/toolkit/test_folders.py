@@ -183,7 +183,7 @@ def test_an_output_folder_with_something_else_in_it(
     os.mkfifo(out / name) if content is None else (out / name).write_bytes(content)
     with pytest.raises(InputError, match=said):
         predict_folder(run, folder, out)
-    assert sorted(contents(out)) == (["one.parquet"] if name == "one.parquet" and content else [])
+    assert [path.name for path in out.glob("*.parquet")] == (["one.parquet"] if name == "one.parquet" else [])
 
 
 def test_places_and_runs_that_are_none(run: Path, folder: Path, tmp_path: Path) -> None:
