@@ -170,7 +170,7 @@ def multilabel_metrics(
         "hamming_loss": float((preds != targets).sum() / known.sum()),
         "lrap": _ranking_average_precision(targets, scores),
         **{f"precision_at_{k}": float(hits[:, :k].sum(1).mean() / k) for k in (1, 3, 5)},
-        "ndcg_at_5": float(metrics.ndcg_score(targets, scores, k=5)),
+        "ndcg_at_5": _ndcg(targets, scores, k=5),
         "labels_per_row_predicted": float(preds.sum(1).mean()),
         "labels_per_row_true": float(targets.sum(1).mean()),
         "empty_rows": empty_rows,
@@ -200,6 +200,19 @@ def _check_binary(expected: str, values: np.ndarray, known: np.ndarray | np.bool
     if wrong.any():
         row, label = np.argwhere(wrong)[0]
         raise ValueError(f"{expected}; got {values[row, label]:g} in row {row}, label {label}. {advice}")
+
+
+def _ndcg(targets: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """Return scikit-learn's ndcg_score; its loop over rows, which shares ties out, is for rows that have some alone."""
+    from sklearn import metrics
+
+    ranked = np.sort(scores, axis=1)
+    tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)
+    total = 0.0
+    for rows, without in ((~tied, True), (tied, False)):
+        if rows.any():
+            total += rows.sum() * metrics.ndcg_score(targets[rows], scores[rows], k=k, ignore_ties=without)
+    return float(total / len(scores))
 
 
 def _ranking_average_precision(targets: np.ndarray, scores: np.ndarray) -> float:
