@@ -41,7 +41,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
 
 setup: $(STAMP)
 
@@ -148,6 +148,10 @@ defaults: $(STAMP)
 # Compares the settings of --model mlp in the same way; about a quarter of an hour.
 defaults-mlp: $(STAMP)
 	$(BIN)/python benchmarks/mlp.py
+
+# Chooses the weight of an encoder's numbers beside words; a quarter of an hour.
+defaults-meaning: $(MINILM)
+	$(BIN)/python benchmarks/meaning.py
 
 bench-cpu: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py $(if $(QUICK),--quick)
