@@ -65,9 +65,7 @@ def judged(
     fitted, X = Features.fit_transform(inner, reader, words=words, characters=characters)
     targets, truth = inner.targets.toarray(), outer.targets.toarray()
     X_outer, cardinality = fitted.transform(outer), cardinality_range(targets)
-    learner = LinearLearner.planned(
-        X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["bce"], route=route_of("bce")
-    )
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["bce"], route=route_of("bce"))
     folds = make_folds(X, targets, seed=0)
     starts: list[Arrays] = [{} for _ in folds]
     options = []
