@@ -28,7 +28,7 @@
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make stream-test  predict on eight files of 0.3 GB in less than 1 GB of memory, a quarter of an hour; STREAM_GB=2 for larger ones
 # make attacks    two minutes of kill-test, stream-test and fuzz, bytes for every reader, edits of every kind of run; as CI runs it
-# make slow     what takes half a minute each: losses as torch.compile builds them in C++, images made by labels
+# make slow     what takes seconds to half a minute each, two minutes in all: losses as torch.compile builds them in C++, images made by labels
 # make browser  reports in a real browser (Debian's chromium), a minute; skipped where there is none
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
 # make fuzz       the same for 10 minutes, or FUZZ_SECONDS
@@ -102,7 +102,7 @@ attacks: $(STAMP)
 	  $(BIN)/python -m pytest -m "" $(ATTACKS:%=tests/toolkit/%)
 	$(MAKE) -j2 fuzz FUZZ_SECONDS=20
 
-# What takes half a minute each; make test leaves it out.
+# What takes seconds to half a minute each; make test leaves it out.
 slow: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -m slow tests
 
