@@ -96,7 +96,8 @@ ALLOWED = {
     "lightning": {"decisions", "losses.zlpr", "metrics", "parallel", "targets"},
     "onnx": {
         *("", "calibration", "decisions", "toolkit.disk.run_folder", "toolkit.errors", "toolkit.models.meaning"),
-        *("toolkit.models.pretrained", "toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
+        *("toolkit.models.pretrained", "toolkit.read.examples"),
+        *("toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
     },
 }
 # The frameworks that a leaf may import, beside torch and NumPy.

@@ -91,7 +91,7 @@ def test_train_prints_one_object(here):
     assert list(value["test"]) == KEYS
     assert list(value["cross_fitted"]) == KEYS
     assert value["run"] == "run"
-    assert value["loss"] == "zlpr"
+    assert value["loss"] == "bce"
     assert value["test"] == as_json("evaluate run t.jsonl")
     assert value["test"] == json.loads((here / "run" / "metrics.json").read_bytes())["test"]
     assert value["test"]["head_f1"] is None

@@ -169,7 +169,7 @@ def test_held_out_rows_are_those_of_the_training_file(trained):
 
 def test_the_curve_ends_at_the_objective_of_the_model(trained, tmp_path):
     folder, learned, _, _ = trained
-    train(Config(data=str(folder / "d.jsonl"), C=2.0, tau=0.0, out=str(tmp_path / "plain")))
+    train(Config(data=str(folder / "d.jsonl"), loss="zlpr", C=2.0, tau=0.0, out=str(tmp_path / "plain")))
     run = load_run(tmp_path / "plain")
     truth = torch.tensor([[name in labels for name in run.label_names] for _, labels in learned])
     logits = torch.from_numpy(run.logits(read_for(run, folder / "d.jsonl", with_labels=True)))

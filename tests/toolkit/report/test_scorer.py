@@ -40,7 +40,6 @@ def test_what_the_page_says_is_what_the_run_says(folder):
     np.testing.assert_allclose(
         scorer.probs(examples(texts)), run.calibration.probs(run.predict_logits(texts)), atol=2e-3
     )
-    np.testing.assert_allclose(scorer.off(examples(texts)), 0, atol=2e-3)
 
 
 def test_a_page_holds_what_its_data_say(folder):
@@ -88,11 +87,11 @@ def test_of_many_weights_the_strongest_are_kept(folder, monkeypatch):
             np.abs(weight[start : start + len(block.terms)]) * (np.exp(-block.idf) * block.idf * block.weight)[:, None]
         )
         kept = np.zeros(moves.shape, dtype=bool)
-        kept[part.kept] = part.weights.toarray() != 0
+        # A level of 0 is a weight too, the smallest: where they stand counts, not what they are.
+        kept[np.repeat(part.kept, np.diff(part.weights.indptr)), part.weights.indices] = True
         assert 0 < kept.sum()
-        # A level of 0 is a weight too, the smallest.
         others = moves[~kept & np.isin(np.arange(len(kept)), part.kept)[:, None]]
-        assert np.sort(moves[kept])[1] >= others.max(initial=0)
+        assert moves[kept].min() >= others.max(initial=0)
     assert any(0 < part.weights.nnz < len(part.kept) * 4 for part in fewer.terms)
 
 

@@ -10,7 +10,7 @@ from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.terminal import print_json
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.report.metric_names import percent
+from manyhot.toolkit.report.metric_names import BELOW_HALF, percent
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.explain import Explained, Part, Reason
@@ -71,6 +71,8 @@ def lines(found: "Explained") -> list[str]:
         said.append("no label is predicted; --label LABEL says why one is not")
     for reason in found.labels:
         said += _of_label(reason)
+    if any(reason.predicted and reason.prob < 0.5 for reason in found.labels):
+        said.append(BELOW_HALF)
     return said
 
 

@@ -149,6 +149,7 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
         if not spans:
             say("no span found")
         return
+    from manyhot.toolkit.report.metric_names import BELOW_HALF
     from manyhot.toolkit.runs.explain import guessed
 
     logits, few = run.logits_and_judge([text])
@@ -160,6 +161,8 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
         console.print(visible(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
     if not sets:
         say("no label: none is likely enough")
+    if any(label.prob < 0.5 for label in sets):
+        say(BELOW_HALF)
 
 
 def _predict_lines(run: "Run | SpanRun") -> None:
