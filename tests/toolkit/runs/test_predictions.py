@@ -144,13 +144,14 @@ def test_the_size_of_batches_changes_nothing(kind, ending, text_run, number_run,
         frame = pl.DataFrame(everything, schema=[f"x{i}" for i in range(4)])
         {".jsonl": frame.write_ndjson, ".csv": frame.write_csv, ".parquet": frame.write_parquet}[ending](data)
     seen = []
-    logits_of, decided = run.logits, []
+    logits_of, decided = run.logits_and_judge, []
 
-    def logits(examples):
-        decided.append(logits_of(examples))
-        return decided[-1]
+    def logits_and_judge(examples):
+        logits, few = logits_of(examples)
+        decided.append(logits)
+        return logits, few
 
-    monkeypatch.setattr(run, "logits", logits)
+    monkeypatch.setattr(run, "logits_and_judge", logits_and_judge)
     for size in (1, 7, 2**23):
         decided.clear()
         write_predictions(tmp_path / "out.jsonl", run, data, size=size)
