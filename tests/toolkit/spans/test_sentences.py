@@ -164,5 +164,5 @@ def test_the_offset_of_rows_that_agree_is_the_best_one() -> None:
 
 
 def test_the_best_epoch_is_the_last_where_nothing_was_found() -> None:
-    assert best_epoch([0.0, 0.0]) == 2
-    assert best_epoch([0.1, 0.3, 0.3]) == 2
+    assert best_epoch([0.0, 0.0], 500) == 2
+    assert best_epoch([0.1, 0.3, 0.3], 500) == 2
