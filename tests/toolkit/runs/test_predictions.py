@@ -395,7 +395,7 @@ def wait_for_rows(tmp_path, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", [pytest.param(".jsonl", marks=pytest.mark.slow), ".parquet"])
 def test_a_full_disk_in_the_middle_is_exit_code_1_and_leaves_nothing(text_path, tmp_path, ending):
     process = long_prediction(
         tmp_path,
@@ -409,6 +409,7 @@ def test_a_full_disk_in_the_middle_is_exit_code_1_and_leaves_nothing(text_path, 
     assert os.listdir(tmp_path) == ["new.csv"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_and_a_kill_only_a_hidden_file(text_path, tmp_path):
     process = long_prediction(tmp_path, text_path)
     wait_for_rows(tmp_path, process)
