@@ -350,13 +350,13 @@ def test_what_is_typed_gets_the_probabilities_of_the_run(opened, pages, kind):
     ]
     predicted = [{label.name for label in row} for row in run.label_sets(run.predict_logits(texts[:60]))]
     assert np.mean([a == b for a, b in zip(sets, predicted, strict=True)]) > 0.95
-    for text, probs in zip(texts, true, strict=True):
+    for text, probs in zip(texts, expected, strict=True):
         page.locator("textarea").fill(text)
         shown = page.locator(".given button").all()
         assert bool(shown) == bool(text.strip())
         for button in shown:
             label = int(button.get_attribute("data-label"))
-            assert float(button.get_attribute("data-prob")) == pytest.approx(probs[label], abs=0.02)
+            assert float(button.get_attribute("data-prob")) == pytest.approx(probs[label], abs=1e-9)
 
 
 def test_numbers_that_are_filled_in_get_the_probabilities_of_the_run(opened, pages):
