@@ -47,8 +47,9 @@ OF_TABLES = (
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
-# What tau and the offset aim at.
+# What tau and the offset aim at; and after PROMISE a precision, which each label has a threshold for.
 DECISIONS = ("f1", "cardinality")
+PROMISE = "precision="
 WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
@@ -293,9 +294,15 @@ def check_loss(config: Config) -> None:
         hint = f"; {config.loss} goes with --task {others[0]}" if others else ""
         of_task = "" if config.task == "multilabel" else f" for --task {config.task}"
         raise InputError(f"loss expects one of {', '.join(losses)}{of_task}; got {shown(config.loss)}{hint}.")
-    if config.decision not in DECISIONS:
-        raise InputError(f"decision expects one of {', '.join(DECISIONS)}; got {shown(config.decision)}.")
-    if config.decision != "f1" and (config.tau != "auto" or config.task == "multiclass"):
+    promised = promised_precision(config)
+    if config.decision not in DECISIONS and promised is None:
+        raise InputError(
+            f"decision expects one of {', '.join(DECISIONS)}, or {PROMISE}P with P above 0 and below 1, such as "
+            f"{PROMISE}0.9; got {shown(config.decision)}."
+        )
+    if promised is not None and config.task == "multiclass":
+        raise InputError("decision precision=... leaves rows without labels, and --task multiclass gives each row one.")
+    if config.decision == "cardinality" and (config.tau != "auto" or config.task == "multiclass"):
         other = "--task multiclass" if config.task == "multiclass" else f"--tau {config.tau:g}"
         raise InputError(
             f"decision {config.decision} is about how many labels tau and an offset give, and {other} leaves nothing "
@@ -306,6 +313,17 @@ def check_loss(config: Config) -> None:
             f"tau is the strength of the prior, and --loss {config.loss} has none; got {shown(config.tau)}. "
             "Use --loss ce+prior, or leave tau out."
         )
+
+
+def promised_precision(config: Config) -> float | None:
+    """Return the precision of --decision precision=P; None of other decisions, and of what is no such number."""
+    if not config.decision.startswith(PROMISE):
+        return None
+    try:
+        precision = float(config.decision.removeprefix(PROMISE))
+    except ValueError:
+        return None
+    return precision if 0 < precision < 1 else None
 
 
 def check_model(config: Config) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from manyhot.labels import label_counts
+from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import Blend, blended
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
@@ -29,7 +29,15 @@ from manyhot.toolkit.choose.cross_fit import (
     prior_logits,
     score_by,
 )
-from manyhot.toolkit.config import WITHOUT_PRIOR, Config, blocks_of, check_loss, hears_neighbours
+from manyhot.toolkit.choose.promised import with_promise
+from manyhot.toolkit.config import (
+    WITHOUT_PRIOR,
+    Config,
+    blocks_of,
+    check_loss,
+    hears_neighbours,
+    promised_precision,
+)
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.disk.fits import Fits
 from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provenance, write_folder
@@ -50,6 +58,7 @@ from manyhot.toolkit.read.inputs import Training, read
 from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find
 from manyhot.toolkit.report.render import render_run
+from manyhot.toolkit.runs.drift import usual_of
 from manyhot.toolkit.runs.evaluate import Aligned, align
 from manyhot.toolkit.runs.predict import Measured, Run
 from manyhot.toolkit.runs.saved_run import run_files
@@ -140,6 +149,9 @@ def train(
         metrics: dict[str, Any] = {
             "valid" if training.valid else "cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured
         }
+        if "promise" in run.info:
+            hits = run.hits(fitted.choice.logits, fitted.choice.held.targets)
+            metrics = {part: of | hits for part, of in metrics.items()}
         measured = None
         if training.test is not None:
             measured = run.evaluate_examples(training.test)
@@ -361,10 +373,15 @@ def fit(
             *(choice, folds, features.size_without_kernel),
             **{"rule": _rule(config), "cardinality": cardinality, "train_counts": counts, "with_metrics": True},
         )
-    step = choice.step
     calibrated = calibrate(
         choice.logits, choice.held.targets, groups=choice.held.groups, multiclass=multiclass, seed=config.seed
     )
+    one_offset, promised = choice.step.offset, None
+    if (precision := promised_precision(config)) is not None:
+        promised = with_promise(choice, calibrated.calibration, precision, cardinality.max_labels, counts)
+        choice, cardinality = promised.choice, CardinalityRange(0, cardinality.max_labels)
+        calibrated = replace(calibrated, calibration=promised.calibration)
+    step = choice.step
     name = fit_name(step.C, "all rows")
     curve = Curve(
         checkpoint,
@@ -390,9 +407,11 @@ def fit(
         # What they say of a row that is like none goes into the bias.
         by = by + blend.shift + sum(blend.votes) * neighbours.log_odds_of_none
         model = model.scaled(blend.scale)
-    info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits
+    info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": one_offset} | learner.info | counts_of_fits
     if heard:
         info["neighbours"] = said_of(blend)
+    if promised is not None:
+        info["promise"] = promised.said(training.train.label_names)
     run = Run(
         features=features,
         model=model.shifted(by.astype(np.float32)),
@@ -406,6 +425,7 @@ def fit(
         info=info,
         task=config.task,
         trained_rows=None if config.no_rows else np.unique(row_hashes(training.train)),
+        usual=usual_of(features, training.train, choice.logits, cardinality),
     )
     return Fitted(run, choice, steps, calibrated, curve)
 
@@ -423,7 +443,7 @@ def _rule(config: Config) -> Rule:
         return fixed(0.0)
     if config.tau != "auto":
         return fixed(config.tau)
-    return choose_tau if config.decision == "f1" else choose_tau_of_right_cardinality
+    return choose_tau_of_right_cardinality if config.decision == "cardinality" else choose_tau
 
 
 def folds_of(

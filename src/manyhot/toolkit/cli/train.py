@@ -108,7 +108,8 @@ def train(
     decision: Annotated[
         str | None,
         typer.Option(
-            help="f1, as many labels as give the best F1; or cardinality, as many as there are.  [default: f1]"
+            help="f1, as many labels as give the best F1; cardinality, as many as there are; or precision=0.9, a label "
+            "only where held-out rows promise that precision.  [default: f1]"
         ),
     ] = None,
     seed: Seed = None,

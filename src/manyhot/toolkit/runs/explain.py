@@ -283,17 +283,22 @@ def _analyzer(pattern: str) -> Callable[[str], list[str]]:
     return CountVectorizer(token_pattern=pattern).build_analyzer()
 
 
-def few_known(features: Features, texts: Sequence[str] | None) -> np.ndarray:
-    """Say of which texts training knew fewer than half of the words, (texts,) bool."""
+def unknown_shares(features: Features, texts: Sequence[str] | None) -> np.ndarray:
+    """Return the share of the different words of each text that training did not know, (texts,); NaN without words."""
     read = words_of(features)
     if read is None or texts is None:
-        return np.zeros(0 if texts is None else len(texts), dtype=bool)
+        return np.full(0 if texts is None else len(texts), np.nan)
+
+    def share(words: Words) -> float:
+        return len(words.unknown) / len(words.all) if words.all else np.nan
+
     # The words of one text at a time: of a text of 8 MB they take hundreds.
-    return np.array([_is_little_known(read(text)) for text in texts], dtype=bool)
+    return np.array([share(read(text)) for text in texts], dtype=np.float64)
 
 
-def _is_little_known(words: Words) -> bool:
-    return len(words.all) - len(words.unknown) < FEW_KNOWN * len(words.all)
+def few_known(features: Features, texts: Sequence[str] | None) -> np.ndarray:
+    """Say of which texts training knew fewer than half of the words, (texts,) bool."""
+    return unknown_shares(features, texts) > 1 - FEW_KNOWN
 
 
 def guessed(few: int, rows: int) -> str | None:

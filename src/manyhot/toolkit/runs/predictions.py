@@ -19,14 +19,18 @@ from manyhot.toolkit.models.model import BLOCK
 from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
 from manyhot.toolkit.read.data import Raw
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
-from manyhot.toolkit.runs.explain import few_known, guessed
+from manyhot.toolkit.runs.drift import Drift
+from manyhot.toolkit.runs.explain import FEW_KNOWN, guessed, unknown_shares
 from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
 # Logits that are held at once; where labels are many a batch is predicted in parts.
 CELLS = 2**20
 
+# Sees the rows of each part, their logits, and the share of each row's words that training did not know.
+Look = Callable[[Examples, np.ndarray, np.ndarray], None]
 # Told while the file is looked through before the first row, and then with the rows done; and the share of the file.
 Progress = Callable[[int | None, float], None]
 
@@ -42,6 +46,8 @@ def write_predictions(
     safe_csv: bool = False,
     progress: Progress = lambda rows, share: None,
     warn: Callable[[str], None] = lambda text: None,
+    looks: Sequence[Look] = (),
+    drift: Drift | None = None,
 ) -> int:
     """Write labels, the most probable first, with scores (logits) and probabilities, for each row of a data file.
 
@@ -57,7 +63,9 @@ def write_predictions(
         size: bytes that are read at a time, about.
         safe_csv: in a .csv file, write ' before text that a spreadsheet would take for a formula.
         progress: told with each batch how many rows are written.
-        warn: told at the end of texts that training knew little of.
+        warn: told at the end of texts that training knew little of, and how the rows differ from those of training.
+        looks: see the rows, their logits and the shares of their words that are unknown, in order.
+        drift: counts the rows for a caller who wants its numbers; one of the run's own if left out.
 
     Returns:
         The number of rows.
@@ -72,6 +80,8 @@ def write_predictions(
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
     step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
     rows, few = 0, 0
+    drift = run.drift() if drift is None else drift
+    looks = (*looks, *([] if drift is None else [drift.look]))
     with whole_file(path) as file, writer(file) as write:
         batches = read_batches(
             data,
@@ -85,15 +95,20 @@ def write_predictions(
         for batch in batches:
             kept = _kept(batch.raw, keep, Path(data).name, path.suffix)
             examples = examples_for(run, batch.raw, data, with_labels=False, start=batch.start)
-            few += int(few_known(run.features, examples.texts).sum())
+            unknown = unknown_shares(run.features, examples.texts)
+            few += int((unknown > 1 - FEW_KNOWN).sum())
             for start in range(0, examples.rows, step):
-                predicted = predictions(
-                    run, run.logits(examples.taken(np.arange(start, min(start + step, examples.rows))))
-                )
+                part = examples.taken(np.arange(start, min(start + step, examples.rows)))
+                logits = run.logits(part)
+                for look in looks:
+                    look(part, logits, unknown[start : start + step])
+                predicted = predictions(run, logits)
                 write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
                 rows += predicted.height
             progress(rows, batch.share)
     if note := guessed(few, rows):
+        warn(note)
+    if drift is not None and (note := drift.said()):
         warn(note)
     return rows
 
