@@ -188,6 +188,9 @@ bench-linear: $(STAMP)
 bench-review: $(STAMP)
 	$(BIN)/python benchmarks/review.py
 
+bench-retrain: $(STAMP)
+	$(BIN)/python benchmarks/retrain.py
+
 bench-promises: $(STAMP)
 	$(BIN)/python benchmarks/promises.py
 

@@ -3,8 +3,8 @@
     make bench-review      (ten minutes of one core; training files alone)
 
 From 100 labelled rows on (40 of a small set), five times as many more are labelled, at random or those with the highest
-score of a model fitted on all that are labelled. The mean of micro- and macro-F1 is of a fixed quarter of the training rows that nobody labels.
-Three seeds: of the first 100 rows, and of what is drawn.
+score of a model fitted on all that are labelled. The mean of micro- and macro-F1 is of a fixed quarter of the training
+rows that nobody labels. Three seeds: of the first rows, and of what is drawn.
 """
 
 import json

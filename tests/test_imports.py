@@ -163,6 +163,7 @@ ROOMS = {
         "review",
         "schema",
         "saved_run",
+        "continued",
         "network",
     ),
     "report": (

@@ -42,7 +42,19 @@ OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 DESIGNS = ("gplinker", "cascade")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
-    *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
+    *(
+        "from_run",
+        "uncertain",
+        "fine_tune",
+        "long",
+        "words",
+        "neighbours",
+        "characters",
+        "kernel",
+        "tau",
+        "decision",
+        "C",
+    ),
     "max_iter",
 )
 # What -1 says in a label column, where it does not say that nobody knows.
@@ -50,6 +62,19 @@ UNCERTAIN = ("negative", "positive")
 # What tau and the offset aim at; and after PROMISE a precision, which each label has a threshold for.
 DECISIONS = ("f1", "cardinality")
 PROMISE = "precision="
+# What a training that goes on from a run keeps of it, and nobody gives again.
+KEPT = (
+    "text",
+    "features",
+    "labels",
+    "num_labels",
+    "label_sep",
+    "label_names",
+    "no_header",
+    "uncertain",
+    "task",
+    "model",
+)
 WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
@@ -68,6 +93,7 @@ class Config:
     """The options of `manyhot train`; a run's config.toml holds all of them but `out`."""
 
     data: str = ""
+    from_run: str | None = None
     test: str | None = None
     valid: str | None = None
     text: tuple[str, ...] | None = None
@@ -134,13 +160,15 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
         InputError: a file that is missing or no TOML, an unknown key, a value of the wrong type or range, no DATA.
     """
     merged: dict[str, Any] = {}
+    if from_run := options.get("from_run"):
+        for key in KEPT:
+            if options.get(key) is not None:
+                raise InputError(f"{key} is kept by --from {from_run}; leave --{key.replace('_', '-')} out.")
+        merged.update(_read_config(str(Path(from_run) / "config.toml"), "a run folder with --from"))
+        for key in ("data", "test", "valid", "C"):
+            merged.pop(key, None)
     if file is not None:
-        try:
-            merged.update(parse_toml(read_plain(Path(file), MOST_TEXT)))
-        except OSError as error:
-            raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
-        except ValueError as error:
-            raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
+        merged.update(_read_config(file, "a config file"))
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -156,6 +184,15 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
     return _checked(merged)
 
 
+def _read_config(file: str, what: str) -> dict[str, Any]:
+    try:
+        return parse_toml(read_plain(Path(file), MOST_TEXT))
+    except OSError as error:
+        raise InputError(f"{file}: expected {what}; {error.strerror or error}.") from None
+    except ValueError as error:
+        raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
+
+
 def _parsed(text: str) -> Any:
     """Read a value as TOML would, and as a plain string where it would not."""
     try:
@@ -168,7 +205,18 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
+    texts = (
+        "data",
+        "from_run",
+        "test",
+        "valid",
+        "label_sep",
+        "label_names",
+        "split_column",
+        "group",
+        "uncertain",
+        "encoding",
+    )
     of_model = ("task", "model", "device", "long", "loss", "decision", "design", "out", *CHOICES, *SWITCHES)
     for key in (*texts, *of_model):
         if key in merged and not isinstance(merged[key], str):

@@ -54,10 +54,11 @@ from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
 from manyhot.toolkit.objectives import COUPLED, loss_of
 from manyhot.toolkit.read.data import files_of
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.read.inputs import Training, read
+from manyhot.toolkit.read.inputs import Kept, Training, read
 from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find
 from manyhot.toolkit.report.render import render_run
+from manyhot.toolkit.runs.continued import continued, said_of_rows
 from manyhot.toolkit.runs.drift import usual_of
 from manyhot.toolkit.runs.evaluate import Aligned, align
 from manyhot.toolkit.runs.predict import Measured, Run
@@ -132,13 +133,14 @@ def train(
     """
     started = time.monotonic()
     check_loss(config)
+    config, before = continued(config)
     _check_group(config, group)
     if dry_run:
-        _planned(config, listener, sample=True)
+        _planned(config, listener, before, sample=True)
         return None
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     with _reserved_by_the_first(config, sums, group, resume=resume, say=listener.say) as (path, checkpoint):
-        training, features, X, targets, learner = _planned(config, listener)
+        training, features, X, targets, learner = _planned(config, listener, before)
         if isinstance(learner, NetLearner):
             learner = replace(learner, group=group)
         fits = checkpoint if group.size == 1 else ToldFits(checkpoint, group)
@@ -177,7 +179,8 @@ def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitte
         InputError: bad input.
     """
     check_loss(config)
-    training, features, X, targets, learner = _planned(config, listener)
+    config, before = continued(config)
+    training, features, X, targets, learner = _planned(config, listener, before)
     return fit(config, training, features, X, targets, learner, listener), training
 
 
@@ -266,15 +269,19 @@ def files_named(config: Config, say: Callable[[str], None] = lambda text: None) 
 
 
 def _planned(
-    config: Config, listener: Listener, *, sample: bool = False
+    config: Config, listener: Listener, before: Run | None = None, *, sample: bool = False
 ) -> tuple[Training, Features, DesignMatrix, np.ndarray, Learner]:
-    training, encoder = read(config), read_encoder(config, listener.say)
+    kept = None if before is None else Kept(str(config.from_run), before.columns, before.label_names)
+    training, encoder = read(config, kept), read_encoder(config, listener.say)
     listener.on_columns(training.uses)
     for sentence in training.said:
         listener.say(sentence)
     for sentence in training.warned:
         listener.warn(sentence)
     rows = training.train
+    if before is not None:
+        for warns, sentence in said_of_rows(before, rows):
+            (listener.warn if warns else listener.say)(sentence)
     check_cells(rows)
     if encoder is None:
         features, X = Features.fit_transform(rows, **blocks_of(config))
