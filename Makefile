@@ -191,6 +191,9 @@ bench-review: $(STAMP)
 bench-retrain: $(STAMP)
 	$(BIN)/python benchmarks/retrain.py
 
+bench-retrain: $(STAMP)
+	$(BIN)/python benchmarks/retrain.py
+
 bench-promises: $(STAMP)
 	$(BIN)/python benchmarks/promises.py
 

@@ -66,6 +66,7 @@ def page(sets: dict[str, Any]) -> str:
     ]
     for name, of in sets.items():
         pairs = [(of[what]["micro_f1"], of[what]["macro_f1"]) for what in ("old", "anew", "from")]
+        pairs = [(of[what]["micro_f1"], of[what]["macro_f1"]) for what in ("old", "anew", "from")]
         cells = [f"{100 * micro:.1f}, {100 * macro:.1f}" for micro, macro in pairs]
         share = of["from"]["seconds"] / of["anew"]["seconds"]
         lines.append(f"| {name} | {of['old_rows']:,} | {of['rows']:,} | {' | '.join(cells)} | {share:.2f} |")

@@ -177,6 +177,7 @@ ROOMS = {
             "cautions",
             "findings",
             "hard_rows",
+            "suspects",
             "plots",
         ),
         *("span_page", "card", "render", "write"),

@@ -37,7 +37,8 @@ def test_the_threshold_is_the_lowest_of_all_that_keep_the_promise(precision):
     probs = manyhot.fit_calibration(logits, targets).probs(logits)
     preds = found.decide(logits)
     for label in range(3):
-        cut = threshold_by_hand(*(x[:, label].astype(float) for x in (logits, targets, probs)), precision)
+        scores, truth, chances = (x[:, label].astype(float) for x in (logits, targets, probs))
+        cut = threshold_by_hand(scores, truth, chances, precision)
         assert cut is not None
         assert (preds[:, label] == (logits[:, label] >= np.float32(cut))).all()
         assert found.recall[label] == pytest.approx(targets[preds[:, label] > 0, label].sum() / targets[:, label].sum())

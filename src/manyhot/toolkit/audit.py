@@ -2,7 +2,6 @@
 
 import difflib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, suspects, thresholds
+from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, counted_by_label, suspects, thresholds
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import whole_file
 from manyhot.toolkit.errors import InputError
@@ -88,13 +87,7 @@ class Audited:
 
     def by_label(self) -> list[dict[str, Any]]:
         """Count of each label with suspects the rows that have it, and its cells that look missing and wrong."""
-        missing, wrong = (Counter(self.cells.of(given).labels.tolist()) for given in (False, True))
-        rows = (self.targets > 0).sum(0)
-        found = [
-            {"label": self.label_names[i], "rows": int(rows[i]), "missing": missing[i], "wrong": wrong[i]}
-            for i in sorted(missing | wrong, key=lambda i: (-missing[i] - wrong[i], self.label_names[i]))
-        ]
-        return found
+        return counted_by_label(self.cells, self.targets, self.label_names)
 
     def place(self, row: int) -> int:
         """Return the number of a row in its file, from 1."""

@@ -42,20 +42,8 @@ OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 DESIGNS = ("gplinker", "cascade")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
-    *(
-        "from_run",
-        "uncertain",
-        "fine_tune",
-        "long",
-        "words",
-        "neighbours",
-        "characters",
-        "kernel",
-        "tau",
-        "decision",
-        "C",
-    ),
-    "max_iter",
+    *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
+    *("max_iter", "from_run"),
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
@@ -64,16 +52,8 @@ DECISIONS = ("f1", "cardinality")
 PROMISE = "precision="
 # What a training that goes on from a run keeps of it, and nobody gives again.
 KEPT = (
-    "text",
-    "features",
-    "labels",
-    "num_labels",
-    "label_sep",
-    "label_names",
-    "no_header",
-    "uncertain",
-    "task",
-    "model",
+    *("text", "features", "labels", "num_labels", "label_sep", "label_names", "no_header", "uncertain"),
+    *("task", "model"),
 )
 WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
@@ -205,19 +185,9 @@ def _checked(merged: dict[str, Any]) -> Config:
     for key in ("text", "features", "labels"):
         if key in merged:
             merged[key] = _names(key, merged[key])
-    texts = (
-        "data",
-        "from_run",
-        "test",
-        "valid",
-        "label_sep",
-        "label_names",
-        "split_column",
-        "group",
-        "uncertain",
-        "encoding",
-    )
-    of_model = ("task", "model", "device", "long", "loss", "decision", "design", "out", *CHOICES, *SWITCHES)
+    texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
+    of_model = ("task", "model", "device", "long", "loss", "decision", "design", "from_run", "out")
+    of_model += (*CHOICES, *SWITCHES)
     for key in (*texts, *of_model):
         if key in merged and not isinstance(merged[key], str):
             raise InputError(f"{key} expects text; got {shown(merged[key])}.")

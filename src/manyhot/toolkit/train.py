@@ -58,6 +58,7 @@ from manyhot.toolkit.read.inputs import Kept, Training, read
 from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find
 from manyhot.toolkit.report.render import render_run
+from manyhot.toolkit.report.suspects import rows_shown, suspected
 from manyhot.toolkit.runs.continued import continued, said_of_rows
 from manyhot.toolkit.runs.drift import usual_of
 from manyhot.toolkit.runs.evaluate import Aligned, align
@@ -169,7 +170,7 @@ def train(
         findings = findings_of(config, training, X, fitted, measured, metrics, origin)
         files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings, render_run(findings))
         write_folder(path, files, RUN)
-    return Trained(run, path, metrics, len(findings["worst"] or ()))
+    return Trained(run, path, metrics, rows_shown(findings))
 
 
 def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitted, Training]:
@@ -234,6 +235,15 @@ def findings_of(
         rows = np.arange(examples.rows) if held.rows is None else held.rows
         aligned = Aligned(held.targets, np.zeros((len(held.targets), 0), dtype=bool), [])
         judged = Judged(part, examples, rows, aligned, fitted.choice.logits, fitted.calibrated.reliability)
+    seen = training.train if training.valid is None else training.valid
+    found = suspected(
+        run,
+        seen if held.rows is None else seen.taken(held.rows),
+        held.targets,
+        fitted.choice.logits,
+        with_rows=not config.no_rows,
+    )
+    limits = None if found is None else found.limits
     return {
         "kind": "run",
         "data": Path(config.data).name,
@@ -252,7 +262,8 @@ def findings_of(
             "losses": [loss if math.isfinite(loss) else None for loss in fitted.curve.losses],
             "scores": fitted.curve.scores,
         },
-        **find(run, judged, training.train, X, with_rows=not config.no_rows),
+        **find(run, judged, training.train, X, with_rows=not config.no_rows, limits=limits),
+        "suspects": None if found is None else found.found,
         "config": config.to_toml(),
         "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
     }

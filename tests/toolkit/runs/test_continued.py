@@ -32,7 +32,7 @@ def old(tmp_path_factory):
 
 def test_columns_labels_options_and_penalty_are_kept_and_new_labels_are_added_and_said(old, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    new = some_rows(60, 1, [*"ab", "new"])
+    new = some_rows(60, 1, ("a", "b", "new"))
     pl.concat([some_rows(90, 0), new]).write_csv("all.csv")
     _, stderr = call(f"train all.csv --from {old / 'run'} --out next")
     said = stderr.replace("\n", " ")

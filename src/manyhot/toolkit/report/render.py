@@ -30,6 +30,7 @@ from manyhot.toolkit.report.metric_names import (
 )
 from manyhot.toolkit.report.scorer import written as written_inside
 from manyhot.toolkit.report.span_page import drawn_arrows, hues_of, marked
+from manyhot.toolkit.report.suspects import rows_shown
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
 MOST_LABELS = 2000
@@ -70,6 +71,8 @@ def render_run(findings: dict[str, Any]) -> str:
         worst_labels=worst_labels(labels),
         overview=_overview(findings),
         box=None if findings["box"] is None or findings["box"]["model"] is None else _box(findings["box"]["model"]),
+        rows_shown=rows_shown(findings),
+        suspects=findings.get("suspects"),
         reads_text=findings["overview"]["lengths"] is not None,
         below_half=BELOW_HALF if _shown_below_half(findings["worst"] or ()) else None,
         BELOW_HALF=BELOW_HALF,

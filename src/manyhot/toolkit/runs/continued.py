@@ -34,13 +34,11 @@ def continued(config: Config) -> tuple[Config, Run | None]:
         raise InputError(f"--from: expected a run of task {config.task}, got one of {run.task}; leave --task out.")
     if run.info["C"] is None or config.model.partition(":")[0] == "mlp":
         raise InputError(
-            f"--from: expected a linear run, whose penalty is kept, got {config.from_run}, which has none: training anew "
-            "takes no longer, manyhot train DATA"
+            f"--from: expected a linear run, whose penalty is kept, got {config.from_run}, which has none: training "
+            "anew takes no longer, manyhot train DATA"
         )
-    if run.info["loss"] != config.loss:
-        raise InputError(
-            f"--from: the loss of the run is kept, {run.info['loss']}; got {config.loss}; leave --loss out."
-        )
+    if (loss := run.info["loss"]) != config.loss:
+        raise InputError(f"--from: the loss of the run is kept, {loss}; got {config.loss}; leave --loss out.")
     return replace(config, C=run.info["C"] if config.C == "auto" else config.C), run
 
 
@@ -59,10 +57,5 @@ def said_of_rows(run: Run, train: Examples) -> Iterator[tuple[bool, str]]:
     old = int(np.isin(run.trained_rows, here).sum())
     yield False, f"{len(here) - int(np.isin(here, run.trained_rows).sum()):,} rows are new to the run"
     if old < MOST_OF_THEM * len(run.trained_rows):
-        yield (
-            True,
-            (
-                f"{old:,} of the {len(run.trained_rows):,} rows that the run was trained on are in {train.source}: only rows "
-                "that are there are learned from, so give old rows and new in one file"
-            ),
-        )
+        said = f"{old:,} of the {len(run.trained_rows):,} rows that the run was trained on are in {train.source}"
+        yield True, f"{said}: only rows that are there are learned from, so give old rows and new in one file"

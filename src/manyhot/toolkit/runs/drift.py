@@ -70,7 +70,8 @@ class Usual(NamedTuple):
         words, skewness = state["words"], state["skewness"]
         return cls(
             None if words is None else (float(words[0]), float(words[1])),
-            *(np.array(state[key], dtype=np.float64) for key in ("shares", "given")),
+            np.array(state["shares"], dtype=np.float64),
+            np.array(state["given"], dtype=np.float64),
             None if skewness is None else np.array(skewness, dtype=np.float64),
         )
 
@@ -121,7 +122,7 @@ def _watched(features: Features) -> bool:
 def _standardised(features: Features, numbers: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return standardised numbers, 0 where one is missing, and of each column how many are not."""
     dense = numbers if isinstance(numbers, np.ndarray) else numbers.toarray()
-    z = (dense.astype(np.float64) - features.mean) / features.std
+    z = (dense.astype(np.float64) - np.asarray(features.mean)) / np.asarray(features.std)
     return np.nan_to_num(z), np.isfinite(dense).sum(0)
 
 
