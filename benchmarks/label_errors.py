@@ -32,6 +32,7 @@ from manyhot.split import stratified_split
 from manyhot.toolkit.choose.blend import blended
 from manyhot.toolkit.choose.cross_fit import choose, choose_tau, make_folds
 from manyhot.toolkit.choose.label_errors import suspects, thresholds
+from manyhot.toolkit.config import default_loss
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.linear import LinearLearner
@@ -47,13 +48,12 @@ LEAST = 5
 RATES = (0.05, 0.1)
 KINDS = ("uniform", "confusion")
 OURS = "manyhot"
+LOSS = default_loss("multilabel", "linear")
 
 
 def held_probs(features: Features, X: DesignMatrix, targets: np.ndarray) -> np.ndarray:
     """Return the probabilities that the command would state of rows held out, (rows, labels)."""
-    learner = LinearLearner.planned(
-        X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], route=route_of("zlpr")
-    )
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES[LOSS], route=route_of(LOSS))
     options: Any = {
         "rule": choose_tau,
         "cardinality": cardinality_range(targets),

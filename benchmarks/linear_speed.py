@@ -89,7 +89,7 @@ def process(arguments: list[str]) -> dict[str, Any]:
         words = said.read().decode()
     if child.returncode:
         raise SystemExit(f"{' '.join(arguments)} exited with {child.returncode}: {words[-2000:]}")
-    planned = re.search(r"about ([\d.]+ [GM]B) of memory", words)
+    planned = re.search(r"takes about ([\d.]+ [GM]B) beside the rows", words)
     return {
         "cpu": used.ru_utime + used.ru_stime,
         "wall": time.monotonic() - began,

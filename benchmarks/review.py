@@ -23,6 +23,7 @@ from manyhot.calibration import fit_calibration
 from manyhot.labels import cardinality_range
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import choose, choose_tau, make_folds, mean_f1, prior_logits
+from manyhot.toolkit.config import default_loss
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
@@ -38,6 +39,7 @@ SETS = ("semeval eng", "emotions", "scene", "reuters r90")
 # Of each set, before a quarter is put aside; of emotions, of 391 rows, fewer are labelled a round.
 ROWS, STEPS, ROUNDS, SEEDS = 1600, {"emotions": 40}, 5, 2
 STEP = 100
+LOSS = default_loss("multilabel", "linear")
 # A label counts from this many rows on among those that may be labelled.
 LEAST = 10
 
@@ -59,9 +61,7 @@ def fitted(
     has = targets.any(0)
     targets = targets[:, has]
     features, X = Features.fit_transform(train)
-    learner = LinearLearner.planned(
-        X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], route=route_of("zlpr")
-    )
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES[LOSS], route=route_of(LOSS))
     choice = choose(
         make_folds(X, targets, seed=0),
         learner=learner,

@@ -126,7 +126,7 @@ def test_a_run_from_before_tasks_is_a_multilabel_run():
 
 
 def test_the_default_loss_is_the_task_s():
-    assert make_config(None, [], {"data": "d.csv"}).loss == "zlpr"
+    assert make_config(None, [], {"data": "d.csv"}).loss == "bce"
     assert make_config(None, [], {"data": "d.csv", "task": "multiclass"}).loss == "ce+prior"
 
 

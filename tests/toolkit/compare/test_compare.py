@@ -73,7 +73,7 @@ OF_TRAIN = {
     "asymmetric": "--loss asymmetric --tau 0",
     "two-way": "--loss two-way --tau 0",
 }
-DEFAULT = "zlpr+prior+neighbours"
+DEFAULT = "bce+prior+neighbours"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
 
 def test_without_test_rows_each_row_is_measured_by_a_model_that_did_not_see_it():
     Y = numbers("d.csv", rows=70)
-    result = compared("d.csv --losses zlpr+prior+neighbours,bce --folds 2 --out c")
+    result = compared("d.csv --losses bce+prior+neighbours,bce --folds 2 --out c")
     assert result["design"] == {"kind": "folds", "folds": 2, "file": "d.csv", "rows": 70, "drawn": "rows"}
     frame = pl.read_csv("d.csv")
     names = sorted({name for cell in frame["labels"] for name in cell.split("|")})
@@ -144,7 +144,7 @@ def test_the_command_that_repeats_it_can_be_pasted(monkeypatch):
 
 def test_what_is_written_is_what_is_printed():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce,focal --out c")
+    result = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce,focal --out c")
     files = read_folder(Path("c"), COMPARISON)
     assert json.loads(files["compare.json"]) == result
     assert b"<html" in files["report.html"]
@@ -183,13 +183,13 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     lines = Path("d.csv").read_text().splitlines()
     Path("t.csv").write_text("\n".join([*Path("t.csv").read_text().splitlines(), lines[1]]) + "\n")
-    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce --out c")
+    result = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce --out c")
     said = [warning["text"] for warning in result["warnings"]]
     assert any(text.startswith("1 row is in t.csv and among the training rows alike") for text in said)
     assert result["hard"]
     assert all(row["f1"] < 1 for row in result["hard"])
     assert "Rows that most methods get wrong" in Path("c/report.html").read_text()
-    hidden = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce --no-rows --out n")
+    hidden = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce --no-rows --out n")
     assert hidden["hard"] is None
     assert "<blockquote" not in Path("n/report.html").read_text()
     twice = compared("t.csv --losses bce --folds 2")
@@ -198,7 +198,7 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
 
 def test_the_table_and_the_verdict(monkeypatch):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    words = "compare d.csv --test t.csv --losses zlpr+prior+neighbours,bce"
+    words = "compare d.csv --test t.csv --losses bce+prior+neighbours,bce"
     monkeypatch.setattr("sys.argv", ["manyhot", *shlex.split(words)])
     stdout, stderr = call(words)
     said, _, lines = stdout.partition("\n\n")

@@ -102,6 +102,14 @@ def test_where_rows_have_too_many_parts_of_words_the_most_frequent_go(monkeypatc
     assert texts_of[kept].max() <= texts_of[~kept].min()
 
 
+@pytest.mark.parametrize(("distinct", "blocks"), [(module.LONG_TEXT, 3), (module.LONG_TEXT + 1, 2)])
+def test_long_texts_have_no_parts_of_words(distinct, blocks):
+    # Twice each: what is counted are distinct words.
+    train = [" ".join(f"word{(i + j) % 100}" for j in range(distinct)) for i in range(200)]
+    texts = of_texts([f"{text} {text}" for text in train])
+    assert len(Features.fit(texts, characters=True).blocks) == blocks
+
+
 def test_scripts_without_spaces_have_characters_alone():
     assert len(Features.fit(of_texts(CHINESE), characters=True).blocks) == 1
 

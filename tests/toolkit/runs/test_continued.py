@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(old, tmp_path, monkeypatch):
     some_rows(30, 2).write_csv("fits.csv")
     assert "expected the columns" in bad(f"train other.csv --from {run}")
     assert "text is kept by --from" in bad(f"train fits.csv --from {run} --text kind")
-    assert "the loss of the run is kept, zlpr; got bce" in bad(f"train fits.csv --from {run} --loss bce")
+    assert "the loss of the run is kept, bce; got zlpr" in bad(f"train fits.csv --from {run} --loss zlpr")
     assert "expected a run folder with --from" in bad("train fits.csv --from nowhere")
     np.save("x.npy", np.zeros((3, 2)))
     call("train fits.csv --text body --labels tags --model mlp --out net")

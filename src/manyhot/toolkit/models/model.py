@@ -192,7 +192,7 @@ class Memory:
     def describe(self) -> str:
         """Say it in one line."""
         return (
-            f"{self.parameters:,} weights, {self.how}, about {gigabytes(self.bytes)} of memory "
+            f"{self.parameters:,} weights, {self.how}; fitting takes about {gigabytes(self.bytes)} beside the rows "
             f"({gigabytes(self.free)} free)"
         )
 
