@@ -1,6 +1,7 @@
 """`train NEW --from RUN`: what is kept, what is added and said, and what is refused."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from manyhot import load_run
 WORDS = {"a": "apple", "b": "bread", "c": "cheese", "new": "fresh"}
 
 
-def some_rows(rows, seed, names="abc"):
+def some_rows(rows, seed, names: Sequence[str] = "abc"):
     rng = np.random.default_rng(seed)
     sets = [[n for n in [*names] if rng.random() < 0.4] for _ in range(rows)]
     texts = [

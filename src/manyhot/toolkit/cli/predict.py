@@ -138,7 +138,7 @@ def predict(
                 say(f"wrote {review_path(out)}: {len(looked.rows()):,} rows to label next, the least certain first")
 
 
-def _reviewing(run: "Run | SpanRun", out: Path, number: int) -> "Review":
+def _reviewing(run: Any, out: Path, number: int) -> "Review":
     """Return what keeps the rows to label next; refused before any row is read."""
     from manyhot.toolkit.runs.predictions import check_output
     from manyhot.toolkit.runs.review import OUTPUTS, Review, review_path
