@@ -18,6 +18,7 @@
 # make bench-relations  both designs of triples by ZLPR and BCE, three seeds; half an hour, continues where it was left
 # make span-targets  trains on the real sets of spans, each beside the F1 and the time it is to have; an hour of one core
 # make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
+# make demo-picture  the demo once more, as the picture of README.md
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
@@ -44,7 +45,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
 
 setup: $(STAMP)
 
@@ -78,6 +79,9 @@ bench-encoder: $(MINILM)
 
 demo: $(STAMP)
 	$(BIN)/manyhot demo
+
+demo-picture: $(STAMP)
+	$(BIN)/python benchmarks/demo_picture.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -148,6 +152,10 @@ defaults: $(STAMP)
 # Compares the settings of --model mlp in the same way; about a quarter of an hour.
 defaults-mlp: $(STAMP)
 	$(BIN)/python benchmarks/mlp.py
+
+# Chooses the weight of an encoder's numbers beside words; a quarter of an hour.
+defaults-meaning: $(MINILM)
+	$(BIN)/python benchmarks/meaning.py
 
 bench-cpu: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py $(if $(QUICK),--quick)

@@ -97,7 +97,8 @@ ALLOWED = {
     "lightning": {"decisions", "losses.zlpr", "metrics", "parallel", "targets"},
     "onnx": {
         *("", "calibration", "decisions", "toolkit.disk.run_folder", "toolkit.errors", "toolkit.models.meaning"),
-        *("toolkit.models.pretrained", "toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
+        *("toolkit.models.pretrained", "toolkit.read.examples"),
+        *("toolkit.runs.network", "toolkit.runs.predict", "toolkit.runs.saved_run"),
     },
 }
 # The frameworks that a leaf may import, beside torch and NumPy.
@@ -196,12 +197,12 @@ ROOMS = {
             "saved_run",
             "train",
             "methods",
+            "standings",
             "compare",
-            "demo",
         ),
     ),
     "folders": (),
-    "demo": ("job", "packages", "digits", "today", "run"),
+    "demo": ("job", "packages", "digits", "today", "run", "spans"),
     "cli": (
         *("terminal", "result", "failing", "options"),
         *("train", "compare", "evaluate", "predict", "explain", "export", "report", "audit", "demo", "main"),

@@ -28,6 +28,7 @@ from manyhot.toolkit.disk.run_folder import whole_file
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Tokens
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.network import network_inputs, network_of_run
 from manyhot.toolkit.runs.predict import Run, read_for
 from manyhot.toolkit.runs.saved_run import load_run
@@ -184,9 +185,13 @@ def export(
         },
     }  # fmt: skip
     outputs = ["logits", "labels", "probs"][: 2 if calibration is None else 3]
-    training = network.training
-    written = graph(decided.eval(), inputs, names, outputs, opset)
-    network.train(training)
+    # Part by part: a network that was trained in parts, or is a part of a run, is left as it was.
+    training = [(part, part.training) for part in network.modules()]
+    try:
+        written = graph(decided.eval(), inputs, names, outputs, opset)
+    finally:
+        for part, was in training:
+            part.training = was
     for key, value in described.items():
         entry = written.metadata_props.add()
         # The tokenizer is JSON already.
@@ -211,14 +216,14 @@ def session_of(path: str | Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def compare(run: Run, path: str | Path, data: str) -> dict[str, Any]:
-    """Compare an exported file with the run on the rows of a data file.
+def compare(run: Run, path: str | Path, data: str | Examples) -> dict[str, Any]:
+    """Compare an exported file with the run on the rows of a data file, or on rows that have been read.
 
     Returns:
         `rows`; `largest`, the largest difference of a logit in parts of its size, or of 1 where that is less; and
         `differing`, rows whose label sets differ.
     """
-    examples = read_for(run, data, with_labels=False)
+    examples = data if isinstance(data, Examples) else read_for(run, data, with_labels=False)
     logits = run.logits(examples)
     found, labels, *_ = session_of(path).run(None, network_inputs(run, examples))
     preds = decide(logits, **run.cardinality._asdict())

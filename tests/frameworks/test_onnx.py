@@ -79,9 +79,11 @@ def test_names_and_metadata_of_a_model(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     s, t = chance.standard_normal((200, 3)), (chance.random((200, 3)) < 0.4).astype(int)
     calibration = manyhot.fit_calibration(s, t)
-    model, path = Two().eval(), tmp_path / "model.onnx"
+    model, path = Two().train(), tmp_path / "model.onnx"
+    model.words.eval()  # frozen, as a part may be
     export(model, path, example=(torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 2)), calibration=calibration,
            label_names=["a", "b", "ç"], max_labels=2)  # fmt: skip
+    assert (model.training, model.words.training, model.last.training) == (True, False, True)
     ids, numbers = chance.integers(0, 9, (7, 11)), chance.standard_normal((7, 2)).astype(np.float32)
     session = session_of(path)
     assert [i.name for i in session.get_inputs()] == ["input_ids", "numbers"]

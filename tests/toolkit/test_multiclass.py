@@ -318,7 +318,7 @@ def test_options_that_do_not_fit(options, message):
 
 def test_a_config_of_python_is_checked_too():
     table()
-    with pytest.raises(InputError, match=r"for --task multiclass; got 'zlpr'"):
+    with pytest.raises(InputError, match=r"for --task multiclass; got 'bce'"):
         train(Config(data="d.csv", out="run", **MULTICLASS))
     assert not Path("run").exists()
 

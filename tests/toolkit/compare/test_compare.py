@@ -77,7 +77,7 @@ DEFAULT = "bce+prior+neighbours"
 
 
 @pytest.mark.parametrize(
-    ("names", "penalty"), [(NAMES, "--set C=1"), ((DEFAULT, "bce"), "")], ids=["each loss", "penalty searched"]
+    ("names", "penalty"), [(NAMES, "--set C=1"), (("bce", DEFAULT), "")], ids=["each loss", "penalty searched"]
 )
 def test_every_method_is_what_train_gives(names, penalty):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
@@ -90,6 +90,9 @@ def test_every_method_is_what_train_gives(names, penalty):
         chosen = methods[name]["chosen"][0]
         assert [chosen[key] for key in ("C", "tau")] == [run[key] for key in ("C", "tau")]
         assert chosen["offset"] == pytest.approx(run["offset"], abs=1e-6)
+        # Probabilities are calibrated as a run's are.
+        findings = json.loads((Path(run["run"]) / "findings.json").read_bytes())
+        np.testing.assert_allclose(methods[name]["reliability"], findings["reliability"], rtol=1e-4, atol=1e-4)
 
 
 def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
@@ -205,7 +208,7 @@ def test_the_table_and_the_verdict(monkeypatch):
     lines = lines.splitlines()
     assert re.match(
         r"Use .*; manyhot train d\.csv --test t\.csv|"
-        r"No clear difference: take the default, zlpr\+prior\+neighbours; manyhot train d\.csv --test t\.csv$",
+        r"No clear difference: take the default, bce\+prior\+neighbours; manyhot train d\.csv --test t\.csv$",
         said,
         re.M,
     )
@@ -228,14 +231,14 @@ def test_a_loss_that_fails_is_a_row_that_says_why(monkeypatch, failure):
 
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     monkeypatch.setitem(LOSSES, "focal", broken)
-    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,focal,bce --out c")
+    result = compared("d.csv --test t.csv --losses bce+prior+neighbours,focal,bce --out c")
     rows = by_name(result)
     assert rows["focal"]["metrics"] is None
     assert rows["focal"]["error"].startswith("test: RuntimeError: no such luck" if failure == "raises" else "test: ")
     assert "and more" not in rows["focal"]["error"]
     assert [rows[name]["error"] for name in (DEFAULT, "bce")] == [None, None]
     assert rows[DEFAULT]["differences"]["macro_f1"]["than"] == "bce"
-    _, stderr = call("compare d.csv --test t.csv --losses zlpr+prior+neighbours,focal,bce")
+    _, stderr = call("compare d.csv --test t.csv --losses bce+prior+neighbours,focal,bce")
     assert "focal failed: test: " in stderr
 
 

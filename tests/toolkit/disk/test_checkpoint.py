@@ -202,7 +202,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(monkeypatch, always)
     partial = "runs/.d-1.partial"
     assert said[-1] == f"error: interrupted; the same command with --resume goes on from the checkpoint in {partial}"
     _, said = call("train d.csv --resume")
-    assert said[0] == f"going on from the checkpoint in {partial}: 1 fit finished"
+    assert said[0] == f"going on from the checkpoint in {partial}: 2 fits finished"
     assert any(line.startswith("saved runs/d-1, again: ") for line in said)
     assert os.listdir("runs") == ["d-1"]
 

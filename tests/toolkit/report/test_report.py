@@ -18,7 +18,7 @@ from manyhot.toolkit.report.suspects import rows_shown
 from manyhot.toolkit.report.write import write_report
 from reported import IMAGE, LONG, NAMES, SAID, SCRIPT, train_hostile
 
-VOID = {"meta", "link", "input", "br", "img"}
+VOID = {"meta", "link", "input", "br", "wbr", "img"}
 
 
 class Page(HTMLParser):

@@ -12,7 +12,6 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.drift import Drift, Usual
-from manyhot.toolkit.runs.explain import unknown_shares
 from manyhot.toolkit.runs.predict import read_for
 from manyhot.toolkit.runs.saved_run import load_run
 from manyhot.toolkit.train import train
@@ -44,7 +43,7 @@ def path(tmp_path_factory):
 
 def alarms(run, examples, sizes, times, *, by_labels=False):
     """Count of resamples of rows those of which something is said."""
-    logits, unknown = run.logits(examples), unknown_shares(run.features, examples.texts)
+    logits, unknown = run.logits(examples), run.features.unknown_shares(examples.texts)
     rng, loud = np.random.default_rng(1), 0
     for size in sizes:
         for _ in range(times):
@@ -75,7 +74,7 @@ def drift_of(run, frame, path):
     frame.write_ndjson(path)
     examples = read_for(run, str(path), with_labels=True)
     drift = run.drift()
-    drift.look(examples, run.logits(examples), unknown_shares(run.features, examples.texts))
+    drift.look(examples, run.logits(examples), run.features.unknown_shares(examples.texts))
     return drift.found()
 
 

@@ -18,9 +18,17 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run as ONNX: logits, label sets and probabilities from numbers or token ids, in one graph."""
+    """Write a run as ONNX: logits, label sets and probabilities from numbers or token ids, in one graph.
+
+    \b
+    Examples:
+      manyhot export runs/yeast-1 -o model.onnx
+      manyhot export runs/yeast-1 -o model.onnx --check test.csv
+    """
     with failing_clearly():
         from manyhot.toolkit.errors import InputError
+        from manyhot.toolkit.runs.network import network_of_run
+        from manyhot.toolkit.runs.predict import read_for
         from manyhot.toolkit.runs.saved_run import load_run
 
         try:
@@ -28,8 +36,11 @@ def export(
         except ImportError as error:
             raise InputError(str(error)) from None
         loaded = load_run(run)
+        # Whatever is wrong is said before anything is written.
+        network_of_run(loaded)
+        rows = None if check is None else read_for(loaded, check, with_labels=False)
         onnx.export(loaded, out)
-        found = {} if check is None else onnx.compare(loaded, out, check)
+        found = {} if rows is None else onnx.compare(loaded, out, rows)
         if as_json:
             print_json({"out": str(out), **found})
         else:

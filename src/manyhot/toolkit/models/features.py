@@ -13,12 +13,14 @@ from manyhot.toolkit.models.kernel import Kernel
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
 from manyhot.toolkit.models.term_blocks import TextBlock, fit_blocks
-from manyhot.toolkit.models.term_counts import count_terms
+from manyhot.toolkit.models.term_counts import Counted, count_terms
 from manyhot.toolkit.read.examples import Examples
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
 DesignMatrix = Any
 
+# What a text with fewer of its words known to training is given is little more than a guess.
+FEW_KNOWN = 0.5
 # Numbers with a larger share of non-zeros than this are held dense.
 DENSE = 0.3
 
@@ -141,14 +143,32 @@ class Features:
         Raises:
             InputError: another number of features than in training.
         """
+        return self.transform_and_judge(examples)[0]
+
+    def transform_and_judge(self, examples: Examples) -> tuple[DesignMatrix, np.ndarray]:
+        """Return what :meth:`transform` does, and :meth:`unknown_shares` of the texts: in one pass."""
+        texts = examples.texts or [""] * examples.rows
         if isinstance(self.reader, Tokens):
-            return self.reader.transform(examples.texts or [""] * examples.rows)
-        counts: list[sp.csr_array] = []
-        if self.blocks:
-            kinds, vocabularies = [b.parameters for b in self.blocks], [b.vocabulary for b in self.blocks]
-            counted = count_terms(examples.texts or [""] * examples.rows, kinds, vocabularies)
-            counts = [matrix for _, matrix in counted]
-        return self._joined(examples, counts)
+            return self.reader.transform(texts), np.full(examples.rows, np.nan)
+        counted = _counted(self.blocks, texts)
+        return self._joined(examples, [of.counts for of in counted]), _unknown(self.blocks, counted, examples.rows)
+
+    def unknown_shares(self, texts: list[str], among: int | None = None) -> np.ndarray:
+        """Return the share of the different words of each text, or of its characters, that training did not know.
+
+        Args:
+            texts: new ones.
+            among: or texts of so many training rows, each taken as if training had had the others alone.
+
+        Returns:
+            (texts,) float64; NaN of a text without words, and where no words are read.
+        """
+        blocks = [block for block in self.blocks if block.has_words]
+        return _unknown(blocks, _counted(blocks, texts), len(texts), among)
+
+    def few_known(self, texts: list[str]) -> np.ndarray:
+        """Say of which texts training knew fewer than half of the words, (texts,) bool."""
+        return little_known(self.unknown_shares(texts))
 
     def _joined(self, examples: Examples, counts: list[sp.csr_array]) -> DesignMatrix:
         """Put the parts of the matrix beside each other; texts come as counts."""
@@ -295,3 +315,25 @@ class Features:
             reader=reader,
             kernel=Kernel.restored(arrays, arrays["numbers.std"].size) if "kernel.basis" in arrays else None,
         )
+
+
+def _counted(blocks: list[TextBlock], texts: list[str]) -> list[Counted]:
+    return count_terms(texts, [b.parameters for b in blocks], [b.vocabulary for b in blocks]) if blocks else []
+
+
+def _unknown(blocks: list[TextBlock], counted: list[Counted], rows: int, among: int | None = None) -> np.ndarray:
+    for block, (_, counts, words) in zip(blocks, counted, strict=True):
+        if block.has_words:
+            row, is_known = np.repeat(np.arange(rows), np.diff(counts.indptr)), block.is_word
+            if among is not None:
+                # idf is log((1 + n) / (1 + rows)) + 1 (scikit-learn's smooth_idf), and one of the rows is the text's.
+                rows_with = np.rint((1 + among) / np.exp(block.idf - 1)) - 1
+                is_known = is_known & (rows_with > block.parameters["min_df"])
+            known = np.bincount(row[is_known[counts.indices]], minlength=rows)
+            return np.where(words > 0, 1 - known / np.maximum(words, 1), np.nan)
+    return np.full(rows, np.nan)
+
+
+def little_known(unknown: np.ndarray) -> np.ndarray:
+    """Say for which shares of unknown words labels are little more than a guess; for none of texts without words."""
+    return unknown > 1 - FEW_KNOWN

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
-from manyhot.toolkit.models.term_counts import count_terms, most_frequent
+from manyhot.toolkit.models.term_counts import Counted, count_terms, most_frequent, stands_alone
 
 # Words, and beside them pairs of words at half weight, each block with rows of length 1. benchmarks/defaults.py chose
 # the weight on training rows; in one joint block the many pairs of a long text would push its words down. A pair must
@@ -66,6 +66,18 @@ class TextBlock:
     def vocabulary(self) -> dict[str, int]:
         """The column of each term."""
         return {term: column for column, term in enumerate(self.terms)}
+
+    @property
+    def has_words(self) -> bool:
+        """Words are terms, or single characters are where words are not told apart."""
+        shortest, longest = self.parameters["ngram_range"]
+        return shortest == 1 and (longest == 1 or self.parameters["analyzer"] == "char")
+
+    @cached_property
+    def is_word(self) -> np.ndarray:
+        """Which of its terms are words, (terms,) bool."""
+        alone = self.parameters["analyzer"] == "char"
+        return np.array([not alone or stands_alone(term) for term in self.terms], dtype=bool)
 
     def weighted(self, counts: sp.csr_array) -> sp.csr_array:
         """Return TF-IDF of counts (texts, terms)."""
@@ -124,9 +136,9 @@ def fit_blocks(texts: list[str], *, characters: bool = False) -> list[tuple[Text
         if kind["analyzer"] == "char_wb":
             if not fitted:  # parts of no words are marks
                 continue
-            terms, counts = _bounded(kind, *counted)
+            terms, counts = _bounded(kind, counted)
         else:
-            terms, counts = most_frequent(*counted, kind["min_df"], kind["max_features"])
+            terms, counts = most_frequent(counted, kind["min_df"], kind["max_features"])
         if terms:
             fitted.append((TextBlock.fit(counts, terms, kind, weight), counts))
     return fitted
@@ -139,9 +151,9 @@ def _distinct_words(texts: list[str], words: dict[str, Any], sample: int = 1000)
     return sum(len(set(analyze(text))) for text in some) / max(len(some), 1)
 
 
-def _bounded(kind: dict[str, Any], vocabulary: dict[str, int], counts: Any) -> tuple[list[str], Any]:
+def _bounded(kind: dict[str, Any], counted: Counted) -> tuple[list[str], Any]:
     """Keep as many parts of words as a row may have in the mean, the rarest first."""
-    terms, kept = most_frequent(vocabulary, counts, kind["min_df"], kind["max_features"])
+    terms, kept = most_frequent(counted, kind["min_df"], kind["max_features"])
     most = CHARACTER_NONZEROS * kept.shape[0]
     if kept.nnz > most:
         texts_of = np.bincount(kept.indices, minlength=len(terms))

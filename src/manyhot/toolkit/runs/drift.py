@@ -24,7 +24,6 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.runs.explain import unknown_shares, words_of
 
 # Of files like the training rows, the share of which something is said, for each of the three.
 FALSE_ALARMS = 1 / 400
@@ -85,11 +84,10 @@ def usual_of(features: Features, train: Examples, held: np.ndarray, cardinality:
         held: (rows, labels), held-out logits of the decision.
         cardinality: how many labels a prediction may have.
     """
-    words = None
-    if train.texts is not None and (read := words_of(features)) is not None:
-        shares = _unknown_to_the_others(features, train, read)
-        shares = shares[np.isfinite(shares)]
-        words = (round(float(shares.mean()), 6), round(float(shares.std()), 6)) if shares.size else None
+    words, texts = None, train.texts or []
+    shares = features.unknown_shares(texts[:: max(len(texts) // SAMPLE, 1)], among=train.rows)
+    if np.isfinite(shares).any():
+        words = (round(float(np.nanmean(shares)), 6), round(float(np.nanstd(shares)), 6))
     given = decide(held, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
     skewness = None
     if _watched(features):
@@ -97,22 +95,6 @@ def usual_of(features: Features, train: Examples, held: np.ndarray, cardinality:
         skewness = np.nan_to_num((z**3).sum(0) / np.maximum(counts, 1))
     targets = train.dense_targets()
     return Usual(words, (targets > 0).sum(0) / np.maximum((targets >= 0).sum(0), 1), given.mean(0), skewness)
-
-
-def _unknown_to_the_others(features: Features, train: Examples, read: Any) -> np.ndarray:
-    """Return of each row the share of its words that would be unknown if it were new; NaN of a row without words."""
-    block = features.blocks[0]  # of words, or of characters: what `words_of` reads
-    # idf is log((1 + n) / (1 + rows)) + 1 (scikit-learn's smooth_idf).
-    rows_with = np.rint((1 + train.rows) / np.exp(block.idf - 1)) - 1
-    least = block.parameters["min_df"]
-    texts = train.texts or []
-    step = max(len(texts) // SAMPLE, 1)
-    found = []
-    for text in texts[::step]:
-        words = read(text)
-        rare = sum(rows_with[block.vocabulary[word]] <= least for word in words.all if word in block.vocabulary)
-        found.append((len(words.unknown) + rare) / len(words.all) if words.all else np.nan)
-    return np.array(found)
 
 
 def _watched(features: Features) -> bool:
@@ -159,7 +141,7 @@ class Drift:
 
     def look_at_labels(self, examples: Examples, targets: np.ndarray) -> None:
         """Count rows by their labels, (rows, labels) of bool, or int8 with -1 where nobody knows."""
-        self._count(examples, targets, unknown_shares(self.features, examples.texts))
+        self._count(examples, targets, self.features.unknown_shares(examples.texts or [""] * examples.rows))
         # What a model gives has no part in it.
         self.usual = self.usual._replace(given=self.usual.shares)
 

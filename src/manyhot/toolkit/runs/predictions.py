@@ -15,6 +15,7 @@ import polars as pl
 
 from manyhot.toolkit.disk.run_folder import whole_file
 from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.models.features import little_known
 from manyhot.toolkit.models.model import BLOCK
 from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
@@ -22,7 +23,7 @@ from manyhot.toolkit.read.data import Raw
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
 from manyhot.toolkit.runs.drift import Drift
-from manyhot.toolkit.runs.explain import FEW_KNOWN, guessed, unknown_shares
+from manyhot.toolkit.runs.explain import guessed
 from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
@@ -95,13 +96,12 @@ def write_predictions(
         for batch in batches:
             kept = _kept(batch.raw, keep, Path(data).name, path.suffix)
             examples = examples_for(run, batch.raw, data, with_labels=False, start=batch.start)
-            unknown = unknown_shares(run.features, examples.texts)
-            few += int((unknown > 1 - FEW_KNOWN).sum())
             for start in range(0, examples.rows, step):
                 part = examples.taken(np.arange(start, min(start + step, examples.rows)))
-                logits = run.logits(part)
+                logits, unknown = run.logits_and_judge(part)
+                few += int(little_known(unknown).sum())
                 for look in looks:
-                    look(part, logits, unknown[start : start + step])
+                    look(part, logits, unknown)
                 predicted = predictions(run, logits)
                 write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
                 rows += predicted.height
