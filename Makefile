@@ -25,8 +25,8 @@
 # make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, ten hours; continues where it was left; QUICK=1
 # make bench-audit  labels flipped on purpose and looked for, beside cleanlab, two minutes
 # make bench-review  rows labelled by expected loss and at random, what F1 is after so many, ten minutes
-# make bench-promises  the precision that was promised beside what test rows reach, three minutes
-# make bench-retrain  new rows by --from beside training anew on all, five minutes
+# make bench-promises  the precision that was promised beside what test rows reach, a minute
+# make bench-retrain  new rows by --from beside training anew on all, three minutes
 # make kill-test  a hundred trainings killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
@@ -195,9 +195,6 @@ bench-linear: $(STAMP)
 
 bench-review: $(STAMP)
 	$(BIN)/python benchmarks/review.py
-
-bench-retrain: $(STAMP)
-	$(BIN)/python benchmarks/retrain.py
 
 bench-retrain: $(STAMP)
 	$(BIN)/python benchmarks/retrain.py

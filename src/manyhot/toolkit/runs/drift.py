@@ -93,8 +93,9 @@ def usual_of(features: Features, train: Examples, held: np.ndarray, cardinality:
     if _watched(features):
         z, counts = _standardised(features, train.numbers)
         skewness = np.nan_to_num((z**3).sum(0) / np.maximum(counts, 1))
-    targets = train.dense_targets()
-    return Usual(words, (targets > 0).sum(0) / np.maximum((targets >= 0).sum(0), 1), given.mean(0), skewness)
+    known = train.rows - (0 if train.unknown is None else np.asarray(train.unknown.sum(axis=0)).ravel())
+    shares = np.asarray(train.targets.sum(axis=0)).ravel() / np.maximum(known, 1)
+    return Usual(words, shares, given.mean(0), skewness)
 
 
 def _watched(features: Features) -> bool:
