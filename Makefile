@@ -31,7 +31,7 @@
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make stream-test  predict on files of 2 GB in less than 1 GB of memory, an hour on 2 cores; each file is deleted after use
-# make slow     what takes half a minute each: losses as torch.compile builds them in C++, images made by labels
+# make slow     what takes seconds to half a minute each, two minutes in all: losses as torch.compile builds them in C++, images made by labels
 # make browser  reports in a real browser (Debian's chromium), a minute; skipped where there is none
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
 # make fuzz       the same for 10 minutes, or FUZZ_SECONDS
@@ -95,7 +95,7 @@ check: $(STAMP)
 stream-test: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -s -m stream tests/toolkit/runs/test_stream.py
 
-# What takes half a minute each; make test leaves it out.
+# What takes seconds to half a minute each; make test leaves it out.
 slow: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -m slow tests
 

@@ -70,7 +70,8 @@ def by_scikit_learn(train: str, test: str, name: str) -> None:
     else:
         scaler = MaxAbsScaler()
         X, X_test = scaler.fit_transform(rows.train.numbers), scaler.transform(rows.test.numbers)
-    targets: Any = rows.train.targets.astype(np.int8)
+    # Not int8: scikit-learn numbers the labels in the type of the targets, and 128 are one too many.
+    targets: Any = rows.train.targets.astype(np.int64)
     scores = OneVsRestClassifier(LinearSVC()).fit(X, targets).decision_function(X_test)
     preds = (scores > 0).astype(np.int8)
     truth = align(rows.test.targets, rows.test.label_names, rows.train.label_names).targets

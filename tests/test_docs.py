@@ -192,16 +192,19 @@ def sentences_with_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     Path("new.txt").write_text("".join(" ".join(tokens) + "\n" for tokens, _ in sentences(2, 2)))
 
 
+@pytest.mark.slow
 def test_shell_examples(table: None) -> None:
     # The first page trains the run that the others use.
     pages = ("index", "train", "compare", "explain", "report", "run")
     assert all([examples_hold(f"command/{page}.md") for page in pages])
 
 
+@pytest.mark.slow
 def test_shell_examples_on_spans(sentences_with_spans: None) -> None:
     assert examples_hold("command/spans.md") > 3
 
 
+@pytest.mark.slow
 def test_shell_examples_on_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_relations("articles.jsonl", linked_sentences(120))

@@ -150,7 +150,7 @@ def test_text_and_numbers_together(tmp_path):
     frame.write_parquet(tmp_path / "d.parquet")
     config = Config(data=str(tmp_path / "d.parquet"), text=("text",), features=("x",), C=2.0, out=str(tmp_path / "run"))
     run = trained_on(config).run
-    assert "1 numbers, standardised" in run.features.describe()
+    assert "1 number, standardised" in run.features.describe()
     loaded: Any = load_run(tmp_path / "run")
     np.testing.assert_array_equal(loaded.predict_logits(frame), run.predict_logits(frame))
     assert loaded.evaluate(frame)["micro_f1"] > 0.95

@@ -17,7 +17,7 @@ from manyhot.toolkit.report.render import render_comparison, render_run
 from manyhot.toolkit.report.scorer import scorer_of
 from manyhot.toolkit.report.write import write_report
 from manyhot.toolkit.spans.compare import compare_spans
-from manyhot.toolkit.spans.methods import SpanComparison
+from manyhot.toolkit.spans.methods import make_span_comparison
 from manyhot.toolkit.spans.train import train_spans
 from manyhot.toolkit.train import Listener, train
 from reported import IMAGE, NAMES, SAID, SCRIPT, train_hostile
@@ -107,7 +107,7 @@ def span_pages(folder):
     asked = {"data": data, "test": test, "task": "spans", "epochs": 2}
     train_spans(make_config(None, [], asked | {"out": str(folder / "of-spans")}))
     config = make_config(None, [], asked | {"out": str(folder / "compared-spans")})
-    compare_spans(SpanComparison(config, ("zlpr", "bce+bias"), seeds=1), Listener(), command=["manyhot", "compare"])
+    compare_spans(make_span_comparison(config, "zlpr,bce+bias", 3, 1), Listener(), command=["manyhot", "compare"])
     return {
         "spans": folder / "of-spans" / "report.html",
         "span comparison": folder / "compared-spans" / "report.html",

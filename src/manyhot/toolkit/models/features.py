@@ -14,6 +14,7 @@ from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
 from manyhot.toolkit.models.term_blocks import TextBlock, fit_blocks
 from manyhot.toolkit.models.term_counts import Counted, count_terms
+from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.examples import Examples
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
@@ -257,7 +258,7 @@ class Features:
         if self.reader is not None:
             said.append(self.reader.describe())
         if self.std is not None:
-            said.append(f"{self.std.size:,} numbers, {'standardised' if self.centred else 'scaled'}")
+            said.append(f"{counted(self.std.size, 'number')}, {'standardised' if self.centred else 'scaled'}")
         if self.missing:
             said.append(f"{len(self.missing):,} for missing cells")
         if self.categories:
