@@ -23,6 +23,10 @@
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
 # make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, ten hours; continues where it was left; QUICK=1
+# make bench-audit  labels flipped on purpose and looked for, beside cleanlab, two minutes
+# make bench-review  rows labelled by expected loss and at random, what F1 is after so many, ten minutes
+# make bench-promises  the precision that was promised beside what test rows reach, a minute
+# make bench-retrain  new rows by --from beside training anew on all, three minutes
 # make kill-test  a hundred trainings and 34 comparisons killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
@@ -42,7 +46,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
 
 setup: $(STAMP)
 
@@ -199,6 +203,18 @@ span-targets: $(STAMP)
 
 bench-linear: $(STAMP)
 	$(BIN)/python benchmarks/linear_speed.py $(if $(ALL),--all) $(if $(COMPARE),--compare) $(if $(RUNS),--runs $(RUNS))
+
+bench-review: $(STAMP)
+	$(BIN)/python benchmarks/review.py
+
+bench-retrain: $(STAMP)
+	$(BIN)/python benchmarks/retrain.py
+
+bench-promises: $(STAMP)
+	$(BIN)/python benchmarks/promises.py
+
+bench-audit: $(STAMP)
+	$(BIN)/python benchmarks/label_errors.py
 
 evidence: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py

@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
     from manyhot.metrics_of_triples import triple_metrics
     from manyhot.offset import Decision, fit_decision
+    from manyhot.promises import PrecisionDecision
     from manyhot.rankings import top_k_metrics
     from manyhot.reach import Reach, reachable_classes, reachable_sets
     from manyhot.span_decisions import decide_boundaries, decide_spans
@@ -116,6 +117,7 @@ __all__ = [
     "MultiwayLoss",
     "PairwiseLoss",
     "Perturbed",
+    "PrecisionDecision",
     "Reach",
     "ReachableHead",
     "RelationPointer",
@@ -210,6 +212,7 @@ _HOME = {
     "collation": ("collate",),
     "decisions": ("decide", "top_k"),
     "offset": ("Decision", "fit_decision"),
+    "promises": ("PrecisionDecision",),
     "heads.boundary_tagger": ("BoundaryTagger",),
     "heads.cascade_tagger": ("CascadeTagger",),
     "heads.relation_pointer": ("RelationPointer",),

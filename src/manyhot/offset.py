@@ -5,12 +5,14 @@ where the mean of micro- and macro-F1 is highest: where labels are predicted wel
 they are not, more, since the best threshold for a probability is half of the best F1.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
+from manyhot.calibration import fit_calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange, cardinality_range, known_of, written_out
+from manyhot.promises import PrecisionDecision, promise
 from manyhot.targets import array_of
 
 # Offsets are tried at which so many times the true number of labels are predicted.
@@ -35,11 +37,21 @@ class Decision(NamedTuple):
         return decide(logits + self.offset, min_labels=self.min_labels, max_labels=self.max_labels)
 
 
-def fit_decision(logits: Any, targets: Any, *, best: Literal["f1", "cardinality"] = "f1") -> Decision:
+@overload
+def fit_decision(logits: Any, targets: Any, *, best: Literal["f1", "cardinality"] = "f1") -> Decision: ...
+@overload
+def fit_decision(logits: Any, targets: Any, *, precision: float) -> PrecisionDecision: ...
+def fit_decision(
+    logits: Any, targets: Any, *, best: Literal["f1", "cardinality"] = "f1", precision: float | None = None
+) -> Decision | PrecisionDecision:
     r"""Find the offset and the range of labels a row by held-out rows, as `manyhot train` does.
 
     .. math::
         \hat y_i = 1 \iff s_i + b > 0, \qquad b = \arg\max_b \tfrac12 (\text{micro-F1} + \text{macro-F1})
+
+    With `precision` each label has its own offset instead: the lowest threshold above which held-out rows promise that
+    so many of the predictions are right (:mod:`manyhot.promises` says how). A label without such a threshold is never
+    predicted, and a row may be left without any.
 
     Logits of rows that the model learned from are too sure: give rows that it has not seen, best all training rows,
     each predicted by a model that was fitted without it (:func:`manyhot.stratified_split`).
@@ -48,12 +60,16 @@ def fit_decision(logits: Any, targets: Any, *, best: Literal["f1", "cardinality"
         logits: (rows, labels) of a loss such as :func:`manyhot.zlpr_loss` or binary cross-entropy; finite.
         targets: (rows, labels), 0/1, with NaN, -1 and -100 where nobody knows, or sparse or listed ones.
         best: "f1", the best mean of micro- and macro-F1; or "cardinality", as many labels as there are.
+        precision: above 0 and below 1, such as 0.9; `best` has no part in it.
 
     Returns:
-        The offset and the range of :func:`manyhot.cardinality_range`. `min_labels` holds for every offset.
+        The offset and the range of :func:`manyhot.cardinality_range`. `min_labels` holds for every offset. With
+        `precision` a :class:`PrecisionDecision`: an offset for each label, what is promised of it, and which labels are
+        too rare for a promise.
 
     Raises:
-        ValueError: shapes that do not fit, logits that are not finite, no row with a known target, another `best`.
+        ValueError: shapes that do not fit, logits that are not finite, no row with a known target, another `best`, a
+            precision that is none.
 
     Example:
         >>> import torch, manyhot
@@ -70,6 +86,8 @@ def fit_decision(logits: Any, targets: Any, *, best: Literal["f1", "cardinality"
     """
     if best not in ("f1", "cardinality"):
         raise ValueError(f"fit_decision expects best='f1' or 'cardinality'; got {best!r}.")
+    if precision is not None and not (isinstance(precision, int | float) and 0 < precision < 1):
+        raise ValueError(f"fit_decision expects a precision above 0 and below 1, such as 0.9; got {precision!r}.")
     scores = np.asarray(array_of(logits), dtype=np.float32)
     if scores.ndim != 2:
         raise ValueError(f"fit_decision expects logits of shape (rows, labels); got {scores.shape}.")
@@ -80,6 +98,9 @@ def fit_decision(logits: Any, targets: Any, *, best: Literal["f1", "cardinality"
         raise ValueError(f"fit_decision expects targets of the logits' shape {scores.shape}; got {values.shape}.")
     cardinality, known = cardinality_range(targets), known_of(values)
     truth: np.ndarray = values > 0
+    if precision is not None:
+        cells = np.where(known, truth, -1).astype(np.int8)
+        return promise(scores, cells, fit_calibration(scores, cells), precision, max_labels=cardinality.max_labels)
     if best == "cardinality":
         offset = right_offset(scores, int((truth & known).sum()), cardinality, None if known.all() else known)
     else:

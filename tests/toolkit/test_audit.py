@@ -68,15 +68,22 @@ def test_jsonl_has_a_line_a_row_with_labels_as_they_are_and_as_suggested(table, 
     assert (missing["labels"], missing["suggested"]) == (["late"], ["late", "refund"])
     assert (wrong["labels"], wrong["suggested"]) == (["broken", "late", "refund"], ["late", "refund"])
     assert [s["looks"] for s in missing["suspects"]] == ["missing"]
+    # The words of the label speak for it.
+    assert set(missing["suspects"][0]["words"]) & set(WORDS["refund"].split())
+    assert list(missing["probs"]) == sorted(missing["probs"], key=lambda name: -missing["probs"][name])
+    assert set(missing["probs"]) == {"late", "refund"}
+    assert missing["probs"]["refund"] > 0.5 > wrong["probs"]["broken"]
     assert f"number{WRONG[0] - 1}" in wrong["text"]
 
 
-def test_the_terminal_shows_rows_labels_and_what_to_do_next(table):
+def test_the_terminal_shows_rows_labels_and_what_to_do_next(table, monkeypatch):
     stdout, stderr = call(f"audit {table}")
     assert "look missing" in stdout
     assert f"number{MISSING[0] - 1}" in stdout
     assert f"row {ROWS + 1} (late), row {ROWS + 2} (refund)" in stdout
     assert "-o suspects.csv" in stderr
+    monkeypatch.setenv("COLUMNS", "160")
+    assert "words for it" in call(f"audit {table}")[0]
 
 
 def test_a_run_is_asked_in_place_of_folds(table, tmp_path):

@@ -207,7 +207,9 @@ def test_the_docstring_names_what_is_saved():
 
 
 def test_a_decision_that_is_none_or_has_nothing_to_choose():
-    assert "decision expects one of f1, cardinality; got 'best'" in refused("decision=best")
+    assert "decision expects one of f1, cardinality, or precision=P with P above 0 and below 1, such as " in refused(
+        "decision=best"
+    )
     assert "and --tau 1.5 leaves nothing to choose" in refused("decision=cardinality", "tau=1.5")
     assert "and --task multiclass leaves nothing to choose" in refused("decision=cardinality", "task=multiclass")
     assert made("decision=f1", "tau=1.5").decision == "f1"

@@ -2,9 +2,9 @@
 
 import difflib
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, suspects, thresholds
+from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, counted_by_label, suspects, thresholds
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import whole_file
 from manyhot.toolkit.errors import InputError
@@ -29,6 +29,10 @@ OUTPUTS = (".csv", ".jsonl")
 SAME_ROWS, LEAST_ROWS = 0.9, 5
 # Of names without case, spaces and marks, as difflib measures it: "refund" and "refunds" are alike by .92.
 SAME_NAMES = 0.9
+# Of a suspect so many words are named, of suspects in the worst rows alone: each row is taken apart by itself.
+NAMED_WORDS, EXPLAINED_ROWS = 3, 1000
+# Parts of a score that say nothing to a reader.
+UNNAMED = ("meaning", "nearness", "neighbours")
 # Nobody hears of progress.
 SILENT = Listener()
 # Names are compared with each other up to so many labels.
@@ -83,28 +87,46 @@ class Audited:
 
     def by_label(self) -> list[dict[str, Any]]:
         """Count of each label with suspects the rows that have it, and its cells that look missing and wrong."""
-        missing, wrong = (Counter(self.cells.of(given).labels.tolist()) for given in (False, True))
-        rows = (self.targets > 0).sum(0)
-        found = [
-            {"label": self.label_names[i], "rows": int(rows[i]), "missing": missing[i], "wrong": wrong[i]}
-            for i in sorted(missing | wrong, key=lambda i: (-missing[i] - wrong[i], self.label_names[i]))
-        ]
-        return found
+        return counted_by_label(self.cells, self.targets, self.label_names)
 
     def place(self, row: int) -> int:
         """Return the number of a row in its file, from 1."""
         return int(row if self.examples.places is None else self.examples.places[row]) + 1
 
-    def described(self, cell: int) -> dict[str, Any]:
-        """Say what a suspect is: its row, its label, whether it looks missing or wrong, and the probability."""
-        row, label = int(self.cells.rows[cell]), int(self.cells.labels[cell])
-        return {
-            "row": self.place(row),
-            "label": self.label_names[label],
-            "looks": "wrong" if self.cells.given[cell] else "missing",
-            "prob": round(float(self.cells.probs[cell]), 4),
-            "text": excerpt_of(self.examples, row, self.run.columns),
-        }
+    def described(self, cells: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Say what suspects are, by their positions: row, label, missing or wrong, probability, words, an excerpt.
+
+        The words are those that speak most for a label that looks missing, and against one that looks wrong; none of
+        rows after the EXPLAINED_ROWS worst.
+        """
+        cells = range(len(self.cells.rows)) if cells is None else cells
+        words = self._words(cells)
+        return [
+            {
+                "row": self.place(int(self.cells.rows[cell])),
+                "label": self.label_names[self.cells.labels[cell]],
+                "looks": "wrong" if self.cells.given[cell] else "missing",
+                "prob": round(float(self.cells.probs[cell]), 4),
+                "words": words.get(cell, []),
+                "text": excerpt_of(self.examples, int(self.cells.rows[cell]), self.run.columns),
+            }
+            for cell in cells
+        ]
+
+    def _words(self, cells: Sequence[int]) -> dict[int, list[str]]:
+        """Name the words, numbers or categories of each suspect that its row's scores are made of."""
+        of_rows: dict[int, list[int]] = {}
+        for cell in cells:
+            of_rows.setdefault(int(self.cells.rows[cell]), []).append(cell)
+        found: dict[int, list[str]] = {}
+        for row, of in islice(of_rows.items(), EXPLAINED_ROWS):
+            names = [self.label_names[self.cells.labels[cell]] for cell in of]
+            reasons = {r.name: r for r in self.run.explain(self.examples.taken(np.array([row])), names)[0].labels}
+            for cell, name in zip(of, names, strict=True):
+                sign = -1 if self.cells.given[cell] else 1
+                parts = [p.name for p in reasons[name].parts if p.score * sign > 0 and p.kind not in UNNAMED]
+                found[cell] = parts[:NAMED_WORDS]
+        return found
 
 
 def audit(config: Config, listener: Listener = SILENT, run: Run | None = None) -> Audited:
@@ -195,8 +217,9 @@ def _names_alike(names: list[str]) -> Iterator[tuple[int, int]]:
 def write_audit(path: Path, audited: Audited, *, safe_csv: bool = False) -> int:
     """Write the suspects: a row a cell as CSV, or as JSONL a row of the data, as labelling tools read it; all or none.
 
-    A line of JSON has the number of the row, its text, the labels it has, those it would have, and each suspect with
-    its probability. With `safe_csv`, ' stands before text of a .csv that a spreadsheet would take for a formula.
+    A line of JSON has the number of the row, its text, the labels it has, those it would have, the probability of each
+    of these, and the suspects among them with the words that speak for a missing and against a wrong one.
+    With `safe_csv`, ' stands before text of a .csv that a spreadsheet would take for a formula.
 
     Returns:
         The number of lines.
@@ -207,9 +230,11 @@ def write_audit(path: Path, audited: Audited, *, safe_csv: bool = False) -> int:
     """
     check_output(path, outputs=OUTPUTS)
     writer = writer_for(path, WRITERS, safe_csv=safe_csv)
-    cells = [audited.described(i) for i in range(len(audited.cells.rows))]
+    cells = audited.described()
     if path.suffix == ".csv":
-        schema = {"row": pl.Int64, "label": pl.String, "looks": pl.String, "prob": pl.Float64, "text": pl.String}
+        cells = [cell | {"words": ", ".join(cell["words"])} for cell in cells]
+        schema: Any = dict.fromkeys(("row", "label", "looks", "prob", "words", "text"), pl.String)
+        schema |= {"row": pl.Int64, "prob": pl.Float64}
         with whole_file(path) as file, writer(file) as write:
             write(pl.DataFrame(cells, schema=schema))
         return len(cells)
@@ -220,11 +245,14 @@ def write_audit(path: Path, audited: Audited, *, safe_csv: bool = False) -> int:
         missing = {cell["label"] for cell in said if cell["looks"] == "missing"}
         wrong = {cell["label"] for cell in said if cell["looks"] == "wrong"}
         text = None if audited.examples.texts is None else audited.examples.texts[row]
+        shown = {*np.flatnonzero(audited.targets[row] > 0).tolist(), *audited.cells.labels[of].tolist()}
+        ranked = sorted(shown, key=lambda i: (-audited.probs[row, i], i))
         lines.append(
             {"row": audited.place(row)}
             | ({} if text is None else {"text": text})
             | {"labels": sorted(has), "suggested": sorted(has - wrong | missing)}
-            | {"suspects": [{key: cell[key] for key in ("label", "looks", "prob")} for cell in said]}
+            | {"probs": {audited.label_names[i]: round(float(audited.probs[row, i]), 4) for i in ranked}}
+            | {"suspects": [{key: cell[key] for key in ("label", "looks", "words")} for cell in said]}
         )
     with whole_file(path) as file:
         file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())

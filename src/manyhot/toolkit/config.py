@@ -43,12 +43,18 @@ DESIGNS = ("gplinker", "cascade")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
     *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
-    "max_iter",
+    *("max_iter", "from_run"),
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
-# What tau and the offset aim at.
+# What tau and the offset aim at; and after PROMISE a precision, which each label has a threshold for.
 DECISIONS = ("f1", "cardinality")
+PROMISE = "precision="
+# What a training that goes on from a run keeps of it, and nobody gives again.
+KEPT = (
+    *("text", "features", "labels", "num_labels", "label_sep", "label_names", "no_header", "uncertain"),
+    *("task", "model"),
+)
 WITHOUT_PRIOR = ("ce", "multiway")
 TABLES = ("linear", "mlp", "encoder:NAME_OR_DIR")
 # The models of a task, the default first.
@@ -67,6 +73,7 @@ class Config:
     """The options of `manyhot train`; a run's config.toml holds all of them but `out`."""
 
     data: str = ""
+    from_run: str | None = None
     test: str | None = None
     valid: str | None = None
     text: tuple[str, ...] | None = None
@@ -133,13 +140,15 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
         InputError: a file that is missing or no TOML, an unknown key, a value of the wrong type or range, no DATA.
     """
     merged: dict[str, Any] = {}
+    if from_run := options.get("from_run"):
+        for key in KEPT:
+            if options.get(key) is not None:
+                raise InputError(f"{key} is kept by --from {from_run}; leave --{key.replace('_', '-')} out.")
+        merged.update(_read_config(str(Path(from_run) / "config.toml"), "a run folder with --from"))
+        for key in ("data", "test", "valid", "C"):
+            merged.pop(key, None)
     if file is not None:
-        try:
-            merged.update(parse_toml(read_plain(Path(file), MOST_TEXT)))
-        except OSError as error:
-            raise InputError(f"{file}: expected a config file; {error.strerror or error}.") from None
-        except ValueError as error:
-            raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
+        merged.update(_read_config(file, "a config file"))
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -155,6 +164,15 @@ def make_config(file: str | None, pairs: Iterable[str], options: Mapping[str, An
     return _checked(merged)
 
 
+def _read_config(file: str, what: str) -> dict[str, Any]:
+    try:
+        return parse_toml(read_plain(Path(file), MOST_TEXT))
+    except OSError as error:
+        raise InputError(f"{file}: expected {what}; {error.strerror or error}.") from None
+    except ValueError as error:
+        raise InputError(f"{file}: expected TOML such as a run's config.toml; {first_line(error)}.") from None
+
+
 def _parsed(text: str) -> Any:
     """Read a value as TOML would, and as a plain string where it would not."""
     try:
@@ -168,7 +186,8 @@ def _checked(merged: dict[str, Any]) -> Config:
         if key in merged:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
-    of_model = ("task", "model", "device", "long", "loss", "decision", "design", "out", *CHOICES, *SWITCHES)
+    of_model = ("task", "model", "device", "long", "loss", "decision", "design", "from_run", "out")
+    of_model += (*CHOICES, *SWITCHES)
     for key in SWITCHES:
         if isinstance(merged.get(key), bool):  # as words and fine_tune are written
             merged[key] = "auto" if merged[key] else "off"
@@ -307,9 +326,15 @@ def check_loss(config: Config) -> None:
         hint = f"; {config.loss} goes with --task {others[0]}" if others else ""
         of_task = "" if config.task == "multilabel" else f" for --task {config.task}"
         raise InputError(f"loss expects one of {', '.join(losses)}{of_task}; got {shown(config.loss)}{hint}.")
-    if config.decision not in DECISIONS:
-        raise InputError(f"decision expects one of {', '.join(DECISIONS)}; got {shown(config.decision)}.")
-    if config.decision != "f1" and (config.tau != "auto" or config.task == "multiclass"):
+    promised = promised_precision(config)
+    if config.decision not in DECISIONS and promised is None:
+        raise InputError(
+            f"decision expects one of {', '.join(DECISIONS)}, or {PROMISE}P with P above 0 and below 1, such as "
+            f"{PROMISE}0.9; got {shown(config.decision)}."
+        )
+    if promised is not None and config.task == "multiclass":
+        raise InputError("decision precision=... leaves rows without labels, and --task multiclass gives each row one.")
+    if config.decision == "cardinality" and (config.tau != "auto" or config.task == "multiclass"):
         other = "--task multiclass" if config.task == "multiclass" else f"--tau {config.tau:g}"
         raise InputError(
             f"decision {config.decision} is about how many labels tau and an offset give, and {other} leaves nothing "
@@ -320,6 +345,17 @@ def check_loss(config: Config) -> None:
             f"tau is the strength of the prior, and --loss {config.loss} has none; got {shown(config.tau)}. "
             "Use --loss ce+prior, or leave tau out."
         )
+
+
+def promised_precision(config: Config) -> float | None:
+    """Return the precision of --decision precision=P; None of other decisions, and of what is no such number."""
+    if not config.decision.startswith(PROMISE):
+        return None
+    try:
+        precision = float(config.decision.removeprefix(PROMISE))
+    except ValueError:
+        return None
+    return precision if 0 < precision < 1 else None
 
 
 def check_model(config: Config) -> None:

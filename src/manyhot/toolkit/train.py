@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from manyhot.labels import label_counts
+from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import Blend, blended
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
@@ -29,7 +29,15 @@ from manyhot.toolkit.choose.cross_fit import (
     prior_logits,
     score_by,
 )
-from manyhot.toolkit.config import WITHOUT_PRIOR, Config, blocks_of, check_loss, hears_neighbours
+from manyhot.toolkit.choose.promised import with_promise
+from manyhot.toolkit.config import (
+    WITHOUT_PRIOR,
+    Config,
+    blocks_of,
+    check_loss,
+    hears_neighbours,
+    promised_precision,
+)
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.disk.fits import Arrays, Fits, Remembered
 from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provenance, write_folder
@@ -46,10 +54,13 @@ from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
 from manyhot.toolkit.objectives import COUPLED, loss_of
 from manyhot.toolkit.read.data import files_of
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.read.inputs import Training, read
+from manyhot.toolkit.read.inputs import Kept, Training, read
 from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find, of_run
 from manyhot.toolkit.report.render import render_run
+from manyhot.toolkit.report.suspects import rows_shown, suspected
+from manyhot.toolkit.runs.continued import continued, said_of_rows
+from manyhot.toolkit.runs.drift import usual_of
 from manyhot.toolkit.runs.evaluate import Aligned, align
 from manyhot.toolkit.runs.predict import Measured, Run
 from manyhot.toolkit.runs.saved_run import run_files
@@ -125,13 +136,14 @@ def train(
     """
     started = time.monotonic()
     check_loss(config)
+    config, before = continued(config)
     _check_group(config, group)
     if dry_run:
-        _planned(config, listener, sample=True)
+        _planned(config, listener, before, sample=True)
         return None
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     with _reserved_by_the_first(config, sums, group, resume=resume, say=listener.say) as (path, checkpoint):
-        training, features, X, targets, learner = _planned(config, listener)
+        training, features, X, targets, learner = _planned(config, listener, before)
         if isinstance(learner, NetLearner):
             learner = replace(learner, group=group)
         fits: Fits = checkpoint if group.size == 1 else ToldFits(checkpoint, group)
@@ -144,6 +156,9 @@ def train(
         metrics: dict[str, Any] = {
             "valid" if training.valid else "cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured
         }
+        if "promise" in run.info:
+            hits = run.hits(fitted.choice.logits, fitted.choice.held.targets)
+            metrics = {part: of | hits for part, of in metrics.items()}
         measured = None
         if training.test is not None:
             measured = run.evaluate_examples(training.test)
@@ -159,7 +174,7 @@ def train(
         findings = findings_of(config, training, X, fitted, measured, metrics, origin)
         files = run_files(run, config, metrics, fitted.steps, fitted.calibrated, origin, findings, render_run(findings))
         write_folder(path, files, RUN)
-    return Trained(run, path, metrics, len(findings["worst"] or ()))
+    return Trained(run, path, metrics, rows_shown(findings))
 
 
 def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitted, Training]:
@@ -169,7 +184,8 @@ def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitte
         InputError: bad input.
     """
     check_loss(config)
-    training, features, X, targets, learner = _planned(config, listener)
+    config, before = continued(config)
+    training, features, X, targets, learner = _planned(config, listener, before)
     return fit(config, training, features, X, targets, learner, listener), training
 
 
@@ -220,6 +236,15 @@ def findings_of(
         rows = np.arange(examples.rows) if held.rows is None else held.rows
         aligned = Aligned(held.targets, np.zeros((len(held.targets), 0), dtype=bool), [])
         judged = Judged(part, examples, rows, aligned, fitted.choice.logits, fitted.calibrated.reliability)
+    seen = training.train if training.valid is None else training.valid
+    found = suspected(
+        run,
+        seen if held.rows is None else seen.taken(held.rows),
+        held.targets,
+        fitted.choice.logits,
+        with_rows=not config.no_rows,
+    )
+    limits = None if found is None else found.limits
     return {
         **of_run(config, training.train.rows, training.said, run.info, metrics, origin),
         "features": run.features.describe(),
@@ -232,7 +257,8 @@ def findings_of(
             "losses": [loss if math.isfinite(loss) else None for loss in fitted.curve.losses],
             "scores": fitted.curve.scores,
         },
-        **find(run, judged, training.train, X, with_rows=not config.no_rows),
+        **find(run, judged, training.train, X, with_rows=not config.no_rows, limits=limits),
+        "suspects": None if found is None else found.found,
     }
 
 
@@ -247,15 +273,19 @@ def files_named(config: Config, say: Callable[[str], None] = lambda text: None) 
 
 
 def _planned(
-    config: Config, listener: Listener, *, sample: bool = False
+    config: Config, listener: Listener, before: Run | None = None, *, sample: bool = False
 ) -> tuple[Training, Features, DesignMatrix, np.ndarray, Learner]:
-    training, encoder = read(config), read_encoder(config, listener.say)
+    kept = None if before is None else Kept(str(config.from_run), before.columns, before.label_names)
+    training, encoder = read(config, kept), read_encoder(config, listener.say)
     listener.on_columns(training.uses)
     for sentence in training.said:
         listener.say(sentence)
     for sentence in training.warned:
         listener.warn(sentence)
     rows = training.train
+    if before is not None:
+        for warns, sentence in said_of_rows(before, rows):
+            (listener.warn if warns else listener.say)(sentence)
     check_cells(rows)
     if encoder is None:
         features, X = Features.fit_transform(rows, **blocks_of(config))
@@ -354,10 +384,15 @@ def fit(
             *(choice, folds, features.size_without_kernel),
             **{"rule": _rule(config), "cardinality": cardinality, "train_counts": counts, "with_metrics": True},
         )
-    step = choice.step
     calibrated = calibrate(
         choice.logits, choice.held.targets, groups=choice.held.groups, multiclass=multiclass, seed=config.seed
     )
+    one_offset, promised = choice.step.offset, None
+    if (precision := promised_precision(config)) is not None:
+        promised = with_promise(choice, calibrated.calibration, precision, cardinality.max_labels, counts)
+        choice, cardinality = promised.choice, CardinalityRange(0, cardinality.max_labels)
+        calibrated = replace(calibrated, calibration=promised.calibration)
+    step = choice.step
     name = fit_name(step.C, "all rows")
     curve = Curve(
         checkpoint,
@@ -383,9 +418,11 @@ def fit(
         # What they say of a row that is like none goes into the bias.
         by = by + blend.shift + sum(blend.votes) * neighbours.log_odds_of_none
         model = model.scaled(blend.scale)
-    info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info | counts_of_fits
+    info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": one_offset} | learner.info | counts_of_fits
     if heard:
         info["neighbours"] = said_of(blend)
+    if promised is not None:
+        info["promise"] = promised.said(training.train.label_names)
     run = Run(
         features=features,
         model=model.shifted(by.astype(np.float32)),
@@ -399,6 +436,7 @@ def fit(
         info=info,
         task=config.task,
         trained_rows=None if config.no_rows else np.unique(row_hashes(training.train)),
+        usual=usual_of(features, training.train, choice.logits, cardinality),
     )
     return Fitted(run, choice, steps, calibrated, curve)
 
@@ -416,7 +454,7 @@ def _rule(config: Config) -> Rule:
         return fixed(0.0)
     if config.tau != "auto":
         return fixed(config.tau)
-    return choose_tau if config.decision == "f1" else choose_tau_of_right_cardinality
+    return choose_tau_of_right_cardinality if config.decision == "cardinality" else choose_tau
 
 
 def folds_of(

@@ -14,6 +14,7 @@ from manyhot.toolkit.disk.run_folder import COMPARISON, to_json, write_folder
 from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.render import MOST_LABELS, render_comparison, render_run, shown_labels
+from manyhot.toolkit.report.suspects import rows_shown
 from manyhot.toolkit.report.write import write_report
 from reported import IMAGE, LONG, NAMES, SAID, SCRIPT, train_hostile
 
@@ -165,7 +166,7 @@ def test_the_first_screen_says_it_in_plain_words(pages, findings):
     metrics = findings["metrics"]["test"]
     assert "A linear model learned from 120 rows which of 9 labels a row has." in said
     assert "All numbers here are of 60 rows of t&amp;t.jsonl that it did not learn from ." in said
-    assert f"This file holds excerpts of {len(findings['worst'])} rows of the data" in said
+    assert f"This file holds excerpts of {rows_shown(findings)} rows of the data" in said
     assert f"{100 * metrics['micro_f1']:.1f} % micro-F1 How well predicted labels" in said
     assert f"{100 * metrics['macro_f1']:.1f} % macro-F1" in said
     assert "- rare-F1 No label has as few as 1 to 8 training rows." in said
@@ -325,7 +326,7 @@ def test_plots_are_the_same_each_time(findings):
 
 def test_the_command_renders_what_training_rendered(hostile, here):
     stdout, stderr = call(f"report {hostile}")
-    rows = len(json.loads((hostile / "findings.json").read_bytes())["worst"])
+    rows = rows_shown(json.loads((hostile / "findings.json").read_bytes()))
     assert (stdout, stderr) == (
         "",
         f"wrote hostile-report.html: the report of a run, with excerpts of {rows} rows of the data\n",

@@ -269,7 +269,12 @@ def fit_name(C: float | None, rows: str) -> str:
 
 def fixed(tau: float) -> Rule:
     """Return the rule that takes this strength of the prior and no offset."""
-    return lambda held, cardinality: (tau, 0.0)
+    return fixed_offset(tau, 0.0)
+
+
+def fixed_offset(tau: float, offset: float | np.ndarray) -> Rule:
+    """Return the rule that takes this strength of the prior and this offset."""
+    return lambda held, cardinality: (tau, offset)
 
 
 def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:

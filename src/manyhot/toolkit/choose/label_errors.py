@@ -12,7 +12,8 @@ and :math:`p_i \le \min(t^0_i, 1/2)`. Worst is the cell whose probability contra
 `make bench-audit` has rankings that take the thresholds off too, and they find fewer of the cells that were flipped.
 """
 
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -97,6 +98,16 @@ def suspects(probs: np.ndarray, targets: np.ndarray, limits: Thresholds, most: i
         order = np.sort(np.concatenate([np.flatnonzero(given)[:most], np.flatnonzero(~given)[:most]])) if most else []
         order = np.lexsort((cells.labels, cells.rows, -against))[np.asarray(order, dtype=np.int64)]
     return cells.taken(order)
+
+
+def counted_by_label(cells: Suspects, targets: np.ndarray, label_names: list[str]) -> list[dict[str, Any]]:
+    """Count of each label with suspects its rows, and its cells that look missing and wrong; the most first."""
+    missing, wrong = (Counter(cells.of(given).labels.tolist()) for given in (False, True))
+    rows = (targets > 0).sum(0)
+    return [
+        {"label": label_names[i], "rows": int(rows[i]), "missing": missing[i], "wrong": wrong[i]}
+        for i in sorted(missing | wrong, key=lambda i: (-missing[i] - wrong[i], label_names[i]))
+    ]
 
 
 def _blocks(shape: tuple[int, ...]) -> list[slice]:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # Rows, labels and pairs that the terminal shows; the file has all.
 SHOWN = 10
 EXCERPT = 60
+# Columns of a terminal from which words have one of their own; they are bold in the text anyway.
+WIDE = 120
 
 
 def audit(
@@ -148,15 +150,20 @@ def print_audit(audited: "Audited") -> None:
         if not places:
             continue
         table = Table(box=None, pad_edge=False)
-        cells = [audited.described(i) for i in places]
+        cells = audited.described(places)
         widest = max(len(title), *(min(len(cell["label"]), EXCERPT // 2) for cell in cells))
         table.add_column("row", justify="right", no_wrap=True, min_width=len(f"{rows:,}"))
         table.add_column(title, no_wrap=True, min_width=widest)
         table.add_column("prob", justify="right", no_wrap=True, min_width=4)
         table.add_column("", no_wrap=True)
+        if wide := console.width >= WIDE:
+            table.add_column("words against it" if given else "words for it", no_wrap=True)
         for cell in cells:
             text = cell["text"] if len(cell["text"]) <= EXCERPT else cell["text"][: EXCERPT - 1] + "…"
-            table.add_row(f"{cell['row']:,}", _plain(cell["label"]), f"{cell['prob']:.0%}", _plain(text))
+            said = _plain(text)
+            said.highlight_words(cell["words"], "bold", case_sensitive=False)
+            words = [_plain(", ".join(cell["words"]))] if wide else []
+            table.add_row(f"{cell['row']:,}", _plain(cell["label"]), f"{cell['prob']:.0%}", said, *words)
         console.print()
         console.print(table)
     worst = audited.by_label()[:SHOWN]

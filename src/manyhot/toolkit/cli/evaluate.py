@@ -37,8 +37,13 @@ def evaluate(
             measured = loaded.evaluate_examples(read_for(loaded, data, with_labels=True, encoding=encoding))
         for note in measured.notes:
             warn(note)
+        drift = None if loaded.task in MARKED_TEXTS else loaded.drift()
+        if drift is not None:
+            drift.look_at_labels(measured.examples, measured.aligned.targets)
         if as_json:
-            print_json(measured.metrics)
+            print_json(measured.metrics | ({} if drift is None else {"drift": drift.found()}))
         else:
             Console(soft_wrap=True).print(metrics_table({Path(data).name: measured.metrics}))
             say(f"measured {run} on {data}")
+            if drift is not None and (note := drift.said()):
+                warn(note)

@@ -17,6 +17,7 @@ from manyhot.toolkit.errors import InputError, visible
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
+    from manyhot.toolkit.runs.review import Review
     from manyhot.toolkit.spans.predict import SpanRun
 
 # Lines of stdin that are predicted at once: with one a call, most of the time would go into the calls.
@@ -51,6 +52,14 @@ def predict(
         str | None,
         typer.Option(metavar="ADDRESS", help="Share the files of a folder on a Ray cluster; local starts one here."),
     ] = None,
+    review: Annotated[
+        int | None,
+        typer.Option(
+            "--review",
+            metavar="N",
+            help="Write the N rows whose labels are least certain, to label next, to OUT-review.jsonl.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the labels of each row, best first, with scores and probabilities. DATA may be larger than memory.
@@ -68,6 +77,8 @@ def predict(
         if data and _exists(data) and Path(data).is_dir():
             if out is None:
                 raise InputError(f"{data}: expected a folder to write to; add -o OUT.")
+            if review is not None:
+                raise InputError(f"{data}: expected one file with --review, got a folder; name a file of it.")
             if safe_csv:
                 raise InputError(
                     f"{out}: --safe-csv is of a .csv output, and those of a folder are .parquet; leave it out"
@@ -78,12 +89,13 @@ def predict(
             raise InputError(f"{data}: expected a folder with --jobs, --shard or --ray, which share its files")
         from manyhot.toolkit.config import MARKED_TEXTS
         from manyhot.toolkit.runs.predictions import write_predictions
+        from manyhot.toolkit.runs.review import review_path
         from manyhot.toolkit.runs.saved_run import load_run
         from manyhot.toolkit.spans.write import write_spans
 
         loaded = load_run(run)
         if out is None and not _is_file(data):
-            for option, given in (("--keep", keep), ("--encoding", encoding)):
+            for option, given in (("--keep", keep), ("--encoding", encoding), ("--review", review)):
                 if given is not None:
                     raise InputError(f"{option} is of a file; leave it out, or name a file and -o OUT.")
             if loaded.task not in ("multilabel", "multiclass", "spans"):
@@ -102,19 +114,43 @@ def predict(
                 f"{data}: expected a file to write to; add -o {Path(data).name.partition('.')[0]}-out.jsonl."
             )
         notes: list[str] = []
+        drift = None
+        looked = None if review is None else _reviewing(loaded, out, review)
         with predicting() as progress:
             if loaded.task in MARKED_TEXTS:
                 refuse_encoding(encoding)
                 rows = write_spans(out, loaded, data, keep=columns, safe_csv=safe_csv, progress=progress)
             else:
                 options = {"encoding": encoding, "safe_csv": safe_csv, "progress": progress, "warn": notes.append}
+                drift = loaded.drift()
+                options |= {"looks": () if looked is None else (looked.look,), "drift": drift}
                 rows = write_predictions(out, loaded, data, keep=columns, **options)
+        if looked is not None:
+            looked.write(review_path(out))
         for note in notes:
             warn(note)
         if as_json:
-            print_json({"out": str(out), "rows": rows})
+            more = {} if looked is None else {"review": str(review_path(out))}
+            print_json({"out": str(out), "rows": rows} | more | ({} if drift is None else {"drift": drift.found()}))
         else:
             say(f"wrote {out}: {rows:,} rows")
+            if looked is not None:
+                say(f"wrote {review_path(out)}: {len(looked.rows()):,} rows to label next, the least certain first")
+
+
+def _reviewing(run: Any, out: Path, number: int) -> "Review":
+    """Return what keeps the rows to label next; refused before any row is read."""
+    from manyhot.toolkit.runs.predictions import check_output
+    from manyhot.toolkit.runs.review import OUTPUTS, Review, review_path
+
+    if number < 1:
+        raise InputError(f"--review: expected 1 row or more; got {number}")
+    if run.task not in ("multilabel", "multiclass"):
+        raise InputError(
+            f"--review: expected a run on label sets, whose probabilities are known; got one on {run.task}"
+        )
+    check_output(review_path(out), outputs=OUTPUTS)
+    return Review(run, number)
 
 
 # A word that ends so is a file, whether it is there or not; else a mistyped name would be predicted as a text.
@@ -149,11 +185,12 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
         if not spans:
             say("no span found")
         return
+    from manyhot.toolkit.models.features import little_known
     from manyhot.toolkit.report.metric_names import BELOW_HALF
     from manyhot.toolkit.runs.explain import guessed
 
-    logits, few = run.logits_and_judge([text])
-    if note := guessed(int(few.sum()), 1):
+    logits, unknown = run.logits_and_judge([text])
+    if note := guessed(int(little_known(unknown).sum()), 1):
         warn(note)
     sets = run.label_sets(logits)[0]
     width = max((len(label.name) for label in sets), default=0)

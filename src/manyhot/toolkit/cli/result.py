@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.cli.terminal import HASHED, neighbours_say, rows_inside, run_holds, say
+from manyhot.toolkit.read.cells import listed
 from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, titles_of, written
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ ROWS = {
 }
 # The first that are known, four at most.
 WORDS = {
+    "micro_precision": "of the predicted labels are right",
+    "micro_recall": "of the labels that are true are predicted",
     "accuracy": "of the rows get their class",
     "micro_f1": "of all labels, predicted or true, agree; 100 is all right",
     "macro_f1": "the same, each label alone, then the mean: rare ones count",
@@ -38,6 +41,8 @@ SPAN_WORDS = {
     "macro_f1": "the mean over types: a rare one counts as a frequent one",
 }
 SHOWN = 4
+# Labels without a promise.
+NAMED = 10
 TABLES = ("multilabel", "multiclass")
 
 
@@ -53,6 +58,9 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
         say(held_out_said(trained.run, trained.metrics))
         if "neighbours" in trained.run.info:
             say(neighbours_say(trained.run.info["neighbours"]))
+        if "promise" in trained.run.info:
+            for sentence in promise_said(trained.run):
+                say(sentence)
     say(f"saved {trained.path}, again: manyhot train --config {trained.path}/config.toml")
     say(f"report {trained.path}/report.html, {rows_inside(trained.shown_rows)}")
     if trained.run.task in TABLES:
@@ -101,6 +109,21 @@ def held_out_said(run: Any, metrics: dict[str, dict[str, Any]]) -> str:
     if held is not None and "test" in metrics:
         key = "accuracy" if run.task == "multiclass" else "micro_f1"
         said += f"; there {TITLES[key]} is {percent(held[key])} %, macro-F1 {percent(held['macro_f1'])} %"
+    return said
+
+
+def promise_said(run: Any) -> list[str]:
+    """Say of how many labels the precision is promised, and name those of which it is not."""
+    promise = run.info["promise"]
+    without = len(promise["too_rare"]) + len(promise["never"])
+    number = len(run.label_names)
+    said = [f"a precision of {100 * promise['precision']:g} % is promised of {number - without:,} of {number:,} labels"]
+    for key, why in (
+        ("too_rare", "too rare to promise anything, and never predicted"),
+        ("never", "never sure enough, and never predicted"),
+    ):
+        if names := promise[key]:
+            said.append(f"{why}: {listed(names, NAMED)}")
     return said
 
 

@@ -55,6 +55,14 @@ from manyhot.toolkit.errors import InputError
 def train(
     context: typer.Context,
     data: OptionalData = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Keep the columns, labels, options and penalty of this run, for a file with its rows and new ones.",
+        ),
+    ] = None,
     test: Annotated[str | None, typer.Option(metavar="FILE", help="Measure the run on these rows.")] = None,
     valid: Valid = None,
     text: Text = None,
@@ -109,7 +117,8 @@ def train(
     decision: Annotated[
         str | None,
         typer.Option(
-            help="f1, as many labels as give the best F1; or cardinality, as many as there are.  [default: f1]"
+            help="f1, as many labels as give the best F1; cardinality, as many as there are; or precision=0.9, a label "
+            "only where held-out rows promise that precision.  [default: f1]"
         ),
     ] = None,
     seed: Seed = None,
@@ -130,6 +139,7 @@ def train(
       manyhot train tickets.jsonl --text title,body --labels tags --test new.jsonl
       manyhot train sentences.jsonl --task spans
       manyhot train --config runs/reviews-1/config.toml
+      manyhot train more-reviews.csv --from runs/reviews-1
     """
     with failing_clearly():
         from manyhot.toolkit.config import MARKED_TEXTS, make_config

@@ -147,21 +147,29 @@ class Features:
         return self.transform_and_judge(examples)[0]
 
     def transform_and_judge(self, examples: Examples) -> tuple[DesignMatrix, np.ndarray]:
-        """Return what :meth:`transform` does, and of which texts training knew few words, (rows,) bool: in one pass."""
+        """Return what :meth:`transform` does, and :meth:`unknown_shares` of the texts: in one pass."""
         texts = examples.texts or [""] * examples.rows
         if isinstance(self.reader, Tokens):
-            return self.reader.transform(texts), np.zeros(examples.rows, dtype=bool)
+            return self.reader.transform(texts), np.full(examples.rows, np.nan)
         counted = _counted(self.blocks, texts)
-        return self._joined(examples, [of.counts for of in counted]), _few_known(self.blocks, counted, examples.rows)
+        return self._joined(examples, [of.counts for of in counted]), _unknown(self.blocks, counted, examples.rows)
 
-    def few_known(self, texts: list[str]) -> np.ndarray:
-        """Say of which texts training knew fewer than half of the words, or of the characters where it reads these.
+    def unknown_shares(self, texts: list[str], among: int | None = None) -> np.ndarray:
+        """Return the share of the different words of each text, or of its characters, that training did not know.
+
+        Args:
+            texts: new ones.
+            among: or texts of so many training rows, each taken as if training had had the others alone.
 
         Returns:
-            (texts,) bool; all False where no words are read.
+            (texts,) float64; NaN of a text without words, and where no words are read.
         """
         blocks = [block for block in self.blocks if block.has_words]
-        return _few_known(blocks, _counted(blocks, texts), len(texts))
+        return _unknown(blocks, _counted(blocks, texts), len(texts), among)
+
+    def few_known(self, texts: list[str]) -> np.ndarray:
+        """Say of which texts training knew fewer than half of the words, (texts,) bool."""
+        return little_known(self.unknown_shares(texts))
 
     def _joined(self, examples: Examples, counts: list[sp.csr_array]) -> DesignMatrix:
         """Put the parts of the matrix beside each other; texts come as counts."""
@@ -314,9 +322,19 @@ def _counted(blocks: list[TextBlock], texts: list[str]) -> list[Counted]:
     return count_terms(texts, [b.parameters for b in blocks], [b.vocabulary for b in blocks]) if blocks else []
 
 
-def _few_known(blocks: list[TextBlock], counted: list[Counted], rows: int) -> np.ndarray:
+def _unknown(blocks: list[TextBlock], counted: list[Counted], rows: int, among: int | None = None) -> np.ndarray:
     for block, (_, counts, words) in zip(blocks, counted, strict=True):
         if block.has_words:
-            row = np.repeat(np.arange(rows), np.diff(counts.indptr))
-            return np.bincount(row[block.is_word[counts.indices]], minlength=rows) < FEW_KNOWN * words
-    return np.zeros(rows, dtype=bool)
+            row, is_known = np.repeat(np.arange(rows), np.diff(counts.indptr)), block.is_word
+            if among is not None:
+                # idf is log((1 + n) / (1 + rows)) + 1 (scikit-learn's smooth_idf), and one of the rows is the text's.
+                rows_with = np.rint((1 + among) / np.exp(block.idf - 1)) - 1
+                is_known = is_known & (rows_with > block.parameters["min_df"])
+            known = np.bincount(row[is_known[counts.indices]], minlength=rows)
+            return np.where(words > 0, 1 - known / np.maximum(words, 1), np.nan)
+    return np.full(rows, np.nan)
+
+
+def little_known(unknown: np.ndarray) -> np.ndarray:
+    """Say for which shares of unknown words labels are little more than a guess; for none of texts without words."""
+    return unknown > 1 - FEW_KNOWN

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 
 from manyhot.labels import label_counts
 from manyhot.toolkit.config import Config
@@ -45,6 +46,14 @@ _MISSING = frozenset(
 )
 
 
+class Kept(NamedTuple):
+    """What reading keeps of a run: its name, the columns, and its labels, to which others of the file are added."""
+
+    run: str
+    columns: Columns
+    label_names: list[str]
+
+
 @dataclass(frozen=True)
 class Training:
     """What was read: the rows to learn from and the rows to measure on."""
@@ -59,14 +68,16 @@ class Training:
     uses: list[Use] = field(default_factory=list)
 
 
-def read(config: Config) -> Training:
-    """Read every file of a run before any work is done, and say what is in them."""
+def read(config: Config, kept: Kept | None = None) -> Training:
+    """Read every file of a run before any work is done, and say what is in them; by the columns of a run, if given."""
     with reading(config.data):
-        return _read(config)
+        return _read(config, kept)
 
 
-def _read(config: Config) -> Training:
+def _read(config: Config, kept: Kept | None) -> Training:
     names = read_label_names(config.label_names, config.encoding) if config.label_names else None
+    if kept is not None and kept.columns.by_position:
+        names = kept.label_names
     source = Path(config.data).name
     if config.no_header and not is_delimited(config.data):
         raise InputError(f"{source}: expected a CSV or TSV file with --no-header, got another format; leave it out")
@@ -74,8 +85,13 @@ def _read(config: Config) -> Training:
     apart = _set_apart(raw, config, source)
     if config.join and not isinstance(raw, pl.DataFrame | Relation):
         raise InputError(f"{source}: expected a table with --join, got {KINDS[kind_of(raw)]}; leave --join out")
-    columns, said, uses = _find(raw, config, names)
+    if kept is None:
+        columns, said, uses = _find(raw, config, names)
+    else:
+        columns, said, uses = kept.columns, [f"columns, labels, loss and penalty are those of {kept.run}"], []
     examples = examples_of(raw, replace(columns, join=False), source, label_names=names)
+    if kept is not None:
+        examples = _with_labels_of(examples, kept.label_names)
     rows = {config.data: examples.rows}
     if "group" in apart:
         groups = apart["group"].rank("dense").to_numpy()
@@ -143,6 +159,17 @@ def _read(config: Config) -> Training:
     said.append(describe(examples, dropped, multiclass=one_class))
     uses += [Use(name, role, "") for name, role in ((config.split_column, "part"), (config.group, "group")) if name]
     return Training(examples, parts.get("valid"), parts.get("test"), columns, rows, said, warned, uses)
+
+
+def _with_labels_of(examples: Examples, first: list[str]) -> Examples:
+    """Return examples whose labels are these, in their order, and then others that they have."""
+    here = {name: i for i, name in enumerate(examples.label_names)}
+    names = [*first, *(name for name in examples.label_names if name not in set(first))]
+    place = [(here[name], j) for j, name in enumerate(names) if name in here]
+    rows, columns = zip(*place, strict=True) if place else ((), ())
+    moved = sp.csr_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(here), len(names)))
+    unknown: Any = None if examples.unknown is None else sp.csr_array(examples.unknown @ moved)
+    return replace(examples, targets=sp.csr_array(examples.targets @ moved), unknown=unknown, label_names=names)
 
 
 def _suspicious(examples: Examples, columns: Columns) -> list[str]:

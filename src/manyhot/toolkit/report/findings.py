@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from manyhot.decisions import decide
 from manyhot.labels import label_groups
 from manyhot.toolkit.choose.calibrate import reliability
+from manyhot.toolkit.choose.label_errors import Thresholds
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.read.columns import Columns
@@ -99,7 +100,15 @@ class Judged:
     reliability: np.ndarray | None = None
 
 
-def find(run: Run, judged: Judged, train: Examples, X: DesignMatrix, *, with_rows: bool = True) -> dict[str, Any]:
+def find(
+    run: Run,
+    judged: Judged,
+    train: Examples,
+    X: DesignMatrix,
+    *,
+    with_rows: bool = True,
+    limits: Thresholds | None = None,
+) -> dict[str, Any]:
     """Find what a report says of a run's labels, rows, probabilities and data; JSON-able.
 
     Args:
@@ -108,6 +117,7 @@ def find(run: Run, judged: Judged, train: Examples, X: DesignMatrix, *, with_row
         train: the training rows, for the overview and the warnings.
         X: the matrix of these.
         with_rows: False leaves out everything of single rows, and the words of rows.
+        limits: from which probability a label of a worst row looks wrong or missing in the data.
     """
     multiclass = run.task == "multiclass"
     preds, row_losses, reliable = _look(run, judged)
@@ -124,7 +134,7 @@ def find(run: Run, judged: Judged, train: Examples, X: DesignMatrix, *, with_row
     few = int(run.features.few_known(judged.examples.taken(judged.rows).texts or []).sum())
     if with_rows:
         parts = Parts(right, missed, added)
-        worst = worst_rows(run, judged, parts, row_losses)
+        worst = worst_rows(run, judged, parts, row_losses, limits)
     return {
         "format": FORMAT,
         "measured": {"part": judged.part, "file": judged.examples.source, "rows": len(judged.logits)},
@@ -278,8 +288,13 @@ class Parts:
     added: sp.csr_array
 
 
-def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> list[dict[str, Any]]:
-    """Show the rows that are wrong and whose labels the run finds least likely, the least likely first."""
+def worst_rows(
+    run: Run, judged: Judged, parts: Parts, losses: np.ndarray, limits: Thresholds | None = None
+) -> list[dict[str, Any]]:
+    """Show the rows that are wrong and whose labels the run finds least likely, the least likely first.
+
+    A label beyond the limits is marked: it may be the data that are wrong.
+    """
     wrong = np.flatnonzero(np.diff(parts.missed.indptr) + np.diff(parts.added.indptr) + judged.aligned.unseen.sum(1))
     order = wrong[np.lexsort((wrong, -losses[wrong]))][:WORST]
     shown = judged.examples.taken(judged.rows[order])
@@ -296,7 +311,13 @@ def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> li
     def labels(cells: sp.csr_array, i: int) -> list[dict[str, Any]]:
         columns = cells.indices[cells.indptr[order[i]] : cells.indptr[order[i] + 1]]
         best = sorted(columns.tolist(), key=lambda c: (-probs[i, c], c))[:SHOWN_LABELS]
-        return [{"name": run.label_names[c], "prob": round(float(probs[i, c]), 4)} for c in best]
+        said = [{"name": run.label_names[c], "prob": round(float(probs[i, c]), 4)} for c in best]
+        for one, c in zip(said, best, strict=True):
+            if limits is not None and cells is parts.missed and probs[i, c] <= limits.wrong[c]:
+                one["looks"] = "wrong"
+            elif limits is not None and cells is parts.added and probs[i, c] >= limits.missing[c]:
+                one["looks"] = "missing"
+        return said
 
     def unseen(i: int) -> list[dict[str, Any]]:
         columns = np.flatnonzero(judged.aligned.unseen[order[i]])[:SHOWN_LABELS]

@@ -6,6 +6,8 @@ from typing import Any
 # The first screen: what catches "all zeros" comes first.
 TITLES = {
     "accuracy": "accuracy",
+    "micro_precision": "precision",
+    "micro_recall": "recall",
     "micro_f1": "micro-F1",
     "macro_f1": "macro-F1",
     "samples_f1": "samples-F1",

@@ -31,6 +31,7 @@ from manyhot.toolkit.report.metric_names import (
 )
 from manyhot.toolkit.report.scorer import written as written_inside
 from manyhot.toolkit.report.span_page import drawn_arrows, hues_of, marked
+from manyhot.toolkit.report.suspects import rows_shown
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
 MOST_LABELS = 2000
@@ -72,12 +73,14 @@ def render_run(findings: dict[str, Any]) -> str:
         worst_labels=worst_labels(labels),
         overview=_overview(findings),
         box=None if findings["box"] is None or findings["box"]["model"] is None else _box(findings["box"]["model"]),
+        rows_shown=rows_shown(findings),
+        suspects=findings.get("suspects"),
         reads_text=findings["overview"]["lengths"] is not None,
         below_half=BELOW_HALF if _shown_below_half(findings["worst"] or ()) else None,
         BELOW_HALF=BELOW_HALF,
         number_of=lambda group: sum(label["group"] == group for label in findings["labels"]),
         learned=_learned_labels(findings["labels"]),
-        cardinality=None if multiclass else _cardinality_sentence(metrics),
+        cardinality=None if multiclass else _cardinality_sentence(metrics, findings["chosen"].get("promise")),
         calibration=_calibration_sentence(findings["reliability"], multiclass=multiclass),
         reliability=plots.plot_reliability(
             findings["reliability"],
@@ -268,8 +271,15 @@ def _learned_labels(labels: list[dict[str, Any]]) -> tuple[int, int]:
     return len(known), sum(label["f1"] >= 0.5 for label in known)
 
 
-def _cardinality_sentence(metrics: dict[str, Any]) -> str:
-    """Say whether as many labels are predicted as there are."""
+def _cardinality_sentence(metrics: dict[str, Any], promise: dict[str, Any] | None) -> str:
+    """Say whether as many labels are predicted as there are; of a promised precision, how far it is kept."""
+    if promise is not None:
+        without = len(promise["too_rare"]) + len(promise["never"])
+        said = f"It predicts a label where held-out rows promise a precision of {100 * promise['precision']:g} %"
+        said += f"; {percent(metrics['micro_precision'])} % of its predictions here are right."
+        if without:
+            said += f" {without:,} label{' is' if without == 1 else 's are'} never predicted, without such a promise."
+        return _unbroken(said)
     predicted, true = metrics["labels_per_row_predicted"], metrics["labels_per_row_true"]
     if not true:
         return "The rows have no labels."

@@ -8,6 +8,7 @@ from manyhot.toolkit.errors import InputError, first_line
 from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.report.card import card
 from manyhot.toolkit.report.render import render_comparison, render_run
+from manyhot.toolkit.report.suspects import rows_shown
 
 
 class Written(NamedTuple):
@@ -46,7 +47,7 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
         excerpts = "hard" if kind is COMPARISON else "worst"
         if not with_rows:
             said = without_rows(said, excerpts)
-        rows = len(said[excerpts] or ())
+        rows = len(said[excerpts] or ()) if kind is COMPARISON else rows_shown(said)
         page = render_comparison(said) if kind is COMPARISON else render_run(said)
     except MemoryError:
         raise
@@ -62,7 +63,9 @@ def write_report(folder: Path, out: Path | None = None, *, with_rows: bool = Tru
 
 def without_rows(said: dict[str, Any], excerpts: str) -> dict[str, Any]:
     """Leave out of findings the excerpts, and what holds words of the data: those of each label and the box."""
-    left = {excerpts: None}
+    left: dict[str, Any] = {excerpts: None}
+    if said.get("suspects"):
+        left["suspects"] = said["suspects"] | {"worst": None}
     if "box" in said:
         left |= {"box": None, "labels": [label | {"words": []} for label in said["labels"]]}
     return said | left

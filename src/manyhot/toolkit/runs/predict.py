@@ -15,7 +15,7 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError, reading, shown
-from manyhot.toolkit.models.features import DesignMatrix, Features
+from manyhot.toolkit.models.features import DesignMatrix, Features, little_known
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.read.cells import close_matches, counted, listed
@@ -30,6 +30,7 @@ from manyhot.toolkit.read.examples import (
     examples_of,
     known_of,
 )
+from manyhot.toolkit.runs.drift import Drift, Usual
 from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
 from manyhot.toolkit.runs.explain import Explained, Reason, guessed, sums, without_each_word, words_of
 from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
@@ -67,6 +68,7 @@ class Run:
         task: "multilabel", or "multiclass" where each row has one class and each prediction is one.
         info: what was chosen in training: loss, C, tau.
         trained_rows: hashes of the training rows, sorted; None where the run was told to keep none.
+        usual: what training rows are like, to notice others by; None of a run that does not know.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Run:
         task: str = "multilabel",
         neighbours: Neighbours | None = None,
         trained_rows: np.ndarray | None = None,
+        usual: Usual | None = None,
     ) -> None:
         self.features = features
         self.model = model
@@ -97,6 +100,7 @@ class Run:
         self.task = task
         self.neighbours = neighbours
         self.trained_rows = trained_rows
+        self.usual = usual
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -268,20 +272,33 @@ class Run:
             logits, aligned, cardinality=self.cardinality, train_counts=self.train_counts, multiclass=multiclass
         )
         metrics |= measure_probs(logits, aligned, self.calibration)
+        if "promise" in self.info:
+            metrics |= self.hits(logits, aligned.targets)
         return Measured(metrics, notes, examples, aligned, logits)
+
+    def hits(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+        """Return which share of the predicted labels is right, and which share of the true ones is predicted.
+
+        Of labels that training knew; targets (rows, labels) of bool, or int8 with -1 where nobody knows.
+        """
+        low, high = self.cardinality
+        given = (decide(logits, min_labels=low, max_labels=high) > 0) & (targets >= 0)
+        right, true = int((given & (targets > 0)).sum()), int((targets > 0).sum())
+        given = int(given.sum())
+        return {"micro_precision": right / given if given else None, "micro_recall": right / true if true else None}
 
     def logits(self, data: Any) -> np.ndarray:
         """Return the logits of what :meth:`predict_logits` takes, or of examples as read."""
         return self.logits_and_judge(data)[0]
 
     def logits_and_judge(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return logits, and of which rows the text has few words that training knew, (rows,) bool: in one pass."""
+        """Return logits, and the share of each text's words that training did not know, (rows,): in one pass."""
         examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
         if not examples.rows:
-            return np.zeros((0, len(self.label_names)), dtype=np.float32), np.zeros(0, dtype=bool)
-        X, few = self.features.transform_and_judge(examples)
+            return np.zeros((0, len(self.label_names)), dtype=np.float32), np.zeros(0)
+        X, unknown = self.features.transform_and_judge(examples)
         logits = self.model.logits(X)
-        return logits if self.neighbours is None else logits + self._votes(X, self.neighbours), few
+        return logits if self.neighbours is None else logits + self._votes(X, self.neighbours), unknown
 
     def votes(self, data: Any) -> np.ndarray:
         """Return what nearest training rows add to each logit, (rows, labels) float32; 0 where none have a vote.
@@ -297,6 +314,12 @@ class Run:
     def _votes(self, X: DesignMatrix, neighbours: Neighbours) -> np.ndarray:
         return neighbours.votes(X[:, : self.features.size_without_kernel])
 
+    def drift(self) -> Drift | None:
+        """Return what counts new rows and says how they differ from those of training; None where that is not known."""
+        if self.usual is None:
+            return None
+        return Drift(self.usual, self.features, self.label_names, self.cardinality, self.columns.features)
+
     @property
     def rows_held(self) -> int:
         """How many training rows the run holds the features of: those with a vote, or the landmarks of a kernel."""
@@ -306,8 +329,8 @@ class Run:
 
     def _logits_of_new(self, data: Any) -> np.ndarray:
         """Return logits for a caller who asks for labels, and warn of texts that training knew little of."""
-        logits, few = self.logits_and_judge(data)
-        if note := guessed(int(few.sum()), len(few)):
+        logits, unknown = self.logits_and_judge(data)
+        if note := guessed(int(little_known(unknown).sum()), len(unknown)):
             warnings.warn(note, stacklevel=3)
         return logits
 

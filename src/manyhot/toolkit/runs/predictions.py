@@ -15,11 +15,14 @@ import polars as pl
 
 from manyhot.toolkit.disk.run_folder import whole_file
 from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.models.features import little_known
 from manyhot.toolkit.models.model import BLOCK
 from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
 from manyhot.toolkit.read.data import Raw
+from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
+from manyhot.toolkit.runs.drift import Drift
 from manyhot.toolkit.runs.explain import guessed
 from manyhot.toolkit.runs.predict import Run, examples_for
 
@@ -27,6 +30,8 @@ OUTPUTS = (".jsonl", ".csv", ".parquet")
 # Logits that are held at once; where labels are many a batch is predicted in parts.
 CELLS = 2**20
 
+# Sees the rows of each part, their logits, and the share of each row's words that training did not know.
+Look = Callable[[Examples, np.ndarray, np.ndarray], None]
 # Told while the file is looked through before the first row, and then with the rows done; and the share of the file.
 Progress = Callable[[int | None, float], None]
 
@@ -42,6 +47,8 @@ def write_predictions(
     safe_csv: bool = False,
     progress: Progress = lambda rows, share: None,
     warn: Callable[[str], None] = lambda text: None,
+    looks: Sequence[Look] = (),
+    drift: Drift | None = None,
 ) -> int:
     """Write labels, the most probable first, with scores (logits) and probabilities, for each row of a data file.
 
@@ -57,7 +64,9 @@ def write_predictions(
         size: bytes that are read at a time, about.
         safe_csv: in a .csv file, write ' before text that a spreadsheet would take for a formula.
         progress: told with each batch how many rows are written.
-        warn: told at the end of texts that training knew little of.
+        warn: told at the end of texts that training knew little of, and how the rows differ from those of training.
+        looks: see the rows, their logits and the shares of their words that are unknown, in order.
+        drift: counts the rows for a caller who wants its numbers; one of the run's own if left out.
 
     Returns:
         The number of rows.
@@ -72,6 +81,8 @@ def write_predictions(
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
     step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
     rows, few = 0, 0
+    drift = run.drift() if drift is None else drift
+    looks = (*looks, *([] if drift is None else [drift.look]))
     with whole_file(path) as file, writer(file) as write:
         batches = read_batches(
             data,
@@ -87,12 +98,17 @@ def write_predictions(
             examples = examples_for(run, batch.raw, data, with_labels=False, start=batch.start)
             for start in range(0, examples.rows, step):
                 part = examples.taken(np.arange(start, min(start + step, examples.rows)))
-                logits, little_known = run.logits_and_judge(part)
-                predicted, few = predictions(run, logits), few + int(little_known.sum())
+                logits, unknown = run.logits_and_judge(part)
+                few += int(little_known(unknown).sum())
+                for look in looks:
+                    look(part, logits, unknown)
+                predicted = predictions(run, logits)
                 write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
                 rows += predicted.height
             progress(rows, batch.share)
     if note := guessed(few, rows):
+        warn(note)
+    if drift is not None and (note := drift.said()):
         warn(note)
     return rows
 

@@ -24,6 +24,7 @@ from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.models.term_counts import count_terms
 from manyhot.toolkit.read.columns import Columns
+from manyhot.toolkit.runs.drift import Usual
 from manyhot.toolkit.runs.predict import Run
 from manyhot.toolkit.runs.schema import ROW_HASHES, check_run
 
@@ -56,6 +57,8 @@ def run_files(
             {"name": name, "rows": int(rows)} for name, rows in zip(run.label_names, run.train_counts, strict=True)
         ],
     }
+    if run.usual is not None:
+        state_of_run["usual"] = run.usual.state()
     log = [
         json.dumps({key: getattr(s, key) for key in ("C", "tau", "offset", "loss", "score", "at_limit")} | s.metrics)
         for s in steps
@@ -164,6 +167,7 @@ def _restored(parts: dict[str, Any]) -> Run:
         if "neighbours.prior" not in arrays
         else Neighbours.restored(arrays, features.size_without_kernel),
         trained_rows=arrays.get(ROW_HASHES),
+        usual=Usual.restored(state.get("usual")),
     )
     if run.neighbours is not None and len(run.neighbours.prior) != len(run.label_names):
         raise ValueError(f"neighbours of {len(run.neighbours.prior)} labels")

@@ -70,8 +70,15 @@ PARAMETERS = either(
 _count = whole(0, MOST_ROWS)
 
 
-_chosen = record({"loss": text}, {"neighbours": maybe(record({}, others=schema.one_scalar))}, others=schema.one_scalar)
 _names = several(text)
+_chosen = record(
+    {"loss": text},
+    {
+        "neighbours": maybe(record({}, others=schema.one_scalar)),
+        "promise": record({"precision": number(0, 1), "too_rare": _names, "never": _names}),
+    },
+    others=schema.one_scalar,
+)
 COLUMNS = record(
     {
         "text": _names,
@@ -140,12 +147,25 @@ _run = {
     "features": FEATURES,
     "labels": every(several(record({"name": text, "rows": number(0, MOST_ROWS)}), 1, MOST_LABELS), schema.names_of),
 }
+# What training rows are like, by which others are noticed; runs of before have none.
+_shares = several(number(0, 1), 1)
+USUAL = record(
+    {
+        "words": maybe(several(number(0, 1), 2, 2)),
+        "shares": _shares,
+        "given": _shares,
+        "skewness": maybe(several(number(-LARGEST_WEIGHT, LARGEST_WEIGHT))),
+    }
+)
+_optional = {"usual": USUAL}
 RUN_JSON = either(
     "model",
     {
-        "linear": record({"model": text, **_run}),
-        "mlp": record({"model": text, **_run}),
-        "encoder": record({"model": text, "encoder": _configuration, "pooling": several(one_of(*MODES), 1), **_run}),
+        "linear": record({"model": text, **_run}, _optional),
+        "mlp": record({"model": text, **_run}, _optional),
+        "encoder": record(
+            {"model": text, "encoder": _configuration, "pooling": several(one_of(*MODES), 1), **_run}, _optional
+        ),
     },
 )
 CALIBRATION_JSON = record(
@@ -202,6 +222,13 @@ def check_run(parts: Mapping[str, Any]) -> None:
     if ("numbers.std" in arrays) != (of_file or bool(columns["features"])):
         raise ValueError("run.json, columns.features: expected columns of numbers where the model has their scales")
     check_arrays(arrays, terms, features["missing"])
+    if (usual := state.get("usual")) is not None:
+        for key, size in (("shares", len(labels)), ("given", len(labels))):
+            if len(usual[key]) != size:
+                raise ValueError(f"run.json, usual.{key}: expected {size} numbers, one for each label")
+        skewness, numbers = usual["skewness"], arrays["numbers.std"].size if "numbers.std" in arrays else 0
+        if skewness is not None and len(skewness) != numbers:
+            raise ValueError(f"run.json, usual.skewness: expected {numbers} numbers, as many as numbers.std has")
 
 
 # Cosines, and frequencies that are odds too: float32 rounds beyond 1, and 0 has no logarithm.
