@@ -19,6 +19,7 @@
 # make bench-relations  both designs of triples by ZLPR and BCE, three seeds; half an hour, continues where it was left
 # make span-targets  trains on the real sets of spans, each beside the F1 and the time it is to have; an hour of one core
 # make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
+# make demo-picture  the demo once more, as the picture of README.md
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
@@ -27,7 +28,7 @@
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
 # make stream-test  predict on files of 2 GB in less than 1 GB of memory, an hour on 2 cores; each file is deleted after use
-# make slow     what takes half a minute each: losses as torch.compile builds them in C++, images made by labels
+# make slow     what takes seconds to half a minute each, two minutes in all: losses as torch.compile builds them in C++, images made by labels
 # make browser  reports in a real browser (Debian's chromium), a minute; skipped where there is none
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
 # make fuzz       the same for 10 minutes, or FUZZ_SECONDS
@@ -41,7 +42,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo test check docs encoder-data bench-encoder defaults defaults-mlp kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
 
 setup: $(STAMP)
 
@@ -76,6 +77,9 @@ bench-encoder: $(MINILM)
 demo: $(STAMP)
 	$(BIN)/manyhot demo
 
+demo-picture: $(STAMP)
+	$(BIN)/python benchmarks/demo_picture.py
+
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
@@ -88,7 +92,7 @@ check: $(STAMP)
 stream-test: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -s -m stream tests/toolkit/runs/test_stream.py
 
-# What takes half a minute each; make test leaves it out.
+# What takes seconds to half a minute each; make test leaves it out.
 slow: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -m slow tests
 
@@ -153,6 +157,10 @@ defaults: $(STAMP)
 # Compares the settings of --model mlp in the same way; about a quarter of an hour.
 defaults-mlp: $(STAMP)
 	$(BIN)/python benchmarks/mlp.py
+
+# Chooses the weight of an encoder's numbers beside words; a quarter of an hour.
+defaults-meaning: $(MINILM)
+	$(BIN)/python benchmarks/meaning.py
 
 bench-cpu: $(STAMP)
 	$(BIN)/python benchmarks/cpu.py $(if $(QUICK),--quick)

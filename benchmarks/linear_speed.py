@@ -70,7 +70,8 @@ def by_scikit_learn(train: str, test: str, name: str) -> None:
     else:
         scaler = MaxAbsScaler()
         X, X_test = scaler.fit_transform(rows.train.numbers), scaler.transform(rows.test.numbers)
-    targets: Any = rows.train.targets.astype(np.int8)
+    # Not int8: scikit-learn numbers the labels in the type of the targets, and 128 are one too many.
+    targets: Any = rows.train.targets.astype(np.int64)
     scores = OneVsRestClassifier(LinearSVC()).fit(X, targets).decision_function(X_test)
     preds = (scores > 0).astype(np.int8)
     truth = align(rows.test.targets, rows.test.label_names, rows.train.label_names).targets
@@ -89,7 +90,7 @@ def process(arguments: list[str]) -> dict[str, Any]:
         words = said.read().decode()
     if child.returncode:
         raise SystemExit(f"{' '.join(arguments)} exited with {child.returncode}: {words[-2000:]}")
-    planned = re.search(r"about ([\d.]+ [GM]B) of memory", words)
+    planned = re.search(r"takes about ([\d.]+ [GM]B) beside the rows", words)
     return {
         "cpu": used.ru_utime + used.ru_stime,
         "wall": time.monotonic() - began,

@@ -1,6 +1,6 @@
 """Choose the weight of a frozen encoder's numbers beside words, and what becomes of long texts, on training files.
 
-    make defaults-meaning     (half an hour on one core with no numbers kept yet, a few minutes else)
+    make defaults-meaning     (a quarter of an hour on one core)
 
 As in benchmarks/defaults.py three quarters of the training rows, 2,000 rows at most of each set, play the training rows
 and one quarter judges, by the mean of micro- and macro-F1. The encoder is the one that `make encoder-data` unpacks; it
@@ -58,14 +58,14 @@ def text_sets() -> dict[str, Callable[[], Examples]]:
     }
 
 
-def judged(inner: Examples, outer: Examples, reader: Encoder | None, words: bool) -> float:
+def judged(
+    inner: Examples, outer: Examples, reader: Encoder | None, words: bool = True, characters: bool = False
+) -> float:
     """Return the mean of micro- and macro-F1 on rows outside, everything chosen inside as `manyhot train` does."""
-    fitted, X = Features.fit_transform(inner, reader, words=words)
+    fitted, X = Features.fit_transform(inner, reader, words=words, characters=characters)
     targets, truth = inner.targets.toarray(), outer.targets.toarray()
     X_outer, cardinality = fitted.transform(outer), cardinality_range(targets)
-    learner = LinearLearner.planned(
-        X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], route=route_of("zlpr")
-    )
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["bce"], route=route_of("bce"))
     folds = make_folds(X, targets, seed=0)
     starts: list[Arrays] = [{} for _ in folds]
     options = []
@@ -93,12 +93,18 @@ def main() -> None:
         part = stratified_split(examples.targets, (3, 1), seed=1)
         inner, outer = rows_of(examples, part == 0), rows_of(examples, part == 1)
         encoder = Encoder.read(str(ENCODER), "cpu")
-        scores = {"words and pairs alone": judged(inner, outer, None, True)}
+        before = meaning.WEIGHT
+        scores = {
+            "words and pairs": judged(inner, outer, None),
+            "parts of words too": judged(inner, outer, None, characters=True),
+        }
         for weight in WEIGHTS:
             meaning.WEIGHT = weight
-            scores[f"weight {weight:g}"] = judged(inner, outer, encoder, True)
-        meaning.WEIGHT = 2.0
-        scores["encoder alone"] = judged(inner, outer, encoder, False)
+            scores[f"and the encoder at {weight:g}"] = judged(inner, outer, encoder)
+            if weight == 1.0:
+                scores["at 1, parts of words too"] = judged(inner, outer, encoder, characters=True)
+        meaning.WEIGHT = before
+        scores["encoder alone"] = judged(inner, outer, encoder, words=False)
         weights[name] = scores
         if name == "reuters r90":
             pieces = Encoder.read(str(ENCODER), "cpu", "mean")
@@ -108,8 +114,9 @@ def main() -> None:
                 for what, reader in (("cut", encoder), ("mean", pieces))
             }
         print(f"{name}: {time.monotonic() - began:.0f} s {scores}", flush=True)
-    result = {"weight": table_of("numbers of the encoder", weights), "long": table_of("long texts", long)}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        result = {"weight": table_of("numbers of the encoder", weights)}
+        result |= {"long": table_of("long texts", long)} if long else {}
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {RESULTS}")
 
 

@@ -63,7 +63,8 @@ LONG = {
     "200, the rarest": (2.0, 5, 200, "rare"),
     "400, the rarest": (2.0, 5, 400, "rare"),
 }
-MANY_LABELS = ("debtags", "reuters r90")  # there the weight is not tried
+# Texts of more than term_blocks.LONG_TEXT distinct words, which have no parts of words; nor is the weight tried there.
+LONG_TEXTS = ("debtags", "reuters r90")
 
 
 class Kept:
@@ -203,13 +204,13 @@ def judge(name: str) -> dict[str, Any]:
         print(name, option, summary(found[option]), flush=True)
 
     if examples.texts is not None:
-        grid = {k: v for k, v in SHORT.items() if name not in MANY_LABELS or k in ("none", "weight 2")}
+        grid = {k: v for k, v in SHORT.items() if name not in LONG_TEXTS or k in ("none", "weight 2")}
         for option, setting in grid.items():
             with parts_of_words(*setting):
                 tried(option, KS_TRIED if option == "weight 2" else KS_TRIED[:1], characters=setting[0] > 0)
         if found["weight 2"]["nonzeros"] - found["none"]["nonzeros"] > 200:
             for option, setting in LONG.items():
-                if name in MANY_LABELS and not option.startswith("200"):
+                if name in LONG_TEXTS and not option.startswith("200"):
                     continue
                 with parts_of_words(*setting):
                     tried(option, KS_TRIED[:1], characters=True)
@@ -247,9 +248,11 @@ NAMES = (
 )
 
 
-def defaults_of(found: dict[str, Any]) -> str:
+def default_of(name: str, found: dict[str, Any]) -> str:
     """Name the option of a set that is the default."""
-    return next(name for name in ("weight 2", "100 landmarks", "0 landmarks") if name in found)
+    if name in LONG_TEXTS:
+        return "none"
+    return next(option for option in ("200, the rarest", "weight 2", "100 landmarks", "0 landmarks") if option in found)
 
 
 def cell(found: dict[str, Any], option: str, loss: str, votes: str) -> float:
@@ -263,21 +266,34 @@ def tables(results: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     both, votes = COMPARED, "own (5, 20)"
 
     def means(sets: list[str], option: str | None, voting: str, losses: tuple[str, ...] = both) -> dict[str, float]:
-        found = {name: option or defaults_of(results[name]) for name in sets}
-        return {n: float(np.mean([cell(results[n], o, loss, voting) for loss in losses])) for n, o in found.items()}
+        found = {name: option or default_of(name, results[name]) for name in sets}
+        return {
+            n: float(np.mean([cell(results[n], o, loss, voting) for loss in losses]))
+            for n, o in found.items()
+            if o in results[n]
+        }
 
-    texts = [name for name, found in results.items() if "weight 1" in found]
+    texts = [name for name, found in results.items() if "none" in found]
     long = [name for name, found in results.items() if "200, the rarest" in found]
     dense = [name for name, found in results.items() if "100 landmarks" in found]
     every = list(results)
     kinds = ("linear", *(f"{kind} {ks}" for ks in KS_TRIED for kind in ("own", "pooled")))
+    voted = {
+        name: next(option for option in ("weight 2", "100 landmarks", "0 landmarks") if option in results[name])
+        for name in every
+    }
+
+    def votes_of(voting: str) -> dict[str, float]:
+        found = {n: [cell(results[n], o, loss, voting) for loss in both] for n, o in voted.items()}
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
     return {
         "parts of words, with votes": {o: means(texts, o, votes) for o in SHORT},
         "parts of words, without votes": {o: means(texts, o, "linear") for o in SHORT},
-        "at most so many in a row, with votes": {o: means(long, o, votes) for o in ("weight 2", *LONG)},
+        "at most so many in a row, with votes": {o: means(long, o, votes) for o in ("none", "weight 2", *LONG)},
         "landmarks, with votes": {f"{n} landmarks": means(dense, f"{n} landmarks", votes) for n in LANDMARKS},
         "landmarks, without votes": {f"{n} landmarks": means(dense, f"{n} landmarks", "linear") for n in LANDMARKS},
-        "votes": {kind: means(every, None, kind) for kind in kinds},
+        "votes": {kind: votes_of(kind) for kind in kinds},
         "loss": {
             f"{loss}, {'with' if voting != 'linear' else 'without'} votes": means(every, None, voting, (loss,))
             for voting in (votes, "linear")
@@ -290,12 +306,14 @@ def page(results: dict[str, Any]) -> str:
     """Lay the tables out as Markdown."""
     lines = ["# Pieces beside words and numbers", "", "`python benchmarks/pieces.py`", ""]
     for title, table in tables(results).items():
-        sets = list(next(iter(table.values())))
-        lines += [f"<!-- {title} -->", "", f"| {title} | {' | '.join(sets)} | mean |", "|---" * (len(sets) + 2) + "|"]
-        for option, row in table.items():
-            cells = " | ".join(f"{row[name]:.1f}" for name in sets)
-            lines.append(f"| {option} | {cells} | {np.mean(list(row.values())):.2f} |")
-        lines += ["", "<!-- end -->", ""]
+        sets = list(dict.fromkeys(name for row in table.values() for name in row))
+        lines += [f"<!-- {title} -->", "", f"| {title} | {' | '.join(table)} |", "|---" * (len(table) + 1) + "|"]
+        for name in sets:
+            cells = " | ".join(f"{row[name]:.1f}" if name in row else "" for row in table.values())
+            lines.append(f"| {name} | {cells} |")
+        whole = [name for name in sets if all(name in row for row in table.values())]
+        means = " | ".join(f"{np.mean([row[name] for name in whole]):.2f}" for row in table.values())
+        lines += [f"| mean{'' if whole == sets else f' of {len(whole)}'} | {means} |", "", "<!-- end -->", ""]
     return "\n".join(lines)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 import ranks
 from evidence import percent
-from manyhot.toolkit.compare.methods import DEFAULT
+from manyhot.toolkit.compare.methods import Comparison
+from manyhot.toolkit.config import Config
 
 HERE = Path(__file__).parent
 PAGE = HERE / "results" / "quality.md"
@@ -46,7 +47,7 @@ Table = dict[str, dict[str, Found]]  # set, method
 def default_of(results: Results) -> str:
     """Return the default that linear models were compared with; where defaults changed meanwhile, that of now."""
     found = {runs["linear"]["default"] for runs in results.values() if "linear" in runs}
-    return found.pop() if len(found) == 1 else DEFAULT
+    return found.pop() if len(found) == 1 else Comparison(Config(data="any.csv")).default
 
 
 # --- from the results to tables ---------------------------------------------------------------------------------------

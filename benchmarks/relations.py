@@ -5,7 +5,7 @@
 
 Every fit is that of `manyhot train --task relations`: a tenth of the 922 training rows says when to stop and which
 offsets are best, then all are fitted. Nothing was chosen by test rows. F1 is of the 288 test rows, at scores above 0
-and with the offsets. Results are kept one by one: a run that was stopped goes on where it was left.
+and with the offsets. Each fit is kept beside the page: a run that was stopped goes on where it was left.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from manyhot.toolkit.spans.relation_network import RelationNetwork
 from manyhot.toolkit.spans.train import run_of
 
 DATA = Path(os.environ.get("MANYHOT_DATA", ROOT.parent / "shared" / "data")) / "conll04"
-KEPT = ROOT / "build" / "relations.jsonl"
 RESULT = ROOT / "benchmarks" / "results" / "relations.md"
+KEPT = RESULT.with_suffix(".jsonl")
 DESIGNS = ("gplinker", "cascade")
 LOSSES = {"zlpr": "ZLPR, biases at half the logit of the share", "bce+bias": "BCE, biases at the logit of the share"}
 NUMBERS = {
@@ -123,7 +123,6 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page of what is known, and fit nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
     results = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
     done = {(r["design"], r["loss"], r["seed"]) for r in results}
     for seed in range(0 if given.page else given.seeds):

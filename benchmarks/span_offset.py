@@ -28,8 +28,8 @@ from manyhot.toolkit.spans.pieces import find_spans, gold_of, prepared
 from manyhot.toolkit.spans.sentences import Sentences
 from span_quality import DATA, SETS
 
-KEPT = ROOT / "build" / "span-offset.jsonl"
 RESULT = ROOT / "benchmarks" / "results" / "span_offset.md"
+KEPT = RESULT.with_suffix(".jsonl")
 ROWS, MEASURED, EPOCHS, SEEDS = 600, 1200, 10, 3
 LOSSES = {"zlpr": "ZLPR", "bce+bias": "BCE, biases at the prior"}
 
@@ -119,7 +119,6 @@ def page(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
     results = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
     done = {(r["set"], r["loss"], r["seed"]) for r in results}
     for seed in range(SEEDS):

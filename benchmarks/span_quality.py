@@ -5,8 +5,8 @@
 
 Every method has the encoder, the rows, the schedule and the rule of `manyhot train --task spans`: a tenth of the
 training rows says when to stop and which offset is best, then all rows are fitted. F1 is of exact spans, on test rows
-(dev rows of cluener2020, whose test rows have no spans), at scores above 0 and with the offset. Results are kept one by
-one: a run that was stopped goes on where it was left.
+(dev rows of cluener2020, whose test rows have no spans), at scores above 0 and with the offset. Each fit is kept beside
+the page: a run that was stopped goes on where it was left. What says most comes first.
 """
 
 import argparse
@@ -38,7 +38,6 @@ from manyhot.toolkit.spans.pieces import find_spans, gold_of, prepared
 from manyhot.toolkit.spans.sentences import Sentences
 
 DATA = Path(os.environ.get("MANYHOT_DATA", ROOT.parent / "shared" / "data"))
-KEPT = ROOT / "build" / "span-quality"
 RESULTS = ROOT / "benchmarks" / "results"
 # The file of test rows; cluener2020 has spans for its dev rows alone.
 SETS = {"conll04": "test", "wnut17": "test", "cluener2020": "dev", "germeval2014": "test"}
@@ -57,11 +56,11 @@ class Method:
 SMALL = ("conll04", "wnut17")
 METHODS = (
     Method("ZLPR, biases at half the logit of the share (the default)", "zlpr", 0.5),
-    Method("ZLPR, biases 0", "zlpr", 0.0),
     Method("BCE, biases at the logit of the share", "bce+bias", 1.0),
-    Method("BCE, biases 0", "bce", 0.0),
-    Method("focal loss (.25, 2), biases as BCE", "focal", 1.0),
     Method("linear-chain CRF", "crf", 0.0),
+    Method("BCE, biases 0", "bce", 0.0),
+    Method("ZLPR, biases 0", "zlpr", 0.0),
+    Method("focal loss (.25, 2), biases as BCE", "focal", 1.0),
 )
 
 
@@ -152,7 +151,7 @@ def fit_crf(training: SpanTraining, sentences: Sentences, seed: int, epochs: int
         held=None if held is None else lambda: measured(crf_spans(crf, held), held, training)[0],
         cut=lambda random: of_like_length(sizes, lambda _: CNN.batch, random),
     )
-    return crf if held is None else best_epoch(heard)
+    return crf if held is None else best_epoch(heard, sum(map(len, held.spans)))
 
 
 def crf_spans(crf: Crf, sentences: Sentences) -> list[list[tuple[int, int, int]]]:
@@ -200,7 +199,7 @@ def trial(name: str, method: Method, seed: int, rows: int | None, epochs: int) -
     return {
         "set": name, "method": method.name, "seed": seed, "epochs": best, "seconds": seconds,
         "f1": plain[0], "f1_offset": offset[0], "macro_f1_offset": offset[1],
-        "rows": training.train.rows, "test_rows": test.rows,
+        "rows": training.train.rows, "test_rows": test.rows, "most": epochs,
     }  # fmt: skip
 
 
@@ -268,23 +267,22 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page of what is known, and fit nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    kept = KEPT / f"{given.rows or 'all'}-{given.epochs}.jsonl"
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    result = RESULTS / f"span_quality{'' if given.rows is None else f'_{given.rows}'}.md"
+    kept = result.with_suffix(".jsonl")
     results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    results = [r for r in results if r["most"] == given.epochs]
     done = {(r["set"], r["method"], r["seed"]) for r in results}
     small = [name for name in given.sets if name in SMALL]
-    order = [(seed, name) for part in (small, [name for name in given.sets if name not in SMALL])
-             for seed in range(given.seeds) for name in part]  # fmt: skip
-    result = RESULTS / f"span_quality{'' if given.rows is None else f'_{given.rows}'}.md"
-    for seed, name in () if given.page else order:
-        for method in METHODS:
-            if (name, method.name, seed) in done:
-                continue
-            results.append(trial(name, method, seed, given.rows, given.epochs))
-            with kept.open("a") as file:
-                file.write(json.dumps(results[-1]) + "\n")
-            result.write_text(page(results, given.rows, given.epochs, given.seeds))
-            print(json.dumps(results[-1]), flush=True)
+    order = [(name, method, seed) for part in (small, [name for name in given.sets if name not in SMALL])
+             for seed in range(given.seeds) for method in METHODS for name in part]  # fmt: skip
+    for name, method, seed in () if given.page else order:
+        if (name, method.name, seed) in done:
+            continue
+        results.append(trial(name, method, seed, given.rows, given.epochs))
+        with kept.open("a") as file:
+            file.write(json.dumps(results[-1]) + "\n")
+        result.write_text(page(results, given.rows, given.epochs, given.seeds))
+        print(json.dumps(results[-1]), flush=True)
     result.write_text(page(results, given.rows, given.epochs, given.seeds))
 
 

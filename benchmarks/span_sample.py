@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MANYHOT_DATA", ROOT.parent / "shared" / "data")) / "germeval2014"
-SAMPLE = ROOT / "src" / "manyhot" / "toolkit" / "spans" / "sample" / "germeval2014.jsonl.gz"
+SAMPLE = ROOT / "src" / "manyhot" / "toolkit" / "demo" / "germeval2014" / "sentences.jsonl.gz"
 # As many as the demo learns in 90 seconds of one core.
 ROWS = {"train": 1200, "test": 500}
 

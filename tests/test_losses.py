@@ -36,13 +36,15 @@ TARGET_DTYPES = (
 )
 
 
-def contract(prop: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Run a test on every row that does not name the property as not applicable."""
+def contract(prop: str, slow: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test on every row that does not name the property as not applicable; if it is slow, most in `make slow`."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         rows = [case for case in CASES if prop not in case.not_applicable]
         test.__dict__["contract"] = (prop, tuple(case.name for case in rows))
-        return pytest.mark.parametrize("case", rows, ids=[case.name for case in rows])(test)
+        later = pytest.mark.slow if slow else ()
+        named = [pytest.param(case, id=case.name, marks=later if i else ()) for i, case in enumerate(rows)]
+        return pytest.mark.parametrize("case", named)(test)
 
     return decorate
 
@@ -1014,7 +1016,7 @@ def compile_options(case: Case, generator: torch.Generator) -> Iterator[dict[str
     yield everything
 
 
-@contract("compile")
+@contract("compile", slow=True)
 def test_compile_equals_eager(case: Case, generator: torch.Generator) -> None:
     for options in compile_options(case, generator):
         check_compiled(case, "aot_eager", generator, options)

@@ -134,6 +134,11 @@ def test_numbers_are_those_of_scikit_learn():
     lrap = sklearn.metrics.label_ranking_average_precision_score(targets, scores)
     assert metrics["lrap"] == pytest.approx(lrap, abs=1e-12)
     assert metrics["ndcg_at_5"] == pytest.approx(sklearn.metrics.ndcg_score(targets, scores, k=5), abs=1e-12)
+    scores[::2] = scores[::2].round()  # some rows have ties, and some have none
+    assert all(len(set(row)) < len(row) for row in scores[::2].tolist())
+    tied = manyhot.multilabel_metrics(preds, targets, scores)["ndcg_at_5"]
+    assert tied == pytest.approx(sklearn.metrics.ndcg_score(targets, scores, k=5), abs=1e-12)
+    assert tied != metrics["ndcg_at_5"]
 
 
 def test_small_example_by_hand():

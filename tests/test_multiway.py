@@ -659,6 +659,7 @@ def check_compiled(form: str, hard: bool, backend: str, generator: torch.Generat
     close(leaf.grad, want[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_form
 @hard_and_soft
 def test_compile_equals_eager(form: str, hard: bool, generator: torch.Generator) -> None:

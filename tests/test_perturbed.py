@@ -100,6 +100,7 @@ def test_probabilities_against_mpmath(noise: Any, logits: tuple[float, ...], cou
     assert Perturbed(noise).probs(mu).sum().item() == pytest.approx(1, abs=allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "groups"),
     [*((noise, SPREAD) for noise in NOISES), ("normal", CLOSE), ("uniform", CLOSE)],

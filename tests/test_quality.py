@@ -218,6 +218,7 @@ def test_options_of_a_set_are_read_as_the_command_reads_them() -> None:
         others.config_of(["a.tsv", "--colour"])
 
 
+@pytest.mark.slow
 def test_a_learner_that_is_too_slow_or_fails_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(quality.ALL, "none", quality.Set(str(tmp_path / "none.csv")))
     job = quality.Job("none", "OvR logistic")

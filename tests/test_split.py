@@ -304,6 +304,7 @@ def test_groups_must_be_one_a_row() -> None:
 # --- size ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_and_a_thousand_labels() -> None:
     rng = np.random.default_rng(0)
     sizes = 1 + rng.poisson(1.5, 100_000)

@@ -113,6 +113,7 @@ def test_a_positive_without_a_chance_is_infinite_and_has_no_gradient() -> None:
         assert gradient[0, 0] == 0
 
 
+@pytest.mark.slow
 def test_compiled_over_a_range(generator: torch.Generator) -> None:
     logits, targets = batch(1, 3, generator)
     torch._dynamo.reset()

@@ -98,7 +98,7 @@ def test_exactly_k(labels: int, k: int, dtype: torch.dtype, impl: Any, generator
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (0, 4), (1, 4), (3, 9), (20, 30), (0, 59), (2, 60), (57, 59), (0, 60), (1, 60)]
 )
-@pytest.mark.parametrize("offset", [-8.0, -1.0, 0.0, 9.0])
+@pytest.mark.parametrize("offset", [-8.0, *(pytest.param(x, marks=pytest.mark.slow) for x in (-1.0, 0.0)), 9.0])
 def test_a_range_of_sizes(
     low: int, high: int, offset: float, dtype: torch.dtype, impl: Any, generator: torch.Generator
 ) -> None:

@@ -58,6 +58,9 @@ def test_false_and_zero_are_said(file):
         ("tau='2'", "tau", 2.0),
         ("max_iter=7", "max_iter", 7),
         ("drop_unlabelled=true", "drop_unlabelled", True),
+        ("characters=false", "characters", "off"),
+        ("kernel=off", "kernel", "off"),
+        ("neighbours=true", "neighbours", "auto"),
         ("loss=bce", "loss", "bce"),
         ("label_sep=;", "label_sep", ";"),
         ("label_sep==", "label_sep", "="),
@@ -198,7 +201,7 @@ def test_toml_repeats_the_config_and_leaves_the_place_out(tmp_path, config):
 def test_the_docstring_names_what_is_saved():
     # A run's config.toml repeats the run also where a default changes later: every value that matters is written.
     saved = tomllib.loads(Config(data="d.csv").to_toml())
-    assert saved["loss"] == "zlpr"
+    assert saved["loss"] == "bce"
     assert saved["tau"] == saved["C"] == "auto"
     assert saved["seed"] == 0
 

@@ -126,7 +126,7 @@ def test_a_run_from_before_tasks_is_a_multilabel_run():
 
 
 def test_the_default_loss_is_the_task_s():
-    assert make_config(None, [], {"data": "d.csv"}).loss == "zlpr"
+    assert make_config(None, [], {"data": "d.csv"}).loss == "bce"
     assert make_config(None, [], {"data": "d.csv", "task": "multiclass"}).loss == "ce+prior"
 
 
@@ -316,7 +316,7 @@ def test_options_that_do_not_fit(options, message):
 
 def test_a_config_of_python_is_checked_too():
     table()
-    with pytest.raises(InputError, match=r"for --task multiclass; got 'zlpr'"):
+    with pytest.raises(InputError, match=r"for --task multiclass; got 'bce'"):
         train(Config(data="d.csv", out="run", **MULTICLASS))
     assert not Path("run").exists()
 

@@ -150,7 +150,7 @@ def test_text_and_numbers_together(tmp_path):
     frame.write_parquet(tmp_path / "d.parquet")
     config = Config(data=str(tmp_path / "d.parquet"), text=("text",), features=("x",), C=2.0, out=str(tmp_path / "run"))
     run = trained_on(config).run
-    assert "1 numbers, standardised" in run.features.describe()
+    assert "1 number, standardised" in run.features.describe()
     loaded: Any = load_run(tmp_path / "run")
     np.testing.assert_array_equal(loaded.predict_logits(frame), run.predict_logits(frame))
     assert loaded.evaluate(frame)["micro_f1"] > 0.95
@@ -410,7 +410,7 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch):
         assert trained is None
         assert os.listdir() == ["d.jsonl"]
         assert any("50 rows, 4 labels" in line for line in said)
-        assert any(line.startswith("model: linear on ") and "of memory" in line for line in said)
+        assert any(line.startswith("model: linear on ") and "fitting takes about" in line for line in said)
     with pytest.raises(InputError):
         train(Config(data="d.jsonl", text=("nope",)), dry_run=True)
 

@@ -1,4 +1,4 @@
-"""The rivals people use, right at every logit, for comparison on equal terms.
+"""BCE, focal, asymmetric and others that people use, right at every logit, for comparison on equal terms.
 
 p = sigmoid(s), every logarithm from log-sigmoid
 

@@ -31,7 +31,7 @@ from manyhot.toolkit.choose.cross_fit import (
 )
 from manyhot.toolkit.config import WITHOUT_PRIOR, Config, blocks_of, check_loss, hears_neighbours
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
-from manyhot.toolkit.disk.fits import Fits
+from manyhot.toolkit.disk.fits import Arrays, Fits, Remembered
 from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provenance, write_folder
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.adamw import NetLearner
@@ -107,6 +107,7 @@ def train(
     dry_run: bool = False,
     resume: bool = False,
     group: Group = ALONE,
+    remember: dict[str, Arrays] | None = None,
 ) -> Trained | None:
     """Train as the config says and write a run folder; None after a dry run, which reads, plans and says.
 
@@ -116,6 +117,7 @@ def train(
         dry_run: write nothing.
         resume: go on from the checkpoint that an interrupted training of the same config left.
         group: the processes that train together; the first writes the run, and the others return None.
+        remember: takes the results of the fits by their names, for who fits the same rows again.
 
     Raises:
         InputError: bad input; nothing is written.
@@ -132,7 +134,9 @@ def train(
         training, features, X, targets, learner = _planned(config, listener)
         if isinstance(learner, NetLearner):
             learner = replace(learner, group=group)
-        fits = checkpoint if group.size == 1 else ToldFits(checkpoint, group)
+        fits: Fits = checkpoint if group.size == 1 else ToldFits(checkpoint, group)
+        if remember is not None:
+            fits = Remembered(fits, remember)
         fitted = fit(config, training, features, X, targets, learner, listener, fits)
         if not group.first:
             return None

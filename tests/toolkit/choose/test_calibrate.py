@@ -88,7 +88,7 @@ def test_a_run_has_probabilities_and_keeps_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table("d.csv", 240, 0)
     new = table("t.csv", 400, 1)
-    trained: Any = train(Config(data="d.csv", test="t.csv", out="run"))
+    trained: Any = train(Config(data="d.csv", test="t.csv", out="run", loss="zlpr"))
     run = load_run("run")
     probs = run.probs(new)
     assert probs.dtype == np.float32

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from manyhot.toolkit.config import default_loss
 from manyhot.toolkit.models import kernel, mlp, neighbours, term_blocks
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "defaults.json"
@@ -39,9 +40,10 @@ def test_the_choice_is_the_best_mean_of_the_sets(chosen: dict[str, Any], grid: s
 def test_no_piece_is_much_better_than_the_one_in_the_code() -> None:
     pieces: Any = pytest.importorskip("pieces", reason="no benchmarks/ beside these tests, as for an installed wheel")
     found = pieces.tables(json.loads((RESULTS.parent / "pieces.json").read_text()))
-    means = {
-        title: {option: sum(row.values()) / len(row) for option, row in table.items()} for title, table in found.items()
-    }
+    means = {}
+    for title, table in found.items():
+        sets = set.intersection(*(set(row) for row in table.values()))
+        means[title] = {option: sum(row[name] for name in sets) / len(sets) for option, row in table.items()}
     assert (term_blocks.CHARACTER_WEIGHT, term_blocks.CHARACTER_NONZEROS) == (2.0, 200)
     assert term_blocks.PARTS_OF_WORDS["ngram_range"] == (3, 5)
     assert (kernel.LANDMARKS, neighbours.KS) == (100, (5, 20))
@@ -51,6 +53,8 @@ def test_no_piece_is_much_better_than_the_one_in_the_code() -> None:
         "landmarks, with votes": ("100 landmarks", "0 landmarks"),
         "votes": ("own (5, 20)", "linear"),
     }
+    assert means["loss"]["bce, with votes"] == max(means["loss"].values())
+    assert default_loss("multilabel", "linear") == "bce"
     for title, (ours, without) in chosen.items():
         # A quarter of a point is less than what another cut of the rows changes.
         assert means[title][ours] > max(means[title].values()) - 0.25, title

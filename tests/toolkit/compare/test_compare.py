@@ -73,11 +73,11 @@ OF_TRAIN = {
     "asymmetric": "--loss asymmetric --tau 0",
     "two-way": "--loss two-way --tau 0",
 }
-DEFAULT = "zlpr+prior+neighbours"
+DEFAULT = "bce+prior+neighbours"
 
 
 @pytest.mark.parametrize(
-    ("names", "penalty"), [(NAMES, "--set C=1"), ((DEFAULT, "bce"), "")], ids=["each loss", "penalty searched"]
+    ("names", "penalty"), [(NAMES, "--set C=1"), (("bce", DEFAULT), "")], ids=["each loss", "penalty searched"]
 )
 def test_every_method_is_what_train_gives(names, penalty):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
@@ -90,6 +90,9 @@ def test_every_method_is_what_train_gives(names, penalty):
         chosen = methods[name]["chosen"][0]
         assert [chosen[key] for key in ("C", "tau")] == [run[key] for key in ("C", "tau")]
         assert chosen["offset"] == pytest.approx(run["offset"], abs=1e-6)
+        # Probabilities are calibrated as a run's are.
+        findings = json.loads((Path(run["run"]) / "findings.json").read_bytes())
+        np.testing.assert_allclose(methods[name]["reliability"], findings["reliability"], rtol=1e-4, atol=1e-4)
 
 
 def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
@@ -115,7 +118,7 @@ def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
 
 def test_without_test_rows_each_row_is_measured_by_a_model_that_did_not_see_it():
     Y = numbers("d.csv", rows=70)
-    result = compared("d.csv --losses zlpr+prior+neighbours,bce --folds 2 --out c")
+    result = compared("d.csv --losses bce+prior+neighbours,bce --folds 2 --out c")
     assert result["design"] == {"kind": "folds", "folds": 2, "file": "d.csv", "rows": 70, "drawn": "rows"}
     frame = pl.read_csv("d.csv")
     names = sorted({name for cell in frame["labels"] for name in cell.split("|")})
@@ -144,7 +147,7 @@ def test_the_command_that_repeats_it_can_be_pasted(monkeypatch):
 
 def test_what_is_written_is_what_is_printed():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce,focal --out c")
+    result = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce,focal --out c")
     files = read_folder(Path("c"), COMPARISON)
     assert json.loads(files["compare.json"]) == result
     assert b"<html" in files["report.html"]
@@ -183,13 +186,13 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     lines = Path("d.csv").read_text().splitlines()
     Path("t.csv").write_text("\n".join([*Path("t.csv").read_text().splitlines(), lines[1]]) + "\n")
-    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce --out c")
+    result = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce --out c")
     said = [warning["text"] for warning in result["warnings"]]
     assert any(text.startswith("1 row is in t.csv and among the training rows alike") for text in said)
     assert result["hard"]
     assert all(row["f1"] < 1 for row in result["hard"])
     assert "Rows that most methods get wrong" in Path("c/report.html").read_text()
-    hidden = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,bce --no-rows --out n")
+    hidden = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce --no-rows --out n")
     assert hidden["hard"] is None
     assert "<blockquote" not in Path("n/report.html").read_text()
     twice = compared("t.csv --losses bce --folds 2")
@@ -198,14 +201,14 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
 
 def test_the_table_and_the_verdict(monkeypatch):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    words = "compare d.csv --test t.csv --losses zlpr+prior+neighbours,bce"
+    words = "compare d.csv --test t.csv --losses bce+prior+neighbours,bce"
     monkeypatch.setattr("sys.argv", ["manyhot", *shlex.split(words)])
     stdout, stderr = call(words)
     said, _, lines = stdout.partition("\n\n")
     lines = lines.splitlines()
     assert re.match(
         r"Use .*; manyhot train d\.csv --test t\.csv|"
-        r"No clear difference: take the default, zlpr\+prior\+neighbours; manyhot train d\.csv --test t\.csv$",
+        r"No clear difference: take the default, bce\+prior\+neighbours; manyhot train d\.csv --test t\.csv$",
         said,
         re.M,
     )
@@ -228,14 +231,14 @@ def test_a_loss_that_fails_is_a_row_that_says_why(monkeypatch, failure):
 
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
     monkeypatch.setitem(LOSSES, "focal", broken)
-    result = compared("d.csv --test t.csv --losses zlpr+prior+neighbours,focal,bce --out c")
+    result = compared("d.csv --test t.csv --losses bce+prior+neighbours,focal,bce --out c")
     rows = by_name(result)
     assert rows["focal"]["metrics"] is None
     assert rows["focal"]["error"].startswith("test: RuntimeError: no such luck" if failure == "raises" else "test: ")
     assert "and more" not in rows["focal"]["error"]
     assert [rows[name]["error"] for name in (DEFAULT, "bce")] == [None, None]
     assert rows[DEFAULT]["differences"]["macro_f1"]["than"] == "bce"
-    _, stderr = call("compare d.csv --test t.csv --losses zlpr+prior+neighbours,focal,bce")
+    _, stderr = call("compare d.csv --test t.csv --losses bce+prior+neighbours,focal,bce")
     assert "focal failed: test: " in stderr
 
 

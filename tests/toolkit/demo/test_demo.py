@@ -92,9 +92,21 @@ def test_rivals_are_bce_as_compare_fits_it_with_no_range_of_labels(shown, small)
     config = Config(data=str(small), split_column="part")
     training = read(config)
     assert training.test is not None
-    own = load_run(shown.path)
-    found = decided_today(config, training, own, lambda what, share, value: None)
+    fits: dict[str, dict[str, np.ndarray]] = {}
+    train(replace(config, out="run"), remember=fits)
+    own, done = load_run(shown.path), []
+
+    def told(what, share, value):
+        done.append(what)
+
+    found = decided_today(config, training, own, {}, told)
     assert set(found) == set(RIVALS) <= {method.name for method in METHODS}
+    # What the run was fitted from is that of the rivals, and is not made again.
+    alone, done = set(done), []
+    again = decided_today(config, training, own, fits, told)
+    assert set(done) < alone
+    for name, (logits, _) in again.items():
+        np.testing.assert_array_equal(logits, found[name].logits)
     for logits, preds in found.values():
         np.testing.assert_array_equal(preds, logits > 0)
     # Of the default, no row is empty, since no training row is; of BCE cut at 0.5, some are.
@@ -126,23 +138,25 @@ def test_the_meaning_says_ahead_behind_and_no_clear_difference():
     aligned = Aligned(targets, np.zeros((400, 0), dtype=bool), [])
     counts = np.array([4] * 6 + [100] * 6)
     names = ("manyhot", *RIVALS.values())
-    said = run.meaning(
-        standings(decided(names, (some, half, some)), {"manyhot"}, "manyhot", aligned, train_counts=counts)
-    )
+
+    def meaning(measured):
+        return run.meaning(measured, names[1:], run.JUDGED)
+
+    said = meaning(standings(decided(names, (some, half, some)), {"manyhot"}, "manyhot", aligned, train_counts=counts))
     first, second = said.split(". Beside ")
     assert first.startswith("Beside BCE, cut at 0.5: manyhot is ahead in micro-F1 (+")
     assert "chance" not in first
     assert "behind" not in said
     even = "(0.0 [0.0, 0.0])"
     assert second == f"BCE, one threshold: no clear difference in micro-F1 {even}, macro-F1 {even} and rare-F1 {even}."
-    said = run.meaning(
+    said = meaning(
         standings(decided(names, (some, half, targets)), {"manyhot"}, "manyhot", aligned, train_counts=counts)
     )
     assert ". Beside BCE, one threshold: manyhot is behind in micro-F1 (−" in said
     few = standings(
         decided(names, (some, half, some)), {"manyhot"}, "manyhot", aligned, train_counts=counts[::-1] * 0 + 100
     )
-    assert "rare-F1" not in run.meaning(few)
+    assert "rare-F1" not in meaning(few)
 
 
 def test_the_command_prints_five_rows_what_they_mean_and_three_packages(shown, monkeypatch):

@@ -202,7 +202,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(monkeypatch, always)
     partial = "runs/.d-1.partial"
     assert said[-1] == f"error: interrupted; the same command with --resume goes on from the checkpoint in {partial}"
     _, said = call("train d.csv --resume")
-    assert said[0] == f"going on from the checkpoint in {partial}: 1 fit finished"
+    assert said[0] == f"going on from the checkpoint in {partial}: 2 fits finished"
     assert any(line.startswith("saved runs/d-1, again: ") for line in said)
     assert os.listdir("runs") == ["d-1"]
 
@@ -264,13 +264,13 @@ def test_a_checkpoint_of_another_training_is_refused(monkeypatch, always):
         return said[len(begin) : -len(end) - 1]
 
     assert refused("train d.csv --seed 1") == "seed was 0 and is 1."
-    assert refused("train d.csv --seed 1 --loss bce") == "loss was zlpr and is bce, seed was 0 and is 1."
+    assert refused("train d.csv --seed 1 --loss zlpr") == "loss was bce and is zlpr, seed was 0 and is 1."
     assert refused("train d.csv --valid v.csv") == "valid was not given and is v.csv, v.csv is not the same file."
     with monkeypatch.context() as patch:
         patch.setattr(module, "versions", lambda: module_versions | {"torch": "9.9"})
         assert refused("train d.csv") == f"version of torch was {torch.__version__} and is 9.9."
-        several = "train d.csv --seed 1 --loss bce --tau 1 --set C=3"
-        assert refused(several) == "C was auto and is 3.0, loss was zlpr and is bce, seed was 0 and is 1 and 2 more."
+        several = "train d.csv --seed 1 --loss zlpr --tau 1 --set C=3"
+        assert refused(several) == "C was auto and is 3.0, loss was bce and is zlpr, seed was 0 and is 1 and 2 more."
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:

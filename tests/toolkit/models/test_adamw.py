@@ -277,3 +277,17 @@ def test_batches_of_like_length_have_every_row_once_and_bounded_sizes() -> None:
     assert all(len(b) == 1 or len(b) * int(lengths[b].max()) <= 200 for b in batches)
     again = of_like_length(lengths, lambda length: max(200 // length, 1), torch.Generator().manual_seed(0))
     assert all(a.equal(b) for a, b in zip(batches, again, strict=True))
+
+
+def test_gradients_of_few_rows_make_the_steps_of_whole_ones() -> None:
+    tables = []
+    for sparse in (False, True):
+        table = torch.linspace(-1, 1, 21).view(7, 3).requires_grad_()
+
+        def value(rows: np.ndarray, random: torch.Generator, table: torch.Tensor = table, sparse: bool = sparse):
+            drawn = torch.randperm(7, generator=random)[:2]  # other rows each step, each once
+            return torch.nn.functional.embedding(drawn, table, sparse=sparse).square().sum() * float(rows.sum() + 1)
+
+        descend({"t": table}, 10, value, SCHEDULE, seed=7, steps=Unsaved(), progress=unheard)
+        tables.append(table.detach())
+    assert torch.equal(*tables)

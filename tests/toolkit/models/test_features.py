@@ -102,6 +102,14 @@ def test_where_rows_have_too_many_parts_of_words_the_most_frequent_go(monkeypatc
     assert texts_of[kept].max() <= texts_of[~kept].min()
 
 
+@pytest.mark.parametrize(("distinct", "blocks"), [(module.LONG_TEXT, 3), (module.LONG_TEXT + 1, 2)])
+def test_long_texts_have_no_parts_of_words(distinct, blocks):
+    # Twice each: what is counted are distinct words.
+    train = [" ".join(f"word{(i + j) % 100}" for j in range(distinct)) for i in range(200)]
+    texts = of_texts([f"{text} {text}" for text in train])
+    assert len(Features.fit(texts, characters=True).blocks) == blocks
+
+
 def test_scripts_without_spaces_have_characters_alone():
     assert len(Features.fit(of_texts(CHINESE), characters=True).blocks) == 1
 
@@ -156,7 +164,7 @@ def test_different_words_of_one_script_have_different_features():
 def test_runs_fitted_before_keep_their_pattern():
     texts = ["मान नाम", "मान नाम"]
     kind = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 1), "sublinear_tf": True}
-    terms, counts = most_frequent(*count_terms(texts, [kind])[0], 1, 100)
+    terms, counts = most_frequent(count_terms(texts, [kind])[0], 1, 100)
     old = TextBlock.fit(counts, terms, kind, 1.0)
     state, arrays = Features(blocks=[old]).state()
     restored = Features.from_state(json.loads(json.dumps(state)), arrays)
@@ -430,3 +438,22 @@ def test_transform_does_not_look_at_the_other_rows():
     found, X = fitted(examples)
     one = Examples("f.csv", [(examples.texts or [])[7]], examples.numbers[[7]], None, [])
     np.testing.assert_array_equal(dense(found.transform(one)), dense(X)[[7]])
+
+
+@pytest.mark.parametrize("spaces", [True, False])
+def test_texts_with_few_known_words_are_found_in_the_pass_that_counts_terms(spaces):
+    known = ["ham eggs", "eggs toast", "ham toast eggs"] if spaces else ["汤很热", "汤好吃", "热汤 好"]
+    given = ["ham ham zebra", "ham quux zebra", "HAM! Eggs, quux", "quux", "", "..."]
+    given = given if spaces else ["汤船", "汤船海", "热\t汤 \n船", "船", "", " \u3000"]
+    features = Features.fit(of_texts(known * 2), characters=True)
+    X, few = features.transform_and_judge(of_texts(given))
+    # At least one of two, one of three, two of three, none of one; and texts without a word have nothing unknown.
+    assert few.tolist() == [False, True, False, True, False, False]
+    assert features.few_known(given).tolist() == few.tolist()
+    np.testing.assert_array_equal(dense(X), dense(features.transform(of_texts(given))))
+
+
+def test_rows_of_numbers_have_no_words_that_are_unknown():
+    X = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    rows = Examples("t", None, X, None, [])
+    assert Features.fit(rows).transform_and_judge(rows)[1].tolist() == [False] * 5

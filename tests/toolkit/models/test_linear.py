@@ -340,11 +340,11 @@ def test_plan_goes_by_blocks_of_labels_where_all_together_need_too_much():
 
 def test_plan_says_it_in_words():
     said = plan(ROWS, FEATURES, LABELS, free=64 * 10**9).memory.describe()
-    assert said.startswith("5,000,100 weights, full-batch L-BFGS, about ")
-    assert said.endswith("of memory (64.0 GB free)")
+    assert said.startswith("5,000,100 weights, full-batch L-BFGS; fitting takes about ")
+    assert said.endswith("beside the rows (64.0 GB free)")
     said = plan(ROWS, FEATURES, LABELS, free=10**9).memory.describe()
-    assert said.startswith("5,000,100 weights, AdamW in mini-batches, about ")
-    assert said.endswith("of memory (1.0 GB free)")
+    assert said.startswith("5,000,100 weights, AdamW in mini-batches; fitting takes about ")
+    assert said.endswith("beside the rows (1.0 GB free)")
 
 
 def test_plan_asks_the_machine(monkeypatch):

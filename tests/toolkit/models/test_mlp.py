@@ -160,7 +160,7 @@ def test_the_plan_says_what_it_takes_and_refuses_what_does_not_fit():
     assert learner.memory.parameters == parameters
     assert 4 * 4 * parameters <= learner.memory.bytes <= 8 * 4 * parameters
     assert learner.memory.describe().startswith(
-        f"{parameters:,} weights, 512 hidden units, AdamW in mini-batches on CPU, about "
+        f"{parameters:,} weights, 512 hidden units, AdamW in mini-batches on CPU; fitting takes about "
     )
     with pytest.raises(InputError, match=r"50,000 features x 512 hidden units x 100 labels and 1\.0 GB are free; use "):
         plan_mlp(10**7, 50_000, 100, loss=zlpr, score=hits, free=10**9)

@@ -10,13 +10,14 @@ import pytest
 
 from compared import comparison
 from manyhot import load_run
+from manyhot.toolkit.compare.methods import METHODS
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.render import render_comparison, render_run
 from manyhot.toolkit.report.scorer import scorer_of
 from manyhot.toolkit.report.write import write_report
 from manyhot.toolkit.spans.compare import compare_spans
-from manyhot.toolkit.spans.methods import SpanComparison
+from manyhot.toolkit.spans.methods import make_span_comparison
 from manyhot.toolkit.spans.train import train_spans
 from manyhot.toolkit.train import Listener, train
 from reported import IMAGE, NAMES, SAID, SCRIPT, train_hostile
@@ -30,19 +31,35 @@ OPTIONS = [
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")]
 
 
-KINDS = ["run", "numbers", "chinese", "no rows", "comparison", "spans", "span comparison"]
+KINDS = ["run", "numbers", "chinese", "no rows", "comparison", "whole comparison", "spans", "span comparison"]
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    compared = folder / "comparison.html"
+    compared, whole = folder / "comparison.html", folder / "whole.html"
     compared.write_text(render_comparison(comparison()), encoding="utf-8")
-    found = {"run": train_hostile(folder) / "report.html", "comparison": compared}
+    whole.write_text(render_comparison(of_every_method()), encoding="utf-8")
+    found = {"run": train_hostile(folder) / "report.html", "comparison": compared, "whole comparison": whole}
     for kind, made in (("numbers", columns), ("chinese", chinese)):
         found[kind] = made(folder / kind)
     write_report(found["run"].parent, folder / "no-rows.html", with_rows=False)
     return found | {"no rows": folder / "no-rows.html"} | span_pages(folder)
+
+
+def of_every_method():
+    """Return a comparison of all methods, many labels, and as many hard rows as there can be."""
+    said = comparison()
+    fine = [method for method in said["methods"] if method["error"] is None]
+    labels = [f"label {i}" for i in range(120)]
+    methods = [
+        fine[i % len(fine)] | {"name": method.name, "what": method.what, "label_f1": [0.5] * len(labels)}
+        for i, method in enumerate(METHODS)
+    ]
+    warnings = [{"text": f"A sentence about {i} rows of the data.", "labels": labels, "more": 0} for i in range(5)]
+    counts = {"train_counts": [30] * 120, "test_counts": [9] * 120, "labels": labels, "warnings": warnings}
+    hard = [said["hard"][0] | {"row": i, "text": "Once more. " * 25} for i in range(50)]
+    return said | counts | {"methods": methods, "hard": hard}
 
 
 def columns(out):
@@ -90,7 +107,7 @@ def span_pages(folder):
     asked = {"data": data, "test": test, "task": "spans", "epochs": 2}
     train_spans(make_config(None, [], asked | {"out": str(folder / "of-spans")}))
     config = make_config(None, [], asked | {"out": str(folder / "compared-spans")})
-    compare_spans(SpanComparison(config, ("zlpr", "bce+bias"), seeds=1), Listener(), command=["manyhot", "compare"])
+    compare_spans(make_span_comparison(config, "zlpr,bce+bias", 3, 1), Listener(), command=["manyhot", "compare"])
     return {
         "spans": folder / "of-spans" / "report.html",
         "span comparison": folder / "compared-spans" / "report.html",
@@ -263,6 +280,12 @@ def test_pages_fit_and_can_be_read(opened, kind, width, scheme, tmp_path):
     assert len(picture) > 10_000
 
 
+def test_a_comparison_of_every_method_can_be_scrolled_through(opened):
+    page = opened("whole comparison")
+    assert page.locator(".multiples > div").count() == len(METHODS)
+    assert page.evaluate("document.documentElement.scrollHeight") < 8_000
+
+
 def test_what_is_wrong_with_a_span_is_not_said_by_colour_alone(opened):
     page = opened("spans", 390)
     assert page.evaluate("getComputedStyle(document.querySelector('mark.missed')).borderBottomStyle") == "dashed"
@@ -273,6 +296,8 @@ def test_what_is_wrong_with_a_span_is_not_said_by_colour_alone(opened):
         marks = page.locator(f"ol.rows mark.{kind}.last > small")
         assert all(text.lower().startswith(f"{kind} ") for text in marks.all_inner_texts())
     assert page.locator("ol.rows mark").count() > 0
+    assert page.locator("ol.rows > li:visible").count() == 10
+    assert page.locator("ol.rows > li").count() > 10
 
 
 @pytest.mark.parametrize("kind", ["run", "comparison", "spans", "span comparison"])
@@ -324,7 +349,7 @@ def test_what_is_typed_gets_the_probabilities_of_the_run(opened, pages, kind):
     ]
     predicted = [{label.name for label in row} for row in run.label_sets(run.predict_logits(texts[:60]))]
     assert np.mean([a == b for a, b in zip(sets, predicted, strict=True)]) > 0.95
-    for text, probs in zip(texts[:20], true[:20], strict=True):
+    for text, probs in zip(texts, true, strict=True):
         page.locator("textarea").fill(text)
         shown = page.locator(".given button").all()
         assert bool(shown) == bool(text.strip())

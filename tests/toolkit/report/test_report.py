@@ -17,7 +17,7 @@ from manyhot.toolkit.report.render import MOST_LABELS, render_comparison, render
 from manyhot.toolkit.report.write import write_report
 from reported import IMAGE, LONG, NAMES, SAID, SCRIPT, train_hostile
 
-VOID = {"meta", "link", "input", "br", "img"}
+VOID = {"meta", "link", "input", "br", "wbr", "img"}
 
 
 class Page(HTMLParser):

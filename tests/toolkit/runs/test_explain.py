@@ -14,9 +14,11 @@ import torch
 
 from command import as_json, bad, call
 from manyhot import load_run
+from manyhot.toolkit.cli.explain import lines
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.runs.explain import owners_of_parts
+from manyhot.toolkit.report.metric_names import BELOW_HALF
+from manyhot.toolkit.runs.explain import Explained, Reason, owners_of_parts
 from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
 
@@ -240,3 +242,9 @@ def test_predict_warns_of_a_file_whose_words_are_unknown(runs, tmp_path, monkeyp
     assert warning.startswith("warning: 2 of 4 texts have more words that training did not know than words that it did")
     assert wrote == "wrote out.jsonl: 4 rows"
     assert Path("out.jsonl").read_text().count("\n") == 4
+
+
+def test_a_label_that_is_predicted_below_a_half_says_why_that_can_be():
+    low = Reason("a", 0.1, 0.3, True, 0.1, [])
+    assert lines(Explained([low], None, []))[-1] == BELOW_HALF
+    assert BELOW_HALF not in lines(Explained([low._replace(predicted=False), low._replace(prob=0.7)], None, []))

@@ -234,9 +234,9 @@ def test_the_best_labels_as_a_table(text_run):
 def test_a_run_says_what_it_is(text_run, number_run, matrix_run):
     names = ", ".join(text_run[1].label_names)
     assert repr(text_run[1]).startswith(f"<Run: 4 labels ({names}), 1 to ")
-    assert "a row, from texts (text); zlpr on " in repr(text_run[1])
-    assert "from features (x0, x1, x2, x3); zlpr on 4 numbers, standardised>" in repr(number_run[1])
-    assert "3 labels (y0, y1, y2), 0 to 3 a row, from 4 features; zlpr" in repr(matrix_run[1])
+    assert "a row, from texts (text); bce on " in repr(text_run[1])
+    assert "from features (x0, x1, x2, x3); bce on 4 numbers, standardised>" in repr(number_run[1])
+    assert "3 labels (y0, y1, y2), 0 to 3 a row, from 4 features; bce" in repr(matrix_run[1])
 
 
 def test_targets_come_in_every_form(text_run):

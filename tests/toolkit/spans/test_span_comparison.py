@@ -10,9 +10,13 @@ from command import as_json, bad, call
 from manyhot.metrics_of_spans import span_metrics
 from manyhot.spans import Span
 from manyhot.toolkit.compare.bootstrap import resampled
+from manyhot.toolkit.report.answer import train_command
 from manyhot.toolkit.report.span_page import LEVELS, hues_of, marked
-from manyhot.toolkit.spans.compare import counts_of
-from manyhot.toolkit.spans.methods import NAMES
+from manyhot.toolkit.spans.compare import _Trial as Trial
+from manyhot.toolkit.spans.methods import METHODS, OF_RELATIONS
+from manyhot.toolkit.spans.standings import Predicted, counts_of
+from manyhot.triples import Triple
+from relation_rows import linked_sentences, write_relations
 from span_rows import sentences, write_jsonl
 
 
@@ -25,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_comparison_measures_every_method(here: Path) -> None:
     data, test = write_jsonl("d.jsonl", sentences(60)), write_jsonl("t.jsonl", sentences(30, 1))
     result = as_json(f"compare {data} --test {test} --task spans --seeds 1 --set epochs=3 --out c")
-    assert [method["name"] for method in result["methods"]] == list(NAMES)
+    assert [method["name"] for method in result["methods"]] == [method.name for method in METHODS]
     assert all(method["error"] is None for method in result["methods"])
     by_name = {method["name"]: method for method in result["methods"]}
     # The two share the fits of one loss, and differ in the threshold alone.
@@ -52,16 +56,57 @@ def test_folds_where_there_are_no_test_rows(here: Path) -> None:
     assert bad(f"compare {data} --task spans --losses dice").startswith("--losses expects some of zlpr, bce, bce+bias")
 
 
+def test_a_comparison_of_relations_has_both_designs(here: Path) -> None:
+    data, test = (write_relations(f"{n}.jsonl", linked_sentences(rows, n)) for n, rows in enumerate((60, 30)))
+    line = f"compare {data} --test {test} --task relations --seeds 1 --set epochs=4"
+    names = ["gplinker-zlpr", "gplinker-bce+threshold", "cascade-zlpr"]
+    stdout, _ = call(f"{line} --losses {','.join(names)} --out c")
+    assert "triples: micro-F1" in stdout
+    result = json.loads(Path("c/compare.json").read_text())
+    assert list(result["best"]) == ["triple_micro_f1", "triple_macro_f1", "micro_f1"]
+    assert result["labels"] == ["based_in", "born_in", "lives_in", "works_for"]
+    by_name = {method["name"]: method for method in result["methods"]}
+    assert list(by_name) == names
+    assert set(by_name["gplinker-zlpr"]["chosen"][0]) == {"seed", "epochs", "offset", "triple_offset"}
+    assert by_name["cascade-zlpr"]["chosen"][0]["offset"] == 0.0
+    page = Path("c/report.html").read_text()
+    assert '<h2 id="types">Relations</h2>' in page
+    assert "triples a row" in page
+    # The run of the default is the same fit, so that its numbers are too.
+    call(f"train {data} --test {test} --task relations --set epochs=4 --out run")
+    of_run = json.loads(Path("run/metrics.json").read_text())["test"]
+    found = by_name["gplinker-zlpr"]
+    for key in result["best"]:
+        assert found["metrics"][key] == of_run[key]
+        assert found["intervals"][key][0] <= found["metrics"][key] <= found["intervals"][key][1]
+    typed = result | {"command": f"manyhot {line}"}
+    assert train_command(typed, by_name["cascade-zlpr"]) == (
+        f"manyhot train {data} --test {test} --task relations --set epochs=4 --design cascade"
+    )
+    assert bad(f"compare {data} --task relations --losses zlpr").startswith(
+        f"--losses expects some of {', '.join(method.name for method in OF_RELATIONS)}"
+    )
+
+
+def test_fits_of_a_comparison_are_kept_whole(here: Path) -> None:
+    rows, spans = 4, [[Span(0, 1, 0, 1.5)], [], [Span(1, 3, 2, 0.25), Span(0, 1, 1, 0.125)], []]
+    facts = [[], [], [Triple(spans[2][0], 3, spans[2][1], 0.5)], []]
+    plain = Predicted([[], spans[0], [], []], [[] for _ in range(rows)])
+    trial = Trial(Predicted(spans, facts), plain, 0.5, -0.25, 3, [0.5, 0.75], 1.0, 2.0, 4)
+    assert Trial.restored(trial.arrays(), rows) == trial
+
+
 def test_resamples_of_spans_have_the_measured_f1_as_their_middle() -> None:
     random = np.random.default_rng(0)
     gold = [[(i, i + 1, int(random.integers(3))) for i in range(4)] for _ in range(60)]
     predicted = [[Span(a, b, t, 1.0) for a, b, t in row if random.random() < 0.7] for row in gold]
-    counts = counts_of(predicted, gold, 3)
+    sets = [[{span[:3] for span in row} for row in rows] for rows in (predicted, gold)]
+    counts = counts_of(*sets, 3)
     metrics = span_metrics(predicted, gold, num_types=3)
     drawn = resampled({"m": [counts]}, np.full(3, 50.0), resamples=300)["m"]
     assert drawn["micro_f1"].mean() == pytest.approx(metrics["micro_f1"], abs=0.01)
     assert counts.label_f1().mean() == pytest.approx(metrics["macro_f1"])
-    together = counts_of(predicted, gold, 3, np.arange(60) // 2)
+    together = counts_of(*sets, 3, np.arange(60) // 2)
     assert together.by_row.shape == (30, 3)
     assert together.hits.sum() == counts.hits.sum()
 

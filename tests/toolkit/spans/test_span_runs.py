@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, sha256
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.spans import fit as fitting
+from manyhot.toolkit.spans.fit import best_epoch
 from manyhot.toolkit.spans.train import train_spans
 from span_rows import in_text, sentences, write_jsonl
 
@@ -214,12 +216,14 @@ def test_validation_rows_groups_and_parts(here: Path) -> None:
     _, said = call("train p.jsonl --task spans --split-column part --group doc --dry-run")
     assert "rows by part: 20 train, 10 valid, 10 test" in said
     assert "groups: doc (8 groups)" in said
+    types = r"^types: .*\(\d+\); [12] types? seen fewer than 9 times \((ORG|LOC|PER)[^)]*\)$"
+    assert re.search(types, said, re.MULTILINE)
 
 
 def test_types_that_training_does_not_know_count_as_missed(trained: Path, here: Path) -> None:
     Path("d.jsonl").write_text('{"tokens": ["Oslo", "rains"], "entities": [[0, 1, "LOC"], [1, 2, "ODD"]]}\n')
     _, said = call(f"evaluate {trained}/run d.jsonl")
-    assert "warning: 1 types of this file are unknown to the run, with 1 spans: ODD" in said
+    assert "warning: 1 type of this file is unknown to the run, with 1 span: ODD" in said
 
 
 def test_the_same_table_on_stdout_and_as_json(trained: Path, here: Path) -> None:
@@ -295,3 +299,13 @@ def test_a_file_of_spans_given_without_the_task_is_recognised(here: Path, form: 
     assert "are learned with --task spans" in said
     Path("d.conll").write_text("a O\n\nb B-X\n")
     assert "are learned with --task spans" in bad("train d.conll")
+
+
+def test_of_few_spans_held_out_the_last_epoch_about_as_good_is_taken() -> None:
+    # 36 spans of wnut17: a standard error of .291 is .076, and epoch 6 has .222.
+    heard = [0.0, 0.143, 0.291, 0.222, 0.231, 0.222, 0.185]
+    assert best_epoch(heard, 36) == 6
+    assert best_epoch(heard, 100) == 3
+    assert best_epoch([0.5, 0.5, 0.4], 100) == 1
+    assert best_epoch([0.0, 0.0], 36) == best_epoch([0.0, 0.0], 100) == 2
+    assert best_epoch([0.3, 0.1], 0) == 2

@@ -50,10 +50,8 @@ def calibrate(
         multiclass: each row has one class.
         seed: of the thirds, and of the rows that are taken where there are too many.
     """
-    rows = min(len(logits), max(MAX_CELLS // logits.shape[1], PARTS))
-    if rows < len(logits):
-        chosen = np.sort(np.random.default_rng(seed).choice(len(logits), rows, replace=False))
-        logits, targets, groups = logits[chosen], targets[chosen], None if groups is None else groups[chosen]
+    chosen = _rows(logits, seed)
+    logits, targets, groups = logits[chosen], targets[chosen], None if groups is None else groups[chosen]
     truth: Any = targets.argmax(1) if multiclass else targets
     part = stratified_split(targets, [1.0] * PARTS, groups=groups, seed=seed)
     probs = np.empty(logits.shape)
@@ -63,6 +61,20 @@ def calibrate(
         others = held if held.all() else ~held
         probs[held] = fit_calibration(logits[others], truth[others]).probs(logits[held])
     return Calibrated(fit_calibration(logits, truth), *compare(logits, truth, probs), reliability(probs, truth))
+
+
+def calibration_of(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> Calibration:
+    """Fit on held-out rows, as :func:`calibrate` does, and measure nothing."""
+    chosen = _rows(logits, seed)
+    return fit_calibration(logits[chosen], targets[chosen])
+
+
+def _rows(logits: np.ndarray, seed: int) -> Any:
+    """Choose the rows that a calibration is fitted on: all, or of very many some."""
+    rows = min(len(logits), max(MAX_CELLS // logits.shape[1], PARTS))
+    if rows == len(logits):
+        return slice(None)
+    return np.sort(np.random.default_rng(seed).choice(len(logits), rows, replace=False))
 
 
 def reliability(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -78,7 +78,13 @@ def audit(
     set_: Pairs = None,
     as_json: Json = False,
 ) -> None:
-    """Find labels that look wrong or missing: where models that had not seen a row contradict what the file says."""
+    """Find labels that look wrong or missing: where models that had not seen a row contradict what the file says.
+
+    \b
+    Examples:
+      manyhot audit reviews.csv
+      manyhot audit reviews.csv -o suspects.csv
+    """
     with failing_clearly():
         from dataclasses import replace
 

@@ -54,7 +54,8 @@ def compare(
             metavar="NAMES",
             help="Some of zlpr, zlpr+prior, zlpr+prior+neighbours, subset, subset+prior, bce, bce+prior, "
             "bce+prior+neighbours, bce+threshold, bce+label-thresholds, bce+pos_weight, focal, asymmetric, two-way; of "
-            "spans zlpr, bce, bce+bias, bce+threshold, focal; commas between.  [default: all]",
+            "spans zlpr, bce, bce+bias, bce+threshold, focal; of relations gplinker-zlpr, cascade-bce+bias and the "
+            "like; commas between.  [default: all]",
         ),
     ] = None,
     folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,
@@ -79,7 +80,7 @@ def compare(
     end: End = None,
     format: Format = None,
     tags: Tags = None,
-    task: Annotated[str | None, typer.Option(help="multilabel, or spans.  [default: multilabel]")] = None,
+    task: Annotated[str | None, typer.Option(help="multilabel, spans, or relations.  [default: multilabel]")] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +112,7 @@ def compare(
     with failing_clearly():
         from manyhot.toolkit.compare.compare import compare as run_comparison
         from manyhot.toolkit.compare.methods import make_comparison
-        from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.config import MARKED_TEXTS, make_config
         from manyhot.toolkit.spans.compare import compare_spans
         from manyhot.toolkit.spans.methods import make_span_comparison
 
@@ -120,14 +121,11 @@ def compare(
         asked = make_config(config, set_ or [], options_of(context))
         command = ["manyhot", *sys.argv[1:]]
         with listening() as listener:
-            if asked.task == "relations":
-                raise InputError(
-                    "compare is of multilabel, multiclass and spans; train with each of --loss zlpr and bce+bias, and "
-                    "--design, on --task relations."
-                )
-            if asked.task == "spans":
+            if asked.task in MARKED_TEXTS:
                 if jobs > 1:
-                    raise InputError("--jobs: expected another task than spans, whose losses are fitted one by one")
+                    raise InputError(
+                        f"--jobs: expected another task than {asked.task}, whose losses are fitted one by one"
+                    )
                 spans = make_span_comparison(asked, losses, folds, seeds)
                 compared = compare_spans(spans, listener, command=command, resume=resume)
             else:

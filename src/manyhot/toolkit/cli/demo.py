@@ -10,9 +10,9 @@ from rich.text import Text
 
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
-from manyhot.toolkit.cli.terminal import listening, metrics_table, print_json, say
+from manyhot.toolkit.cli.terminal import listening, print_json, say
 from manyhot.toolkit.errors import InputError, visible
-from manyhot.toolkit.report.metric_names import TITLES, written
+from manyhot.toolkit.report.metric_names import titles_of, written
 
 if TYPE_CHECKING:
     from manyhot.toolkit.demo.run import Example, Shown
@@ -48,32 +48,37 @@ def demo(
                 print_json({"out": str(save), "rows": rows})
             else:
                 say(f"wrote {save}: {rows:,} titles of packages with their tags. Next: manyhot train {save}")
-        elif task == "spans":
-            _demo_spans(out, as_json)
-        else:
-            from manyhot.toolkit.demo.run import run_demo
+            return
+        with listening() as listener:
+            if task == "spans":
+                from manyhot.toolkit.demo.spans import METRICS, run_span_demo
 
-            with listening() as listener:
-                shown = run_demo(data, out, listener)
-            if as_json:
-                print_json({"run": str(shown.path), "test": shown.metrics})
+                shown = run_span_demo(out, listener)
             else:
-                _print(shown)
+                from manyhot.toolkit.demo.run import METRICS, run_demo
+
+                shown = run_demo(data, out, listener)
+        if as_json:
+            print_json({"run": str(shown.path), "test": shown.metrics})
+        else:
+            _print(shown, METRICS)
 
 
-def _print(shown: "Shown") -> None:
-    from manyhot.toolkit.demo.run import METRICS
-
+def _print(shown: "Shown", metrics_shown: tuple[str, ...]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("on test rows", no_wrap=True)
     for name in shown.metrics:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    true = next(iter(shown.metrics.values()))["labels_per_row_true"]
-    for key in METRICS:
-        title = f"labels a row (true {true:.2f})" if key == "labels_per_row_predicted" else TITLES[key]
+    titles = titles_of(shown.metrics.values())
+    for key in metrics_shown:
+        count = key.endswith("_per_row_predicted")
+        title = titles[key]
+        if count:
+            true = next(iter(shown.metrics.values()))[key.replace("predicted", "true")]
+            title = f"{title.removesuffix(', predicted')} (true {true:.2f})"
         cells = [written(key, metrics[key]) for metrics in shown.metrics.values()]
-        percent = "" if key == "labels_per_row_predicted" else " %"
+        percent = "" if count else " %"
         table.add_row(title, *(f"{cell}{percent if cell != '-' else ''}" for cell in cells))
     console.print()
     console.print(table)
@@ -103,19 +108,3 @@ def _print_example(console: Console, example: "Example") -> None:
     ):
         if labels:
             console.print(f"  {sign} {what:6}  {', '.join(labels)}", markup=False)
-
-
-def _demo_spans(out: str | None, as_json: bool) -> None:
-    from manyhot.toolkit.spans.demo import run_span_demo
-
-    with listening() as listener:
-        shown = run_span_demo(out, listener)
-    if as_json:
-        print_json({"run": str(shown.path), "test": shown.metrics})
-        return
-    console = Console(soft_wrap=True)
-    for line in shown.examples:
-        console.print(visible(line), markup=False)
-    console.print(metrics_table(shown.metrics))
-    use = f'manyhot.load_run({str(shown.path)!r}).predict(["Angela Merkel besuchte Rom."])'
-    say(f"saved {shown.path}, use it: {use}")

@@ -10,7 +10,7 @@ from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.terminal import print_json
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.report.metric_names import percent
+from manyhot.toolkit.report.metric_names import BELOW_HALF, percent
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.explain import Explained, Part, Reason
@@ -27,7 +27,13 @@ def explain(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say why a text has its labels: the words that speak for each and against, and those that are unknown."""
+    """Say why a text has its labels: the words that speak for each and against, and those that are unknown.
+
+    \b
+    Examples:
+      manyhot explain runs/reviews-1 "the soup was cold"
+      manyhot explain runs/reviews-1 "the soup was cold" --label service
+    """
     with failing_clearly():
         from manyhot.toolkit.config import MARKED_TEXTS
         from manyhot.toolkit.runs.saved_run import load_run
@@ -65,6 +71,8 @@ def lines(found: "Explained") -> list[str]:
         said.append("no label is predicted; --label LABEL says why one is not")
     for reason in found.labels:
         said += _of_label(reason)
+    if any(reason.predicted and reason.prob < 0.5 for reason in found.labels):
+        said.append(BELOW_HALF)
     return said
 
 

@@ -18,7 +18,13 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run as ONNX: logits, label sets and probabilities from numbers or token ids, in one graph."""
+    """Write a run as ONNX: logits, label sets and probabilities from numbers or token ids, in one graph.
+
+    \b
+    Examples:
+      manyhot export runs/yeast-1 -o model.onnx
+      manyhot export runs/yeast-1 -o model.onnx --check test.csv
+    """
     with failing_clearly():
         from manyhot.toolkit.errors import InputError
         from manyhot.toolkit.runs.network import network_of_run

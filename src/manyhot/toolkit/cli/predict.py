@@ -149,16 +149,20 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
         if not spans:
             say("no span found")
         return
-    from manyhot.toolkit.runs.explain import few_known, guessed
+    from manyhot.toolkit.report.metric_names import BELOW_HALF
+    from manyhot.toolkit.runs.explain import guessed
 
-    if note := guessed(int(few_known(run.features, [text]).sum()), 1):
+    logits, few = run.logits_and_judge([text])
+    if note := guessed(int(few.sum()), 1):
         warn(note)
-    sets = run.label_sets(run.logits([text]))[0]
+    sets = run.label_sets(logits)[0]
     width = max((len(label.name) for label in sets), default=0)
     for label in sets:
         console.print(visible(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
     if not sets:
         say("no label: none is likely enough")
+    if any(label.prob < 0.5 for label in sets):
+        say(BELOW_HALF)
 
 
 def _predict_lines(run: "Run | SpanRun") -> None:

@@ -273,16 +273,20 @@ def print_comparison(result: dict[str, Any]) -> None:
     console.print()
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    things = "spans" if result.get("task") == "spans" else "labels"
-    shown = {key: title for key, title in COMPARED.items() if key in result["best"]}
+    linked = result.get("task") == "relations"
+    things = "triples" if linked else "spans" if result.get("task") == "spans" else "labels"
+    a_row = f"triple_{things}" if linked else things
+    shown = {key: titles[key] for key in result["best"]} if linked else COMPARED
+    shown = {key: title for key, title in shown.items() if key in result["best"]}
+    first = next(iter(shown)) if linked else "macro_f1"
     for title in (*shown.values(), things, "time", "memory"):
         table.add_column(title, justify="right", no_wrap=True)
     fine = [row for row in result["methods"] if row["error"] is None]
-    for row in sorted(fine, key=lambda row: -row["metrics"]["macro_f1"]):
+    for row in sorted(fine, key=lambda row: -row["metrics"][first]):
         table.add_row(
             Text(visible(row["name"])),
             *(f"{percent(row['metrics'][key])} {plus_minus(row['intervals'][key])}" for key in shown),
-            f"{row['metrics'][f'{things}_per_row_predicted']:.2f}",
+            f"{row['metrics'][f'{a_row}_per_row_predicted']:.2f}",
             f"{row['seconds']['search'] + row['seconds']['fit']:,.0f} s",
             f"{row['peak_mb'] / 1000:.1f} GB",
         )

@@ -87,7 +87,8 @@ def train(
         typer.Option(
             help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
             "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
-            "ce+prior, ce or multiway; of spans and relations, zlpr, bce, bce+bias or focal.  [default: zlpr, ce+prior]"
+            "ce+prior, ce or multiway; of spans and relations, zlpr, bce, bce+bias or focal.  [default: bce of linear "
+            "models, zlpr of networks, ce+prior of multiclass]"
         ),
     ] = None,
     model: Annotated[

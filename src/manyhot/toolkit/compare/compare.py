@@ -23,6 +23,7 @@ from joblib import Parallel, delayed
 from manyhot.decisions import decide
 from manyhot.labels import label_counts
 from manyhot.split import stratified_split
+from manyhot.toolkit.choose.calibrate import BINS, reliability
 from manyhot.toolkit.choose.cross_fit import Fold
 from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
 from manyhot.toolkit.compare.methods import METHODS, Comparison, Method, kept_nowhere
@@ -201,6 +202,7 @@ class Trials:
         self.described = ""  # the features of the first split
         self.errors: dict[str, str] = {}
         self.trials: dict[str, list[dict[str, Any]]] = {method.name: [] for method in self.methods}
+        self.reliable = {method.name: np.zeros((3, BINS)) for method in self.methods}  # of the first seed
 
     def run(self) -> dict[str, Any]:
         """Fit, decide, measure; the part of compare.json that is numbers."""
@@ -239,6 +241,9 @@ class Trials:
                                 continue
                             decided[method.name][i].logits[rows] = trial.logits
                             decided[method.name][i].preds[rows] = decide(trial.logits, **limits)
+                            if i == 0:
+                                probs = trial.calibration.probs(trial.logits)
+                                self.reliable[method.name] += reliability(probs, self.aligned.targets[rows])
                             self.trials[method.name].append({"seed": seed, "fold": fold, "trial": trial})
                         # The fits of a loss are of use to its own methods alone; what losses share, to all of them.
                         self.checkpoint.forget(tally.name(""))
@@ -387,9 +392,8 @@ class Trials:
             "loss": method.loss,
             "kind": "ours" if method.ours else "rival",
             "error": self.errors.get(method.name),
-            **dict.fromkeys(
-                ("metrics", "intervals", "differences", "against_default", "label_f1", "cardinality", "scores")
-            ),
+            **dict.fromkeys(("metrics", "intervals", "differences", "against_default", "label_f1", "cardinality")),
+            **dict.fromkeys(("scores", "reliability")),
             **{
                 "by_seed": [],
                 "chosen": [],
@@ -408,6 +412,7 @@ class Trials:
             | numbers
             | {
                 "by_seed": [{"seed": s} | part for s, part in zip(self.seeds, numbers["by_seed"], strict=True)],
+                "reliability": self.reliable[method.name].round(6).tolist(),
                 "chosen": [{"seed": run["seed"], "fold": run["fold"]} | run["trial"].chosen for run in runs],
                 "seconds": {
                     "search": round(sum(trial.search for trial in trials), 3),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from manyhot.toolkit.choose.cross_fit import Rule, choose_tau, fixed
 from manyhot.toolkit.choose.thresholds import choose_threshold, choose_thresholds
-from manyhot.toolkit.config import Config, hears_neighbours
+from manyhot.toolkit.config import Config, default_loss, hears_neighbours
 from manyhot.toolkit.errors import InputError
 
 
@@ -25,10 +25,10 @@ PLAIN = fixed(0.0)
 # that it needs no fit of its own.
 METHODS = (
     Method("zlpr", "zlpr", PLAIN, "ZLPR, s > 0", ours=True),
-    Method("zlpr+prior", "zlpr", choose_tau, "ZLPR with prior, the default of manyhot train without votes", ours=True),
+    Method("zlpr+prior", "zlpr", choose_tau, "ZLPR with prior, the default of networks", ours=True),
     Method(
         *("zlpr+prior+neighbours", "zlpr", choose_tau),
-        "ZLPR with prior and votes of nearest rows, the default of manyhot train",
+        "ZLPR with prior and votes of nearest rows",
         ours=True,
         neighbours=True,
     ),
@@ -38,7 +38,8 @@ METHODS = (
     Method("bce+prior", "bce", choose_tau, "binary cross-entropy with prior"),
     Method(
         *("bce+prior+neighbours", "bce", choose_tau),
-        "binary cross-entropy with prior and votes of nearest rows",
+        "binary cross-entropy with prior and votes of nearest rows, the default of linear models",
+        ours=True,
         neighbours=True,
     ),
     Method("bce+threshold", "bce", choose_threshold, "binary cross-entropy, one threshold tuned for all labels"),
@@ -49,8 +50,6 @@ METHODS = (
     Method("two-way", "two-way", PLAIN, "two-way loss"),
 )
 NAMES = tuple(method.name for method in METHODS)
-# Of manyhot train, and of one without votes.
-DEFAULT, WITHOUT_VOTES = "zlpr+prior+neighbours", "zlpr+prior"
 FOLDS = 3
 
 
@@ -66,7 +65,9 @@ class Comparison:
     @property
     def default(self) -> str:
         """What `manyhot train` would do."""
-        return DEFAULT if hears_neighbours(kept_nowhere(self.config)) else WITHOUT_VOTES
+        config = self.config
+        loss = default_loss(config.task, config.model, fine_tune=config.fine_tune)
+        return f"{loss}+prior" + "+neighbours" * hears_neighbours(kept_nowhere(config))
 
 
 def kept_nowhere(config: Config) -> Config:

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from manyhot.calibration import Calibration
 from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import blended
+from manyhot.toolkit.choose.calibrate import calibration_of
 from manyhot.toolkit.choose.cross_fit import TRIED, Fold, choose, fit_name, prior_logits
 from manyhot.toolkit.compare.methods import Method
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
@@ -40,6 +42,7 @@ class Trial:
 
     Attributes:
         logits: (rows to measure, labels) float32, of the decision.
+        calibration: of these logits, fitted on those of held-out rows.
         C: the penalty; None of a model without one.
         tau: strength of the prior.
         offset: of all labels, or (labels,): thresholds, negated.
@@ -51,6 +54,7 @@ class Trial:
     """
 
     logits: np.ndarray
+    calibration: Calibration
     C: float | None
     tau: float
     offset: np.ndarray
@@ -66,14 +70,24 @@ class Trial:
         """Return what :meth:`restored` takes."""
         numbers = [np.nan if self.C is None else self.C, self.tau, self.search, self.fit, self.predict]
         numbers += [self.shared, self.votes, self.at_limit, self.peak]
-        return {"logits": self.logits, "offset": self.offset, "numbers": np.array(numbers, dtype=np.float64)}
+        temperature, shift, _ = self.calibration
+        return {
+            "logits": self.logits,
+            "temperature": temperature,
+            "shift": shift,
+            "offset": self.offset,
+            "numbers": np.array(numbers, dtype=np.float64),
+        }
 
     @classmethod
     def restored(cls, arrays: Arrays) -> "Trial":
         """Restore what :meth:`arrays` returned."""
         C, tau, search, fit, predict, shared, votes, at_limit, peak = arrays["numbers"].tolist()
         chosen = (None if np.isnan(C) else C, tau, arrays["offset"])
-        return cls(arrays["logits"], *chosen, search, fit, predict, shared, votes, int(at_limit), int(peak))
+        calibration = Calibration(arrays["temperature"], arrays["shift"])
+        return cls(
+            arrays["logits"], calibration, *chosen, search, fit, predict, shared, votes, int(at_limit), int(peak)
+        )
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -154,11 +168,25 @@ def tried(
     logits = plain + (offset - np.float32(step.tau) * prior_logits(split.targets))
     if not np.isfinite(logits).all():
         raise FloatingPointError("the model gives logits that are not finite")
+    calibration = calibration_of(choice.logits, choice.held.targets, seed=config.seed)
     at_limit = choice.at_limit + int(fitted["stopped"])
     fit = tally.seconds - before - float(fitted["predict"])
     votes = 0.0 if blend is None else blend.share
     return Trial(
-        *(logits, step.C, step.tau, offset, search, fit, predict, tally.shared, votes, at_limit, tally.peak),
+        *(
+            logits,
+            calibration,
+            step.C,
+            step.tau,
+            offset,
+            search,
+            fit,
+            predict,
+            tally.shared,
+            votes,
+            at_limit,
+            tally.peak,
+        ),
     )
 
 

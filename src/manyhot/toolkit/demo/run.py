@@ -1,6 +1,6 @@
 """Train on a job as `manyhot train` does, measure it beside what people do today, and say what that means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +14,12 @@ from manyhot.toolkit.demo.digits import digits
 from manyhot.toolkit.demo.job import Job
 from manyhot.toolkit.demo.packages import packages
 from manyhot.toolkit.demo.today import RIVALS, decided_today
+from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.disk.run_folder import check_free, free_path
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.report.metric_names import AHEAD, BEHIND, EVEN, in_words, signed_interval
+from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.train import Listener, train
 
 JOBS: dict[str, Callable[[], AbstractContextManager[Job]]] = {"packages": packages, "digits": digits}
@@ -77,13 +79,14 @@ def run_demo(data: str, out: str | None, listener: Listener) -> Shown:
             f"learning from {training.train.rows:,} {job.rows} with {labels:,} labels, {per_row:.1f} each; measuring "
             f"on {test.rows:,} others"
         )
-        trained = train(config, Listener(progress=part(listener, 0, 2)))
+        fits: dict[str, Arrays] = {}
+        trained = train(config, Listener(progress=part(listener, 0, 2)), remember=fits)
         assert trained is not None
         run = trained.run
-        aligned = run.evaluate_examples(test).aligned
+        aligned = align(test.targets, test.label_names, run.label_names, test.unknown)
         logits = run.logits(test)
         ours = decide(logits, min_labels=run.cardinality.min_labels, max_labels=run.cardinality.max_labels) > 0
-        rivals = decided_today(config, training, run, part(listener, 1, 2))
+        rivals = decided_today(config, training, run, fits, part(listener, 1, 2))
         decided = {OURS: [Decided(logits, ours)]} | {RIVALS[name]: [found] for name, found in rivals.items()}
         measured = standings(decided, {OURS}, OURS, aligned, train_counts=run.train_counts, seed=config.seed)
         names = np.array([*run.label_names, *aligned.unseen_names], dtype=object)
@@ -99,7 +102,7 @@ def run_demo(data: str, out: str | None, listener: Listener) -> Shown:
             for row in job.choose(test, SHOWN).tolist()
         ]
     metrics = {name: rows["metrics"] for name, rows in measured.methods.items()}
-    return Shown(metrics, meaning(measured), examples, path, job.use(path))
+    return Shown(metrics, meaning(measured, tuple(RIVALS.values()), JUDGED), examples, path, job.use(path))
 
 
 def part(listener: Listener, number: int, of: int) -> Callable[[str, float, float], None]:
@@ -107,16 +110,21 @@ def part(listener: Listener, number: int, of: int) -> Callable[[str, float, floa
     return lambda what, share, value: listener.progress(what, (number + share) / of, value)
 
 
-def meaning(measured: Standings) -> str:
+def meaning(measured: Standings, rivals: Sequence[str], judged: Mapping[str, str]) -> str:
     """Say in a sentence where ours stands against each rival, and which differences may be chance.
+
+    Args:
+        measured: all of them.
+        rivals: which are named.
+        judged: metrics that have an interval, with their names.
 
     Example:
         "Beside BCE, cut at 0.5, manyhot is ahead in micro-F1 (+9.1 [7.9, 10.2]); ..."
     """
     parts = []
-    for rival in RIVALS.values():
+    for rival in rivals:
         found: dict[str, list[str]] = {AHEAD: [], BEHIND: [], EVEN: []}
-        for metric, title in JUDGED.items():
+        for metric, title in judged.items():
             # Told of the rival against ours: turned round.
             if (difference := measured.methods[rival]["against_default"][metric]) is not None:
                 low, high = difference["interval"]

@@ -59,3 +59,26 @@ class Unsaved:
 
 
 UNSAVED = Unsaved()
+
+
+class Remembered:
+    """Fits that are kept elsewhere, whose results stay in memory as well: for who fits the same rows again."""
+
+    def __init__(self, fits: Fits, results: dict[str, Arrays]) -> None:
+        self.fits, self.results = fits, results
+
+    def finished(self, fit: str) -> Arrays | None:
+        """Return the result of a fit that is done; None of others."""
+        result = self.fits.finished(fit)
+        if result is not None:
+            self.results[fit] = result
+        return result
+
+    def finish(self, fit: str, result: Arrays) -> None:
+        """Keep the result of a fit."""
+        self.results[fit] = result
+        self.fits.finish(fit, result)
+
+    def steps(self, fit: str) -> Steps:
+        """Return where a fit leaves its state."""
+        return self.fits.steps(fit)

@@ -13,12 +13,15 @@ from manyhot.toolkit.models.kernel import Kernel
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
 from manyhot.toolkit.models.term_blocks import TextBlock, fit_blocks
-from manyhot.toolkit.models.term_counts import count_terms
+from manyhot.toolkit.models.term_counts import Counted, count_terms
+from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.examples import Examples
 
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
 DesignMatrix = Any
 
+# What a text with fewer of its words known to training is given is little more than a guess.
+FEW_KNOWN = 0.5
 # Numbers with a larger share of non-zeros than this are held dense.
 DENSE = 0.3
 
@@ -141,14 +144,24 @@ class Features:
         Raises:
             InputError: another number of features than in training.
         """
+        return self.transform_and_judge(examples)[0]
+
+    def transform_and_judge(self, examples: Examples) -> tuple[DesignMatrix, np.ndarray]:
+        """Return what :meth:`transform` does, and of which texts training knew few words, (rows,) bool: in one pass."""
+        texts = examples.texts or [""] * examples.rows
         if isinstance(self.reader, Tokens):
-            return self.reader.transform(examples.texts or [""] * examples.rows)
-        counts: list[sp.csr_array] = []
-        if self.blocks:
-            kinds, vocabularies = [b.parameters for b in self.blocks], [b.vocabulary for b in self.blocks]
-            counted = count_terms(examples.texts or [""] * examples.rows, kinds, vocabularies)
-            counts = [matrix for _, matrix in counted]
-        return self._joined(examples, counts)
+            return self.reader.transform(texts), np.zeros(examples.rows, dtype=bool)
+        counted = _counted(self.blocks, texts)
+        return self._joined(examples, [of.counts for of in counted]), _few_known(self.blocks, counted, examples.rows)
+
+    def few_known(self, texts: list[str]) -> np.ndarray:
+        """Say of which texts training knew fewer than half of the words, or of the characters where it reads these.
+
+        Returns:
+            (texts,) bool; all False where no words are read.
+        """
+        blocks = [block for block in self.blocks if block.has_words]
+        return _few_known(blocks, _counted(blocks, texts), len(texts))
 
     def _joined(self, examples: Examples, counts: list[sp.csr_array]) -> DesignMatrix:
         """Put the parts of the matrix beside each other; texts come as counts."""
@@ -237,7 +250,7 @@ class Features:
         if self.reader is not None:
             said.append(self.reader.describe())
         if self.std is not None:
-            said.append(f"{self.std.size:,} numbers, {'standardised' if self.centred else 'scaled'}")
+            said.append(f"{counted(self.std.size, 'number')}, {'standardised' if self.centred else 'scaled'}")
         if self.missing:
             said.append(f"{len(self.missing):,} for missing cells")
         if self.categories:
@@ -295,3 +308,15 @@ class Features:
             reader=reader,
             kernel=Kernel.restored(arrays, arrays["numbers.std"].size) if "kernel.basis" in arrays else None,
         )
+
+
+def _counted(blocks: list[TextBlock], texts: list[str]) -> list[Counted]:
+    return count_terms(texts, [b.parameters for b in blocks], [b.vocabulary for b in blocks]) if blocks else []
+
+
+def _few_known(blocks: list[TextBlock], counted: list[Counted], rows: int) -> np.ndarray:
+    for block, (_, counts, words) in zip(blocks, counted, strict=True):
+        if block.has_words:
+            row = np.repeat(np.arange(rows), np.diff(counts.indptr))
+            return np.bincount(row[block.is_word[counts.indices]], minlength=rows) < FEW_KNOWN * words
+    return np.zeros(rows, dtype=bool)

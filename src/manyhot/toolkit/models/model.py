@@ -152,12 +152,14 @@ class Curve:
         self._progress(step, of, loss, score)
 
     def finished(self, fit: str) -> Arrays | None:
-        """Return the result of a fit that is done."""
-        return self._fits.finished(fit)
+        """Return the result of a fit that is done, and find what its steps were."""
+        if (result := self._fits.finished(fit)) is None:
+            return None
+        return self._found(result)
 
     def finish(self, fit: str, result: Arrays) -> None:
-        """Keep the result of a fit."""
-        self._fits.finish(fit, result)
+        """Keep the result of a fit, and its steps."""
+        self._fits.finish(fit, result | self._kept())
 
     def steps(self, fit: str) -> Steps:
         """Begin a part; its state goes through here."""
@@ -169,15 +171,24 @@ class Curve:
         """Find the state that was left last, and what the steps before it were."""
         if (state := self._steps.load()) is None:
             return None
+        return self._found(state)
+
+    def save(self, state: Callable[[], Arrays]) -> None:
+        """Pass the state on, with the steps so far."""
+        curve = self._kept()
+        self._steps.save(lambda: state() | curve)
+
+    def _kept(self) -> Arrays:
+        return {
+            "curve.losses": np.array(self.losses, dtype=np.float64),
+            "curve.scores": np.array(self.scores, dtype=np.float64),
+        }
+
+    def _found(self, state: Arrays) -> Arrays:
         if not self.losses:  # a fit that looks again has made more steps than it has left
             self.losses = state["curve.losses"].tolist()
             self.scores = [None if np.isnan(score) else score for score in state["curve.scores"].tolist()]
         return {name: array for name, array in state.items() if not name.startswith("curve.")}
-
-    def save(self, state: Callable[[], Arrays]) -> None:
-        """Pass the state on, with the steps so far."""
-        scores = np.array(self.scores, dtype=np.float64)
-        self._steps.save(lambda: state() | {"curve.losses": np.array(self.losses), "curve.scores": scores})
 
 
 @dataclass(frozen=True)
@@ -192,7 +203,7 @@ class Memory:
     def describe(self) -> str:
         """Say it in one line."""
         return (
-            f"{self.parameters:,} weights, {self.how}, about {gigabytes(self.bytes)} of memory "
+            f"{self.parameters:,} weights, {self.how}; fitting takes about {gigabytes(self.bytes)} beside the rows "
             f"({gigabytes(self.free)} free)"
         )
 

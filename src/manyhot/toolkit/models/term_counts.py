@@ -4,7 +4,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,9 +15,20 @@ OF_KIND = ("ngram_range", "min_df", "max_features", "sublinear_tf")
 PAIRS = (2, 2)
 
 
+class Counted(NamedTuple):
+    """The terms of texts: their columns; counts, CSR (texts, terms) float32; and how many different words a text has.
+
+    `words` is (texts,), those that have no column among them; of characters side by side those that stand alone.
+    """
+
+    vocabulary: dict[str, int]
+    counts: Any
+    words: np.ndarray
+
+
 def count_terms(
     texts: Iterable[str], kinds: list[dict[str, Any]], vocabularies: list[dict[str, int]] | None = None
-) -> list[tuple[dict[str, int], Any]]:
+) -> list[Counted]:
     """Count the terms of each text.
 
     Args:
@@ -27,7 +38,7 @@ def count_terms(
         vocabularies: of each kind, terms to columns; by default all terms, in the order in which they come.
 
     Returns:
-        Of each kind, the vocabulary and the counts, CSR (texts, terms) float32, columns of a row sorted.
+        Of each kind, the vocabulary, the counts, columns of a row sorted, and the words.
     """
     counts: list[_Counts | _PartsOfWords] = []
     analyzers: dict[str, Callable[[str], list[str]]] = {}
@@ -38,7 +49,8 @@ def count_terms(
             analyzers["char_wb"] = _words
             plan.append(("char_wb", False, parts))
             continue
-        counts.append(counted := _Counts(vocabulary))
+        is_word = stands_alone if kind.get("analyzer") == "char" else None
+        counts.append(counted := _Counts(vocabulary, is_word))
         paired = kind.get("analyzer") == "word" and kind.get("ngram_range") == PAIRS
         own = {key: value for key, value in kind.items() if key not in OF_KIND}
         own["ngram_range"] = (1, 1) if paired else kind.get("ngram_range", (1, 1))
@@ -54,8 +66,9 @@ def count_terms(
     return [counted.found() for counted in counts]
 
 
-def most_frequent(vocabulary: dict[str, int], counts: Any, least: int, most: int) -> tuple[list[str], Any]:
+def most_frequent(counted: Counted, least: int, most: int) -> tuple[list[str], Any]:
     """Keep the terms that are in `least` texts or more, of these the `most` that are counted most; sorted."""
+    vocabulary, counts, _ = counted
     kept = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= least)
     if len(kept) > most:
         total = np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])[kept]
@@ -72,26 +85,32 @@ def most_frequent(vocabulary: dict[str, int], counts: Any, least: int, most: int
     return terms, result
 
 
-class _Counts:
-    """A matrix that grows by a row a text."""
+def stands_alone(term: str) -> bool:
+    """Say whether characters side by side are one character that can be read."""
+    return len(term) == 1 and not term.isspace()
 
-    def __init__(self, vocabulary: dict[str, int] | None) -> None:
-        self.grows = vocabulary is None
+
+class _Counts:
+    """A matrix that grows by a row a text; `is_word` says which terms are words, and None that all are."""
+
+    def __init__(self, vocabulary: dict[str, int] | None, is_word: Callable[[str], bool] | None = None) -> None:
+        self.grows, self.is_word = vocabulary is None, is_word
         self.vocabulary: dict[str, int] = defaultdict() if vocabulary is None else vocabulary
         if isinstance(self.vocabulary, defaultdict):
             self.vocabulary.default_factory = self.vocabulary.__len__
-        self.columns, self.values, self.ends = array("i"), array("i"), array("q", [0])
+        self.columns, self.values, self.ends, self.words = array("i"), array("i"), array("q", [0]), array("i")
 
     def add(self, terms: Iterable[str]) -> None:
         counter, vocabulary = Counter(terms), self.vocabulary
+        self.words.append(len(counter) if self.is_word is None else sum(map(self.is_word, counter)))
         if not self.grows:
             counter = {term: number for term, number in counter.items() if term in vocabulary}
         self.columns.extend([vocabulary[term] for term in counter])
         self.values.extend(counter.values())
         self.ends.append(len(self.columns))
 
-    def found(self) -> tuple[dict[str, int], Any]:
-        return dict(self.vocabulary), self.matrix()
+    def found(self) -> Counted:
+        return Counted(dict(self.vocabulary), self.matrix(), np.array(self.words, dtype=np.int64))
 
     def matrix(self) -> Any:
         values = np.array(self.values, dtype=np.float32)
@@ -119,13 +138,13 @@ class _PartsOfWords:
     def add(self, words: Iterable[str]) -> None:
         self.words.add(words)
 
-    def found(self) -> tuple[dict[str, int], Any]:
+    def found(self) -> Counted:
         texts = self.words.matrix()
         for word in self.words.vocabulary:
             self.terms.add(self._cut(f" {word} "))
         counts: Any = texts @ self.terms.matrix()
         counts.sort_indices()
-        return dict(self.terms.vocabulary), counts
+        return Counted(dict(self.terms.vocabulary), counts, np.array(self.words.words, dtype=np.int64))
 
     def _cut(self, word: str) -> list[str]:
         parts = []

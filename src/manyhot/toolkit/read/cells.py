@@ -6,7 +6,7 @@ Rows in messages count data rows from 1.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -233,6 +233,25 @@ def type_name(dtype: Any) -> str:
     return f"{dtype.base_type().__name__.lower()}{inner}"
 
 
+# What training sees more seldom is told by name: it is the rare group of the metrics.
+RARE = 9
+RARE_NAMED = 8
+
+
+def seldom_seen(counts: Mapping[str, int], one: str, many: str) -> str:
+    """Say which of some labels are seen, but rarely, the rarest first: "2 labels seen fewer than 9 times (a, b)".
+
+    Args:
+        counts: how often each is seen, by name.
+        one: what one of them is called.
+        many: what several are called.
+    """
+    rare = sorted((name for name, count in counts.items() if 0 < count < RARE), key=lambda name: counts[name])
+    if not rare:
+        return ""
+    return f"{len(rare):,} {one if len(rare) == 1 else many} seen fewer than {RARE} times ({listed(rare, RARE_NAMED)})"
+
+
 def counted(count: int, what: str) -> str:
     """Write a count with its noun."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return f"{count} {what}" if count == 1 else f"{count:,} {what}s"

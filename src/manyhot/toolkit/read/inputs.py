@@ -11,7 +11,7 @@ from manyhot.labels import label_counts
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError, reading, shown
 from manyhot.toolkit.read.attributes import find_attributes, relation_column
-from manyhot.toolkit.read.cells import counted, listed, plain, read_categories
+from manyhot.toolkit.read.cells import counted, listed, plain, read_categories, seldom_seen
 from manyhot.toolkit.read.columns import Columns, Found, check_named, find_columns
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, is_delimited, read_file, read_label_names
 from manyhot.toolkit.read.examples import (
@@ -322,20 +322,15 @@ def _missing(examples: Examples, columns: Columns) -> list[str]:
     ]
 
 
-RARE_NAMED = 8
-
-
 def describe(examples: Examples, dropped: int, *, multiclass: bool = False) -> str:
     """Write the first line about the data: rows, labels, labels a row, rows without labels, rare labels."""
     sizes, counts = np.diff(examples.targets.indptr), label_counts(examples.targets)
     empty = int(examples.unlabelled().sum())
     unlabelled = f"{dropped:,} rows without labels dropped" if dropped else f"{empty:,} rows without labels"
-    rare, unseen = (counts > 0) & (counts < 9), int((counts == 0).sum())
-    seldom = ""
-    if n := int(rare.sum()):
-        named = [examples.label_names[i] for i in np.argsort(counts, kind="stable") if rare[i]]
-        what = ("class" if n == 1 else "classes") if multiclass else ("label" if n == 1 else "labels")
-        seldom = f", {n:,} {what} seen fewer than 9 times ({listed(named, RARE_NAMED)})"
+    unseen = int((counts == 0).sum())
+    seen = dict(zip(examples.label_names, counts.astype(int).tolist(), strict=True))
+    rare = seldom_seen(seen, *(("class", "classes") if multiclass else ("label", "labels")))
+    seldom = f", {rare}" if rare else ""
     if multiclass:
         return (
             f"{examples.rows:,} rows, {len(counts):,} classes of {int(counts[counts > 0].min()):,} to "

@@ -1,15 +1,18 @@
 """Which method to use, from a comparison: one sentence, and the command that trains with it.
 
-A method is named in place of the default where it is ahead of it in micro- or macro-F1, by more than chance of rows,
-and behind in neither. Of several, the one with the best mean of both. All else leaves the default.
+A method is named in place of the default where it is ahead of it in micro- or macro-F1, of relations that of triples,
+by more than chance of rows, and behind in neither. Of several, the one with the best mean of both. All else leaves the
+default.
 """
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from manyhot.toolkit.report.metric_names import AHEAD, BEHIND, EVEN, TITLES, in_words, signed_interval
+from manyhot.toolkit.config import MARKED_TEXTS
+from manyhot.toolkit.report.metric_names import AHEAD, BEHIND, EVEN, in_words, signed_interval, titles_of
 
 JUDGED = ("micro_f1", "macro_f1")
 # With fewer positives of all rare labels together among the measured rows, one row moves rare-F1 by points.
@@ -36,25 +39,31 @@ class Answer:
 def answer(comparison: dict[str, Any]) -> Answer | None:
     """Say which method to use; None where the default was not compared, or failed."""
     fine = {method["name"]: method for method in comparison["methods"] if method["error"] is None}
-    default = comparison["default"]
+    default, judged = comparison["default"], _judged(comparison)
     if default not in fine or len(fine) < 2:
         return None
+    titles = titles_of(method["metrics"] for method in fine.values())
     better = []
     for name, method in fine.items():
         words = [in_words(found["interval"]) for found in _beside_default(comparison, method).values()]
         if AHEAD in words and BEHIND not in words:
-            better.append((sum(method["metrics"][metric] for metric in JUDGED), name))
+            better.append((sum(method["metrics"][metric] for metric in judged), name))
     if better:
         name = max(better)[1]
-        why = _said(_beside_default(comparison, fine[name]), dict.fromkeys(JUDGED, f"{default}, the default"))
+        others = dict.fromkeys(judged, f"{default}, the default")
+        why = _said(_beside_default(comparison, fine[name]), others, titles)
         line = train_command(comparison, fine[name])
         return Answer(name, why if line else f"{why}; manyhot train has no such method", line)
     line = train_command(comparison, fine[default])
-    differences = {metric: found for metric in JUDGED if (found := (fine[default]["differences"] or {}).get(metric))}
+    differences = {metric: found for metric in judged if (found := (fine[default]["differences"] or {}).get(metric))}
     if all(in_words(found["interval"]) == EVEN for found in differences.values()):
         return Answer(None, f"take the default, {default}", line)
     rivals = {metric: comparison["best"][metric]["rival"] for metric in differences}
-    return Answer(f"the default, {default}", _said(differences, rivals), line)
+    return Answer(f"the default, {default}", _said(differences, rivals, titles), line)
+
+
+def _judged(comparison: dict[str, Any]) -> list[str]:
+    return [f"triple_{metric}" if comparison.get("task") == "relations" else metric for metric in JUDGED]
 
 
 def _beside_default(comparison: dict[str, Any], method: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -62,17 +71,18 @@ def _beside_default(comparison: dict[str, Any], method: dict[str, Any]) -> dict[
     if method["name"] == comparison["default"]:
         return {}
     found: dict[str, Any] = method.get("against_default") or {}
-    for metric in JUDGED:
+    judged = _judged(comparison)
+    for metric in judged:
         if metric not in found and comparison["best"][metric]["ours"] == comparison["default"]:
             found = found | {metric: (method["differences"] or {}).get(metric)}
-    return {metric: found[metric] for metric in JUDGED if found.get(metric) is not None}
+    return {metric: found[metric] for metric in judged if found.get(metric) is not None}
 
 
-def _said(differences: dict[str, dict[str, Any]], others: dict[str, str]) -> str:
+def _said(differences: dict[str, dict[str, Any]], others: dict[str, str], titles: Mapping[str, str]) -> str:
     """Write a difference a metric: `micro-F1 ahead of bce +0.9 [+0.3, +1.5]`."""
     joined = {AHEAD: "ahead of", BEHIND: "behind", EVEN: "not clearly different from"}
     return ", ".join(
-        f"{TITLES[metric]} {joined[in_words(found['interval'])]} {others[metric]}"
+        f"{titles[metric]} {joined[in_words(found['interval'])]} {others[metric]}"
         f" ({signed_interval(found['value'], found['interval'])})"
         for metric, found in differences.items()
     )
@@ -102,9 +112,11 @@ def _options(comparison: dict[str, Any], method: dict[str, Any]) -> list[str] | 
         return []
     if "threshold" in name:
         return None
+    if comparison.get("task") in MARKED_TEXTS:
+        default = next(other for other in comparison["methods"] if other["name"] == comparison["default"])
+        differ = [option for option in ("loss", "design") if method.get(option) != default.get(option)]
+        return [word for option in differ for word in (f"--{option}", method[option])]
     loss_options = [] if comparison["default"].startswith(loss) else ["--loss", loss]
-    if comparison.get("task") == "spans":
-        return loss_options
     if "+prior" not in name:
         return [*loss_options, "--tau", "0"]
     without = comparison["default"].endswith("+neighbours") and not name.endswith("+neighbours")

@@ -25,7 +25,7 @@ from manyhot.toolkit.report.overview import overview_of
 from manyhot.toolkit.report.scorer import box_of
 from manyhot.toolkit.report.top_words import top_words
 from manyhot.toolkit.runs.evaluate import Aligned
-from manyhot.toolkit.runs.explain import few_known, words_of
+from manyhot.toolkit.runs.explain import words_of
 from manyhot.toolkit.runs.predict import Run
 
 FORMAT = 2
@@ -90,7 +90,7 @@ def find(run: Run, judged: Judged, train: Examples, X: DesignMatrix, *, with_row
     missed, added = difference(targets, right), difference(judgeable, right)
     worst = None
     words = top_words(run, X, train.targets) if with_rows else [[] for _ in label_rows]
-    few = int(few_known(run.features, judged.examples.taken(judged.rows).texts).sum())
+    few = int(run.features.few_known(judged.examples.taken(judged.rows).texts or []).sum())
     if with_rows:
         parts = Parts(right, missed, added)
         worst = worst_rows(run, judged, parts, row_losses)
@@ -254,7 +254,7 @@ def worst_rows(run: Run, judged: Judged, parts: Parts, losses: np.ndarray) -> li
     shown = judged.examples.taken(judged.rows[order])
     probs = run.calibration.probs(judged.logits[order])
     places = judged.rows[order] if shown.places is None else shown.places
-    few, read = few_known(run.features, shown.texts), words_of(run.features)
+    few, read = run.features.few_known(shown.texts or []), words_of(run.features)
 
     def known(i: int) -> list[int] | None:
         if read is None or shown.texts is None or not few[i]:

@@ -51,7 +51,7 @@ METHOD = 26  # letters of a method's name that have room beside a plot
 Place = tuple[float, float, float, float]  # left, bottom, width, height
 PLACE: Place = (0.125, 0.155, 0.84, 0.82)
 # One of several beside each other, with room for numbers alone.
-SMALL: dict[str, Any] = {"width": 2.6, "height": 1.7, "place": (0.17, 0.14, 0.8, 0.8)}
+SMALL: dict[str, Any] = {"width": 2.6, "height": 1.35, "place": (0.17, 0.17, 0.78, 0.77)}
 TWO_SCALES: Place = (0.125, 0.155, 0.72, 0.82)
 
 
@@ -94,8 +94,11 @@ def drawn(
     )
 
 
-def plot_reliability(sums: list[list[float]], *, what: str) -> Markup:
-    """Draw the share that is true against the stated probability, with 95 % intervals, ten steps of probability."""
+def plot_reliability(sums: list[list[float]], *, what: str, name: str = "reliability", small: bool = False) -> Markup:
+    """Draw the share that is true against the stated probability, with 95 % intervals, ten steps of probability.
+
+    A small one is one of several: what its axes are stands beside them.
+    """
     counts, probs, truth = np.asarray(sums)
     full = counts > 0
     n, mean, share = counts[full], probs[full] / counts[full], truth[full] / counts[full]
@@ -104,13 +107,18 @@ def plot_reliability(sums: list[list[float]], *, what: str) -> Markup:
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
         axes.vlines(mean, low, high, color=FIRST, linewidth=1.5)
-        axes.plot(mean, share, color=FIRST, marker="o", markersize=5, linewidth=1.2)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="stated probability", ylabel=f"share of {what}")
+        axes.plot(mean, share, color=FIRST, marker="o", markersize=3 if small else 5, linewidth=1.2)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        if small:
+            axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        else:
+            axes.set(xlabel="stated probability", ylabel=f"share of {what}")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="" if small else "%"))
 
     said = "; ".join(f"stated {m:.0%}, true {s:.0%} of {int(c):,}" for m, s, c in zip(mean, share, n, strict=True))
-    return drawn("reliability", "Stated probabilities and how often they are true", f"{said}.", draw)
+    title = "Stated probabilities and how often they are true"
+    return drawn(name, title, f"{said}.", draw, **(SMALL if small else {}))
 
 
 def wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

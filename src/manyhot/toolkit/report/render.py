@@ -20,6 +20,7 @@ from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.answer import answer, verdicts
 from manyhot.toolkit.report.metric_names import (
     BELOW_HALF,
+    RELATION_TITLES,
     SPAN_TITLES,
     TITLES,
     penalty,
@@ -43,6 +44,7 @@ ABOUT = 0.05
 PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
 PARTS |= {"held_out": "training rows, held out", "train": "training rows"}
 SPAN_COMPARED = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "rare_f1", "exact_match")
+RELATION_COMPARED = (*(f"triple_{key}" for key in SPAN_COMPARED[:4]), "triple_boundary_f1", "micro_f1")
 COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
 
 
@@ -87,7 +89,7 @@ def render_run(findings: dict[str, Any]) -> str:
         curve=plots.plot_curve(**findings["curve"], unit=unit),
         unit=unit,
         stopped=findings["curve"]["scores"][0] is not None,
-        parts=PARTS,
+        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in TITLES if all(key in part for part in findings["metrics"].values())],
     )
 
@@ -107,13 +109,14 @@ def _render_spans(findings: dict[str, Any]) -> str:
         types=types,
         left_out=len(findings["types"]) - len(types),
         relations=shown_labels(relations),
+        repeated=[pair for pair in findings["errors"]["pairs"] if pair["spans"] > 1],
         worst=[
             (row, marked(row, hues), drawn_arrows(row["arrows"], hues) if "arrows" in row else None)
             for row in findings["worst"] or ()
         ],
         curve=plots.plot_curve(**findings["curve"], unit="epoch"),
         stopped=findings["curve"]["scores"][0] is not None,
-        parts=PARTS,
+        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in titles if all(key in part for part in findings["metrics"].values())],
         TITLES=titles,
     )
@@ -121,7 +124,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
 
 def render_comparison(comparison: dict[str, Any]) -> str:
     """Write the report of a comparison, as compare.json holds it."""
-    if comparison.get("task") == "spans":
+    if comparison.get("task") in MARKED_TEXTS:
         return _render_span_comparison(comparison)
     fine = [method for method in comparison["methods"] if method["error"] is None]
     indices = shown_labels(
@@ -140,18 +143,34 @@ def render_comparison(comparison: dict[str, Any]) -> str:
         verdicts=verdicts(comparison),
         keys=keys,
         forests=[(TITLES[key], plots.plot_forest(f"forest-{key}", TITLES[key], _estimates(fine, key))) for key in keys],
-        sizes=[(m, plots.plot_sizes(**m["cardinality"], name=f"sizes-{i}", small=True)) for i, m in enumerate(fine)],
-        scores=[(m, plots.plot_scores(m["scores"], name=f"scores-{i}", small=True)) for i, m in enumerate(fine)],
+        shapes=[(m, _shapes(m, i)) for i, m in enumerate(fine)],
         indices=[row["index"] for row in indices],
         left_out=len(comparison["labels"]) - len(indices),
         rows=[key for key in TITLES if any(key in m["metrics"] for m in fine)],
+        numbers=[(m["name"], m["metrics"]) for m in fine],
     )
 
 
+def _shapes(method: dict[str, Any], number: int) -> list[tuple[str, Markup]]:
+    """Draw of a method its probabilities, scores and numbers of labels, each with a title."""
+    what = "labels that are true"
+    found = []
+    if sums := method.get("reliability"):  # comparisons of before have none
+        name = f"reliability-{number}"
+        found.append(("probabilities", plots.plot_reliability(sums, what=what, name=name, small=True)))
+    found.append(("scores", plots.plot_scores(method["scores"], name=f"scores-{number}", small=True)))
+    return [
+        *found,
+        ("labels a row", plots.plot_sizes(**method["cardinality"], name=f"sizes-{number}", small=True)),
+    ]
+
+
 def _render_span_comparison(comparison: dict[str, Any]) -> str:
-    """Write the report of a comparison on spans."""
+    """Write the report of a comparison on spans, or relations."""
     fine = [method for method in comparison["methods"] if method["error"] is None]
-    keys = [key for key in SPAN_COMPARED if any(m["metrics"].get(key) is not None for m in fine)]
+    linked = comparison["task"] == "relations"
+    titles, compared = (RELATION_TITLES, RELATION_COMPARED) if linked else (SPAN_TITLES, SPAN_COMPARED)
+    keys = [key for key in compared if any(m["metrics"].get(key) is not None for m in fine)]
     return _page(
         "span_comparison.html",
         c=comparison,
@@ -161,14 +180,17 @@ def _render_span_comparison(comparison: dict[str, Any]) -> str:
         verdicts=verdicts(comparison),
         keys=keys,
         forests=[
-            (SPAN_TITLES[key], plots.plot_forest(f"forest-{key}", SPAN_TITLES[key], _estimates(fine, key)))
+            (titles[key], plots.plot_forest(f"forest-{key}", titles[key], _estimates(fine, key)))
             for key in comparison["best"]
         ],
         curves=[
             (m, plots.plot_epochs(m["curves"], name=f"epochs-{i}")) for i, m in enumerate(fine) if any(m["curves"])
         ],
-        rows=[key for key in SPAN_TITLES if any(key in m["metrics"] for m in fine)],
-        TITLES=SPAN_TITLES,
+        rows=[key for key in titles if any(key in m["metrics"] for m in fine)],
+        numbers=[(m["name"], m["metrics"]) for m in fine],
+        relations=linked,
+        first="triple_micro_f1" if linked else "micro_f1",
+        TITLES=titles,
     )
 
 
@@ -256,7 +278,8 @@ def _cardinality_sentence(metrics: dict[str, Any]) -> str:
         return "It predicts about as many labels as there are."
     said = _unbroken(f"It predicts {100 * abs(off):.0f} % {'more' if off > 0 else 'fewer'} labels than there are.")
     if off > 0:
-        said += " Where labels are hard to predict, F1 is highest so; --decision cardinality keeps to their number."
+        said += " Where labels are hard to predict, F1 is highest so; "
+        said += Markup("<code>--decision cardinality</code> keeps to their number.")
     return said
 
 
@@ -308,6 +331,8 @@ def _templates() -> jinja2.Environment:
     style, spans, script, scorer = (
         (folder / name).read_text(encoding="utf-8") for name in ("style.css", "spans.css", "script.js", "scorer.js")
     )
+    # The name of a method ends a line after a plus.
+    environment.filters["breakable"] = lambda name: Markup("+<wbr>").join(name.split("+"))
     environment.filters["signed"] = lambda number: f"{number:+d}".replace("-", "\u2212") if number else "0"
     environment.globals |= {
         "style": Markup(style),

@@ -51,6 +51,7 @@ class Terms:
     Attributes:
         block: of the run.
         kept: (terms,), their columns in the block, rising.
+        coded: the terms as the page has them.
         idf: (terms,), bytes.
         weights: (terms, labels) CSR, 16 bits: a weight's level, the highest its sign.
         least, most: sizes of weights.
@@ -58,6 +59,7 @@ class Terms:
 
     block: TextBlock
     kept: np.ndarray
+    coded: list[str]
     idf: np.ndarray
     weights: sp.csr_array
     least: float
@@ -74,7 +76,7 @@ class Terms:
     def logits(self, texts: list[str]) -> np.ndarray:
         """Return what the terms add to the logits of texts, (texts, labels) float64."""
         vocabulary = {self.block.terms[column]: i for i, column in enumerate(self.kept.tolist())}
-        ((_, counts),) = count_terms(texts, [self.block.parameters], [vocabulary])
+        ((_, counts, _),) = count_terms(texts, [self.block.parameters], [vocabulary])
         weigh = TfidfTransformer(sublinear_tf=self.block.parameters["sublinear_tf"])
         weigh.idf_ = 1 + IDF_STEP * self.idf.astype(np.float64)
         rows: Any = weigh.transform(counts.astype(np.float64))
@@ -91,7 +93,7 @@ class Terms:
             "lengths": list(parameters["ngram_range"]),
             "pattern": parameters.get("token_pattern"),
             "weight": self.block.weight,
-            "terms": front_coded([self.block.terms[i] for i in self.kept.tolist()]),
+            "terms": self.coded,
             "idf": encoded(self.idf),
             "counts": encoded(np.diff(self.weights.indptr).astype(np.uint8)),
             "labels": encoded(self.weights.indices.astype(wide)),
@@ -124,11 +126,6 @@ class Scorer:
             others = sp.csr_array(sp.csr_array(self.run.features.transform(examples))[:, words:])
             logits += (others.astype(np.float64) @ arrays["weight"][words:].astype(np.float64)).reshape(logits.shape)
         return self.run.calibration.probs(logits)
-
-    def off(self, examples: Examples) -> np.ndarray:
-        """Return how far off a probability of each row is, (rows,)."""
-        true = self.run.calibration.probs(self.run.logits(examples))
-        return np.abs(self.probs(examples) - true).max(1)
 
     def data(self) -> dict[str, Any]:
         """Lay out as JSON; scorer.js reads it."""
@@ -189,12 +186,15 @@ def scorer_of(run: Run) -> Scorer | str:
         scorer = Scorer(run, [])
         return scorer if len(written(scorer.data())) <= MOST_BYTES else "it has too many labels"
     kept = frequent_terms(features, int(MOST_BYTES * TERMS_SHARE))
-    used = sum(cost_of_terms([block.terms[i] for i in some]) for block, some in zip(features.blocks, kept, strict=True))
+    coded = [
+        front_coded([block.terms[i] for i in some.tolist()]) for block, some in zip(features.blocks, kept, strict=True)
+    ]
+    used = sum(map(cost_of_terms, coded))
     beside = len(written(Scorer(run, []).data()))
     cost = (2 + (1 if len(run.label_names) <= 256 else 2)) * 4 / 3
     number = int((MOST_BYTES - used - beside) / cost)
     while number > 0:
-        scorer = Scorer(run, strongest(run, kept, number))
+        scorer = Scorer(run, strongest(run, kept, coded, number))
         size = len(written(scorer.data()))
         if size <= MOST_BYTES:
             return scorer
@@ -213,12 +213,12 @@ def frequent_terms(features: Features, budget: int) -> list[np.ndarray]:
     return [chosen[(chosen >= start) & (chosen < end)] - start for start, end in pairwise(starts.tolist())]
 
 
-def cost_of_terms(terms: list[str]) -> int:
+def cost_of_terms(coded: list[str]) -> int:
     """Return about how many bytes terms take, their idf and numbers of weights included."""
-    return len(json.dumps(front_coded(terms), ensure_ascii=False, separators=(",", ":")).encode()) + len(terms) * 8 // 3
+    return len(json.dumps(coded, ensure_ascii=False, separators=(",", ":")).encode()) + len(coded) * 8 // 3
 
 
-def strongest(run: Run, kept: list[np.ndarray], number: int) -> list[Terms]:
+def strongest(run: Run, kept: list[np.ndarray], coded: list[list[str]], number: int) -> list[Terms]:
     """Keep the weights that move most: their size, times what a term weighs in a text, times how many texts have it."""
     blocks, weight = run.features.blocks, run.model.arrays()["weight"]
     starts = np.cumsum([0, *(len(block.terms) for block in blocks)])
@@ -240,12 +240,18 @@ def strongest(run: Run, kept: list[np.ndarray], number: int) -> list[Terms]:
     for i, (block, some) in enumerate(zip(blocks, kept, strict=True)):
         _, term, label = places[places[:, 0] == i].T
         values = weight[starts[i] + some[term], label].astype(np.float64)
-        found.append(_terms(block, some, term, label, values, weight.shape[1]))
+        found.append(_terms(block, some, coded[i], term, label, values, weight.shape[1]))
     return found
 
 
 def _terms(
-    block: TextBlock, kept: np.ndarray, term: np.ndarray, label: np.ndarray, values: np.ndarray, labels: int
+    block: TextBlock,
+    kept: np.ndarray,
+    coded: list[str],
+    term: np.ndarray,
+    label: np.ndarray,
+    values: np.ndarray,
+    labels: int,
 ) -> Terms:
     """Write weights and idf as whole numbers."""
     # Of a term with more weights than a byte counts the smallest are left out.
@@ -263,7 +269,7 @@ def _terms(
     indptr = np.concatenate([[0], np.cumsum(np.bincount(term, minlength=len(kept)))])
     weights = sp.csr_array((code[order], label[order], indptr), shape=(len(kept), labels))
     idf = np.clip(np.rint((block.idf[kept] - 1) / IDF_STEP), 0, 255).astype(np.uint8)
-    return Terms(block, kept, idf, weights, least, most)
+    return Terms(block, kept, coded, idf, weights, least, most)
 
 
 def front_coded(terms: list[str]) -> list[str]:
@@ -300,14 +306,35 @@ def box_of(run: Run, examples: Examples) -> dict[str, Any]:
     Returns:
         `model`, None where there is no box; `why`, the reason; `rows` that were compared and how many were `off`.
     """
-    scorer = scorer_of(run)
-    if isinstance(scorer, str):
-        return {"model": None, "why": scorer, "rows": 0, "off": 0}
     rows = np.unique(np.linspace(0, examples.rows - 1, min(ROWS, examples.rows)).astype(np.int64))
-    off = int((scorer.off(examples.taken(rows)) > TOLERANCE).sum())
+    tried = examples.taken(rows)
+    probs = run.calibration.probs(run.logits(tried))
+    off = 0 if run.neighbours is None else _number_off(_without_votes(run, tried), probs)
+    scorer = None
+    if off <= MOST_OFF * len(rows):
+        scorer = scorer_of(run)
+        if isinstance(scorer, str):
+            return {"model": None, "why": scorer, "rows": 0, "off": 0}
+        off = _number_off(scorer.probs(tried), probs)
     if off > MOST_OFF * len(rows):
-        # A page that holds what every training row says is not one to pass on.
-        what = "what fits into a page" if run.neighbours is None else "without the training rows that vote, a page"
-        why = f"{what} was more than 2 points off in {off} of {len(rows)} rows"
+        measured = f"was more than 2 points off in {off} of {len(rows)} rows"
+        why = f"what fits into a page {measured}"
+        if run.neighbours is not None:
+            # A page that holds what every training row says is not one to pass on.
+            why = (
+                f"training rows have a vote in this run, which a page does not hold, and without them it {measured}; a "
+                "run that is trained with --neighbours off has a box"
+            )
         return {"model": None, "why": why, "rows": len(rows), "off": off}
+    assert scorer is not None
     return {"model": scorer.data(), "why": None, "rows": len(rows), "off": off}
+
+
+def _without_votes(run: Run, examples: Examples) -> np.ndarray:
+    """Return what the best page could say of a run in which training rows have a vote."""
+    return run.calibration.probs(run.model.logits(run.features.transform(examples)))
+
+
+def _number_off(probs: np.ndarray, true: np.ndarray) -> int:
+    """Return how many rows have a probability that is off."""
+    return int((np.abs(probs - true).max(1) > TOLERANCE).sum())

@@ -13,7 +13,7 @@ Parts of words are added to the words they stand in, by how many of their charac
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,8 +28,6 @@ from manyhot.toolkit.models.term_blocks import TextBlock, token_pattern
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
 
-# What a text with fewer of its words known to training is given is little more than a guess.
-FEW_KNOWN = 0.5
 # The kind of part that is their vote.
 NEIGHBOURS = "neighbours"
 
@@ -264,12 +262,12 @@ class Words(NamedTuple):
 def words_of(features: Features) -> Callable[[str], Words] | None:
     """Return what parts a text into words that training knew and others; None where a run does not read words."""
     for block in features.blocks:
-        parameters = block.parameters
-        if parameters["analyzer"] == "char" and parameters["ngram_range"][0] == 1:
+        if not block.has_words:
+            continue
+        if block.parameters["analyzer"] == "char":
             return lambda text: _told_apart((c for c in text.lower() if not c.isspace()), block)
-        if parameters["analyzer"] == "word" and tuple(parameters["ngram_range"]) == (1, 1):
-            analyze = _analyzer(parameters["token_pattern"])
-            return lambda text: _told_apart(analyze(text), block)
+        analyze = _analyzer(block.parameters["token_pattern"])
+        return lambda text: _told_apart(analyze(text), block)
     return None
 
 
@@ -281,19 +279,6 @@ def _told_apart(words: Any, block: TextBlock) -> Words:
 @lru_cache
 def _analyzer(pattern: str) -> Callable[[str], list[str]]:
     return CountVectorizer(token_pattern=pattern).build_analyzer()
-
-
-def few_known(features: Features, texts: Sequence[str] | None) -> np.ndarray:
-    """Say of which texts training knew fewer than half of the words, (texts,) bool."""
-    read = words_of(features)
-    if read is None or texts is None:
-        return np.zeros(0 if texts is None else len(texts), dtype=bool)
-    # The words of one text at a time: of a text of 8 MB they take hundreds.
-    return np.array([_is_little_known(read(text)) for text in texts], dtype=bool)
-
-
-def _is_little_known(words: Words) -> bool:
-    return len(words.all) - len(words.unknown) < FEW_KNOWN * len(words.all)
 
 
 def guessed(few: int, rows: int) -> str | None:

@@ -31,7 +31,7 @@ from manyhot.toolkit.read.examples import (
     known_of,
 )
 from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
-from manyhot.toolkit.runs.explain import Explained, Reason, few_known, guessed, sums, without_each_word, words_of
+from manyhot.toolkit.runs.explain import Explained, Reason, guessed, sums, without_each_word, words_of
 from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
 from manyhot.toolkit.runs.trained_rows import row_hashes, said_of_known
 
@@ -272,12 +272,16 @@ class Run:
 
     def logits(self, data: Any) -> np.ndarray:
         """Return the logits of what :meth:`predict_logits` takes, or of examples as read."""
+        return self.logits_and_judge(data)[0]
+
+    def logits_and_judge(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits, and of which rows the text has few words that training knew, (rows,) bool: in one pass."""
         examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
         if not examples.rows:
-            return np.zeros((0, len(self.label_names)), dtype=np.float32)
-        X = self.features.transform(examples)
+            return np.zeros((0, len(self.label_names)), dtype=np.float32), np.zeros(0, dtype=bool)
+        X, few = self.features.transform_and_judge(examples)
         logits = self.model.logits(X)
-        return logits if self.neighbours is None else logits + self._votes(X, self.neighbours)
+        return logits if self.neighbours is None else logits + self._votes(X, self.neighbours), few
 
     def votes(self, data: Any) -> np.ndarray:
         """Return what nearest training rows add to each logit, (rows, labels) float32; 0 where none have a vote.
@@ -302,11 +306,10 @@ class Run:
 
     def _logits_of_new(self, data: Any) -> np.ndarray:
         """Return logits for a caller who asks for labels, and warn of texts that training knew little of."""
-        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
-        few = few_known(self.features, examples.texts)
+        logits, few = self.logits_and_judge(data)
         if note := guessed(int(few.sum()), len(few)):
             warnings.warn(note, stacklevel=3)
-        return self.logits(examples)
+        return logits
 
     def label_sets(self, logits: np.ndarray) -> list[list[Predicted]]:
         """Return the labels of each row, the most probable first."""

@@ -20,7 +20,7 @@ from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
 from manyhot.toolkit.read.data import Raw
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
-from manyhot.toolkit.runs.explain import few_known, guessed
+from manyhot.toolkit.runs.explain import guessed
 from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
@@ -85,11 +85,10 @@ def write_predictions(
         for batch in batches:
             kept = _kept(batch.raw, keep, Path(data).name, path.suffix)
             examples = examples_for(run, batch.raw, data, with_labels=False, start=batch.start)
-            few += int(few_known(run.features, examples.texts).sum())
             for start in range(0, examples.rows, step):
-                predicted = predictions(
-                    run, run.logits(examples.taken(np.arange(start, min(start + step, examples.rows))))
-                )
+                part = examples.taken(np.arange(start, min(start + step, examples.rows)))
+                logits, little_known = run.logits_and_judge(part)
+                predicted, few = predictions(run, logits), few + int(little_known.sum())
                 write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
                 rows += predicted.height
             progress(rows, batch.share)

@@ -170,8 +170,8 @@ def _restored(parts: dict[str, Any]) -> Run:
     # What fits no schema shows here, and not in the middle of a prediction.
     blocks = run.features.blocks
     counted = count_terms([""], [block.parameters for block in blocks], [block.vocabulary for block in blocks])
-    for block, (_, counts) in zip(blocks, counted, strict=True):
-        block.weighted(counts)
+    for block, of in zip(blocks, counted, strict=True):
+        block.weighted(of.counts)
     if run.features.reader:
         run.features.reader.transform([""])
     run.label_sets(np.zeros((1, len(run.label_names)), dtype=np.float32))

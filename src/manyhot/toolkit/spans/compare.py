@@ -1,7 +1,8 @@
-"""Which loss, on these spans: the same rows, encoder, schedule and seeds for each.
+"""Which loss, on these spans, or triples of them: the same rows, encoder, schedule and seeds for each.
 
-Methods differ in the loss, in where its biases start, and in whether one threshold is found by rows held out. Fits are
-shared by methods that differ in the threshold alone. Every method is measured on rows that nothing was chosen by.
+Methods differ in the loss, in where its biases start, of relations in the design, and in whether one threshold is found
+by rows held out. Fits are shared by methods that differ in the threshold alone. Every method is measured on rows that
+nothing was chosen by.
 """
 
 import time
@@ -11,14 +12,11 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from manyhot.metrics_of_spans import span_metrics
 from manyhot.spans import Span
 from manyhot.split import stratified_split
-from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES, Counts, resampled
+from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
 from manyhot.toolkit.compare.compare import LEAST, Compared, reason_of, write_comparison
-from manyhot.toolkit.compare.standings import difference, interval_of, leaders, mean_over_seeds
 from manyhot.toolkit.compare.tally import PeakMemory
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.fits import Arrays, Steps
@@ -30,14 +28,14 @@ from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.findings import Judged, of_types, warnings_of
 from manyhot.toolkit.spans.fit import fit, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, drop_unlabelled, read_spans, targets_of
-from manyhot.toolkit.spans.methods import METHODS, Method, SpanComparison
-from manyhot.toolkit.spans.network import Entity
-from manyhot.toolkit.spans.offset import LOWEST
-from manyhot.toolkit.spans.pieces import find_spans, gold_of, prepared
+from manyhot.toolkit.spans.methods import Method, SpanComparison, methods_of
+from manyhot.toolkit.spans.network import SpanNetwork
+from manyhot.toolkit.spans.pieces import Pieces, find_linked, find_spans, prepared
+from manyhot.toolkit.spans.relation_network import RelationNetwork
 from manyhot.toolkit.spans.sentences import Sentences
+from manyhot.toolkit.spans.standings import Predicted, Truth, stand
 from manyhot.toolkit.train import Listener, files_named
-
-METRICS = ("micro_f1", "macro_f1")
+from manyhot.triples import Triple
 
 
 def compare_spans(
@@ -58,7 +56,8 @@ def compare_spans(
     began = time.monotonic()
     config = comparison.config
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
-    compared = {"losses": list(comparison.methods), "folds": comparison.folds, "seeds": comparison.seeds}
+    names = [method.name for method in comparison.methods]
+    compared = {"losses": names, "folds": comparison.folds, "seeds": comparison.seeds}
     with reserved(config, sums, compared=compared, resume=resume, say=listener.say) as (path, checkpoint):
         training, encoder = read_spans(config), read_encoder(config, listener.say)
         for sentence in training.said:
@@ -67,16 +66,18 @@ def compare_spans(
             listener.warn(sentence)
         trials = _Trials(comparison, training, listener, checkpoint, encoder)
         listener.say(trials.design)
-        numbers = {"task": "spans"} | trials.run()
+        numbers = {"task": config.task} | trials.run()
         return write_comparison(path, config, numbers, said=training.said, command=command, sums=sums, began=began)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What the fit of a loss gives on a split: candidates of the rows to measure, scores without the offset."""
+    """What a fit gives on a split: of the rows to measure what it predicts with its offsets, and without."""
 
-    spans: list[list[Span]]
+    found: Predicted
+    plain: Predicted
     offset: float
+    triple_offset: float
     epochs: int
     scores: list[float]
     seconds: float
@@ -84,21 +85,49 @@ class _Trial:
     peak: int
 
     def arrays(self) -> Arrays:
-        cells = [(row, *span[:3]) for row, spans in enumerate(self.spans) for span in spans]
-        return {
-            "cells": np.array(cells, dtype=np.int32).reshape(-1, 4),
-            "scores": np.array([span.score for spans in self.spans for span in spans]),
-            "curve": np.array(self.scores, dtype=np.float64),
-            "numbers": np.array([self.offset, self.epochs, self.seconds, self.predict, self.peak], dtype=np.float64),
-        }
+        numbers = [self.offset, self.triple_offset, self.epochs, self.seconds, self.predict, self.peak]
+        arrays = {"curve": np.array(self.scores, dtype=np.float64), "numbers": np.array(numbers, dtype=np.float64)}
+        for name, predicted in (("found", self.found), ("plain", self.plain)):
+            cells = [(row, *span) for row, spans in enumerate(predicted.spans) for span in spans]
+            facts = [
+                (row, *t.subject, t.relation, *t.object, t.score)
+                for row, triples in enumerate(predicted.triples)
+                for t in triples
+            ]
+            arrays |= {
+                f"{name}.spans": np.array(cells, dtype=np.float64).reshape(-1, 5),
+                f"{name}.triples": np.array(facts, dtype=np.float64).reshape(-1, 11),
+            }
+        return arrays
 
     @classmethod
     def restored(cls, arrays: Arrays, rows: int) -> "_Trial":
-        spans: list[list[Span]] = [[] for _ in range(rows)]
-        for (row, start, end, kind), score in zip(arrays["cells"].tolist(), arrays["scores"].tolist(), strict=True):
-            spans[row].append(Span(start, end, kind, score))
-        offset, epochs, seconds, predict, peak = arrays["numbers"].tolist()
-        return cls(spans, offset, int(epochs), arrays["curve"].tolist(), seconds, predict, int(peak))
+        parts = []
+        for name in ("found", "plain"):
+            spans: list[list[Span]] = [[] for _ in range(rows)]
+            triples: list[list[Triple]] = [[] for _ in range(rows)]
+            for row, *span in arrays[f"{name}.spans"].tolist():
+                spans[int(row)].append(_span(span))
+            for row, *fact in arrays[f"{name}.triples"].tolist():
+                triples[int(row)].append(Triple(_span(fact[:4]), int(fact[4]), _span(fact[5:9]), fact[9]))
+            parts.append(Predicted(spans, triples))
+        offset, triple_offset, epochs, seconds, predict, peak = arrays["numbers"].tolist()
+        return cls(
+            found=parts[0],
+            plain=parts[1],
+            offset=offset,
+            triple_offset=triple_offset,
+            epochs=int(epochs),
+            scores=arrays["curve"].tolist(),
+            seconds=seconds,
+            predict=predict,
+            peak=int(peak),
+        )
+
+
+def _span(numbers: list[float]) -> Span:
+    start, end, kind, score = numbers
+    return Span(int(start), int(end), int(kind), score)
 
 
 class _Named:
@@ -118,7 +147,7 @@ class _Named:
 
 
 class _Trials:
-    """Every loss on every split with every seed."""
+    """Every fit on every split with every seed."""
 
     def __init__(
         self,
@@ -130,7 +159,7 @@ class _Trials:
     ) -> None:
         self.encoder = encoder
         self.config, self.training = comparison.config, training
-        self.methods = [method for method in METHODS if method.name in comparison.methods]
+        self.methods = comparison.methods
         self.seeds = [comparison.config.seed + i for i in range(comparison.seeds)]
         self.listener, self.checkpoint = listener, checkpoint
         rows, test = training.train, training.test
@@ -151,28 +180,28 @@ class _Trials:
             )
             self.parts, self.measured = [part == i for i in np.unique(part)], rows
             self.design = f"no test rows: {len(self.parts)} folds, each measured by models that did not see it"
-        self.gold, self.unknown = gold_of(self.measured, training.types)
+        self.truth = Truth.of(self.measured, training)
         self.errors: dict[str, str] = {}
 
     def run(self) -> dict[str, Any]:
         """Fit, decide, measure; the part of compare.json that is numbers."""
-        losses = [loss for loss, _ in groupby(self.methods, key=lambda method: method.loss)]
+        fits = [next(methods) for _, methods in groupby(self.methods, key=lambda method: method.fit)]
         splits = list(self._splits())
-        units, done = len(splits) * len(self.seeds) * len(losses), 0
-        trials: dict[str, list[list[tuple[np.ndarray, _Trial]]]] = {loss: [[] for _ in self.seeds] for loss in losses}
+        units, done = len(splits) * len(self.seeds) * len(fits), 0
+        trials: dict[str, list[list[tuple[np.ndarray, _Trial]]]] = {one.fit: [[] for _ in self.seeds] for one in fits}
         memory = PeakMemory()
         with memory.watched():
             for name, rows, training, test in splits:
                 for i, seed in enumerate(self.seeds):
-                    for loss in losses:
-                        where = f"{name}, seed {seed}, {loss}"
-                        if loss not in self.errors:
-                            trial = self._tried(where, loss, seed, training, test, memory, done / units, 1 / units)
+                    for one in fits:
+                        where = f"{name}, seed {seed}, {one.fit}"
+                        if one.fit not in self.errors:
+                            trial = self._tried(where, one, seed, training, test, memory, done / units, 1 / units)
                             if trial is not None:
-                                trials[loss][i].append((rows, trial))
+                                trials[one.fit][i].append((rows, trial))
                         done += 1
         self.listener.progress("resampling rows", 1.0, 0.0)
-        return self._result({loss: found for loss, found in trials.items() if loss not in self.errors})
+        return self._result({fit: found for fit, found in trials.items() if fit not in self.errors})
 
     def _splits(self) -> Iterator[tuple[str, np.ndarray, SpanTraining, Sentences]]:
         """Yield each split: rows to learn from, rows to measure on, and which of the measured ones these are."""
@@ -187,7 +216,7 @@ class _Trials:
     def _tried(
         self,
         where: str,
-        loss: str,
+        method: Method,
         seed: int,
         training: SpanTraining,
         test: Sentences,
@@ -195,10 +224,10 @@ class _Trials:
         done: float,
         share: float,
     ) -> _Trial | None:
-        """Return what a loss gives on a split; None where it failed, which is told and kept."""
+        """Return what the fit of a method gives on a split; None where it failed, which is told and kept."""
         if (result := self.checkpoint.finished(f"{where}: done")) is not None:
             return _Trial.restored(result, test.rows)
-        config = replace(self.config, loss=loss, seed=seed)
+        config = replace(self.config, loss=method.loss, design=method.design or self.config.design, seed=seed)
         began = time.monotonic()
         memory.start()
         fits = _Named(self.checkpoint, f"{where}, ")
@@ -213,19 +242,22 @@ class _Trials:
                 ),
             )
         except Exception as error:  # whatever it is, the other methods are worth their numbers
-            self.errors[loss] = f"{where}: {reason_of(error)}"
-            self.listener.warn(f"{loss} failed: {self.errors[loss]}")
+            self.errors[method.fit] = f"{where}: {reason_of(error)}"
+            self.listener.warn(f"{method.fit} failed: {self.errors[method.fit]}")
             return None
         predicting = time.monotonic()
-        pieces = prepared(fitted.network, test)
-        # The offset is in the scores: without it they would go down to LOWEST.
-        lowest = LOWEST + min(fitted.offset, 0.0)
-        spans = find_spans(fitted.network, pieces, test.rows, flat=not training.nested, threshold=lowest)
-        plain = [[span._replace(score=span.score - fitted.offset) for span in row] for row in spans]
+        pieces, network = prepared(fitted.network, test), fitted.network
+        found = _predicted(network, pieces, test.rows, flat=not training.nested)
         ended = time.monotonic()
+        by = 0.0 if fitted.held is None else fitted.held.triple_offset
+        network.shift(-fitted.offset)  # as the scores were learned
+        if isinstance(network, RelationNetwork):
+            network.shift_triples(-by)
         trial = _Trial(
-            plain,
+            found,
+            _predicted(network, pieces, test.rows, flat=not training.nested),
             fitted.offset,
+            by,
             fitted.epochs,
             [score for score in fitted.scores if score is not None],
             predicting - began,
@@ -234,42 +266,31 @@ class _Trials:
         )
         self.checkpoint.finish(f"{where}: done", trial.arrays())
         self.checkpoint.forget(fits.name)
-        self.listener.say(f"{where}: {trial.epochs} epochs, offset {trial.offset:+.2f}, {trial.seconds:.1f} s")
+        of_triples = f" and {trial.triple_offset:+.2f}" if training.relations else ""
+        self.listener.say(
+            f"{where}: {trial.epochs} epochs, offset {trial.offset:+.2f}{of_triples}, {trial.seconds:.1f} s"
+        )
         return trial
 
     def _result(self, trials: Mapping[str, list[list[tuple[np.ndarray, _Trial]]]]) -> dict[str, Any]:
-        types = [*self.training.types, *self.unknown]
-        train_counts = np.concatenate([self.training.counts, np.zeros(len(self.unknown))])
         decided = {
-            method.name: [self._decided(method, found) for found in trials[method.loss]]
+            method.name: [self._decided(method, found) for found in trials[method.fit]]
             for method in self.methods
-            if method.loss in trials
+            if method.fit in trials
         }
-        measured = {
-            name: [span_metrics(spans, self.gold, num_types=len(types), train_counts=train_counts) for spans in seeds]
-            for name, seeds in decided.items()
-        }
-        counts = {
-            name: [counts_of(spans, self.gold, len(types), self.measured.groups) for spans in seeds]
-            for name, seeds in decided.items()
-        }
-        drawn = resampled(counts, train_counts, seed=self.config.seed) if counts else {}
-        there = np.bincount([kind for row in self.gold for *_, kind in set(row)], minlength=len(types))
-        for found in drawn.values():  # macro-F1 is the mean over types with a true span
-            found["macro_f1"] = found["macro_f1"] * (len(types) / max((there > 0).sum(), 1))
-        means = {name: mean_over_seeds(parts) for name, parts in measured.items()}
+        default = methods_of(self.config.task)[0].name
         ours = {method.name for method in self.methods if method.ours}
-
-        leading = leaders(means, ours, METRICS)
+        measured = stand(decided, self.truth, ours, default, seed=self.config.seed)
         rows = []
         for method in self.methods:
             row: dict[str, Any] = {
                 "name": method.name,
                 "what": method.what,
                 "loss": method.loss,
+                **({"design": method.design} if method.design else {}),
                 "kind": "ours" if method.ours else "rival",
-                "error": self.errors.get(method.loss),
-                **dict.fromkeys(("metrics", "intervals", "differences", "label_f1")),
+                "error": self.errors.get(method.fit),
+                **dict.fromkeys(("metrics", "intervals", "differences", "against_default", "label_f1")),
                 **{
                     "by_seed": [],
                     "chosen": [],
@@ -280,24 +301,11 @@ class _Trials:
                     "peak_mb": None,
                 },
             }
-            if (name := method.name) in means:
-                side = "rival" if method.ours else "ours"
-                runs = [
-                    (seed, trial) for seed, s in zip(self.seeds, trials[method.loss], strict=True) for _, trial in s
-                ]
-                row |= {
-                    "metrics": means[name],
-                    "intervals": {m: interval_of(means, drawn, name, m) for m in METRICS},
-                    "differences": {m: difference(means, drawn, name, leading[m][side], m) for m in METRICS},
-                    "label_f1": np.mean([part.label_f1() for part in counts[name]], axis=0).round(6).tolist(),
-                    "by_seed": [
-                        {"seed": seed} | {m: part[m] for m in METRICS}
-                        for seed, part in zip(self.seeds, measured[name], strict=True)
-                    ],
-                    "chosen": [
-                        {"seed": seed, "epochs": trial.epochs, "offset": trial.offset if method.offset else 0.0}
-                        for seed, trial in runs
-                    ],
+            if (found := measured.methods.get(method.name)) is not None:
+                runs = [(seed, trial) for seed, s in zip(self.seeds, trials[method.fit], strict=True) for _, trial in s]
+                row |= found | {
+                    "by_seed": [{"seed": seed} | part for seed, part in zip(self.seeds, found["by_seed"], strict=True)],
+                    "chosen": [{"seed": seed} | self._chosen(method, trial) for seed, trial in runs],
                     "curves": [trial.scores for _, trial in runs],
                     "seconds": {"search": 0.0, "fit": round(sum(trial.seconds for _, trial in runs), 3), "shared": 0.0},
                     "at_limit": 0,
@@ -305,10 +313,11 @@ class _Trials:
                     "peak_mb": round(max(trial.peak for _, trial in runs) / 2**20),
                 }
             rows.append(row)
-        default = decided.get(METHODS[0].name) or next(iter(decided.values()), [[[] for _ in self.gold]])
-        judged = Judged(
-            "test" if self.parts is None else "held_out", self.measured, default[0], self.gold, self.unknown
-        )
+        first = decided.get(default) or next(iter(decided.values()), [self._nothing()])
+        unknown = self.truth.types[len(self.training.types) :]
+        part = "test" if self.parts is None else "held_out"
+        judged = Judged(part, self.measured, first[0].spans, self.truth.spans, unknown)
+        kinds, train_counts, there = self.truth.kinds
         design = {"kind": "test"} if self.parts is None else {"kind": "folds", "folds": len(self.parts)}
         return {
             "design": design
@@ -322,46 +331,35 @@ class _Trials:
             "seeds": self.seeds,
             "resamples": RESAMPLES,
             "level": LEVEL,
-            "labels": types,
+            "labels": kinds,
             "train_counts": train_counts.astype(int).tolist(),
             "test_counts": there.tolist(),
             "methods": rows,
-            "default": METHODS[0].name,
-            "best": leading,
-            "warnings": warnings_of(judged, self.training, of_types(judged, types, train_counts)),
+            "default": default,
+            "best": measured.best,
+            "warnings": warnings_of(judged, self.training, of_types(judged, self.truth.types, self.truth.counts)),
             "hard": None,
         }
 
-    def _decided(self, method: Method, found: list[tuple[np.ndarray, _Trial]]) -> list[list[Span]]:
-        """Return the spans that a method predicts for the rows measured."""
-        spans: list[list[Span]] = [[] for _ in range(self.measured.rows)]
-        for rows, trial in found:
-            level = -trial.offset if method.offset else 0.0
-            for row, given in zip(rows, trial.spans, strict=True):
-                spans[row] = [span for span in given if span.score > level]
-        return spans
+    def _chosen(self, method: Method, trial: _Trial) -> dict[str, Any]:
+        """Return what rows held out chose for a fit."""
+        offsets = {"offset": trial.offset} | ({"triple_offset": trial.triple_offset} if method.design else {})
+        return {"epochs": trial.epochs} | {name: by if method.offset else 0.0 for name, by in offsets.items()}
+
+    def _nothing(self) -> Predicted:
+        return Predicted([[] for _ in range(self.measured.rows)], [[] for _ in range(self.measured.rows)])
+
+    def _decided(self, method: Method, trials: list[tuple[np.ndarray, _Trial]]) -> Predicted:
+        """Return what a method predicts for the rows measured."""
+        whole = self._nothing()
+        for rows, trial in trials:
+            part = trial.found if method.offset else trial.plain
+            for row, spans, triples in zip(rows, *part, strict=True):
+                whole.spans[row], whole.triples[row] = spans, triples
+        return whole
 
 
-def counts_of(
-    predicted: list[list[Span]], gold: list[list[Entity]], types: int, groups: np.ndarray | None = None
-) -> Counts:
-    """Count, for resampling, the spans of each row that are predicted, true and both, by type."""
-    sets = [[{span[:3] for span in row} for row in rows] for rows in (predicted, gold)]
-    hits = [p & t for p, t in zip(*sets, strict=True)]
-    rows = len(gold)
-
-    def by_type(found: list[set[Any]]) -> Any:
-        cells = [(row, kind) for row, spans in enumerate(found) for *_, kind in spans]
-        row, kind = np.array(cells, dtype=np.int64).reshape(-1, 2).T
-        return sp.csr_array((np.ones(len(row), np.float32), (row, kind)), shape=(rows, types))
-
-    sizes = np.array([len(p) + len(t) for p, t in zip(*sets, strict=True)])
-    right = np.array([len(h) for h in hits])
-    by_row = np.column_stack([2 * right / np.maximum(sizes, 1), 2 * right == sizes, np.ones(rows)])
-    right_ones, predicted_ones, true_ones = (by_type(found) for found in (hits, *sets))
-    if groups is not None:
-        _, group = np.unique(groups, return_inverse=True)
-        together: Any = sp.csr_array((np.ones(rows, np.float32), (group, np.arange(rows))))
-        right_ones, predicted_ones, true_ones = (together @ x for x in (right_ones, predicted_ones, true_ones))
-        by_row = together @ by_row
-    return Counts(right_ones, predicted_ones, true_ones, by_row, np.ones(types, dtype=bool))
+def _predicted(network: SpanNetwork, pieces: Pieces, rows: int, *, flat: bool) -> Predicted:
+    if isinstance(network, RelationNetwork):
+        return Predicted(*find_linked(network, pieces, rows, flat=flat))
+    return Predicted(find_spans(network, pieces, rows, flat=flat), [[] for _ in range(rows)])

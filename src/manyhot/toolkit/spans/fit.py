@@ -34,7 +34,9 @@ from manyhot.triples import Triple
 CNN = Schedule(batch=BATCH, epochs=30, rate=6e-3, weight_decay=0.01, patience=4)
 WARM_UP = 50
 HELD_OUT, ALL_ROWS = "rows held out", "all rows"
-# Weights, gradient, two moments, and what an embedding bag builds beside.
+# Of fewer spans held out, the F1 moves by five points and more by chance.
+FEW_SPANS = 100
+# Weights, gradient, two moments, and those that a fit of a pretrained encoder starts from.
 VECTORS = 5
 # Called with the fit, its epoch, the last one, the mean loss, and of rows held out the score and their spans.
 OnEpoch = Callable[[str, int, int, float, "Held | None"], None]
@@ -231,15 +233,23 @@ def _fit_held_out(
     watched = _Watched(network, held, training, curve.steps(HELD_OUT))
     heard = _descend(learner, network, pieces, watched, curve, held=watched.score)
     return watched.best | {
-        "epochs": np.array(best_epoch(heard)),
+        "epochs": np.array(best_epoch(heard, watched.spans)),
         "losses": np.array(curve.losses),
         "scores": np.array(heard),
     }
 
 
-def best_epoch(heard: list[float]) -> int:
-    """Return the epoch with the highest score, from 1; the last where all are 0."""
-    return int(np.argmax(heard)) + 1 if max(heard) > 0 else len(heard)
+def best_epoch(heard: list[float], spans: int) -> int:
+    """Return the epoch with the highest score of so many spans, from 1; the last where all are 0.
+
+    Of fewer than FEW_SPANS it is highest by chance, and where that is early, scores still move so much that neither the
+    epoch nor the offset serves the fit of all rows: of epochs within a standard error of it, the last is taken.
+    """
+    highest = max(heard)
+    if highest > 0 and spans >= FEW_SPANS:
+        return int(np.argmax(heard)) + 1
+    error = math.sqrt(highest * (1 - highest) / max(spans, 1))
+    return int(np.flatnonzero(np.array(heard) >= highest - error)[-1]) + 1
 
 
 def _descend(
@@ -299,8 +309,9 @@ class _Watched:
         self.pieces = prepared(network, self.sentences)
         self.gold, unknown = gold_of(self.sentences, training.types)
         self.gold_triples, _ = gold_triples(self.sentences, [*training.types, *unknown], training.relations)
+        self.spans = sum(map(len, self.gold))
+        self.heard: list[float] = []
         self.best: Arrays = {}
-        self.highest = -1.0
         self.last: Held | None = None
 
     def score(self) -> float:
@@ -322,21 +333,22 @@ class _Watched:
         if self.training.relations:
             facts = judged_triples(triples, true, 0.0)
             value = (value + f1_at_zero(facts.scores, facts.right, int(facts.gold.sum()))) / 2
-        better = value > self.highest or value == 0  # where nothing is found yet, more has been learned all the same
+        self.heard.append(value)
+        better = best_epoch(self.heard, self.spans) == len(self.heard)
         offset = bagged_offset(found) if better and self.network.shifts else 0.0
         by = 0.0
         if better and self.training.relations:
             by = bagged_offset(judged_triples(triples, true, offset), LOWEST_PAIR)
         self.last = Held(self.positions, spans, self.gold, offset, triples, self.gold_triples, by)
         if better:
-            self.highest, self.best = value, _arrays(self.last, value)
+            self.best = _arrays(self.last)
         return value
 
     def load(self) -> Arrays | None:
         state = self.steps.load()
         if state is not None:
             self.best = {name: array for name, array in state.items() if name.startswith("held.")}
-            self.highest = float(self.best["held.f1"])
+            self.heard = state["heard"].tolist()
         return state if state is None else {name: a for name, a in state.items() if not name.startswith("held.")}
 
     def save(self, state: Callable[[], Arrays]) -> None:
@@ -359,10 +371,9 @@ def judged_triples(triples: list[list[Triple]], gold: list[set[Fact]], offset: f
     )
 
 
-def _arrays(held: Held, value: float) -> Arrays:
+def _arrays(held: Held) -> Arrays:
     cells = [(row, *span[:3]) for row, spans in enumerate(held.spans) for span in spans]
     arrays = {
-        "held.f1": np.array(value),
         "held.offset": np.array(held.offset),
         "held.cells": np.array(cells, dtype=np.int32).reshape(-1, 4),
         "held.scores": np.array([span.score for spans in held.spans for span in spans], dtype=np.float32),

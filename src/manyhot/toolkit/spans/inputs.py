@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from manyhot.toolkit import errors
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError, shown
-from manyhot.toolkit.read.cells import close_matches, counted, listed
+from manyhot.toolkit.read.cells import close_matches, counted, listed, seldom_seen
 from manyhot.toolkit.read.data import read_label_names
 from manyhot.toolkit.read.formats.marked import MarkedRow, Reading
 from manyhot.toolkit.read.inputs import PARTS
@@ -26,7 +26,6 @@ from manyhot.toolkit.spans.sentences import (
 
 # Rows with spans of which more than this share have two that overlap are taken for nested.
 NESTED_SHARE = 0.005
-RARE = 9
 NAMED = 20
 
 
@@ -216,17 +215,19 @@ def describe_relations(sentences: Sentences, counts: Counter[str]) -> str:
             if not other
         )
     named = listed([f"{kind} ({counts[kind]:,})" for kind in sorted(counts, key=lambda k: (-counts[k], k))], NAMED)
+    rare = seldom_seen(counts, "relation", "relations")
+    rare = f"; {rare}" if rare else ""
     return (
-        f"relations: {named}; {counts.total() / sentences.rows:.2f} a row; {pairs:,} share both entities with another, "
-        f"{singles:,} one"
+        f"relations: {named}{rare}; {counts.total() / sentences.rows:.2f} a row; {pairs:,} share both entities with "
+        f"another, {singles:,} one"
     )
 
 
 def _types(counts: dict[str, int]) -> str:
     frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))
-    rare = sum(count < RARE for count in counts.values())
     named = listed([f"{kind} ({counts[kind]:,})" for kind in frequent], NAMED)
-    return f"types: {named}; {rare} seen < {RARE} times"
+    rare = seldom_seen(counts, "type", "types")
+    return f"types: {named}" + (f"; {rare}" if rare else "")
 
 
 def _nested(sentences: Sentences, asked: str) -> tuple[bool, str]:

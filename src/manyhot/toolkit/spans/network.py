@@ -74,7 +74,10 @@ class Cnn(nn.Module):
         inside = (features[:, :, :1] > 0).to(self.vectors.dtype)
         if self.training:
             features = features * (torch.rand(features.shape, device=device) >= DROPPED)
-        x = F.embedding_bag(features.flatten(0, 1), self.vectors, mode="sum", padding_idx=0).view(*ids.shape[:2], -1)
+        # Those of this batch alone, each once: its gradient is of so many rows, and not of all.
+        known, features = torch.unique(features, return_inverse=True)
+        vectors = F.embedding(known, self.vectors, padding_idx=0, sparse=True)
+        x = F.embedding_bag(features.flatten(0, 1), vectors, mode="sum").view(*ids.shape[:2], -1)
         x = F.dropout(self.norm(x), DROPOUT, self.training) * inside
         for dilation, layer, norm in zip(DILATIONS, self.layers, self.norms, strict=True):
             beside = F.pad(x, (0, 0, dilation, dilation))

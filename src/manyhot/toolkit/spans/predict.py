@@ -10,7 +10,7 @@ import numpy as np
 from manyhot.metrics_of_spans import span_metrics
 from manyhot.spans import Span
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.read.cells import listed
+from manyhot.toolkit.read.cells import counted, listed
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, Reading, check_mark, check_tokens
 from manyhot.toolkit.runs.trained_rows import hashes, said_of_known
 from manyhot.toolkit.spans.inputs import drop_unlabelled, sentences_for
@@ -212,9 +212,10 @@ def notes_on(sentences: Sentences, unknown: list[str]) -> list[str]:
     if unknown:
         number = sum(kind in unknown for row in sentences.spans for *_, kind in row)
         notes.append(
-            f"{len(unknown):,} types of this file are unknown to the run, with {number:,} spans: {listed(unknown)}. "
-            "They count as missed, with an F1 of 0 in macro-F1."
+            f"{counted(len(unknown), 'type')} of this file {'is' if len(unknown) == 1 else 'are'} unknown to the run, "
+            f"with {counted(number, 'span')}: {listed(unknown)}. They count as missed, with an F1 of 0 in macro-F1."
         )
     if astride := sum(map(len, sentences.astride)):
-        notes.append(f"{astride:,} spans have a border inside of a token; they count as missed")
+        have = "has" if astride == 1 else "have"
+        notes.append(f"{counted(astride, 'span')} {have} a border inside of a token; counted as missed")
     return notes

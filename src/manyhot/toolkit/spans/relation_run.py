@@ -1,6 +1,6 @@
 """A run on relations in use: texts or tokens to entities and what holds between them, and numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,9 +129,13 @@ def measure_triples(
     gold, unknown = gold_triples(sentences, types, relations)
     counts = np.concatenate([train_counts, np.zeros(len(unknown))])
     metrics = triple_metrics(predicted, gold, num_relations=len(counts), train_counts=counts)
-    named = {key if key in ("triples", "relations") else f"triple_{key}": value for key, value in metrics.items()}
-    del named["triple_rows"]
-    return named | {"relations": len(relations)}, MeasuredTriples(predicted, gold, unknown)
+    return of_triples(metrics) | {"relations": len(relations)}, MeasuredTriples(predicted, gold, unknown)
+
+
+def of_triples(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Put `triple_` before the names of what :func:`manyhot.triple_metrics` measured: spans have the same ones."""
+    counts = ("triples", "relations")
+    return {key if key in counts else f"triple_{key}": value for key, value in metrics.items() if key != "rows"}
 
 
 def notes_on_relations(sentences: Sentences, unknown: list[str]) -> list[str]:

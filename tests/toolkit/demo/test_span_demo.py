@@ -1,13 +1,14 @@
 """The demo on spans: a run, numbers beside binary cross-entropy, and sentences with their spans marked."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import manyhot
-from command import as_json, bad
-from manyhot.toolkit.spans import demo
+from command import bad, call
+from manyhot.toolkit.demo import spans as demo
 from manyhot.toolkit.spans.inputs import read_spans
 
 
@@ -26,9 +27,17 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_demo_writes_a_run_and_measures_its_rivals() -> None:
-    said = as_json("demo --task spans --out run")
-    assert said["run"] == "run"
-    assert set(said["test"]) == set(demo.RIVALS)
+    stdout, stderr = call("demo --task spans --out run")
+    assert "learning from 60 sentences" in stderr
+    head = next(line for line in stdout.splitlines() if line.startswith("on test rows"))
+    assert re.split(r" {2,}", head) == ["on test rows", *demo.METHODS]
+    for name in list(demo.METHODS)[1:]:
+        assert f"Beside {name}: " in stdout
+    # Three sentences, each true and as found with each method that is drawn, in columns.
+    lines = stdout.splitlines()
+    for name in ("true", *demo.DRAWN):
+        assert sum(line.lstrip().startswith(f"{name}  ") and not line.startswith("on ") for line in lines) == 3, name
+    assert 'try     manyhot predict run "' in stderr
     run = manyhot.load_run("run")
     assert len(run.predict(["Angela Merkel besuchte Rom."])) == 1
     assert run.nested
@@ -43,7 +52,7 @@ def test_sentences_are_drawn_with_their_spans() -> None:
 
 
 def test_the_sample_is_small_and_says_whose_it_is() -> None:
-    folder = Path(demo.__file__).parent / "sample"
+    folder = Path(demo.__file__).parent / demo.SAMPLE
     assert sum(path.stat().st_size for path in folder.iterdir()) < 400_000
     licence = (folder / "LICENSE.txt").read_text()
     assert "Benikova" in licence
