@@ -5,7 +5,7 @@
 # Each sets up .venv first when it has to.
 #
 # make frameworks  XGBoost, LightGBM, transformers, JAX, Keras, ONNX, skorch and Lightning: installs them, 2 GB, and tests;
-#                  LIGHT=1 without TensorFlow and CatBoost, as CI does
+#                  LIGHT=1 without TensorFlow and CatBoost
 # make bench-boosting  ZLPR in XGBoost and LightGBM beside logistic models, four sets, 5 minutes; after make frameworks
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
