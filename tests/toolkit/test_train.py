@@ -274,7 +274,9 @@ def test_bce_is_another_model(tmp_path):
         assert run.evaluate(*numbers_and_targets(60, seed=1))["micro_f1"] > 0.85
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss", [pytest.param(loss, marks=() if loss in ("bce", "zlpr") else pytest.mark.slow) for loss in LOSSES]
+)
 def test_every_loss_is_known_by_its_name_and_learns(tmp_path, loss):
     frame_of_numbers().write_csv(tmp_path / "d.csv")
     steps = []

@@ -57,7 +57,9 @@ def run_of(**options):
     return trained
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss", [pytest.param(loss, marks=() if loss in ("bce", "zlpr", "subset") else pytest.mark.slow) for loss in LOSSES]
+)
 def test_every_loss_trains_on_what_is_known(loss):
     truth, unknown = table("d.csv")
     trained = run_of(loss=loss)
@@ -198,6 +200,7 @@ def test_repeated_rows_contradict_each_other_only_in_what_is_known_of_both():
     assert said.startswith("9 rows repeat an earlier training row, 2 of them with other labels.")
 
 
+@pytest.mark.slow
 def test_methods_are_compared_by_known_cells():
     truth, unknown = table("d.csv", 90)
     config = Config(data="d.csv", C=1.0, out="cmp")

@@ -116,6 +116,7 @@ def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
     assert methods["bce+label-thresholds"]["metrics"]["lrap"] != methods["bce"]["metrics"]["lrap"]
 
 
+@pytest.mark.slow
 def test_without_test_rows_each_row_is_measured_by_a_model_that_did_not_see_it():
     Y = numbers("d.csv", rows=70)
     result = compared("d.csv --losses bce+prior+neighbours,bce --folds 2 --out c")
@@ -266,6 +267,7 @@ def test_labels_that_training_did_not_know_count_as_missed():
         assert method["metrics"][metric] == pytest.approx(run["test"][metric], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on(monkeypatch):
     words = "d.csv --losses zlpr,zlpr+prior,bce,bce+threshold --folds 2 --out c"
     numbers("d.csv")

@@ -523,6 +523,7 @@ def command(line, code):
     return result.stderr.strip().splitlines()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_exit_code_1(tmp_path):
     table(tmp_path / "train.csv")
 

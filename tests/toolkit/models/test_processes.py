@@ -76,7 +76,8 @@ def same_models(one: str, other: str, tolerance: float) -> None:
         np.testing.assert_allclose(b[name], value, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
 def test_an_mlp_is_that_of_one_process(config: Config, size: int, tmp_path: Path) -> None:
     alone, together = (replace(config, out=str(tmp_path / name)) for name in ("alone", "together"))
     (metrics,) = world(1, trained, alone, 4)

@@ -15,6 +15,7 @@ import manyhot
 from manyhot import load_run
 from manyhot.toolkit.choose.calibrate import reliability
 from manyhot.toolkit.config import Config
+from manyhot.toolkit.models import linear
 from manyhot.toolkit.models.model import Curve
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
@@ -167,14 +168,18 @@ def test_held_out_rows_are_those_of_the_training_file(trained):
     assert sum(held["reliability"][0]) == len(learned) * len(held["labels"])
 
 
-def test_the_curve_ends_at_the_objective_of_the_model(trained, tmp_path):
+@pytest.mark.parametrize("loss", ["bce", "zlpr"])
+def test_the_curve_ends_at_the_objective_of_the_model(trained, tmp_path, monkeypatch, loss):
     folder, learned, _, _ = trained
-    train(Config(data=str(folder / "d.jsonl"), C=2.0, tau=0.0, out=str(tmp_path / "plain")))
+    monkeypatch.setattr(linear, "LABELS", 2)  # blocks of labels are a sum too
+    train(Config(data=str(folder / "d.jsonl"), loss=loss, C=2.0, tau=0.0, out=str(tmp_path / "plain")))
     run = load_run(tmp_path / "plain")
     truth = torch.tensor([[name in labels for name in run.label_names] for _, labels in learned])
     logits = torch.from_numpy(run.logits(read_for(run, folder / "d.jsonl", with_labels=True)))
     penalty = np.square(run.model.arrays()["weight"]).sum() / (2 * 2.0)
-    objective = (manyhot.zlpr_loss(logits, truth, reduction="sum").item() + penalty) / len(learned)
+    of_bce = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth.float(), reduction="sum").item()
+    of_loss = manyhot.zlpr_loss(logits, truth, reduction="sum").item() if loss == "zlpr" else of_bce
+    objective = (of_loss + penalty) / len(learned)
     curve = json.loads((tmp_path / "plain" / "findings.json").read_bytes())["curve"]
     assert curve["losses"][-1] == pytest.approx(objective, rel=1e-4)
     assert curve["losses"][0] > curve["losses"][-1]

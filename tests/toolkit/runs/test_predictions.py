@@ -144,13 +144,14 @@ def test_the_size_of_batches_changes_nothing(kind, ending, text_run, number_run,
         frame = pl.DataFrame(everything, schema=[f"x{i}" for i in range(4)])
         {".jsonl": frame.write_ndjson, ".csv": frame.write_csv, ".parquet": frame.write_parquet}[ending](data)
     seen = []
-    logits_of, decided = run.logits, []
+    logits_of, decided = run.logits_and_judge, []
 
-    def logits(examples):
-        decided.append(logits_of(examples))
-        return decided[-1]
+    def logits_and_judge(examples):
+        logits, few = logits_of(examples)
+        decided.append(logits)
+        return logits, few
 
-    monkeypatch.setattr(run, "logits", logits)
+    monkeypatch.setattr(run, "logits_and_judge", logits_and_judge)
     for size in (1, 7, 2**23):
         decided.clear()
         write_predictions(tmp_path / "out.jsonl", run, data, size=size)
@@ -394,7 +395,7 @@ def wait_for_rows(tmp_path, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", [pytest.param(".jsonl", marks=pytest.mark.slow), ".parquet"])
 def test_a_full_disk_in_the_middle_is_exit_code_1_and_leaves_nothing(text_path, tmp_path, ending):
     process = long_prediction(
         tmp_path,
@@ -408,6 +409,7 @@ def test_a_full_disk_in_the_middle_is_exit_code_1_and_leaves_nothing(text_path, 
     assert os.listdir(tmp_path) == ["new.csv"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_and_a_kill_only_a_hidden_file(text_path, tmp_path):
     process = long_prediction(tmp_path, text_path)
     wait_for_rows(tmp_path, process)

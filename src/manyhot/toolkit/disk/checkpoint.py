@@ -46,7 +46,7 @@ try:
 except ImportError:  # Windows: two trainings at one place are not told apart
     fcntl = None
 
-FORMAT = 4
+FORMAT = 5
 LOCK = "lock"
 # A checkpoint is written after so many seconds, and so seldom that writing takes a twentieth of the time at most.
 EVERY = 10.0

@@ -343,6 +343,9 @@ class _Task:
         left = np.array(point["left"]) if "left" in point else zeros
         bias = np.array(point["bias"], self.dtype) if "bias" in point else np.zeros(labels, self.dtype)
         first, at_limit = (0, False) if saved is None else (int(saved["block"]), bool(saved["at_limit"]))
+        # What each block of labels adds to the objective; of those to come, as if it knew how frequent they are alone.
+        values = np.zeros(len(blocks)) if together else np.array([self._entropy(columns) for columns in blocks])
+        values = values if saved is None else saved["of_blocks"].copy()
         for number in range(first, len(blocks)):
             columns = blocks[number]
             fit = Fit.begun(np.take(left, columns, 1), bias[columns], together=together)
@@ -355,12 +358,17 @@ class _Task:
             def after(fit: Fit = fit, columns: np.ndarray = columns, number: int = number) -> None:
                 left[:, columns], bias[columns] = fit.left, fit.bias
                 counts = {"block": number, "iterations": fit.iterations, "at_limit": at_limit}  # noqa: B023
+                counts["of_blocks"] = values.copy()
                 steps.save(
                     lambda: (
                         {"left": left, "bias": bias, "scale": fit.scale, "resting": fit.resting, "values": fit.values}
                         | {name: np.array(count) for name, count in counts.items()}
                     )
                 )
+
+            def told(iteration: int, value: float, number: int = number) -> None:
+                values[number] = value
+                heard(-(-(number * max_iter + iteration) // len(blocks)), float(values.sum()) / len(self.targets))
 
             minimise(
                 self.space,
@@ -369,11 +377,19 @@ class _Task:
                 max_iter=max_iter,
                 tolerance=tolerance,
                 history=history,
-                heard=lambda n, value: heard(n, value / len(self.targets)),
+                heard=told,
                 after=after,
             )
             at_limit = at_limit or not fit.at_rest
         return {"left": left, "bias": bias, "at_limit": np.array(at_limit)}
+
+    def _entropy(self, labels: np.ndarray) -> float:
+        """Return what BCE of some labels is where each has its log-odds for a logit."""
+        targets = self.targets[:, torch.from_numpy(labels)]
+        known = torch.ones_like(targets, dtype=torch.bool) if targets.dtype == torch.bool else targets >= 0
+        number, positive = known.sum(0).double(), (targets > 0).sum(0).double()
+        rest = number - positive
+        return float((torch.xlogy(number, number) - torch.xlogy(positive, positive) - torch.xlogy(rest, rest)).sum())
 
     def model(self, point: Arrays) -> Linear:
         """Return the model of a point."""
