@@ -24,10 +24,11 @@
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
 # make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, ten hours; continues where it was left; QUICK=1
-# make kill-test  a hundred trainings killed at random moments and gone on with
+# make kill-test  a hundred trainings and 34 comparisons killed at random moments and gone on with
 # make wheel      sdist and wheel in dist/, the suite on the installed wheel from another folder; KERNEL=1: kernel tests alone
 # make pure       an install where no compiler is: it works, and says once that it is slower
-# make stream-test  predict on files of 2 GB in less than 1 GB of memory, an hour on 2 cores; each file is deleted after use
+# make stream-test  predict on eight files of 0.3 GB in less than 1 GB of memory, a quarter of an hour; STREAM_GB=2 for larger ones
+# make attacks    two minutes of kill-test, stream-test and fuzz, bytes for every reader, edits of every kind of run; as CI runs it
 # make slow     what takes seconds to half a minute each, two minutes in all: losses as torch.compile builds them in C++, images made by labels
 # make browser  reports in a real browser (Debian's chromium), a minute; skipped where there is none
 # make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
@@ -42,7 +43,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning kill-test stream-test browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting
 
 setup: $(STAMP)
 
@@ -91,6 +92,16 @@ check: $(STAMP)
 
 stream-test: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -s -m stream tests/toolkit/runs/test_stream.py
+
+# A share of each that CI has time for. The tests by name: others of these files are part of make test.
+ATTACKS := disk/test_checkpoint.py::test_a_hundred_kills_at_random_moments_leave_no_broken_run \
+  disk/test_checkpoint.py::test_comparisons_that_are_killed_go_on_to_the_same_numbers \
+  runs/test_stream.py::test_large_files_in_less_than_1_gb read/test_any_bytes.py runs/test_tampered.py
+
+attacks: $(STAMP)
+	KILLS=3 STREAM_GB=0.02 STREAM_EVERY=3 READER_EXAMPLES=150 TAMPERINGS=20 \
+	  $(BIN)/python -m pytest -m "" $(ATTACKS:%=tests/toolkit/%)
+	$(MAKE) -j2 fuzz FUZZ_SECONDS=20
 
 # What takes seconds to half a minute each; make test leaves it out.
 slow: $(STAMP)
@@ -211,7 +222,7 @@ VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
   build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index
 KERNEL_TESTS := test_native test_csr test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
 
-# A hundred kills of trainings, each at a random moment; about 150 starts of the command.
+# A hundred kills of trainings, and a third as many of comparisons, each at a random moment.
 kill-test: $(STAMP)
 	$(BIN)/python -m pytest -m kill tests/toolkit/disk/test_checkpoint.py
 

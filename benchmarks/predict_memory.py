@@ -1,9 +1,9 @@
 """Peak memory and speed of `manyhot predict` on files whose rows are many, short, long or have many labels.
 
-    python benchmarks/predict_memory.py [--quick]
+    python benchmarks/predict_memory.py [--quick] [--only WORD]
 
 Each prediction is a process of its own; its files lie in a temporary folder and are deleted after use. Prints a row a
-case, as Markdown; stops with an error where one takes a gigabyte or more.
+case, as Markdown, and writes all of them to benchmarks/results; stops with an error where one takes a gigabyte or more.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from manyhot.toolkit.read.formats.files import MAX_ROW_BYTES
 from manyhot.toolkit.train import train
 
 GIGABYTE = 10**9
+RESULTS = Path(__file__).parent / "results" / "predict_memory.md"
 LABELS = 1000
 MANYHOT = [sys.executable, "-c", "from manyhot.toolkit.cli.main import main; main()"]
 # What a process takes at most counts what its parent had when it was forked: a small one stands between.
@@ -62,6 +63,27 @@ def long_rows(rows: int, size: int) -> Iterator[str]:
         yield text[: size - 16] + "\n"
 
 
+def one_word(rows: int, size: int) -> Iterator[str]:
+    """Texts that are one word of so many bytes."""
+    yield "text\n"
+    for i in range(rows):
+        yield f"{i:04}" * (size // 4 - 4) + "\n"
+
+
+def without_spaces(rows: int, size: int) -> Iterator[str]:
+    """Texts of so many bytes in a script that puts no spaces between words, and is one character in three bytes."""
+    yield "text\n"
+    random = np.random.default_rng(0)
+    for _ in range(rows):
+        yield "".join(map(chr, random.integers(0x4E00, 0x9FA5, size // 3 - 8).tolist())) + "\n"
+
+
+def objects(rows: int, size: int) -> Iterator[str]:
+    """Rows of JSON, each with a text and a list of small numbers that nothing reads."""
+    for _ in range(rows):
+        yield json.dumps({"text": "w1 w2", "ids": [1] * (size // 3 - 20)}) + "\n"
+
+
 def zeros(size: int) -> Iterator[str]:
     """Nothing but NUL."""
     for _ in range(size // 2**20):
@@ -86,15 +108,20 @@ def make_runs(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     options = {"C": 1.0, "tau": 0.0, "max_iter": 5}
     train(Config(data=str(folder / "numbers.csv"), features=("a", "b"), out=str(folder / "run-numbers"), **options))
-    for name in ("words", "labels"):
-        train(Config(data=str(folder / f"{name}.jsonl"), text=("text",), out=str(folder / f"run-{name}"), **options))
+    spaceless = [json.dumps({"text": "今天天气很好"[i % 3 :], "labels": [f"l{i % 5}"]}) for i in range(400)]
+    (folder / "characters.jsonl").write_text("\n".join(spaceless) + "\n")
+    for name in ("words", "labels", "characters"):
+        given = options | ({"characters": "on"} if name == "words" else {})
+        train(Config(data=str(folder / f"{name}.jsonl"), text=("text",), out=str(folder / f"run-{name}"), **given))
 
 
 def main() -> None:
     """Measure every case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
-    tenth = 10 if parser.parse_args().quick else 1
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows, but for those of many megabytes")
+    parser.add_argument("--only", default="", metavar="WORD", help="cases with this word in their name")
+    arguments = parser.parse_args()
+    tenth = 10 if arguments.quick else 1
     row = MAX_ROW_BYTES
     cases: list[tuple[str, str, str, str, int, Callable[[], Iterator[str]]]] = [
         ("one word a row", "words", "d.csv", "out.jsonl", 10**7 // tenth, lambda: words(10**7 // tenth, 1)),
@@ -102,15 +129,21 @@ def main() -> None:
         ("three words, to CSV", "words", "d.csv", "out.csv", 10**6 // tenth, lambda: words(10**6 // tenth, 3)),
         ("1,000 labels", "labels", "d.csv", "out.jsonl", 10**5 // tenth, lambda: words(10**5 // tenth, 20)),
         ("1,000 labels, to CSV", "labels", "d.csv", "out.csv", 10**5 // tenth, lambda: words(10**5 // tenth, 20)),
-        (f"texts of {row >> 20} MB", "words", "d.csv", "out.jsonl", 10, lambda: long_rows(10, row)),
+        (f"texts of {row >> 20} MB", "words", "d.csv", "out.jsonl", 3, lambda: long_rows(3, row)),
+        (f"words of {row >> 20} MB", "words", "d.csv", "out.jsonl", 3, lambda: one_word(3, row)),
+        (f"Chinese texts of {row >> 20} MB", "characters", "d.csv", "out.jsonl", 3, lambda: without_spaces(3, row)),
+        (f"lists of {row >> 20} MB", "words", "d.jsonl", "out.jsonl", 3, lambda: objects(3, row)),
         ("2.5 GB of NUL as gz", "words", "d.csv.gz", "out.jsonl", 0, lambda: zeros(2500 * 2**20 // tenth)),
     ]
-    print("| file | rows | peak memory | rows a second | exit code |\n|---|---:|---:|---:|---:|", flush=True)
+    table = ["| file | rows | peak memory | rows a second | exit code |", "|---|---:|---:|---:|---:|"]
+    print(*table, sep="\n", flush=True)
     over = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_runs(folder)
         for title, run, name, out, rows, content in cases:
+            if arguments.only not in title:
+                continue
             with gzip.open(folder / name, "wt") if name.endswith(".gz") else open(folder / name, "w") as file:
                 file.writelines(content())
             command = [*MANYHOT, "predict", f"{folder}/run-{run}", f"{folder}/{name}", "-o", f"{folder}/{out}"]
@@ -124,11 +157,14 @@ def main() -> None:
             code, peak, seconds, said = json.loads(done.stdout)
             peak *= 1 if sys.platform == "darwin" else 1024
             speed = f"{rows / seconds:,.0f}" if rows else "refused"
-            print(f"| {title} | {rows:,} | {peak / 1e6:,.0f} MB | {speed} | {code} |", flush=True)
+            table.append(f"| {title} | {rows:,} | {peak / 1e6:,.0f} MB | {speed} | {code} |")
+            print(table[-1], flush=True)
             if code != (0 if rows else 2) or peak >= GIGABYTE:
                 over.append(f"{title}: {peak / 1e6:,.0f} MB, exit {code}: {said[-300:]}")
             for path in (folder / name, folder / out):
                 path.unlink(missing_ok=True)
+    if not arguments.only and not arguments.quick:
+        RESULTS.write_text("\n".join(table) + "\n")
     if over:
         sys.exit("\n".join(over))
 

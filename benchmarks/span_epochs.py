@@ -90,7 +90,7 @@ def page(results: list[dict[str, Any]]) -> str:
         f"- rows: {ROWS} training rows fitted for at most {EPOCHS} epochs, {MEASURED} other training rows measured",
         "",
         "Micro-F1 in per cent on the rows measured, after so many epochs of all rows as each rule says, in brackets,",
-        'with the offset of that epoch. "The best" is of the spans held out, "the last about as good" within a',
+        'with the offset of that epoch. "The best" is of the spans held out, "the last about as good" lies within a',
         f"standard error of it, which the command takes of fewer than {fitting.FEW_SPANS} spans.",
         "",
         f"| set | loss | seed | spans held out | {' | '.join(RULES)} |",

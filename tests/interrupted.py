@@ -1,6 +1,7 @@
 """Trainings that are killed at a chosen call of the system, and what a run holds that a repetition must give again."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from manyhot.toolkit.disk.run_folder import RUN
@@ -31,6 +32,21 @@ def killed(config, monkeypatch, *, after, call="replace", resume=False, train=tr
         except Killed:
             return True
     return False
+
+
+def goes_on_to_the_same_run(config, monkeypatch, kills, *, folder, train):
+    """Train whole, and killed after so many files were written and resumed: every file must be the same."""
+    train(config)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
+    for after in kills:
+        place = replace(config, out=f"after{after}")
+        assert killed(place, monkeypatch, after=after, train=train)
+        train(place, resume=True)
+        for name in folder.files:
+            if name != "provenance.json":
+                whole = Path(config.out, name).read_bytes()
+                assert Path(f"after{after}", name).read_bytes() == whole, (after, name)
 
 
 def contents(path):

@@ -203,7 +203,7 @@ ROOMS = {
     "folders": (),
     "demo": ("job", "packages", "digits", "today", "run", "spans"),
     "cli": (
-        *("terminal", "result", "failing", "options"),
+        *("terminal", "result", "failing", "stdin", "options"),
         *("train", "compare", "evaluate", "predict", "explain", "export", "report", "audit", "demo", "main"),
     ),
 }

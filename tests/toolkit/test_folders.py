@@ -2,7 +2,11 @@
 
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -159,6 +163,61 @@ def test_what_is_refused(run: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected data files in this folder"):
         predict_folder(run, tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("_run.json", b"[" * 5000, "nested too deeply"),
+        ("_run.json", b"{}", "of another run"),
+        ("_run.json", None, "no regular file"),
+        ("one.parquet", b"mine", "remove it, or name another -o"),
+        ("one.parquet", None, "expected a file that can be read twice"),
+    ],
+)
+def test_an_output_folder_with_something_else_in_it(
+    run: Path, folder: Path, tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / name) if content is None else (out / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        predict_folder(run, folder, out)
+    assert [path.name for path in out.glob("*.parquet")] == (["one.parquet"] if name == "one.parquet" else [])
+
+
+def test_places_and_runs_that_are_none(run: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="expected a folder to write to, got a file"):
+        predict_folder(run, folder, tmp_path / "file")
+    with pytest.raises(InputError, match="there is none"):
+        predict_folder(tmp_path / "nowhere", folder, tmp_path / "out")
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "run" / "manifest.json")
+    with pytest.raises(InputError, match="no regular file"):
+        predict_folder(tmp_path / "run", folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_are_told_to_end_leave_nothing_half_written(run: Path, folder: Path, tmp_path: Path) -> None:
+    texts, _ = texts_and_sets(2000, seed=3)
+    for i in range(8):
+        pl.DataFrame({"text": texts * 100}).write_csv(folder / f"large{i}.csv")
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from manyhot.toolkit.cli.main import main; main()", "predict", str(run)]
+    process = subprocess.Popen(
+        [*command, str(folder), "-o", str(out), "--jobs", "2"], stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.rglob(".large*")):
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+    assert len(contents(out)) < len(list(folder.rglob("*.csv")))
 
 
 def test_the_command(run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

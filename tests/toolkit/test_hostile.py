@@ -6,11 +6,17 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from command import bad, call
+from forked import Forked
+from manyhot.toolkit.cli import stdin
+from manyhot.toolkit.cli.main import app
+from manyhot.toolkit.cli.predict import _at_once
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk import run_folder
 from manyhot.toolkit.disk.run_folder import MANIFEST, RUN, check_free, partial_of, place_of, whole_file, write_folder
@@ -121,7 +127,13 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_exits_with_1(here, monkeypatc
 
 @pytest.mark.parametrize(
     ("out", "said"),
-    [("a\0b", "NUL"), ("n" * 300, "at most 246 bytes"), ("link", "which is not there"), ("data.csv", "does not exist")],
+    [
+        ("a\0b", "NUL"),
+        ("n" * 300, "at most 246 bytes"),
+        ("link", "which is not there"),
+        ("link/x/y", "which is not there"),
+        ("data.csv", "does not exist"),
+    ],
 )
 def test_places_that_cannot_be_are_refused_before_training(here, out, said):
     (here / "link").symlink_to("nowhere")
@@ -187,24 +199,79 @@ def test_an_output_keeps_its_rights_and_a_planted_link_is_not_followed(here, mon
     assert stat.S_IMODE(out.stat().st_mode) == 0o640
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    with Forked(tmp_path_factory.mktemp("forked") / "said") as forked:
+        yield forked
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_signals_clean_up_and_say_so_by_their_codes(here, number, code):
-    Path("large.csv").write_text("text,labels\n" + "".join(f"word{i % 997} word{i},l{i % 50}\n" for i in range(20_000)))
-    command = [COMMAND, "train", "large.csv", "--verbose", "--out", "run"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("model:"):
-                break
-        process.send_signal(number)
-        said = process.stderr.read()
-        assert process.wait(60) == code
+def test_signals_clean_up_and_say_so_by_their_codes(here, forked, number, code):
+    Path("large.csv").write_text("text,labels\n" + "".join(f"word{i % 97} word{i},l{i % 50}\n" for i in range(5000)))
+    child = forked.start(["train", "large.csv", "--verbose", "--out", "run"])
+    while "\nmodel:" not in forked.said():
+        time.sleep(0.01)
+    os.kill(child, number)
+    assert forked.end() == code
+    said = forked.said()
     assert "Traceback" not in said
     assert "interrupted" in said
     assert not (here / "run").exists()
 
 
+# Texts from standard input
+
+
+@pytest.fixture
+def run(here):
+    call("train data.csv --out run --set C=1")
+    return here / "run"
+
+
+def piped(command, data):
+    result = CliRunner().invoke(app, command.split(), input=data)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr.strip()
+
+
+def test_what_comes_by_stdin_is_bounded_and_is_text(run, monkeypatch):
+    monkeypatch.setattr(stdin, "MAX_ROW_BYTES", 1000)
+    assert piped("predict run -", b"good food\r\n\ncaf\xc3\xa9")[1].count("\n") == 3
+    code, _, said = piped("predict run -", b"good\ncaf\xe9\n")
+    assert (code, said.partition(":")[2]) == (
+        2,
+        " stdin, line 2: expected UTF-8 text, got the byte 0xe9; convert it: iconv -f windows-1252 -t utf-8",
+    )
+    code, _, said = piped("predict run -", b"a" * 1000 + b"\n" + b"b" * 1001)
+    assert code == 2
+    assert "stdin, line 2: expected a line of at most 0 MB, got one that goes on" in said
+    for data, wanted in ((b"x" * 1001, "at most"), (b"\xff", "0xff")):
+        code, _, said = piped("explain run -", data)
+        assert code == 2
+        assert wanted in said
+    monkeypatch.setattr(stdin.sys, "stdin", None)
+    for command in ("predict run -", "explain run -"):
+        with pytest.raises(InputError, match="got a closed stream"):
+            list(stdin.lines()) if "predict" in command else stdin.read_text()
+
+
+def test_long_lines_are_predicted_a_few_at_a_time():
+    assert [len(some) for some in _at_once(iter(["x"] * 5), 2)] == [2, 2, 1]
+    assert [len(some) for some in _at_once(iter(["x" * 2**21] * 5), 256)] == [3, 2]
+
+
 # Terminals
+
+
+def test_labels_and_words_are_escaped_in_what_explain_and_audit_print(here):
+    rows = "".join(f"good film{i % 7},pra\x1b[31mise\nbad food{i % 5},l\u202eate\n" for i in range(15))
+    Path("e.csv").write_text("text,labels\n" + rows)
+    call("train e.csv --out e --set C=1 --task multiclass")
+    said = call('explain e "good film zz"')[0] + "".join(call("audit e.csv -o suspects.csv"))
+    said += "".join(call('predict e "good film"'))
+    assert "\\x1b[31m" in said
+    assert not any(c in said for c in "\x1b\u202e")
 
 
 def test_control_characters_are_escapes_on_the_terminal():
@@ -223,10 +290,20 @@ def test_column_and_file_names_are_escaped_wherever_they_are_said(here):
     ("shell", "code"),
     [
         ("{} evaluate run data.csv --json >&-", 0),
-        ("{} evaluate run data.csv 2>&-", 0),
-        ("LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {} evaluate run données.csv", 0),
         ("LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {} evaluate run données.csv --json", 0),
-        ("LC_ALL=C PYTHONIOENCODING=ascii {} evaluate run nicht-dä.csv", 2),
+        *(
+            pytest.param(shell, code, marks=pytest.mark.slow)
+            for shell, code in (
+                ("{} evaluate run data.csv 2>&-", 0),
+                ("LC_ALL=C PYTHONIOENCODING=ascii PYTHONUTF8=0 {} evaluate run données.csv", 0),
+                ("LC_ALL=C PYTHONIOENCODING=ascii {} evaluate run nicht-dä.csv", 2),
+                ("{} predict run - <&- >&-", 2),
+                ("{} predict run - < /dev/zero", 2),
+                ("printf 'caf\\351\\n' | {} predict run -", 2),
+                ("{} explain run - < /dev/zero", 2),
+                ("{} predict run \"$(printf 'caf\\351 food')\" --json", 0),
+            )
+        ),
     ],
 )
 def test_closed_streams_and_terminals_of_ascii_give_no_traceback(here, shell, code):

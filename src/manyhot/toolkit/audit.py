@@ -21,7 +21,7 @@ from manyhot.toolkit.report.cautions import fingerprints
 from manyhot.toolkit.report.findings import excerpt_of
 from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.runs.predict import Run, read_for
-from manyhot.toolkit.runs.predictions import WRITERS, check_output
+from manyhot.toolkit.runs.predictions import WRITERS, check_output, writer_for
 from manyhot.toolkit.train import Listener, cross_fitted
 
 OUTPUTS = (".csv", ".jsonl")
@@ -192,11 +192,11 @@ def _names_alike(names: list[str]) -> Iterator[tuple[int, int]]:
                 yield i, j
 
 
-def write_audit(path: Path, audited: Audited) -> int:
+def write_audit(path: Path, audited: Audited, *, safe_csv: bool = False) -> int:
     """Write the suspects: a row a cell as CSV, or as JSONL a row of the data, as labelling tools read it; all or none.
 
     A line of JSON has the number of the row, its text, the labels it has, those it would have, and each suspect with
-    its probability.
+    its probability. With `safe_csv`, ' stands before text of a .csv that a spreadsheet would take for a formula.
 
     Returns:
         The number of lines.
@@ -206,10 +206,11 @@ def write_audit(path: Path, audited: Audited) -> int:
         OSError: the disk is full or refuses.
     """
     check_output(path, outputs=OUTPUTS)
+    writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     cells = [audited.described(i) for i in range(len(audited.cells.rows))]
     if path.suffix == ".csv":
         schema = {"row": pl.Int64, "label": pl.String, "looks": pl.String, "prob": pl.Float64, "text": pl.String}
-        with whole_file(path) as file, WRITERS[".csv"](file) as write:
+        with whole_file(path) as file, writer(file) as write:
             write(pl.DataFrame(cells, schema=schema))
         return len(cells)
     lines = []

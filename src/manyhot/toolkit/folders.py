@@ -6,12 +6,12 @@ nothing, and a second start goes on where the first one ended.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,10 @@ import torch
 
 from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.disk.run_folder import MANIFEST, file_sha256, sha256, to_json, whole_file, write_file
-from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.read.formats.files import NoRows, kind_of_file
+from manyhot.toolkit.errors import InputError, first_line
+from manyhot.toolkit.parse import parse_json
+from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
+from manyhot.toolkit.read.formats.files import POLARS_ERRORS, NoRows, check_is_file, kind_of_file
 from manyhot.toolkit.runs.predictions import PREDICTED, WRITERS, write_predictions
 from manyhot.toolkit.runs.saved_run import load_run
 from manyhot.toolkit.spans.write import COLUMNS, write_spans
@@ -151,8 +153,10 @@ def predict_folder(
         raise InputError(f"{out}: expected an output folder outside of {folder}, whose files are read; name another -o")
     _check_outputs(names)
     mine = shard_of(names, shard)
-    digest = sha256((run / MANIFEST).read_bytes())
     load_run(run)  # what is wrong with it is said once, and not by every worker
+    digest = sha256(read_plain(run / MANIFEST, MOST_TEXT))
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder to write to, got a file; name another -o")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, {"run": digest, "keep": "all" if keep is None else list(keep)})
     waiting = [name for name in mine if not (out / output_of(name)).exists()]
@@ -191,17 +195,30 @@ def _check_outputs(names: list[str]) -> None:
 def _claim(out: Path, asked: dict[str, Any]) -> None:
     """Write what the outputs of a folder are of, or refuse those of something else."""
     claim = out / OF_RUN
-    with contextlib.suppress(FileNotFoundError):
-        if json.loads(claim.read_text(encoding="utf-8")) != asked:
-            raise InputError(
-                f"{out}: holds predictions of another run, or with other --keep; name another -o, or remove it"
-            )
+    try:
+        said = parse_json(read_plain(claim, MOST_TEXT))
+    except FileNotFoundError:
+        write_file(claim, to_json(asked))
         return
-    write_file(claim, to_json(asked))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{claim}: expected what an earlier start wrote, got something else ({first_line(error)}); name another -o"
+        ) from None
+    if said != asked:
+        raise InputError(
+            f"{out}: holds predictions of another run, or with other --keep; name another -o, or remove it"
+        )
 
 
 def _rows_of(path: Path) -> int:
-    return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+    try:
+        check_is_file(path)
+        return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+    except POLARS_ERRORS as error:
+        raise InputError(
+            f"{path}: expected predictions of an earlier start, got another file or a damaged one "
+            f"({first_line(error)}); remove it, or name another -o"
+        ) from None
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -256,13 +273,18 @@ _worker: Worker | None = None  # of a process of a pool
 
 def _start(job: Job) -> None:
     global _worker
+    # Told to end, it cleans up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(1)
     _worker = Worker(job)
 
 
 def _take(name: str) -> Done:
     assert _worker is not None
-    return _worker(name)
+    try:
+        return _worker(name)
+    except KeyboardInterrupt:  # its temporary file is gone; the pool would give it the next
+        os._exit(1)
 
 
 def processes(number: int) -> Pool:
@@ -274,7 +296,18 @@ def processes(number: int) -> Pool:
         context = multiprocessing.get_context("spawn")
         size = min(number, len(names))
         with ProcessPoolExecutor(size, mp_context=context, initializer=_start, initargs=(job,)) as executor:
-            yield from (future.result() for future in as_completed([executor.submit(_take, name) for name in names]))
+            try:
+                for future in as_completed([executor.submit(_take, name) for name in names]):
+                    yield future.result()
+            except BrokenProcessPool:
+                error = ChildProcessError(0, "a process was ended by somebody else, or by want of memory", "--jobs")
+                error.add_note("files that are written stay: the same command goes on, with fewer --jobs")
+                raise error from None
+            except BaseException:  # without these, it would wait until all other files are predicted
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                executor.shutdown(cancel_futures=True)
+                raise
 
     return pool
 

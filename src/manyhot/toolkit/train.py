@@ -48,7 +48,7 @@ from manyhot.toolkit.read.data import files_of
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import Training, read
 from manyhot.toolkit.read.uses import Use
-from manyhot.toolkit.report.findings import Judged, find
+from manyhot.toolkit.report.findings import Judged, find, of_run
 from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.runs.evaluate import Aligned, align
 from manyhot.toolkit.runs.predict import Measured, Run
@@ -210,10 +210,7 @@ def findings_of(
     metrics: dict[str, Any],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
-    """Collect what a report says: of the test rows where some were measured, else of the rows that were held out.
-
-    Nothing that differs between a training and its repetition is in it, such as the time it took.
-    """
+    """Collect what a report says: of the test rows where some were measured, else of the rows that were held out."""
     run, held = fitted.run, fitted.choice.held
     if measured is not None:
         rows = np.arange(measured.examples.rows)
@@ -224,17 +221,11 @@ def findings_of(
         aligned = Aligned(held.targets, np.zeros((len(held.targets), 0), dtype=bool), [])
         judged = Judged(part, examples, rows, aligned, fitted.choice.logits, fitted.calibrated.reliability)
     return {
-        "kind": "run",
-        "data": Path(config.data).name,
-        "task": config.task,
-        "model": config.model.partition(":")[0],
+        **of_run(config, training.train.rows, training.said, run.info, metrics, origin),
         "features": run.features.describe(),
-        "train_rows": training.train.rows,
-        "said": training.said,
-        "chosen": run.info,
         "rows_held": run.rows_held,
+        "rows_hashed": run.trained_rows is not None,
         "cardinality": list(run.cardinality),
-        "metrics": metrics,
         "steps": [asdict(step) for step in fitted.steps],
         # A line search may try a point where the loss is infinite, which JSON has no number for.
         "curve": {
@@ -242,8 +233,6 @@ def findings_of(
             "scores": fitted.curve.scores,
         },
         **find(run, judged, training.train, X, with_rows=not config.no_rows),
-        "config": config.to_toml(),
-        "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
     }
 
 

@@ -191,9 +191,12 @@ def test_tables_go_to_stdout_and_sentences_to_stderr(run):
     assert stderr.strip().splitlines()[-4:] == [
         "saved new, again: manyhot train --config new/config.toml",
         f"report new/report.html, {inside}",
-        "its model holds the features of 30 training rows; --neighbours off leaves them out"
-        if held
-        else "its model holds no row of the training table",
+        (
+            "its model holds the features of 30 training rows; --neighbours off leaves them out"
+            if held
+            else "its model holds no row of the training table"
+        )
+        + "; a hash of each row stays in the run, so that evaluate knows it again; --no-rows leaves these out",
         'next: manyhot predict new "a new text"',
     ]
     assert "chosen by held-out rows: penalty C " in stderr

@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from forked import Forked
 from interrupted import contents, killed
 from manyhot import load_run
 from manyhot.toolkit.cli.main import app
@@ -26,7 +24,13 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import mlp, products
 from manyhot.toolkit.train import Listener, train
 
-KINDS = {"L-BFGS": {"max_iter": 50}, "AdamW": {}, "mlp": {"model": "mlp"}}
+KINDS = {
+    "one penalty": {"max_iter": 50, "C": 1.0},
+    "L-BFGS": {"max_iter": 50},
+    "AdamW": {},
+    "mlp": {"model": "mlp"},
+}
+SLOW = ("L-BFGS", "AdamW", "mlp")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +76,7 @@ def count_steps(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(kind, monkeypatch, always):
     table()
     table("v.csv", 20, seed=1)
@@ -103,8 +107,15 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(kind, monkeypatch, alway
     assert sorted(os.listdir()) == ["counted", "d.csv", "run0", "run1", "run2", "v.csv", "whole"]
 
 
-@pytest.mark.parametrize("call", ["replace", "fsync", "rename", "unlink"])
-def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkeypatch, always, call):
+# Some calls, as all of them take half a minute.
+@pytest.mark.parametrize(
+    ("call", "every"),
+    [
+        *(("replace", 10), ("fsync", 20), ("rename", 1), ("unlink", 6)),
+        *(pytest.param(call, 1, marks=pytest.mark.slow) for call in ("replace", "fsync", "unlink")),
+    ],
+)
+def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkeypatch, always, call, every):
     table()
     options: Any = {"data": "d.csv", "valid": "d.csv", "C": 1.0, "tau": 0.0, "max_iter": 8}
     train(Config(**options, out="whole"))
@@ -117,7 +128,7 @@ def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkey
             resumed += said[0].startswith("going on")
             assert not partial_of(run).exists()
         assert contents(run) == wanted
-        after += 1
+        after += every
     assert contents(f"run{after}") == wanted
     assert after > 0
     assert resumed > 0
@@ -366,45 +377,15 @@ def test_no_file_of_a_checkpoint_is_a_pickle_or_an_archive(monkeypatch, always):
 
 # Killed for good
 
-SCRIPT = """
-import os
-import manyhot.toolkit.disk.checkpoint as checkpoint
-import manyhot.toolkit.models.linear as linear
-checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
-linear.LBFGS_VECTORS = int(os.environ.get("LBFGS_VECTORS", linear.LBFGS_VECTORS))
-from manyhot.toolkit.cli.main import main
-main()
-"""
 
-
-def start(arguments):
-    """Start a training, and wait until it has read its imports and its data: what follows is to be killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
-    first = process.stdout.readline().decode()
-    assert first.startswith(("going on", "no checkpoint to go on", "features: ")), (
-        first + process.communicate()[0].decode()
-    )
-    return process, time.monotonic()
-
-
-def kill_and_resume(arguments, wanted, seconds, rng):
+def kill_and_resume(forked, arguments, wanted, seconds, rng):
     """Kill a training at a random moment, again and again, until it comes through; return how often."""
     out, kills = Path("run"), 0
     while True:
         resume = ["--resume"] if partial_of(out).exists() else []
-        process, _ = start([*arguments, "--out", "run", *resume])
-        try:
-            process.communicate(timeout=float(rng.uniform(0, seconds)))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
+        code, _ = forked.run([*arguments, "--out", "run", *resume], killed_after=float(rng.uniform(0, seconds)))
+        assert code in (0, -signal.SIGKILL), forked.said()
+        kills += code != 0
         if out.exists():
             load_run(out)
             assert contents(out) == wanted
@@ -413,25 +394,23 @@ def kill_and_resume(arguments, wanted, seconds, rng):
             return kills
         with pytest.raises(InputError, match="there is none"):
             load_run(out)
-        assert process.returncode == -signal.SIGKILL
-        assert not [name for name in os.listdir() if name not in ("d.csv", "whole", ".run.partial")]
+        assert code == -signal.SIGKILL
+        assert not [name for name in os.listdir() if name not in ("d.csv", "whole", "said", ".run.partial")]
 
 
-def killed_often(number, arguments):
+def killed_often(number, arguments, vectors=None):
     table(rows=200)
-    process, began = start([*arguments, "--out", "whole"])
-    output, _ = process.communicate()
-    assert process.returncode == 0, output.decode()
-    seconds = time.monotonic() - began
-    rng = np.random.default_rng(number)
-    kills = 0
-    while kills < number:
-        kills += kill_and_resume(arguments, contents("whole"), seconds, rng)
+    with Forked(Path("said").absolute(), vectors) as forked:
+        code, seconds = forked.run([*arguments, "--out", "whole"])
+        assert code == 0, forked.said()
+        wanted, rng, kills = contents("whole"), np.random.default_rng(number), 0
+        while kills < number:
+            kills += kill_and_resume(forked, arguments, wanted, seconds, rng)
     return kills
 
 
 def test_a_kill_at_a_random_moment_leaves_no_broken_run():
-    assert killed_often(1, ["d.csv", "--set", "C=1"]) >= 1
+    assert killed_often(3, ["train", "d.csv", "--set", "C=1"]) >= 3
 
 
 # A third of a hundred each; CI has time for fewer.
@@ -440,17 +419,16 @@ KILLS = int(os.environ.get("KILLS", "34"))
 
 @pytest.mark.kill
 @pytest.mark.parametrize("kind", ["L-BFGS", "AdamW", "mlp"])
-def test_a_hundred_kills_at_random_moments_leave_no_broken_run(kind, monkeypatch):
-    if kind == "AdamW":  # so many vectors fit no memory
-        monkeypatch.setenv("LBFGS_VECTORS", str(10**9))
-    kills = killed_often(KILLS, ["d.csv", *(["--model", "mlp"] if kind == "mlp" else [])])
+def test_a_hundred_kills_at_random_moments_leave_no_broken_run(kind):
+    # So many vectors fit no memory.
+    arguments = ["train", "d.csv", *(["--model", "mlp"] if kind == "mlp" else [])]
+    kills = killed_often(KILLS, arguments, 10**9 if kind == "AdamW" else None)
     print(f"\n{kind}: {kills} kills, nothing lost")
-    assert kills >= KILLS
     solver = load_run("whole").info.get("solver")
     assert solver == {"L-BFGS": "lbfgs", "AdamW": "adamw", "mlp": None}[kind]
 
 
-COMPARE = ["d.csv", "--losses", "zlpr,bce", "--folds", "2", "--set", "C=1"]
+COMPARE = ["compare", "d.csv", "--losses", "zlpr,bce", "--folds", "2", "--set", "C=1"]
 
 
 def compared(out):
@@ -462,28 +440,20 @@ def compared(out):
 @pytest.mark.kill
 def test_comparisons_that_are_killed_go_on_to_the_same_numbers():
     table(rows=200)
-    began = time.monotonic()
-    command = [sys.executable, "-c", SCRIPT, "compare", *COMPARE]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--out", "whole"], check=True, capture_output=True, env=environment)
-    seconds, wanted = time.monotonic() - began, compared("whole")
-    rng, kills = np.random.default_rng(0), 0
-    while kills < KILLS:
-        resume = ["--resume"] if partial_of(Path("c")).exists() else []
-        process = subprocess.Popen(
-            [*command, "--out", "c", *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-        )
-        try:
-            process.wait(float(rng.uniform(0, seconds)))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-        if Path("c").exists():
-            assert compared("c") == wanted
-            shutil.rmtree("c")
-            shutil.rmtree(partial_of(Path("c")), ignore_errors=True)
-        else:
-            assert process.returncode == -signal.SIGKILL
-        assert not [name for name in os.listdir() if name not in ("d.csv", "whole", ".c.partial")]
+    with Forked(Path("said").absolute()) as forked:
+        code, seconds = forked.run([*COMPARE, "--out", "whole"])
+        assert code == 0, forked.said()
+        wanted, rng, kills = compared("whole"), np.random.default_rng(0), 0
+        while kills < KILLS:
+            resume = ["--resume"] if partial_of(Path("c")).exists() else []
+            code, _ = forked.run([*COMPARE, "--out", "c", *resume], killed_after=float(rng.uniform(0, seconds)))
+            assert code in (0, -signal.SIGKILL), forked.said()
+            kills += code != 0
+            if Path("c").exists():
+                assert compared("c") == wanted
+                shutil.rmtree("c")
+                shutil.rmtree(partial_of(Path("c")), ignore_errors=True)
+            else:
+                assert code == -signal.SIGKILL
+            assert not [name for name in os.listdir() if name not in ("d.csv", "whole", "said", ".c.partial")]
     print(f"\ncompare: {kills} kills, nothing lost")

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import term_blocks as module
+from manyhot.toolkit.models import term_counts
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.term_blocks import TextBlock, token_pattern
 from manyhot.toolkit.models.term_counts import count_terms, most_frequent
@@ -159,6 +160,37 @@ def test_different_words_of_one_script_have_different_features():
     texts = ["मन मन", "मान मान", "मौन मौन", "मीन मीन"] * 2
     features = Features.fit(of_texts(texts)).transform(of_texts(texts)).toarray()
     assert len(np.unique(features, axis=0)) == 4
+
+
+KINDS = [
+    *({"analyzer": "word", "token_pattern": token_pattern(), "ngram_range": (n, n)} for n in (1, 2)),
+    {"analyzer": "word", "token_pattern": r"(?u)\b(\w)\w*\b", "ngram_range": (1, 1)},
+    {"analyzer": "char", "ngram_range": (1, 3)},
+    {"analyzer": "char_wb", "ngram_range": (3, 5)},
+    {"analyzer": "char_wb", "ngram_range": (1, 2)},
+]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["all terms", "a vocabulary"])
+def test_long_texts_are_counted_a_piece_at_a_time_to_the_same_numbers(monkeypatch, given):
+    rng = np.random.default_rng(0)
+    words = ["ΟΔΟΣ", "a", "Straße", "x\ty", "don't", "मान", "👍🏽", "ab", "abc", "abcdefgh", "\u2028", "İ"]
+    texts = [" \n "[: i % 3].join(rng.choice(words, 40 * i)) for i in range(6)] + ["", " ", "one" * 50]
+    whole = count_terms(texts, KINDS)
+    vocabularies = [{term: i for i, term in enumerate(sorted(v)[::2])} for v, *_ in whole] if given else None
+    whole = count_terms(texts, KINDS, vocabularies)
+    monkeypatch.setattr(term_counts, "LONG", 60)
+    monkeypatch.setattr(term_counts, "WORDS_AT_ONCE", 3)
+    for kind, (terms, counts, words), (those, parts, same) in zip(
+        KINDS, whole, count_terms(texts, KINDS, vocabularies), strict=True
+    ):
+        assert terms == those
+        np.testing.assert_array_equal(counts.toarray(), parts.toarray())
+        assert counts.nnz == parts.nnz, kind
+        assert words.tolist() == same.tolist()
+        if not given:
+            direct: Any = CountVectorizer(**kind, vocabulary=terms).fit_transform(texts)
+            np.testing.assert_array_equal(counts.toarray(), direct.toarray())
 
 
 def test_runs_fitted_before_keep_their_pattern():

@@ -10,13 +10,14 @@ import random
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.data import read_file
-from manyhot.toolkit.read.formats import files, jsonl
+from manyhot.toolkit.read.formats import files, jsonl, parquet
 
 SIZES = (1, 7, 64, 2**23)
 
@@ -298,6 +299,20 @@ def test_errors_are_those_of_the_whole_file(tmp_path, name, content):
             assert str(found.value).partition("(")[0] == str(expected.value).partition("(")[0]
         else:
             assert str(found.value) == str(expected.value)
+
+
+def test_a_text_that_parquet_stores_once_is_written_out_a_few_rows_at_a_time(tmp_path, monkeypatch):
+    path, text = tmp_path / "a.parquet", "word " * 20_000
+    texts = [text, None, "short", ""] * 300
+    frame = pl.DataFrame({"t": texts, "c": texts, "n": range(1200)}).with_columns(pl.col("c").cast(pl.Categorical))
+    pq.write_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), path)
+    assert path.stat().st_size < 1_000_000
+    frames = [frame_of(batch.raw) for batch in read_batches(path, size=2**20)]
+    assert max(part["t"].str.len_bytes().sum() for part in frames) <= 2**20
+    assert_frame_equal(pl.concat(frames), frame_of(read_file(path)), categorical_as_str=True)
+    monkeypatch.setattr(parquet, "MAX_ROW_BYTES", 50_000)
+    with pytest.raises(InputError, match=r"a\.parquet, row 1: expected texts of at most 0 MB in a row, got 0 MB"):
+        list(read_batches(path, size=2**20))
 
 
 def test_damage_in_the_middle_of_a_parquet_file(tmp_path):

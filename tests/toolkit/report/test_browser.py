@@ -292,12 +292,13 @@ def test_what_is_wrong_with_a_span_is_not_said_by_colour_alone(opened):
     assert "gradient" in page.evaluate(
         "getComputedStyle(document.querySelector('.key-row mark.added')).backgroundImage"
     )
+    assert page.locator("ol.rows > li:visible").count() == 10
+    assert page.locator("ol.rows > li").count() > 10
+    page.evaluate("document.querySelectorAll('details').forEach((folded) => { folded.open = true; })")
     for kind in ("missed", "added"):
         marks = page.locator(f"ol.rows mark.{kind}.last > small")
         assert all(text.lower().startswith(f"{kind} ") for text in marks.all_inner_texts())
     assert page.locator("ol.rows mark").count() > 0
-    assert page.locator("ol.rows > li:visible").count() == 10
-    assert page.locator("ol.rows > li").count() > 10
 
 
 @pytest.mark.parametrize("kind", ["run", "comparison", "spans", "span comparison"])

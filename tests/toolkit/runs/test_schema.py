@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from manyhot import load_run
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import MANIFEST, RUN, SPAN_RUN, kind_of_run
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.kernel import Kernel
+from manyhot.toolkit.models.linear import Linear
+from manyhot.toolkit.models.mlp import Mlp
+from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.report.write import write_report
+from manyhot.toolkit.runs.schema import check_arrays
 from manyhot.toolkit.spans.train import train_spans
 from manyhot.toolkit.train import train
 
@@ -175,7 +181,73 @@ def test_lists_in_lists_without_end(run, name):
 def test_arrays_that_do_not_fit(run, name, array):
     save_file(load_file(run / "model.safetensors") | {name: array}, run / "model.safetensors")
     reseal(run)
-    assert name in refused(run) or "weights of shape" in refused(run)
+    assert name in refused(run)
+
+
+def neighbours(**changes):
+    targets = np.array([[1, 0], [1, 1]], dtype=bool)
+    return Neighbours.of(np.eye(2, 3, dtype=np.float32), targets).arrays() | {
+        f"neighbours.{name}": array for name, array in changes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prior": np.array([0.5, 1.5])}, "neighbours.prior: expected numbers from 1e-13 to 1"),
+        ({"prior": np.full((2, 1), 0.5)}, "neighbours.prior: expected 1 dimensions"),
+        ({"weights": np.ones(3)}, "2 numbers in neighbours.weights"),
+        ({"rows": np.eye(2, 4, dtype=np.float32)}, "neighbours.rows of 3 features"),
+        ({"rows": np.eye(1, 3, dtype=np.float32)}, "neighbours.targets of 1 rows"),
+        ({"rows": np.full((2, 3), 9.0)}, "neighbours.rows: expected numbers from"),
+        ({"targets.data": np.full(3, 7.0)}, "neighbours.targets.data: expected numbers from 0 to 1"),
+        ({"targets.indices": np.zeros(3, np.int32)}, "each label of a row once in neighbours.targets"),
+        ({"targets.indices": np.array([0, 0, 9], np.int32)}, "indices must be < 2"),
+        ({"targets.indices": np.zeros(3)}, "neighbours.targets.indices: expected whole numbers"),
+        ({"what": np.zeros(3)}, "neighbours.what: expected no such array"),
+    ],
+)
+def test_neighbours_that_do_not_fit(changes, said):
+    def made(arrays):
+        check_arrays(arrays, [], [])
+        return Neighbours.restored(arrays, 3)
+
+    made(neighbours())
+    with pytest.raises(ValueError, match=re.escape(said)):
+        made(neighbours(**changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("mean", np.ones(5), "kernel.mean of shape"),
+        ("gamma", np.array([-1.0]), "kernel.gamma: expected numbers from"),
+        ("gamma", np.ones(2), "kernel.gamma of shape (1,); got (2,)"),
+        ("landmarks", np.ones((3, 4)), "kernel.landmarks of shape"),
+        ("basis", np.ones(3), "kernel.basis: expected 2 dimensions"),
+    ],
+)
+def test_kernels_that_do_not_fit(name, array, said):
+    kernel = Kernel.fit(np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32))
+    assert kernel is not None
+    arrays = kernel.arrays()
+
+    def made(arrays):
+        check_arrays(arrays, [], [])
+        return Kernel.restored(arrays, 2)
+
+    made(arrays)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        made(arrays | {f"kernel.{name}": array})
+
+
+def test_the_array_that_does_not_fit_is_the_one_that_is_named():
+    arrays = {"weight": np.ones((3, 2), np.float32), "bias": np.ones(3, np.float32)}
+    with pytest.raises(ValueError, match=r"^expected bias of shape \(2,\); got \(3,\)$"):
+        Linear.restored(arrays, 3, 2)
+    arrays |= {"hidden_weight": np.ones((4, 3), np.float32), "hidden_bias": np.ones(3, np.float32)}
+    with pytest.raises(ValueError, match=r"^expected bias of shape \(2,\); got \(3,\)$"):
+        Mlp.restored(arrays, 4, 2)
 
 
 def test_a_type_that_numpy_has_not(run):

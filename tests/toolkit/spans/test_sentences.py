@@ -6,7 +6,6 @@ import pytest
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow
 from manyhot.toolkit.spans.features import KINDS, Vocabulary, shape
-from manyhot.toolkit.spans.fit import best_epoch
 from manyhot.toolkit.spans.offset import Candidates, bagged_offset, best_offset, f1_at_zero, judged
 from manyhot.toolkit.spans.sentences import (
     Piece,
@@ -161,8 +160,3 @@ def test_the_offset_of_rows_that_agree_is_the_best_one() -> None:
     assert bagged_offset(found._replace(right=np.zeros(200, dtype=bool))) == 0.0
     nothing = Candidates(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64), np.zeros(3, dtype=np.int64))
     assert bagged_offset(nothing) == 0.0
-
-
-def test_the_best_epoch_is_the_last_where_nothing_was_found() -> None:
-    assert best_epoch([0.0, 0.0]) == 2
-    assert best_epoch([0.1, 0.3, 0.3]) == 2

@@ -26,6 +26,7 @@ from manyhot.toolkit.cli.options import (
     NumLabels,
     OptionalData,
     Pairs,
+    SafeCsv,
     Seed,
     SplitColumn,
     Text,
@@ -33,6 +34,7 @@ from manyhot.toolkit.cli.options import (
     options_of,
 )
 from manyhot.toolkit.cli.terminal import listening, print_json, say
+from manyhot.toolkit.errors import visible
 
 if TYPE_CHECKING:
     from manyhot.toolkit.audit import Audited
@@ -55,6 +57,7 @@ def audit(
             "--run", metavar="RUN", help="Ask this run, which should not have seen the rows.  [default: folds]"
         ),
     ] = None,
+    safe_csv: SafeCsv = False,
     text: Text = None,
     features: NumericColumns = None,
     labels: Labels = None,
@@ -94,14 +97,14 @@ def audit(
         from manyhot.toolkit.runs.predictions import check_output
         from manyhot.toolkit.runs.saved_run import load_run
 
-        asked = {key: value for key, value in options_of(context).items() if key != "out"}
+        asked = {key: value for key, value in options_of(context).items() if key not in ("out", "safe_csv")}
         settings = make_config(config, set_ or [], asked)
         if out is not None:
             check_output(out, settings.data, outputs=(".csv", ".jsonl"))
         loaded = None if run is None else load_run(run)
         with listening() as listener:
             audited = run_audit(replace(settings, out=""), replace(listener, on_step=lambda step: None), loaded)
-        written = None if out is None else write_audit(out, audited)
+        written = None if out is None else write_audit(out, audited, safe_csv=safe_csv)
         if as_json:
             print_json(summary(audited) | ({} if out is None else {"out": str(out)}))
             return
@@ -153,7 +156,7 @@ def print_audit(audited: "Audited") -> None:
         table.add_column("", no_wrap=True)
         for cell in cells:
             text = cell["text"] if len(cell["text"]) <= EXCERPT else cell["text"][: EXCERPT - 1] + "…"
-            table.add_row(f"{cell['row']:,}", Plain(cell["label"]), f"{cell['prob']:.0%}", Plain(text))
+            table.add_row(f"{cell['row']:,}", _plain(cell["label"]), f"{cell['prob']:.0%}", _plain(text))
         console.print()
         console.print(table)
     worst = audited.by_label()[:SHOWN]
@@ -163,7 +166,7 @@ def print_audit(audited: "Audited") -> None:
         for name in ("label", "rows", "look missing", "look wrong"):
             table.add_column(name, justify="left" if name == "label" else "right", no_wrap=True)
         for label in worst:
-            table.add_row(Plain(label["label"]), *(f"{label[key]:,}" for key in ("rows", "missing", "wrong")))
+            table.add_row(_plain(label["label"]), *(f"{label[key]:,}" for key in ("rows", "missing", "wrong")))
         console.print(table)
     if audited.repeated:
         first = audited.repeated[0]
@@ -173,10 +176,15 @@ def print_audit(audited: "Audited") -> None:
         )
         number = len(audited.repeated)
         console.print(
-            Plain(f"\n{number:,} text{'s' if number > 1 else ''} stand more than once with other labels: {where}")
+            _plain(f"\n{number:,} text{'s' if number > 1 else ''} stand more than once with other labels: {where}")
         )
     for pair in audited.alike[:SHOWN]:
         why = f"{pair.share:.0%} of their rows have both" + (", and the names are alike" if pair.names_alike else "")
         console.print(
-            Plain(f"{pair.labels[0]} ({pair.rows[0]:,}) and {pair.labels[1]} ({pair.rows[1]:,}) may be one: {why}")
+            _plain(f"{pair.labels[0]} ({pair.rows[0]:,}) and {pair.labels[1]} ({pair.rows[1]:,}) may be one: {why}")
         )
+
+
+def _plain(text: str) -> Plain:
+    """Take names and cells of a file for what they are: no markup, and nothing that a terminal obeys."""
+    return Plain(visible(text))

@@ -8,8 +8,9 @@ import typer
 
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
+from manyhot.toolkit.cli.stdin import read_text
 from manyhot.toolkit.cli.terminal import print_json
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, visible
 from manyhot.toolkit.report.metric_names import BELOW_HALF, percent
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def explain(
                 f"{run}: expected a run that reads text alone; this one reads columns: in Python, "
                 "manyhot.load_run(RUN).explain(frame) takes a frame with them."
             )
-        found = loaded.explain(sys.stdin.read() if text == "-" else text, label)[0]
+        found = loaded.explain(read_text() if text == "-" else text, label)[0]
         if as_json:
             print_json(as_object(found))
         else:
-            sys.stdout.write("".join(f"{line}\n" for line in lines(found)))
+            sys.stdout.write("".join(f"{visible(line)}\n" for line in lines(found)))
 
 
 def as_object(found: "Explained") -> dict[str, Any]:

@@ -29,8 +29,10 @@ def export(
         from manyhot.toolkit.errors import InputError
         from manyhot.toolkit.runs.network import network_of_run
         from manyhot.toolkit.runs.predict import read_for
+        from manyhot.toolkit.runs.predictions import check_output
         from manyhot.toolkit.runs.saved_run import load_run
 
+        check_output(out, outputs=(".onnx",))
         try:
             from manyhot import onnx
         except ImportError as error:

@@ -81,7 +81,11 @@ Pairs = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")
 ]
 NoRows = Annotated[
-    bool | None, typer.Option("--no-rows", help="Write no excerpt of any row into the findings and the report.")
+    bool | None,
+    typer.Option("--no-rows", help="Write nothing of single rows: no excerpts, no rows that vote, no hashes of rows."),
+]
+SafeCsv = Annotated[
+    bool, typer.Option("--safe-csv", help="In a .csv, write ' before cells that a spreadsheet takes for formulas.")
 ]
 Verbose = Annotated[
     bool,

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,8 @@ import typer
 from rich.console import Console
 
 from manyhot.toolkit.cli.failing import fail, failing_clearly
-from manyhot.toolkit.cli.options import FORMATS_HELP, Encoding, Json, refuse_encoding
+from manyhot.toolkit.cli.options import FORMATS_HELP, Encoding, Json, SafeCsv, refuse_encoding
+from manyhot.toolkit.cli.stdin import lines
 from manyhot.toolkit.cli.terminal import predicting, print_json, say, warn
 from manyhot.toolkit.errors import InputError, visible
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Lines of stdin that are predicted at once: with one a call, most of the time would go into the calls.
 LINES = 256
+# Fewer where they are long.
+CHARACTERS = 2**22
 
 
 def predict(
@@ -38,9 +40,7 @@ def predict(
         str | None, typer.Option(metavar="COLS", help="Columns of DATA to write too, commas between; all for all.")
     ] = None,
     encoding: Encoding = None,
-    safe_csv: Annotated[
-        bool, typer.Option("--safe-csv", help="In a .csv, write ' before cells that a spreadsheet takes for formulas.")
-    ] = False,
+    safe_csv: SafeCsv = False,
     jobs: Annotated[
         int | None, typer.Option(metavar="N", help="Processes that share the files of a folder.  [default: 1]")
     ] = None,
@@ -167,13 +167,24 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
 
 def _predict_lines(run: "Run | SpanRun") -> None:
     """Write a line of JSON for each line of stdin; an empty one is a text without words."""
-    lines = (line.rstrip("\r\n") for line in sys.stdin)
     # On a terminal each line is answered at once.
-    at_once = 1 if sys.stdin.isatty() else LINES
-    while texts := list(islice(lines, at_once)):
+    at_once = 1 if sys.stdin is not None and sys.stdin.isatty() else LINES
+    for texts in _at_once(lines(), at_once):
         for row in _predicted(run, texts):
             sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         sys.stdout.flush()
+
+
+def _at_once(texts: Iterator[str], most: int) -> Iterator[list[str]]:
+    held, size = [], 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if len(held) == most or size > CHARACTERS:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def _predicted(run: Any, texts: list[str]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,9 @@ def report(
         Path | None,
         typer.Option("--card", metavar="FILE", help="Write a model card for the Hub, .md, in place of the page."),
     ] = None,
-    no_rows: Annotated[bool, typer.Option("--no-rows", help="Leave out the excerpts of rows.")] = False,
+    no_rows: Annotated[
+        bool, typer.Option("--no-rows", help="Leave out the excerpts and words of rows, on this page.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a report as one HTML file, from what the folder holds: needs neither the data nor the model.

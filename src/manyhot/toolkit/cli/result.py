@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manyhot.toolkit.cli.terminal import neighbours_say, rows_inside, run_holds, say
+from manyhot.toolkit.cli.terminal import HASHED, neighbours_say, rows_inside, run_holds, say
 from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, titles_of, written
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
     if trained.run.task in TABLES:
         held: Any = trained.run
         say(run_holds(held))
+    elif trained.run.trained_rows is not None:
+        say(HASHED)
     say(f"next: {next_line(trained)}")
 
 

@@ -201,9 +201,14 @@ def neighbours_say(heard: dict[str, float] | None) -> str:
 
 def run_holds(run: "Run") -> str:
     """Say whether the model of a run can be passed on without passing on rows."""
-    if not run.rows_held:
-        return "its model holds no row of the training table"
-    return f"its model holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
+    said = "its model holds no row of the training table"
+    if run.rows_held:
+        said = f"its model holds the features of {run.rows_held:,} training rows; --neighbours off leaves them out"
+    return said if run.trained_rows is None else f"{said}; {HASHED}"
+
+
+# A run on spans says this alone.
+HASHED = "a hash of each row stays in the run, so that evaluate knows it again; --no-rows leaves these out"
 
 
 def print_details(trained: "Trained | TrainedSpans") -> None:

@@ -53,7 +53,7 @@ def run_span_demo(out: str | None, listener: Listener) -> Shown:
     path = Path(out) if out else free_path("demo")
     check_free(path)
     with as_file(files("manyhot.toolkit.demo") / SAMPLE / "sentences.jsonl.gz") as sample:
-        config = Config(data=str(sample), task="spans", model="cnn", split_column="part", epochs=EPOCHS)
+        config = Config(data=str(sample), task="spans", loss="zlpr", model="cnn", split_column="part", epochs=EPOCHS)
         training = read_spans(config)
     config = replace(config, data=SAMPLE)
     test = training.test

@@ -94,11 +94,19 @@ def place_of(out: str) -> Path:
     for part in path.parts:
         if len(os.fsencode(f".{part}.partial")) > LONGEST_NAME:
             raise InputError(f"--out: expected names of at most 246 bytes, got {shown(part)}; choose a shorter one.")
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: expected a folder, got a link to {os.readlink(path)}, which is not there.")
+    for part in (path, *path.parents):
+        if part.is_symlink() and not _is_there(part):
+            raise InputError(f"{part}: expected a folder, got a link to {os.readlink(part)}, which is not there.")
     if path.is_symlink() or not path.name or ".." in path.parts:
         path = path.resolve()
     return path
+
+
+def _is_there(link: Path) -> bool:
+    try:
+        return link.exists()
+    except OSError:  # a link to itself
+        return False
 
 
 def check_free(path: Path) -> None:

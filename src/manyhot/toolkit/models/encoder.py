@@ -90,8 +90,9 @@ class FineTuned:
         """
         inner = {name.removeprefix(NETWORK): a for name, a in arrays.items() if name.startswith(NETWORK)}
         head = tensors({name: arrays[name] for name in ("weight", "bias")})
-        if head["bias"].shape != (labels,) or head["weight"].ndim != 2 or head["weight"].shape[1] != labels:
-            raise ValueError(f"expected weights of {labels} labels; got {tuple(head['weight'].shape)}")
+        for name, tensor in head.items():
+            if tensor.ndim != (1 if name == "bias" else 2) or tensor.shape[-1] != labels:
+                raise ValueError(f"expected {name} of {labels} labels; got an array of shape {tuple(tensor.shape)}")
         network = network_of(config, inner).to(device)
         return cls(network, config, pooling, *(tensor.to(device) for tensor in head.values()))
 

@@ -96,6 +96,8 @@ class Kernel:
         """
         found = cls(*(arrays[f"kernel.{name}"] for name in ("landmarks", "basis", "mean", "gamma")))
         landmarks, columns = found.basis.shape
-        if found.landmarks.shape != (landmarks, numbers) or found.mean.shape != (columns,) or found.gamma.shape != (1,):
-            raise ValueError(f"expected a kernel of {numbers} numbers; got landmarks {found.landmarks.shape}")
+        wanted = {"landmarks": (landmarks, numbers), "mean": (columns,), "gamma": (1,)}
+        for name, shape in wanted.items():
+            if (got := getattr(found, name).shape) != shape:
+                raise ValueError(f"expected kernel.{name} of shape {shape}; got {got}")
         return found

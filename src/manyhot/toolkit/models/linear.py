@@ -90,10 +90,11 @@ class Linear:
         Raises:
             ValueError: arrays of another shape.
         """
-        weight, bias = arrays["weight"], arrays["bias"]
-        if weight.shape != (features, labels) or bias.shape != (labels,):
-            raise ValueError(f"expected weights of shape {(features, labels)}; got {weight.shape}")
-        return cls(*tensors({"weight": weight, "bias": bias}).values())
+        wanted = {"weight": (features, labels), "bias": (labels,)}
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"expected {name} of shape {shape}; got {arrays[name].shape}")
+        return cls(*tensors({name: arrays[name] for name in wanted}).values())
 
 
 @dataclass(frozen=True)

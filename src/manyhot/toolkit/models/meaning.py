@@ -60,4 +60,9 @@ class Meaning:
         Raises:
             ValueError, KeyError: parts that do not fit.
         """
-        return cls(Encoder.from_state(state, arrays, device), arrays["meaning.mean"], arrays["meaning.scale"])
+        encoder = Encoder.from_state(state, arrays, device)
+        shape = encoder.transform([""]).shape[1:]
+        for name in ("meaning.mean", "meaning.scale"):
+            if arrays[name].shape != shape:
+                raise ValueError(f"expected {name} of shape {shape}; got {arrays[name].shape}")
+        return cls(encoder, arrays["meaning.mean"], arrays["meaning.scale"])

@@ -116,13 +116,17 @@ class Mlp:
         Raises:
             ValueError: arrays of another shape.
         """
-        names = ("hidden_weight", "hidden_bias", "weight", "bias")
         hidden = arrays["hidden_bias"].size
-        wanted = [(features, hidden), (hidden,), (hidden, labels), (labels,)]
-        got = [arrays[name].shape for name in names]
-        if got != wanted:
-            raise ValueError(f"expected weights of shapes {wanted}; got {got}")
-        return cls(**tensors({name: arrays[name] for name in names}))
+        wanted = {
+            "hidden_weight": (features, hidden),
+            "hidden_bias": (hidden,),
+            "weight": (hidden, labels),
+            "bias": (labels,),
+        }
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"expected {name} of shape {shape}; got {arrays[name].shape}")
+        return cls(**tensors({name: arrays[name] for name in wanted}))
 
 
 def plan_mlp(

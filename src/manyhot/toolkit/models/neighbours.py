@@ -127,13 +127,21 @@ class Neighbours:
                 data, indices, indptr = (arrays[f"neighbours.{name}.{key}"] for key in ("data", "indices", "indptr"))
                 parts[name] = sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, size))
                 parts[name].check_format(full_check=True)  # a product follows indices unchecked
+                if name != "rows":
+                    parts[name].sum_duplicates()
+                    if parts[name].nnz < len(data):
+                        raise ValueError(f"expected each label of a row once in neighbours.{name}")
             elif name == "rows":
                 parts[name] = arrays["neighbours.rows"]
-        shapes = {part.shape[0] for part in parts.values() if part is not None}
-        if len(shapes) != 1 or parts["targets"] is None or parts["rows"].shape[1] != features:
-            raise ValueError(f"expected training rows of {features} features; got {parts['rows'].shape}")
-        if weights.shape != (len(KS),) or not ((prior > 0) & (prior < 1)).all():
-            raise ValueError(f"expected {len(KS)} weights of neighbours, and frequencies of labels inside (0, 1)")
+        if parts["targets"] is None or parts["rows"].shape[1] != features:
+            raise ValueError(f"expected neighbours.rows of {features} features; got {parts['rows'].shape}")
+        for name, part in parts.items():
+            if part is not None and part.shape[0] != parts["rows"].shape[0]:
+                raise ValueError(f"expected neighbours.{name} of {parts['rows'].shape[0]} rows; got {part.shape[0]}")
+        if parts["known"] is not None and (parts["targets"] > parts["known"]).nnz:
+            raise ValueError("expected labels in neighbours.targets that neighbours.known says are known")
+        if weights.shape != (len(KS),):
+            raise ValueError(f"expected {len(KS)} numbers in neighbours.weights; got {weights.shape}")
         return cls(parts["rows"], parts["targets"], parts["known"], prior, tuple(weights.tolist()))
 
 

@@ -8,6 +8,7 @@ has a number for each pair of labels unless a row has the pair.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import scipy.sparse as sp
 from manyhot.decisions import decide
 from manyhot.labels import label_groups
 from manyhot.toolkit.choose.calibrate import reliability
+from manyhot.toolkit.config import Config
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
@@ -44,6 +46,35 @@ BLOCK_CELLS = 4_000_000
 MOST_PAIRS = 100_000_000
 # C0 and C1 controls but for white space; HTML has no place for them.
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def of_run(
+    config: Config, rows: int, said: list[str], chosen: Any, metrics: dict[str, Any], origin: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a run of any task says of itself: its data, what was chosen, metrics, and how to have it again.
+
+    Nothing that differs between a training and its repetition is in it, such as the time it took.
+
+    Args:
+        config: what was asked for.
+        rows: of training.
+        said: sentences on the rows read.
+        chosen: what training chose.
+        metrics: of each part that was measured.
+        origin: versions, files and the machine.
+    """
+    return {
+        "kind": "run",
+        "data": Path(config.data).name,
+        "task": config.task,
+        "model": config.model.partition(":")[0],
+        "train_rows": rows,
+        "said": said,
+        "chosen": chosen,
+        "metrics": metrics,
+        "config": config.to_toml(),
+        "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
+    }
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ Parts of words are added to the words they stand in, by how many of their charac
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import CountVectorizer
 
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.models.pretrained import Tokens
 from manyhot.toolkit.models.term_blocks import TextBlock, token_pattern
+from manyhot.toolkit.models.term_counts import analyzer
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
 
@@ -277,8 +277,8 @@ def _told_apart(words: Any, block: TextBlock) -> Words:
 
 
 @lru_cache
-def _analyzer(pattern: str) -> Callable[[str], list[str]]:
-    return CountVectorizer(token_pattern=pattern).build_analyzer()
+def _analyzer(pattern: str) -> Callable[[str], Iterable[str]]:
+    return analyzer({"token_pattern": pattern})
 
 
 def guessed(few: int, rows: int) -> str | None:

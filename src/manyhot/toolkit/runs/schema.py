@@ -204,11 +204,14 @@ def check_run(parts: Mapping[str, Any]) -> None:
     check_arrays(arrays, terms, features["missing"])
 
 
+# Cosines, and frequencies that are odds too: float32 rounds beyond 1, and 0 has no logarithm.
+_ROUNDED = 1e-3
+_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 # Arrays by name or by the beginning of it: how many dimensions, None for any, and from where to where values go.
 ARRAYS: dict[str, tuple[int | None, float, float]] = {
     "idf.": (1, 0.0, 1e6),
     "numbers.mean": (1, -LARGEST_NUMBER, LARGEST_NUMBER),
-    "numbers.std": (1, float(np.finfo(np.float32).smallest_subnormal), LARGEST_NUMBER),
+    "numbers.std": (1, _SMALLEST, LARGEST_NUMBER),
     "weight": (2, -LARGEST_WEIGHT, LARGEST_WEIGHT),
     "bias": (1, -LARGEST_WEIGHT, LARGEST_WEIGHT),
     "hidden_weight": (2, -LARGEST_WEIGHT, LARGEST_WEIGHT),
@@ -216,9 +219,19 @@ ARRAYS: dict[str, tuple[int | None, float, float]] = {
     "meaning.": (1, -LARGEST_NUMBER, LARGEST_NUMBER),
     "encoder.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
     "network.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
-    "kernel.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
-    "neighbours.": (None, -LARGEST_NUMBER, LARGEST_NUMBER),
+    "kernel.landmarks": (2, -LARGEST_NUMBER, LARGEST_NUMBER),
+    "kernel.basis": (2, -LARGEST_WEIGHT, LARGEST_WEIGHT),
+    "kernel.mean": (1, -LARGEST_WEIGHT, LARGEST_WEIGHT),
+    "kernel.gamma": (1, _SMALLEST, LARGEST_NUMBER),
+    "neighbours.prior": (1, 1e-13, 1 - 1e-13),
+    "neighbours.weights": (1, -1e6, 1e6),
+    "neighbours.rows": (2, -1 - _ROUNDED, 1 + _ROUNDED),
+    "neighbours.rows.data": (1, -1 - _ROUNDED, 1 + _ROUNDED),
+    "neighbours.targets.data": (1, 0.0, 1.0),
+    "neighbours.known.data": (1, 0.0, 1.0),
 }
+# Where the numbers of a sparse matrix stand.
+PLACES = {f"neighbours.{part}.{key}" for part in ("rows", "targets", "known") for key in ("indices", "indptr")}
 # Hashes of the rows that were trained on.
 ROW_HASHES = "rows.hashes"
 
@@ -243,6 +256,10 @@ def check_arrays(arrays: Mapping[str, np.ndarray], terms: list[list[str]], missi
         where = f"model.safetensors, {name}"
         if name == ROW_HASHES:
             check_hashes(array)
+            continue
+        if name in PLACES:
+            if array.dtype.kind != "i" or array.ndim != 1:
+                raise ValueError(f"{where}: expected whole numbers, got {array.dtype} of shape {array.shape}")
             continue
         begins = name[: name.find(".") + 1]
         about = ARRAYS.get(name) or (ARRAYS.get(begins) if begins else None)

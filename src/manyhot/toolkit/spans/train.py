@@ -13,6 +13,7 @@ from manyhot.toolkit.disk.fits import Fits
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, file_sha256, free_path, provenance, write_folder
 from manyhot.toolkit.models.kinds import read_encoder
 from manyhot.toolkit.models.model import device_of
+from manyhot.toolkit.report.findings import of_run
 from manyhot.toolkit.report.metric_names import percent
 from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.spans.findings import Judged, find
@@ -179,10 +180,7 @@ def findings_of(
     metrics: dict[str, Any],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
-    """Collect what a report says: of the test rows where some were measured, else of the rows that were held out.
-
-    Nothing that differs between a training and its repetition is in it, such as the time it took.
-    """
+    """Collect what a report says: of the test rows where some were measured, else of the rows that were held out."""
     part = "test"
     if measured is None and fitted.held is not None:
         part, measured = part_of(training), measured_held(training, held_sentences(training, fitted.held), fitted.held)
@@ -191,17 +189,9 @@ def findings_of(
         metrics = {"train": measured.metrics}
     judged = Judged(part, measured.sentences, measured.predicted, measured.gold, measured.unknown, measured.triples)
     return {
-        "kind": "run",
-        "data": Path(config.data).name,
-        "task": config.task,
-        "model": config.model.partition(":")[0],
-        "train_rows": training.train.rows,
-        "said": training.said,
-        "chosen": run.info,
+        **of_run(config, training.train.rows, training.said, run.info, metrics, origin),
         "nested": training.nested,
-        "metrics": metrics,
+        "rows_hashed": not config.no_rows,
         "curve": {"losses": fitted.losses, "scores": fitted.scores},
         **find(judged, training, with_rows=not config.no_rows),
-        "config": config.to_toml(),
-        "origin": {key: origin[key] for key in ("inputs", "versions", "python", "platform", "threads", "seed")},
     }

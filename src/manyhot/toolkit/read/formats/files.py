@@ -29,7 +29,6 @@ BLOCK_BYTES = 2**23
 # What a file may begin with that says how it is written; UTF-32 first, as its mark begins with that of UTF-16.
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # Beyond this a row is taken for a mistake: memory has an end, and a quote that is never closed makes one row of a file.
-# A text of so many bytes becomes some 40 times as many while its words and pairs of words are counted.
 MAX_ROW_BYTES = 2**23
 
 
