@@ -4,7 +4,8 @@
 # make docs   the documentation, as pages in build/docs/html
 # Each sets up .venv first when it has to.
 #
-# make frameworks  scikit-learn, XGBoost, LightGBM, transformers, JAX, Keras, ONNX, skorch and Lightning: installs them, 2 GB, and tests
+# make frameworks  XGBoost, LightGBM, transformers, JAX, Keras, ONNX, skorch and Lightning: installs them, 2 GB, and tests;
+#                  LIGHT=1 without TensorFlow and CatBoost
 # make bench-boosting  ZLPR in XGBoost and LightGBM beside logistic models, four sets, 5 minutes; after make frameworks
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
@@ -129,10 +130,11 @@ docs: $(DOCS_STAMP)
 	$(BIN)/python docs/check_links.py build/docs/html
 	@echo "wrote build/docs/html/index.html"
 
-# A venv of its own before .venv, so that torch is not installed again and .venv stays as it is.
-FRAMEWORKS := build/frameworks
+# A venv of its own before .venv, so that torch is not installed again and .venv stays as it is. LIGHT=1 has another one.
+FRAMEWORKS := build/frameworks$(if $(LIGHT),-light)
 FRAMEWORKS_STAMP := $(FRAMEWORKS)/set-up
 LEAVES := boosting jax keras lightning onnx skorch transformers
+HEAVY := $(if $(LIGHT),tensorflow catboost)
 
 $(FRAMEWORKS_STAMP): $(STAMP)
 	test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
@@ -141,16 +143,23 @@ $(FRAMEWORKS_STAMP): $(STAMP)
 	$(BIN)/python -c "import tomllib; \
 	  extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
 	  names = [name for extra in '$(LEAVES) frameworks'.split() for name in extras[extra]]; \
-	  print(*(name for name in names if not name.startswith('manyhot')), sep='\n')" > $(FRAMEWORKS)/requirements.txt
+	  without = ('manyhot', *'$(HEAVY)'.split()); \
+	  print(*(name for name in names if not name.startswith(without)), sep='\n')" > $(FRAMEWORKS)/requirements.txt
 	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -r $(FRAMEWORKS)/requirements.txt
 	@touch $@
 
-# Keras chooses its backend once a process, so its tests run once for each.
+# A file a worker, since each imports frameworks of its own. Keras chooses its backend once a process, so its tests run
+# once for each.
+PAGES := $(LEAVES) accelerate torchmetrics $(if $(LIGHT),,catboost)
+
 frameworks: $(FRAMEWORKS_STAMP)
-	$(FRAMEWORKS)/bin/python -m pytest -n 0 tests/frameworks tests/test_docs.py $(LEAVES:%=src/manyhot/%.py)
+	$(FRAMEWORKS)/bin/python -m pytest -n 2 --dist loadfile tests/frameworks $(LEAVES:%=src/manyhot/%.py) \
+	  $(PAGES:%='tests/test_docs.py::test_examples[%]')
 	KERAS_BACKEND=jax $(FRAMEWORKS)/bin/python -m pytest -n 0 tests/frameworks/test_keras.py
+ifndef LIGHT
 	KERAS_BACKEND=tensorflow $(FRAMEWORKS)/bin/python -m pytest -n 0 tests/frameworks/test_keras.py
 	$(FRAMEWORKS)/bin/python benchmarks/frameworks.py
+endif
 
 bench-boosting: $(FRAMEWORKS_STAMP)
 	$(FRAMEWORKS)/bin/python benchmarks/boosting.py

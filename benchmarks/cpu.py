@@ -10,7 +10,6 @@ peer, the median over rounds of the ratio within a round. Reads /proc, so it run
 import argparse
 import ctypes
 import gc
-import json
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -443,7 +442,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="four cases, fewer rounds; writes nothing without --out")
-    parser.add_argument("--out", type=Path, help="folder for cpu.md and cpu.json (default: benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="folder for cpu.md (default: benchmarks/results)")
     options = parser.parse_args()
     cases, seconds, minutes = (QUICK_CASES, QUICK_SECONDS, 3) if options.quick else (CASES, SECONDS, 20)
     out = options.out or (None if options.quick else ROOT / "benchmarks" / "results")
@@ -465,12 +464,10 @@ def main() -> None:
     print(report)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        record = {"machine": facts, "runs": [asdict(run) for run in runs], "checks": [c._asdict() for c in checks]}
-        for name, text in (("cpu.json", json.dumps(record, indent=1) + "\n"), ("cpu.md", report)):
-            part = out / f"{name}.part"
-            part.write_text(text)
-            part.replace(out / name)  # whole or not at all
-    say("done" if out is None else f"wrote cpu.md and cpu.json to {out}")
+        part = out / "cpu.md.part"
+        part.write_text(report)
+        part.replace(out / "cpu.md")  # whole or not at all
+    say("done" if out is None else f"wrote cpu.md to {out}")
 
 
 if __name__ == "__main__":

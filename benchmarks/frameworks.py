@@ -1,4 +1,6 @@
-"""Run every leaf through the cases of tests/framework_cases.py and write the largest errors: make frameworks.
+"""Run every leaf with a loss through the cases of tests/framework_cases.py and write the largest errors.
+
+    make frameworks      (its last part, 2 minutes)
 
 Keras chooses its backend once a process, so each leaf has a process of its own.
 """

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from manyhot import logsumexp
+from manyhot import batch
 
 # The warning about probabilities looks at the first call of a process: whichever test that is, it is not about it.
 # test_logsumexp.py and test_conformance.py turn it on where it is the subject.
-logsumexp._first_call = False
+batch._first_call = False
 
 # The user's cache is no place for tests; those of it name a place of their own.
 os.environ["MANYHOT_CACHE"] = ""

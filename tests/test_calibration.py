@@ -120,6 +120,34 @@ def test_tensors_shares_and_dtypes() -> None:
     assert from_arrays.probs(logits.astype(np.float16)).dtype == np.float32
 
 
+def test_logits_that_are_all_the_wrong_way_round_keep_their_order() -> None:
+    """Without a least slope for what labels have in common, temperatures are negative and rankings turned round."""
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(500, 3))
+    targets = random.random((500, 3)) < expit(-2 * logits)
+    found = manyhot.fit_calibration(logits, targets)
+    # The common slope is held at .01, that of a label at .01 of it.
+    np.testing.assert_allclose(found.temperature, 1e4)
+    np.testing.assert_array_equal(found.probs(logits).argsort(0), logits.argsort(0))
+    np.testing.assert_allclose(found.probs(logits).mean(0), targets.mean(0), atol=0.01)
+    ids = logits.argmin(1)
+    of_classes = manyhot.fit_calibration(logits, ids)
+    np.testing.assert_allclose(of_classes.temperature, 100)
+    np.testing.assert_array_equal(of_classes.probs(logits).shape, (500, 3))
+
+
+def test_logits_that_are_far_too_large() -> None:
+    """From a slope of 1, where all of them are sure, a whole step of Newton's goes too far."""
+    random = np.random.default_rng(0)
+    logits = 20 * random.normal(size=(600, 3))
+    targets = (random.random((600, 3)) < expit(logits / 40)).astype(float)
+    found = manyhot.fit_calibration(logits, targets)
+    slope, offset = by_scipy(logits, targets)
+    np.testing.assert_allclose(1 / found.temperature, slope, rtol=1e-4)
+    np.testing.assert_allclose(found.offset, offset, atol=1e-4)
+    assert 0.01 < slope.min() < slope.max() < 0.05
+
+
 def test_a_label_that_says_little_keeps_what_all_have_in_common() -> None:
     logits, targets = problem(2000, 4)
     targets[:, 0] = 0

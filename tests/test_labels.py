@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import manyhot
+from manyhot.labels import label_groups
 
 HARD = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
 FORMS = [
@@ -70,7 +71,7 @@ def test_a_prior_stays_inside_0_and_1_and_fits_the_loss() -> None:
 
 def test_label_groups() -> None:
     counts = np.array([0, 1, 8, 9, 34, 35, 10_000])
-    groups = manyhot.label_groups(counts)
+    groups = label_groups(counts)
     assert {name: counts[group].tolist() for name, group in groups.items()} == {
         "rare": [1, 8],
         "medium": [9, 34],

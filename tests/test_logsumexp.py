@@ -16,7 +16,7 @@ from torch import Tensor
 
 import manyhot
 import reference
-from manyhot import logsumexp as module
+from manyhot import batch as module
 
 finite = st.floats(-700, 700, allow_nan=False, width=64)
 rows_of_logits = st.lists(finite, min_size=1, max_size=12)
@@ -161,6 +161,7 @@ def rounding(*values: float) -> float:
     return 8 * np.finfo(np.float64).eps * max(1.0, *map(abs, values))
 
 
+@settings(deadline=None)
 @given(rows_of_logits)
 def test_lse_lies_between_the_maximum_and_the_maximum_plus_log_n(x: list[float]) -> None:
     value, slack = lse(x), rounding(*x)
@@ -169,6 +170,7 @@ def test_lse_lies_between_the_maximum_and_the_maximum_plus_log_n(x: list[float])
     assert value == pytest.approx(reference.exact_lse(x), rel=1e-14, abs=1e-14)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(finite, st.floats(0, 1)), min_size=1, max_size=10))
 def test_lse_is_above_every_mean_plus_its_entropy(pairs: list[tuple[float, float]]) -> None:
     x, weight = [p[0] for p in pairs], [p[1] + 1e-9 for p in pairs]
@@ -176,6 +178,7 @@ def test_lse_is_above_every_mean_plus_its_entropy(pairs: list[tuple[float, float
     assert lse(x) >= sum(a * b for a, b in zip(p, x, strict=True)) - sum(a * math.log(a) for a in p) - rounding(*x) * 4
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(finite, finite), min_size=1, max_size=10), st.floats(0, 1))
 def test_lse_is_convex_and_moves_no_further_than_its_inputs(pairs: list[tuple[float, float]], a: float) -> None:
     x, y = [p[0] for p in pairs], [p[1] for p in pairs]
@@ -185,6 +188,7 @@ def test_lse_is_convex_and_moves_no_further_than_its_inputs(pairs: list[tuple[fl
     assert lse(between) <= a * lse(x) + (1 - a) * lse(y) + 2 * slack
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-300, 300), st.booleans()), min_size=1, max_size=10),
     st.floats(0.1, 5),

@@ -1198,3 +1198,12 @@ def test_the_reference_differs_between_losses(generator: torch.Generator) -> Non
     cases = [case for case in CASES if case.name != "subset"]
     values = [float(case.reference(logits.numpy(), targets.numpy())[0]) for case in cases]
     assert len(np.unique(np.round(values, 6))) == len(cases)
+
+
+def test_a_module_shows_the_options_that_are_not_its_defaults() -> None:
+    assert repr(manyhot.ZLPRLoss()) == "ZLPRLoss()"
+    assert repr(manyhot.ZLPRLoss(scale=2.0, reduction="sum")) == "ZLPRLoss(scale=2.0, reduction='sum')"
+    tensors = manyhot.ZLPRLoss(prior=[0.5, 0.1], threshold=torch.nn.Parameter(torch.zeros(2)), tau=2.0)
+    assert repr(tensors) == "ZLPRLoss(threshold=Parameter(2,), prior=Tensor(2,), tau=2.0)"
+    assert repr(manyhot.FocalLoss(alpha=0.25)) == "FocalLoss(alpha=0.25)"
+    assert repr(manyhot.SubsetLoss(max_labels=torch.tensor([1, 2]))) == "SubsetLoss(max_labels=Tensor(2,))"

@@ -113,13 +113,13 @@ assert "torch" not in sys.modules
 rng = np.random.default_rng(0)
 s, t = rng.normal(size=(9, 21)).astype(np.float32), rng.random((9, 21)) < .3
 types, links = _native.types.index, _native.links.index
-batch = _native.Batch(9, 21, s.ctypes.data, types("float32"), 21, 1.0, 0.0)
-batch.dense(t.ctypes.data, types("bool"), 21)
+batch = _native.Batch(rows=9, labels=21, logits=s.ctypes.data, logits_type=types("float32"), logits_row=21)
+batch.dense(targets=t.ctypes.data, type=types("bool"), row=21)
 saved, loss, one = np.empty((9, _native.saved_numbers)), np.empty(9, np.float32), np.ones(1, np.float32)
-assert batch.forward(1, links("zlpr"), saved.ctypes.data, loss.ctypes.data, 0, 0, 0, 0, 1.0, 0, 0) == 0
+assert batch.forward(threads=1, link=links("zlpr"), saved=saved.ctypes.data, loss=loss.ctypes.data) == 0
 gradient = np.empty_like(s)
-batch.backward(1, links("zlpr"), saved.ctypes.data, one.ctypes.data, 0, 0, 0, 1.0,
-               gradient.ctypes.data, types("float32"))
+batch.backward(threads=1, link=links("zlpr"), saved=saved.ctypes.data, by_loss=one.ctypes.data,
+               gradient=gradient.ctypes.data, gradient_type=types("float32"))
 
 e = np.exp(np.where(t, -1, 1) * s.astype(float))
 neg, pos = (e * ~t).sum(1), (e * t).sum(1)

@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import f1_score
 
 import manyhot
+from manyhot.offset import best_offset, mean_f1, right_offset
 from manyhot.toolkit.choose.cross_fit import Held, choose_tau
 from manyhot.toolkit.choose.thresholds import choose_threshold
 
@@ -43,6 +44,23 @@ def test_right_cardinality_predicts_as_many_labels_as_there_are():
     logits, targets = rows()
     found = manyhot.fit_decision(logits, targets, best="cardinality")
     assert found.decide(logits).sum() == targets.sum()
+
+
+def test_where_no_label_or_all_are_wanted_the_range_decides():
+    logits, _ = rows(20)
+    anything = manyhot.CardinalityRange(0, logits.shape[1])
+    assert right_offset(logits, 0, anything) == right_offset(logits, logits.size, anything) == 0.0
+    at_least_one = manyhot.CardinalityRange(1, logits.shape[1])
+    assert right_offset(logits, len(logits), at_least_one) == 0.0
+    assert right_offset(logits, logits.size - 1, anything) == pytest.approx(-np.sort(logits.ravel())[:2].mean())
+
+
+def test_the_score_it_finds_is_that_of_the_known_cells():
+    logits, targets = rows(seed=1)
+    targets[np.random.default_rng(2).random(targets.shape) < 0.4] = -1
+    score, offset = best_offset(logits, targets, manyhot.CardinalityRange(1, 6))
+    decided = manyhot.decide(logits + np.float32(offset), min_labels=1, max_labels=6)
+    assert score == pytest.approx(mean_f1(decided, targets), abs=1e-12)
 
 
 def test_it_is_what_the_command_takes():

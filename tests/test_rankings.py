@@ -56,6 +56,14 @@ def test_numbers_are_those_of_the_definitions(truth: np.ndarray, scores: np.ndar
     assert got["precision_at_3"] == pytest.approx(everything["precision_at_3"])
 
 
+def test_a_label_that_is_listed_twice_counts_once() -> None:
+    best = torch.tensor([[0, 1, 2], [3, 0, 1]])
+    once, twice = IndexTargets([[0, 2], [3]]), IndexTargets([[0, 2, 0], [3, 3]])
+    propensity = np.linspace(0.2, 0.9, 4)
+    found = manyhot.top_k_metrics(best, twice, ks=(1, 3), propensity=propensity)
+    assert found == manyhot.top_k_metrics(best, once, ks=(1, 3), propensity=propensity)
+
+
 def test_the_best_order_has_a_psp_of_1(truth: np.ndarray) -> None:
     p = manyhot.label_propensity(truth.sum(0), ROWS)
     best = np.argsort(-(truth / p), 1, kind="stable")[:, :MOST]

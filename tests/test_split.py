@@ -123,6 +123,12 @@ def test_a_label_with_too_few_rows_goes_to_the_larger_parts() -> None:
     assert (counts(pairs, parts, 3)[1:].sum(0) == 2).all()
 
 
+def test_a_part_that_is_full_comes_last() -> None:
+    # Each label has one row, of which the larger part always wants more: it gets them until it is full.
+    parts = manyhot.stratified_split(np.eye(10, dtype=int), (0.6, 0.4))
+    assert np.bincount(parts).tolist() == [6, 4]
+
+
 def test_rows_without_labels_fill_up_the_parts() -> None:
     assert np.bincount(manyhot.stratified_split(np.zeros((10, 3)), (0.8, 0.2))).tolist() == [8, 2]
     assert np.bincount(manyhot.stratified_split(np.zeros((9, 0)), (1, 1, 1))).tolist() == [3, 3, 3]

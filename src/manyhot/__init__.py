@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from manyhot.calibration import Calibration, calibration_metrics, fit_calibration, proba
+    from manyhot.calibration import Calibration, fit_calibration, proba
     from manyhot.collation import collate
     from manyhot.decisions import decide, top_k
     from manyhot.entropy_invariant import (
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         CardinalityRange,
         cardinality_range,
         label_counts,
-        label_groups,
         label_prior,
         label_propensity,
     )
@@ -47,12 +46,10 @@ if TYPE_CHECKING:
         BCELoss,
         FocalLoss,
         TverskyLoss,
-        TwoWayLoss,
         asymmetric_loss,
         bce_loss,
         focal_loss,
         tversky_loss,
-        two_way_loss,
     )
     from manyhot.losses.divergence import zlpr_divergence
     from manyhot.losses.margin import (
@@ -74,9 +71,11 @@ if TYPE_CHECKING:
     )
     from manyhot.losses.span import SpanLoss, span_loss
     from manyhot.losses.subset import Subset, SubsetLoss, subset_loss
+    from manyhot.losses.two_way import TwoWayLoss, two_way_loss
     from manyhot.losses.zlpr import PairwiseLoss, SingleLogLoss, ZLPRLoss, pairwise_loss, single_log_loss, zlpr_loss
     from manyhot.matmulexp import log_matmul_exp
     from manyhot.metrics import multiclass_metrics, multilabel_metrics
+    from manyhot.metrics_of_probs import calibration_metrics
     from manyhot.metrics_of_spans import SpanError, span_errors, span_metrics
     from manyhot.metrics_of_triples import triple_metrics
     from manyhot.offset import Decision, fit_decision
@@ -160,7 +159,6 @@ __all__ = [
     "focal_loss",
     "inclusion_probabilities",
     "label_counts",
-    "label_groups",
     "label_prior",
     "label_propensity",
     "linear_bce_loss",
@@ -208,7 +206,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Nothing is imported before it is used, so that `manyhot --help` needs no torch.
 _HOME = {
-    "calibration": ("Calibration", "calibration_metrics", "fit_calibration", "proba"),
+    "calibration": ("Calibration", "fit_calibration", "proba"),
     "collation": ("collate",),
     "decisions": ("decide", "top_k"),
     "offset": ("Decision", "fit_decision"),
@@ -224,9 +222,7 @@ _HOME = {
         "log_entropy_invariant_softmax",
     ),
     "heads.reachable": ("ReachableHead",),
-    "labels": (
-        *("CardinalityRange", "cardinality_range", "label_counts", "label_groups", "label_prior", "label_propensity"),
-    ),
+    "labels": ("CardinalityRange", "cardinality_range", "label_counts", "label_prior", "label_propensity"),
     "linear_loss": (
         "LinearZLPRLoss",
         "linear_bce_loss",
@@ -240,12 +236,10 @@ _HOME = {
         "BCELoss",
         "FocalLoss",
         "TverskyLoss",
-        "TwoWayLoss",
         "asymmetric_loss",
         "bce_loss",
         "focal_loss",
         "tversky_loss",
-        "two_way_loss",
     ),
     "losses.divergence": ("zlpr_divergence",),
     "losses.margin": (
@@ -267,9 +261,11 @@ _HOME = {
     ),
     "losses.span": ("SpanLoss", "span_loss"),
     "losses.subset": ("Subset", "SubsetLoss", "subset_loss"),
+    "losses.two_way": ("TwoWayLoss", "two_way_loss"),
     "losses.zlpr": ("PairwiseLoss", "SingleLogLoss", "ZLPRLoss", "pairwise_loss", "single_log_loss", "zlpr_loss"),
     "matmulexp": ("log_matmul_exp",),
     "metrics": ("multiclass_metrics", "multilabel_metrics"),
+    "metrics_of_probs": ("calibration_metrics",),
     "metrics_of_spans": ("SpanError", "span_errors", "span_metrics"),
     "metrics_of_triples": ("triple_metrics",),
     "span_decisions": ("decide_boundaries", "decide_spans"),

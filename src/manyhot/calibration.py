@@ -1,4 +1,4 @@
-r"""Logits to probabilities, and how far probabilities can be trusted.
+r"""Logits to probabilities.
 
 After training on soft targets the probability stands in the logit, and :func:`proba` reads it off. After training on
 hard targets it does not: with many labels a row the optimum satisfies :math:`\sigma(a s) = p` with an a between 1 and 2
@@ -7,7 +7,6 @@ temperature and one offset are fitted on held-out rows, for all labels and for e
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manyhot.labels import known_of, written_out
+from manyhot.newton import HALVINGS, ITERATIONS, Block, Sums, log_loss_sums, minimised, taken
 from manyhot.targets import array_of, check_finite, tensor_of
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -25,11 +25,8 @@ SLOPE_PRECISION = 3.0
 OFFSET_PRECISION = 1.0
 # A slope of 0 or less would turn a label's ranking round; it stays above this part of the common one.
 LEAST_SLOPE = 0.01
-# Of a pass over a block of labels: about so many numbers are held at once.
+# A pass over a block of labels holds about this many numbers at once.
 _BLOCK = 4_000_000
-_ITERATIONS, _HALVINGS = 100, 30
-_FLAT = 1e-12
-_TINY = 2.0**-52
 
 
 def proba(logits: Array, *, scale: float = 1.0, threshold: float | Any = 0.0) -> Array:
@@ -161,7 +158,7 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
         Platt 1999; temperature scaling, Guo et al. 2017 (arXiv 1706.04599). That labels share what they have in common
         is ours.
     """
-    scores, truth, known = _checked(logits, targets, "logits")
+    scores, truth, known = checked_rows(logits, targets, "logits")
     if not np.isfinite(scores).all():
         row = int((~np.isfinite(scores)).any(1).argmax())
         raise ValueError(f"logits must be finite; got NaN or an infinite one in row {row}.")
@@ -171,203 +168,31 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
         return _fit_classes(scores, truth)
     rows, labels = scores.shape
     step = max(1, _BLOCK // rows)
-    blocks = [_taken((scores, truth, known), slice(first, first + step)) for first in range(0, labels, step)]
+    blocks = [taken((scores, truth, known), slice(first, first + step)) for first in range(0, labels, step)]
 
     def pooled(some: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        sums = [_sums(*block, slope, offset).sum(1) for block in blocks]
+        sums = [log_loss_sums(*block, slope, offset).sum(1) for block in blocks]
         return np.sum(sums, axis=0)[:, None]
 
-    def separate(block: _Block) -> _Sums:
+    def separate(block: Block) -> Sums:
         # Labels that have arrived are left out: most arrive early, and each evaluation goes over all rows.
-        return lambda some, slope, offset: _sums(*(block if some.all() else _taken(block, some)), slope, offset)
+        return lambda some, slope, offset: log_loss_sums(*(block if some.all() else taken(block, some)), slope, offset)
 
-    slope, offset = _newton(pooled, np.ones(1), np.zeros(1), (SLOPE_PRECISION, OFFSET_PRECISION))
+    slope, offset = minimised(pooled, np.ones(1), np.zeros(1), (SLOPE_PRECISION, OFFSET_PRECISION))
     slope = np.maximum(slope, LEAST_SLOPE)
     least = LEAST_SLOPE * slope
     slopes, offsets = [], []
     for block in blocks:
         start = np.repeat(slope, block[0].shape[1]), np.repeat(offset, block[0].shape[1])
-        own, shift = _newton(separate(block), *start, (SLOPE_PRECISION, OFFSET_PRECISION))
+        own, shift = minimised(separate(block), *start, (SLOPE_PRECISION, OFFSET_PRECISION))
         if (turned := own < least).any():
             # Held at the least slope, such a label has its offset left to find.
             own[turned] = least
             held = own[turned], np.repeat(offset, turned.sum())
-            _, shift[turned] = _newton(separate(_taken(block, turned)), *held, (np.inf, OFFSET_PRECISION))
+            _, shift[turned] = minimised(separate(taken(block, turned)), *held, (np.inf, OFFSET_PRECISION))
         slopes.append(own)
         offsets.append(shift)
     return Calibration(1 / np.concatenate(slopes), np.concatenate(offsets))
-
-
-def calibration_metrics(probs: Any, targets: Any, *, bins: int = 15) -> dict[str, Any]:
-    r"""Measure how far probabilities can be trusted: expected calibration error, Brier score and log-loss.
-
-    .. math::
-        \mathrm{ECE} = \sum_b \frac{n_b}{n} \, |\bar t_b - \bar p_b|, \qquad
-        \mathrm{Brier} = \overline{(p - t)^2}, \qquad
-        \mathrm{log\,loss} = -\overline{t \log p + (1-t) \log(1-p)}
-
-    The bins are adaptive: they hold about as many probabilities each, and equal ones are never parted. Brier score and
-    log-loss are proper: no other probabilities than the true ones have a better mean. The ECE is not; of few rows it is
-    above 0 also for the true ones.
-
-    Args:
-        probs: (rows, labels), in [0, 1].
-        targets: (rows, labels), 0/1 or shares, unknown where -1, -100 or NaN; listed or sparse; or (rows,) class ids,
-            -1 and -100 unknown, where each row has one class.
-        bins: >= 1.
-
-    Returns:
-        - `ece`, `brier`, `log_loss`: over all known cells. Of class ids `ece` is that of the most probable class,
-          `brier` the sum over the classes of a row and `log_loss` that of the row's class, means over rows.
-        - `label_ece`, `label_brier`, `label_log_loss`: (labels,), of each label or class by itself; NaN where no target
-          is known.
-
-    Raises:
-        ValueError: shapes that differ, values outside [0, 1], no known target, bins below 1.
-
-    Numerics:
-        In float64; a probability of exactly 0 or 1 is taken as 2^-52 or 1 - 2^-52 in the log-loss, as scikit-learn
-        does.
-
-    Example:
-        >>> import numpy as np, manyhot
-        >>> probs, targets = np.array([[0.9, 0.2], [0.6, 0.1]]), np.array([[1, 0], [0, 0]])
-        >>> measured = manyhot.calibration_metrics(probs, targets, bins=2)
-        >>> round(measured["brier"], 4), round(measured["ece"], 4)
-        (0.105, 0.2)
-
-    References:
-        Adaptive bins: Nguyen and O'Connor 2015; Nixon et al. 2019 (arXiv 1904.01685).
-    """
-    if bins < 1:
-        raise ValueError(f"bins must be 1 or more; got {bins}.")
-    given, truth, known = _checked(probs, targets, "probs")
-    if not ((given >= 0) & (given <= 1)).all():
-        row = int((~((given >= 0) & (given <= 1))).any(1).argmax())
-        raise ValueError(f"probs must lie in [0, 1]; got others in row {row}. Logits go to Calibration.probs first.")
-    if not known.any():
-        raise ValueError("calibration_metrics needs known targets; every target is unknown.")
-    ids = truth if truth.ndim == 1 else None
-    if ids is not None:
-        truth = (ids[:, None] == np.arange(given.shape[1])).astype(np.float64)
-    inside = np.clip(given, _TINY, 1 - _TINY)
-    log_loss = -(truth * np.log(inside) + (1 - truth) * np.log1p(-inside))
-    square = (given - truth) ** 2
-    counts = known.sum(0)
-    with np.errstate(invalid="ignore"):
-        of_labels = {
-            "label_ece": np.array(
-                [_ece(given[k, i], truth[k, i], bins) if k.any() else np.nan for i, k in enumerate(known.T)]
-            ),
-            "label_brier": (square * known).sum(0) / counts,
-            "label_log_loss": (log_loss * known).sum(0) / counts,
-        }
-    if ids is None:
-        overall = {
-            "ece": _ece(given[known], truth[known], bins),
-            "brier": float(square[known].mean()),
-            "log_loss": float(log_loss[known].mean()),
-        }
-    else:
-        best = given.argmax(1)
-        overall = {
-            "ece": _ece(given.max(1), (best == ids).astype(np.float64), bins),
-            "brier": float(square.sum(1).mean()),
-            "log_loss": float(-np.log(inside[np.arange(len(ids)), ids]).mean()),
-        }
-    return overall | of_labels
-
-
-def _ece(probs: np.ndarray, truth: np.ndarray, bins: int) -> float:
-    order = np.argsort(probs, kind="stable")
-    probs, truth = probs[order], truth[order]
-    # Equal probabilities go where the first of them falls.
-    first = np.searchsorted(probs, probs, side="left")
-    place = first * bins // len(probs)
-    gaps = np.bincount(place, truth - probs, minlength=bins)
-    return float(np.abs(gaps).sum() / len(probs))
-
-
-# Scores, truth and which cells are known, (rows, labels) each.
-_Block = tuple[np.ndarray, np.ndarray, np.ndarray]
-# (which labels, their slopes, their offsets) to (6, labels) of sums.
-_Sums = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def _taken(block: _Block, some: np.ndarray | slice) -> _Block:
-    """Copy some labels, so that each array lies together in memory."""
-    scores, truth, known = (np.ascontiguousarray(values[:, some]) for values in block)
-    return scores, truth, known
-
-
-def _sums(
-    scores: np.ndarray, truth: np.ndarray, known: np.ndarray, slope: np.ndarray, offset: np.ndarray
-) -> np.ndarray:
-    """Sum over known rows: (6, labels) of log-loss, its two first and three second derivatives."""
-    z = scores * slope
-    z += offset
-    small = np.exp(-np.abs(z))
-    p = np.where(z >= 0, 1, small) / (1 + small)
-    loss = np.maximum(z, 0) + np.log1p(small) - truth * z
-    r, v = p - truth, p * (1 - p)
-    if not known.all():
-        loss, r, v = loss * known, r * known, v * known
-    moments = [np.einsum("rl,rl->l", x, scores) for x in (r, v)]
-    square = np.einsum("rl,rl,rl->l", v, scores, scores)
-    return np.stack([loss.sum(0), moments[0], r.sum(0), square, moments[1], v.sum(0)])
-
-
-def _newton(
-    sums: _Sums, slope: np.ndarray, offset: np.ndarray, precision: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise sums + precision/2 (distance to the start)^2 of each label; an infinite precision holds the slope."""
-    held = np.isinf(precision[0])
-    tight, loose = (0.0 if held else precision[0]), precision[1]
-    start = slope, offset
-
-    def at(some: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        value = sums(some, slope, offset)
-        far, near = slope - start[0][some], offset - start[1][some]
-        value[0] += (tight * far**2 + loose * near**2) / 2
-        value[1] += tight * far
-        value[2] += loose * near
-        value[3] += tight
-        value[5] += loose
-        return value
-
-    slope, offset = slope.copy(), offset.copy()
-    some = np.ones(len(slope), dtype=bool)
-    now = at(some, slope, offset)
-    for _ in range(_ITERATIONS):
-        value, ga, go, haa, hao, hoo = now
-        # Where all rows are fitted to rounding nothing curves any more.
-        haa, hoo = haa + _FLAT, hoo + _FLAT
-        if held:
-            to_slope, to_offset = np.zeros_like(ga), -go / hoo
-        else:
-            size = np.maximum(haa * hoo - hao**2, _FLAT * haa * hoo)
-            to_slope, to_offset = -(hoo * ga - hao * go) / size, -(haa * go - hao * ga) / size
-        moving = -(ga * to_slope + go * to_offset) > 1e-12 * (1 + value)
-        if not moving.any():
-            break
-        some[some] = moving
-        now, to_slope, to_offset = now[:, moving], to_slope[moving], to_offset[moving]
-        # Halve the step of a label until its sum falls; one that rounding alone keeps from falling has arrived.
-        length, worse, after = np.ones_like(to_slope), np.ones(to_slope.shape, dtype=bool), now
-        for _ in range(_HALVINGS):
-            after = at(some, slope[some] + length * to_slope, offset[some] + length * to_offset)
-            worse = ~(after[0] <= now[0])
-            if not worse.any():
-                break
-            length[worse] /= 2
-        length[worse] = 0
-        slope[some] += length * to_slope
-        offset[some] += length * to_offset
-        now = np.where(worse, now, after)[:, ~worse]
-        some[some] = ~worse
-        if not some.any():
-            break
-    return slope, offset
 
 
 def _fit_classes(scores: np.ndarray, ids: np.ndarray) -> Calibration:
@@ -388,14 +213,14 @@ def _fit_classes(scores: np.ndarray, ids: np.ndarray) -> Calibration:
 
     numbers = start
     value, p = loss_of(numbers)
-    for _ in range(_ITERATIONS):
+    for _ in range(ITERATIONS):
         means = (options * p).sum(2)
         gradient = (means - options[:, each, ids]).sum(1) + precision * (numbers - start)
         hessian = np.einsum("irc,jrc,rc->ij", options, options, p) - means @ means.T
         step = np.linalg.solve(hessian + np.diag(precision), -gradient)
         if -gradient @ step <= 1e-12 * (1 + value):
             break
-        for _ in range(_HALVINGS):
+        for _ in range(HALVINGS):
             after, p_after = loss_of(numbers + step)
             if after <= value:
                 numbers, value, p = numbers + step, after, p_after
@@ -407,7 +232,7 @@ def _fit_classes(scores: np.ndarray, ids: np.ndarray) -> Calibration:
     return Calibration(np.full(classes, 1 / slope), numbers[1] * log_frequency, classes=True)
 
 
-def _checked(values: Any, targets: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def checked_rows(values: Any, targets: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return values and targets in float64 (class ids as integers), and which targets are known."""
     values = np.asarray(array_of(values), dtype=np.float64)
     truth = written_out(targets, values.shape[-1] if values.ndim else 0)

@@ -81,17 +81,18 @@ class CSR:
             dense = dense.copy("C")
         out = np.empty((self.shape[0], dense.shape[1]), dense.dtype)
         native._native.write_product(
-            torch.get_num_threads(),
-            *out.shape,
-            self._starts.ctypes.data,
-            self._indices.ctypes.data,
-            self._indices.itemsize == 8,
-            self._values.ctypes.data,
-            native._TYPES[_TYPES[dense.dtype]],
-            dense.ctypes.data,
-            dense.strides[0] // size,
-            out.ctypes.data,
-            out.shape[1],
+            threads=torch.get_num_threads(),
+            rows=out.shape[0],
+            columns=out.shape[1],
+            starts=self._starts.ctypes.data,
+            indices=self._indices.ctypes.data,
+            has_long_indices=self._indices.itemsize == 8,
+            values=self._values.ctypes.data,
+            type=native._TYPES[_TYPES[dense.dtype]],
+            dense=dense.ctypes.data,
+            dense_row=dense.strides[0] // size,
+            out=out.ctypes.data,
+            out_row=out.shape[1],
         )
         return out
 

@@ -101,8 +101,9 @@ def label_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Group labels by training count: rare 1 to 8, medium 9 to 34, head 35 and more; (labels,) booleans by name.
 
     Example:
-        >>> import numpy as np, manyhot
-        >>> manyhot.label_groups(np.array([0, 3, 20, 50]))["rare"]
+        >>> import numpy as np
+        >>> from manyhot.labels import label_groups
+        >>> label_groups(np.array([0, 3, 20, 50]))["rare"]
         array([False,  True, False, False])
     """
     counts = np.asarray(counts)

@@ -19,10 +19,10 @@ from manyhot.kernels import label_chunks
 from manyhot.kernels.label_chunks import Layer, Update, chunk_size
 from manyhot.linear_layer import checked, lifted
 from manyhot.losses.hyperparameters import LossModule, keep, kept
-from manyhot.losses.reduction import Reduction, reduce, row_weights
 from manyhot.losses.row_wise import Link
 from manyhot.losses.zlpr import PAIRWISE, SINGLE_LOG, ZLPR, kept_prior
 from manyhot.parallel import LabelShard
+from manyhot.reduction import Reduction, reduce, row_weights
 from manyhot.targets import check_finite
 
 
@@ -313,8 +313,9 @@ class LinearZLPRLoss(LossModule):
         return values, labels
 
     def extra_repr(self) -> str:
-        """Say the sizes."""
-        return f"in_features={self.in_features}, num_labels={self.num_labels}, bias={self.bias is not None}"
+        """Show the sizes, and the options that differ from their defaults."""
+        sizes = f"in_features={self.in_features}, num_labels={self.num_labels}, bias={self.bias is not None}"
+        return ", ".join(filter(None, (sizes, super().extra_repr())))
 
 
 def _slice_of(option: Any, own: slice, num_labels: int) -> Any:

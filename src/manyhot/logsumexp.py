@@ -1,37 +1,20 @@
 """The signed log-sum-exp: one sum over the negatives of a row, one over its positives.
 
 Every row-wise k-of-n loss is one line in these two numbers, so target formats, masks, weights, thresholds and devices
-are dealt with here and nowhere else.
+are dealt with below them, in batch.py and kernels/, and nowhere else.
 """
 
 import math
-import sys
-import warnings
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from manyhot.batch import Batch, batch_of, exponents
 from manyhot.kernels import blocked, native
-from manyhot.targets import (
-    IndexTargets,
-    Targets,
-    check_broadcast,
-    check_finite,
-    check_forms,
-    check_listed,
-    check_values,
-    check_weights,
-    known_cells,
-    targets_of,
-    traced,
-    values_readable,
-    watched,
-)
+from manyhot.targets import IndexTargets, traced, watched
 
 Impl = Literal["auto", "eager", "blocked", "native"]
-
-_first_call = True
 
 
 def signed_logsumexp(
@@ -97,51 +80,16 @@ def signed_logsumexp(
     References:
         Su, kexue.fm/archives/7359 and 9064; ZLPR, arXiv 2208.02955; Circle loss, arXiv 2002.10857, equation (1).
     """
-    batch = checked(logits, targets, threshold, scale, margin, mask, label_weight)
+    batch = batch_of(
+        logits,
+        targets,
+        threshold=threshold,
+        scale=scale,
+        margin=margin,
+        mask=mask,
+        label_weight=label_weight,
+    )
     return sums(batch, implementation(batch, impl))
-
-
-class Batch(NamedTuple):
-    """What goes into the two sums, checked: targets dense or listed, numbers of the type that is computed in."""
-
-    logits: Tensor
-    targets: Targets
-    threshold: float | Tensor
-    scale: float
-    margin: float
-    mask: Tensor | None
-    label_weight: Tensor | None
-    dtype: torch.dtype
-
-
-def checked(
-    logits: Tensor,
-    targets: Any,
-    threshold: float | Tensor,
-    scale: float,
-    margin: float,
-    mask: Tensor | None,
-    label_weight: Tensor | None,
-) -> Batch:
-    """Check forms and options, and what values cost little. An implementation checks the targets as it reads them."""
-    targets = targets_of(targets, logits)
-    check_forms(targets, logits, mask)
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale must be positive; got {scale}.")
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be 0 or more: it pushes both sides away from the threshold; got {margin}.")
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    if isinstance(threshold, Tensor):
-        check_broadcast("threshold", threshold, logits)
-        threshold = threshold.to(dtype)
-    check_finite("threshold", threshold)
-    if label_weight is not None:
-        check_broadcast("label_weight", label_weight, logits)
-        label_weight = label_weight.to(dtype)
-        check_weights("label_weight", label_weight)
-    if _first_call and values_readable(logits):
-        _warn_of_probabilities(logits)
-    return Batch(logits, targets, threshold, scale, margin, mask, label_weight, dtype)
 
 
 def implementation(batch: Batch, impl: Impl) -> Impl:
@@ -160,7 +108,7 @@ def implementation(batch: Batch, impl: Impl) -> Impl:
             return "eager"
         if native.MISSING is None:
             return "native"
-        native.warn_missing(level_of_the_caller())
+        native.warn_missing()
         return "blocked"
     if impl == "native" and native.MISSING is not None:
         against.append(native.MISSING)
@@ -197,48 +145,13 @@ def sums(batch: Batch, impl: Impl) -> tuple[Tensor, Tensor]:
     """Compute neg and pos by a chosen implementation."""
     if impl == "native":
         return native.sums(batch)
-    if impl == "eager":
-        batch = dense(batch)
-    elif isinstance(batch.targets, IndexTargets):
-        check_listed(batch.targets, batch.logits.shape[-1])
-    if isinstance(batch.targets, Tensor) and values_readable(batch.logits, batch.targets, batch.mask):
-        check_values(batch.targets, batch.mask)
-    return eager(batch) if impl == "eager" else blocked.sums(batch, lambda block: exponents(dense(block)))
-
-
-def dense(batch: Batch) -> Batch:
-    """Write listed targets out."""
-    if isinstance(batch.targets, IndexTargets):
-        batch = batch._replace(targets=batch.targets.dense(batch.logits.shape[-1]))
-    return batch
+    return eager(batch) if impl == "eager" else blocked.sums(batch)
 
 
 def eager(batch: Batch) -> tuple[Tensor, Tensor]:
     """Compute the formula as it is written: the specification of every other implementation."""
     neg, pos = exponents(batch)
     return logsumexp(neg), logsumexp(pos)
-
-
-def exponents(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Write out what each label has in either sum, -inf where it has nothing; targets must be dense."""
-    logits, targets, threshold, scale, margin, mask, label_weight, dtype = batch
-    assert isinstance(targets, Tensor)
-    s, t = logits.to(dtype), targets.to(dtype)
-    negative, positive = t < 1, t > 0
-    known = known_cells(targets, mask)
-    if known is not None:
-        negative, positive, s = negative & known, positive & known, torch.where(known, s, 0)
-    log_weight = 0.0
-    if label_weight is not None:
-        weighted = label_weight > 0
-        negative, positive = negative & weighted, positive & weighted
-        log_weight = torch.where(weighted, label_weight, 1).log()
-    # The inner `where` keeps log(0) out of the graph: its gradient would be NaN even where the outer one discards it.
-    log_t = torch.where(positive, t, 1).log()
-    log_1_t = torch.log1p(-torch.where(negative, t, 0))
-    neg = scale * (s - threshold + margin) + log_1_t + log_weight
-    pos = -scale * (s - threshold - margin) + log_t + log_weight
-    return torch.where(negative, neg, -math.inf), torch.where(positive, pos, -math.inf)
 
 
 def logsumexp(terms: Tensor) -> Tensor:
@@ -269,27 +182,3 @@ def logsumexp_of_groups(terms: Tensor, group: Tensor, groups: int) -> Tensor:
     value = torch.where(empty, -math.inf, torch.where(empty, 1, total).log() + peak)
     reached = torch.zeros_like(cells).index_add(0, group, infinite.to(cells.dtype)) > 0
     return torch.where(reached & ~value.isnan(), math.inf, value)
-
-
-def _warn_of_probabilities(logits: Tensor) -> None:
-    """Warn, at the first call of a process only, when the logits look like probabilities."""
-    global _first_call
-    if logits.numel() == 0:
-        return
-    _first_call = False
-    low, high = (float(x) for x in logits.detach().aminmax())
-    # A zero-initialised head gives zeros throughout, and is right.
-    if 0 <= low and 0 < high <= 1:
-        warnings.warn(
-            "all logits lie in [0, 1]. manyhot takes raw scores: remove the sigmoid or softmax before the loss, "
-            "and predict a label where its logit is above 0 (manyhot.decide).",
-            stacklevel=level_of_the_caller(),
-        )
-
-
-def level_of_the_caller() -> int:
-    """Count the frames up to the line outside of manyhot that called: where a warning belongs."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "manyhot":
-        frame, level = frame.f_back, level + 1
-    return level

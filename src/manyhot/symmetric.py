@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyhot.kernels import native, subsets
-from manyhot.logsumexp import level_of_the_caller, logsumexp
+from manyhot.logsumexp import logsumexp
 from manyhot.targets import check_forms, name_row, traced, values_readable
 
 Impl = Literal["auto", "eager", "native"]
@@ -235,7 +235,7 @@ def _implementation(rows: Rows, impl: Impl) -> Impl:
     if impl == "native" and against:
         raise ValueError(f'impl="native" cannot compute this: {"; ".join(against)}. Use impl="auto".')
     if against == [native.MISSING]:
-        native.warn_missing(level_of_the_caller())
+        native.warn_missing()
     return "eager" if against else "native"
 
 

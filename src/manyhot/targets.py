@@ -151,21 +151,7 @@ class IndexTargets:
         """
         if values_readable(self.labels):
             check_listed(self, num_labels)
-        ids, rows = self.labels, self.shape.numel()
-        if self.offsets is None:
-            ids = ids.reshape(rows, ids.shape[-1])
-            row = torch.arange(rows, device=self.device).unsqueeze(-1)
-        else:
-            row = torch.repeat_interleave(self.offsets.diff(), output_size=len(ids))
-        # Padding goes to a column of its own, which is cut off.
-        cell = (row * (num_labels + 1) + torch.where(ids < 0, num_labels, ids)).reshape(-1)
-        size = rows * (num_labels + 1)
-        if self.soft is None:
-            written = torch.zeros(size, dtype=torch.bool, device=self.device).scatter_(0, cell, True)
-        else:
-            written = torch.zeros(size, dtype=self.soft.dtype, device=self.device)
-            written = written.scatter_reduce(0, cell, self.soft.reshape(-1), "amax")
-        return written.view(*self.shape, num_labels + 1)[..., :-1]
+        return written(self, num_labels)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -180,6 +166,24 @@ def _is_mask(index: Any) -> bool:
 
 
 Targets = Tensor | IndexTargets
+
+
+def written(targets: IndexTargets, num_labels: int) -> Tensor:
+    """Write listed targets out as they are; :meth:`IndexTargets.dense` checks them first."""
+    ids, soft, device, rows = targets.labels, targets.soft, targets.device, targets.shape.numel()
+    if targets.offsets is None:
+        ids = ids.reshape(rows, ids.shape[-1])
+        row = torch.arange(rows, device=device).unsqueeze(-1)
+    else:
+        row = torch.repeat_interleave(targets.offsets.diff(), output_size=len(ids))
+    # Padding is written to a column of its own, which is cut off at the end.
+    cell = (row * (num_labels + 1) + torch.where(ids < 0, num_labels, ids)).reshape(-1)
+    size = rows * (num_labels + 1)
+    if soft is None:
+        cells = torch.zeros(size, dtype=torch.bool, device=device).scatter_(0, cell, True)
+    else:
+        cells = torch.zeros(size, dtype=soft.dtype, device=device).scatter_reduce(0, cell, soft.reshape(-1), "amax")
+    return cells.view(*targets.shape, num_labels + 1)[..., :-1]
 
 
 def _joined(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -366,10 +370,21 @@ def check_forms(targets: Targets, logits: Tensor, mask: Tensor | None = None) ->
             "Targets are many-hot, one 0/1 per label: class ids become that with torch.nn.functional.one_hot, "
             "lists of label ids go into manyhot.IndexTargets."
         )
-    if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be boolean, True where the label is known; got {mask.dtype}. Use mask.bool().")
-        check_broadcast("mask", mask, logits)
+    check_mask(mask, logits)
+
+
+def check_mask(mask: Tensor | None, logits: Tensor) -> None:
+    """Check that a mask is boolean and fits the logits.
+
+    Raises:
+        TypeError: one that is not boolean.
+        ValueError: one that does not broadcast to the logits.
+    """
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be boolean, True where the label is known; got {mask.dtype}. Use mask.bool().")
+    check_broadcast("mask", mask, logits)
 
 
 def check_broadcast(name: str, value: Tensor, logits: Tensor) -> None:

@@ -5,30 +5,29 @@ leaves the cache. Soft or weighted labels go through the eager formula, a block 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manyhot.batch import Batch, checked, exponents
 from manyhot.kernels.layout import Layout, differentiated, layout, mask_every, refuse_second_derivatives
 from manyhot.targets import IndexTargets, known_cells
 
 # Half a megabyte of float32: it and a copy fit the second-level cache of one core.
 BLOCK = 2**17
 
-# Writes out what each label has in either sum: manyhot.logsumexp.exponents.
-Exponents = Callable[[Any], tuple[Tensor, Tensor]]
 
-
-def sums(batch: Any, exponents: Exponents) -> tuple[Tensor, Tensor]:
-    """Compute neg and pos; a manyhot.logsumexp.Batch goes in."""
+def sums(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Compute neg and pos."""
+    batch = checked(batch)
     if differentiated(batch):
-        return _Sums.apply(batch.logits, batch.threshold, (batch, exponents))  # pyright: ignore
-    return _forward(batch, layout(batch), exponents)
+        return _Sums.apply(batch.logits, batch.threshold, batch)  # pyright: ignore
+    return _forward(batch, layout(batch))
 
 
-def _forward(batch: Any, rows: Layout, exponents: Exponents) -> tuple[Tensor, Tensor]:
+def _forward(batch: Batch, rows: Layout) -> tuple[Tensor, Tensor]:
     neg, pos = (torch.empty(len(rows.logits), dtype=batch.dtype) for _ in range(2))
     for part, block in _blocks(batch, rows):
         shift = block.scale * block.margin
@@ -44,9 +43,7 @@ def _forward(batch: Any, rows: Layout, exponents: Exponents) -> tuple[Tensor, Te
     return neg.reshape(lead), pos.reshape(lead)
 
 
-def _gradient(
-    batch: Any, rows: Layout, exponents: Exponents, neg: Tensor, pos: Tensor, by_neg: Tensor, by_pos: Tensor
-) -> Tensor:
+def _gradient(batch: Batch, rows: Layout, neg: Tensor, pos: Tensor, by_neg: Tensor, by_pos: Tensor) -> Tensor:
     gradient = torch.empty(rows.logits.shape, dtype=batch.dtype)
     for part, block in _blocks(batch, rows):
         out = gradient[part]
@@ -73,7 +70,7 @@ def _gradient(
     return gradient
 
 
-def _blocks(batch: Any, rows: Layout) -> Iterator[tuple[slice, Any]]:
+def _blocks(batch: Batch, rows: Layout) -> Iterator[tuple[slice, Batch]]:
     """Cut a batch into batches of consecutive rows."""
     count, labels = rows.logits.shape
     step = max(1, BLOCK // labels)
@@ -107,7 +104,7 @@ def _listed(rows: Layout, part: slice) -> IndexTargets:
     return IndexTargets(labels[ids], ends - ends[0], soft=None if soft is None else soft[ids])
 
 
-def _hard(block: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+def _hard(block: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """Split 0/1 labels: exponents of the negatives (rows, labels), then row, cell and exponent of each positive.
 
     None where labels are soft or weighted.
@@ -138,7 +135,7 @@ def _hard(block: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     return x, flat // labels, flat, p
 
 
-def _near(block: Any) -> tuple[Tensor, Tensor] | None:
+def _near(block: Batch) -> tuple[Tensor, Tensor] | None:
     """Return e^x and the soft targets where sums need no reference: all known, no exponent or target near the ends."""
     targets = block.targets
     if block.label_weight is not None or block.mask is not None or isinstance(targets, IndexTargets):
@@ -153,7 +150,7 @@ def _near(block: Any) -> tuple[Tensor, Tensor] | None:
     return (x.exp_(), t) if bool(fits) else None
 
 
-def _exponents_of_ones(block: Any) -> Tensor:
+def _exponents_of_ones(block: Batch) -> Tensor:
     """Return scale (s - threshold), a new tensor."""
     x = block.logits.to(block.dtype, copy=True).contiguous()
     if isinstance(block.threshold, Tensor):
@@ -198,10 +195,9 @@ def _slope(terms: Tensor, top: Tensor, factor: Tensor) -> Tensor:
 
 class _Sums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, threshold: Any, job: tuple[Any, Exponents]) -> tuple[Tensor, Tensor]:
-        batch, ctx.exponents = job
+    def forward(ctx: Any, logits: Tensor, threshold: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         rows = layout(batch)
-        neg, pos = _forward(batch, rows, ctx.exponents)
+        neg, pos = _forward(batch, rows)
         ctx.save_for_backward(neg, pos, *rows)
         ctx.shapes = logits.shape, threshold.shape if isinstance(threshold, Tensor) else None, logits.dtype
         # Options without the tensors, which torch keeps and frees.
@@ -213,7 +209,7 @@ class _Sums(torch.autograd.Function):
         refuse_second_derivatives()
         neg, pos, *rows = ctx.saved_tensors
         flat = (x.reshape(-1) for x in (neg, pos, *outer))
-        gradient = _gradient(ctx.options, Layout(*rows), ctx.exponents, *flat)
+        gradient = _gradient(ctx.options, Layout(*rows), *flat)
         shape, threshold_shape, dtype = ctx.shapes
         gradient = gradient.view(shape)
         by_threshold = -gradient.sum_to_size(threshold_shape) if ctx.needs_input_grad[1] else None

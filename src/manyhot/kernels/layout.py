@@ -1,10 +1,11 @@
 """A batch as rows by labels: what every kernel reads."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from manyhot.batch import Batch
 from manyhot.targets import IndexTargets
 
 
@@ -24,9 +25,9 @@ class Layout(NamedTuple):
     label_weight: Tensor | None
 
 
-def layout(batch: Any) -> Layout:
-    """Lay a manyhot.logsumexp.Batch out, by views where that is possible."""
-    logits, targets, threshold, _, _, mask, label_weight, dtype = batch
+def layout(batch: Batch) -> Layout:
+    """Lay a batch out, by views where that is possible."""
+    logits, targets, threshold, _, _, mask, label_weight, dtype, _ = batch
     shape = logits.shape
     dense = labels = offsets = soft = None
     if isinstance(targets, IndexTargets):
@@ -84,7 +85,7 @@ def _grid(tensor: Tensor, shape: torch.Size) -> Tensor:
     return (tensor if last == 1 or tensor.stride(1) == 1 else tensor.contiguous()).expand(rows, labels)
 
 
-def differentiated(batch: Any) -> bool:
+def differentiated(batch: Batch) -> bool:
     """Say whether a gradient of the batch is wanted."""
     threshold = batch.threshold
     wanted = batch.logits.requires_grad or (isinstance(threshold, Tensor) and threshold.requires_grad)

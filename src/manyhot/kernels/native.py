@@ -6,15 +6,17 @@ the time is Python and autograd (benchmarks/autograd_floor.py), so what is done 
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from manyhot.batch import Batch, check_targets, level_of_the_caller
 from manyhot.kernels.layout import Layout, differentiated, layout, mask_every, refuse_second_derivatives
-from manyhot.targets import IndexTargets, check_listed, check_values
+from manyhot.reduction import Reduction, apply, equal_weight, row_weights
+from manyhot.targets import IndexTargets
 
 _native: Any = None
 _TYPES, _LINKS, _SAVED = {}, {}, 0
@@ -30,20 +32,14 @@ else:
     _LINKS = {name: code for code, name in enumerate(_native.links)}
     _SAVED = _native.saved_numbers
 
-# Labels of a row that stays in a core's cache; a longer one is read again from memory either way, so backward does
-# that.
+# A row of so many labels stays in a core's cache. A longer one is read from memory twice either way, so its gradient is
+# left to backward.
 CACHED = 2**16
-
-# What is done with the losses of rows: their weights by (loss, known rows), and the result by (weights, loss).
-Weigh = Callable[[Tensor, Tensor | None], Tensor | float]
-Reduce = Callable[[Tensor | float, Tensor], Tensor]
-# A batch, the link, the weight of rows that all count alike, and these two.
-Job = tuple[Any, int, float | None, Weigh, Reduce]
 
 _warned = False
 
 
-def warn_missing(stacklevel: int) -> None:
+def warn_missing() -> None:
     """Say once that a slower implementation runs, and how to change that."""
     global _warned
     if not _warned:
@@ -51,30 +47,38 @@ def warn_missing(stacklevel: int) -> None:
         warnings.warn(
             f"{MISSING}. Losses on the CPU are slower without it. With a C++ compiler at hand it is built by: "
             "pip install --force-reinstall --no-deps --no-binary manyhot manyhot",
-            stacklevel=stacklevel + 1,
+            stacklevel=level_of_the_caller(),
         )
 
 
-def sums(batch: Any) -> tuple[Tensor, Tensor]:
-    """Compute neg and pos; a manyhot.logsumexp.Batch goes in."""
+class Job(NamedTuple):
+    """A loss to compute: one argument of the Function for all that has no gradient, since torch looks at each."""
+
+    batch: Batch
+    link: int
+    sample_weight: Tensor | None
+    reduction: Reduction
+
+
+def sums(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Compute neg and pos."""
     if differentiated(batch):
         return _Sums.apply(batch.logits, batch.threshold, batch)  # pyright: ignore
-    return _forward_sums(batch, _layout(batch), None)
+    return _write_sums(batch, _layout(batch))
 
 
-def loss(batch: Any, link: str, equal: float | None, weigh: Weigh, reduce: Reduce) -> Tensor:
-    """Compute a loss of each row, and reduce: `equal` is the weight of rows that all count alike."""
-    # One argument for all that has no gradient: torch looks at each.
-    job = (batch, _LINKS[link], equal, weigh, reduce)
+def loss(batch: Batch, link: str, sample_weight: Tensor | None, reduction: Reduction) -> Tensor:
+    """Compute a loss of each row, the line `link` in its sums, and reduce; no gradient by sample_weight."""
+    job = Job(batch, _LINKS[link], sample_weight, reduction)
     if differentiated(batch):
         return _Loss.apply(batch.logits, batch.threshold, job)  # pyright: ignore
-    return _forward_loss(_layout(batch), job)[0]
+    return _write_loss(job, _layout(batch)).value
 
 
 # --- a batch as the kernel takes it: addresses and strides ------------------------------------------------------------
 
 
-def _layout(batch: Any) -> Layout:
+def _layout(batch: Batch) -> Layout:
     """Lay a batch out, with the logarithm of the label weights."""
     return layout(batch if batch.label_weight is None else batch._replace(label_weight=batch.label_weight.log()))
 
@@ -82,16 +86,27 @@ def _layout(batch: Any) -> Layout:
 def _call(rows: Sequence[Any], scale: float, margin: float) -> Any:
     """Tell the kernel where the tensors of a layout are, in forward fresh and in backward as torch has kept them."""
     logits, targets, ids, offsets, soft, mask, threshold, log_weight = rows
-    call = _native.Batch(*logits.shape, logits.data_ptr(), _TYPES[logits.dtype], logits.stride(0), scale, margin)
+    count, labels = logits.shape
+    call = _native.Batch(
+        rows=count,
+        labels=labels,
+        logits=logits.data_ptr(),
+        logits_type=_TYPES[logits.dtype],
+        logits_row=logits.stride(0),
+        scale=scale,
+        margin=margin,
+    )
     if targets is not None:
-        call.dense(targets.data_ptr(), _TYPES[targets.dtype], targets.stride(0))
+        call.dense(targets=targets.data_ptr(), type=_TYPES[targets.dtype], row=targets.stride(0))
     else:
-        call.listed(ids.data_ptr(), _address(offsets), ids.shape[-1], _address(soft))
+        call.listed(ids=ids.data_ptr(), offsets=_address(offsets), width=ids.shape[-1], soft=_address(soft))
     if mask is not None:
-        call.mask(mask.data_ptr(), mask.stride(0), mask.stride(1), mask_every(len(logits), mask))
-    for tell, grid in ((call.threshold, threshold), (call.log_weight, log_weight)):
-        if grid is not None:
-            tell(grid.data_ptr(), grid.stride(0), grid.stride(1))
+        every = mask_every(count, mask)
+        call.mask(data=mask.data_ptr(), row=mask.stride(0), label=mask.stride(1), every=every)
+    if threshold is not None:
+        call.threshold(data=threshold.data_ptr(), row=threshold.stride(0), label=threshold.stride(1))
+    if log_weight is not None:
+        call.log_weight(data=log_weight.data_ptr(), row=log_weight.stride(0), label=log_weight.stride(1))
     return call
 
 
@@ -99,34 +114,40 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def _refuse_wrong(batch: Batch) -> None:
+    """Name the wrong target and its place: the kernel stops at one and says neither."""
+    check_targets(batch)
+    raise ValueError("targets must lie in [0, 1].")
+
+
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
-def _forward(batch: Any, rows: Sequence[Any], *out: Any) -> int:
-    """Run the kernel; return how many rows have no known label."""
-    unknown = _call(rows, batch.scale, batch.margin).forward(torch.get_num_threads(), *out)
-    if unknown < 0:
-        # The kernel has seen a wrong value in passing; what and where is said by those who look at nothing else.
-        if isinstance(batch.targets, IndexTargets):
-            check_listed(batch.targets, batch.logits.shape[-1])
-        else:
-            check_values(batch.targets, batch.mask)
-        raise ValueError("targets must lie in [0, 1].")
-    return unknown
+class Written(NamedTuple):
+    """What forward returns: the loss, the weights of rows, and what backward needs of them.
+
+    `saved` is None where the gradient has been written.
+    """
+
+    value: Tensor
+    weights: Tensor | float
+    saved: Tensor | None
 
 
-def _forward_sums(batch: Any, rows: Sequence[Any], saved: Tensor | None) -> tuple[Tensor, Tensor]:
+def _write_sums(batch: Batch, rows: Layout, saved: Tensor | None = None) -> tuple[Tensor, Tensor]:
     lead = batch.logits.shape[:-1]
     neg, pos = torch.empty(lead, dtype=batch.dtype), torch.empty(lead, dtype=batch.dtype)
-    _forward(batch, rows, 0, _address(saved), 0, neg.data_ptr(), pos.data_ptr(), 0, 0, 1.0, 0, 0)
+    call = _call(rows, batch.scale, batch.margin)
+    unknown = call.forward(
+        threads=torch.get_num_threads(), saved=_address(saved), neg=neg.data_ptr(), pos=pos.data_ptr()
+    )
+    if unknown < 0:
+        _refuse_wrong(batch)
     return neg, pos
 
 
-def _forward_loss(
-    rows: Layout, job: Job, gradient: Tensor | None = None
-) -> tuple[Tensor, Tensor | float, Tensor | None]:
-    """Return the result, the weights of rows, and what backward needs: None where the gradient has been written."""
-    batch, link, equal, weigh, reduce = job
+def _write_loss(job: Job, rows: Layout, gradient: Tensor | None = None) -> Written:
+    batch, link, sample_weight, reduction = job
     lead = batch.logits.shape[:-1]
     count = lead.numel()
     # In one piece, since on a small batch an allocation takes as long as a hundred labels: what backward needs of each
@@ -135,18 +156,30 @@ def _forward_loss(
     address = saved.data_ptr()
     known = None if _all_known(batch) else torch.empty(lead, dtype=torch.bool)
     # The kernel adds the losses up; that counts where all rows have one weight, and turn out to have a known label.
+    alike = sample_weight is None and reduction != "none"
+    equal = equal_weight(count, reduction) if alike else 1.0
     total = torch.empty((), dtype=batch.dtype)
-    ends = (total.data_ptr(), equal or 1.0, _address(gradient), 0 if gradient is None else _TYPES[gradient.dtype])
-    out = (link, address, address + 8 * _SAVED * count, 0, 0, _address(known), *ends)
-    unknown = _forward(batch, rows, *out)
-    if equal is not None and not unknown:
-        return total, equal, saved if gradient is None else None
+    unknown = _call(rows, batch.scale, batch.margin).forward(
+        threads=torch.get_num_threads(),
+        link=link,
+        saved=address,
+        loss=address + 8 * _SAVED * count,
+        known=_address(known),
+        total=total.data_ptr(),
+        factor=equal,
+        gradient=_address(gradient),
+        gradient_type=0 if gradient is None else _TYPES[gradient.dtype],
+    )
+    if unknown < 0:
+        _refuse_wrong(batch)
+    if alike and not unknown:
+        return Written(total, equal, saved if gradient is None else None)
     loss = saved[_SAVED * count :].view(batch.dtype)[:count].clone().view(lead)
-    weights = weigh(loss, known if unknown else None)
-    return reduce(weights, loss), weights, saved
+    weights = row_weights(loss, known if unknown else None, sample_weight, reduction)
+    return Written(apply(weights, loss, reduction), weights, saved)
 
 
-def _all_known(batch: Any) -> bool:
+def _all_known(batch: Batch) -> bool:
     """Say whether no cell can be unknown, so that nobody needs to look which rows are."""
     targets = batch.targets
     return batch.mask is None and (
@@ -157,19 +190,23 @@ def _all_known(batch: Any) -> bool:
 # --- backward --------------------------------------------------------------------------------------------------------
 
 
-def _gradients(ctx: Any, rows: Sequence[Any], link: int, *given: Any) -> tuple[Tensor, Tensor | None]:
+def _gradients(ctx: Any, rows: Sequence[Any], **given: Any) -> tuple[Tensor, Tensor | None]:
     """Return the gradients by the logits and, where asked for, by the threshold."""
     by_threshold = ctx.needs_input_grad[1]
     # Half types are rounded after the threshold's sum over rows.
     gradient = torch.empty(ctx.shape, dtype=ctx.dtype if by_threshold else ctx.logits_dtype)
-    call = _call(rows, ctx.scale, ctx.margin)
-    call.backward(torch.get_num_threads(), link, *given, gradient.data_ptr(), _TYPES[gradient.dtype])
+    _call(rows, ctx.scale, ctx.margin).backward(
+        threads=torch.get_num_threads(),
+        gradient=gradient.data_ptr(),
+        gradient_type=_TYPES[gradient.dtype],
+        **given,
+    )
     if not by_threshold:
         return gradient, None
     return gradient.to(ctx.logits_dtype), -gradient.sum_to_size(ctx.threshold_shape)
 
 
-def _keep(ctx: Any, batch: Any, *rows: Tensor | None) -> None:
+def _keep(ctx: Any, batch: Batch, *rows: Tensor | None) -> None:
     ctx.save_for_backward(*rows)
     ctx.shape, ctx.logits_dtype, ctx.dtype = batch.logits.shape, batch.logits.dtype, batch.dtype
     ctx.scale, ctx.margin = batch.scale, batch.margin
@@ -179,39 +216,39 @@ def _keep(ctx: Any, batch: Any, *rows: Tensor | None) -> None:
 
 class _Sums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, threshold: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, threshold: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         rows = _layout(batch)
         saved = torch.empty(_SAVED * logits.shape[:-1].numel(), dtype=torch.float64)
         _keep(ctx, batch, saved, *rows)
         ctx.set_materialize_grads(False)
-        return _forward_sums(batch, rows, saved)
+        return _write_sums(batch, rows, saved)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor | None) -> tuple[Any, ...]:
         refuse_second_derivatives()
         saved, *rows = ctx.saved_tensors
         neg, pos = (None if x is None else x.contiguous() for x in outer)
-        return *_gradients(ctx, rows, 0, saved.data_ptr(), 0, _address(neg), _address(pos), 0, 1.0), None
+        return *_gradients(ctx, rows, saved=saved.data_ptr(), by_neg=_address(neg), by_pos=_address(pos)), None
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, threshold: Any, job: Job) -> Tensor:
-        batch, ctx.link, equal, *_ = job
-        rows = _layout(batch)
+        batch, rows = job.batch, _layout(job.batch)
         gradient = None
         # Not of half types: scaled by what comes from outside before it is rounded, their gradient keeps its digits.
         exact = logits.dtype == batch.dtype and not ctx.needs_input_grad[1]
-        if equal is not None and exact and logits.shape[-1] <= CACHED:
+        alike = job.sample_weight is None and job.reduction != "none"
+        if alike and exact and logits.shape[-1] <= CACHED:
             gradient = torch.empty(logits.shape, dtype=logits.dtype)
-        result, weights, saved = _forward_loss(rows, job, gradient)
+        value, weights, saved = _write_loss(job, rows, gradient)
         if saved is None:
             ctx.save_for_backward(gradient)
-            return result
+            return value
         several = isinstance(weights, Tensor)
         _keep(ctx, batch, saved, weights if several else None, *rows)
-        ctx.factor = 1.0 if several else weights
-        return result
+        ctx.link, ctx.factor = job.link, 1.0 if several else weights
+        return value
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:  # pyright: ignore
@@ -220,7 +257,14 @@ class _Loss(torch.autograd.Function):
         if not more:
             return (saved if outer.item() == 1 else saved * outer), None, None
         weights, *rows = more
-        outer = outer.contiguous() if weights is None else (outer * weights).contiguous()
-        stride = 0 if outer.ndim == 0 and weights is None else 1
-        given = (saved.data_ptr(), outer.data_ptr(), 0, 0, stride, ctx.factor)
-        return *_gradients(ctx, rows, ctx.link, *given), None
+        by_loss = (outer if weights is None else outer * weights).contiguous()
+        given = _gradients(
+            ctx,
+            rows,
+            link=ctx.link,
+            saved=saved.data_ptr(),
+            by_loss=by_loss.data_ptr(),
+            by_loss_row=0 if by_loss.ndim == 0 else 1,
+            factor=ctx.factor,
+        )
+        return *given, None

@@ -45,20 +45,28 @@ def _write(rows: Any, *, value: bool = False, gradient: bool = False) -> tuple[A
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     if point is not None and point.stride(-1) != 1:
         point = point.contiguous()
+    smallest, largest = smallest.contiguous(), largest.contiguous()
     values = torch.empty(len(logits), dtype=torch.float64) if value else None
     slopes = torch.empty(logits.shape, dtype=logits.dtype) if gradient else None
+    given: dict[str, int] = {}
+    if point is not None:
+        given |= {"point": point.data_ptr(), "point_row": point.stride(0)}
+    if known is not None:
+        given |= {"known": known.data_ptr(), "known_row": known.stride(0), "known_label": known.stride(1)}
+    if values is not None:
+        given["value"] = values.data_ptr()
+    if slopes is not None:
+        given["gradient"] = slopes.data_ptr()
     native._native.write_sets(
-        torch.get_num_threads(),
-        *logits.shape,
-        logits.data_ptr(),
-        native._TYPES[logits.dtype],
-        logits.stride(0),
-        *((0, 0) if point is None else (point.data_ptr(), point.stride(0))),
-        *((0, 0, 0) if known is None else (known.data_ptr(), known.stride(0), known.stride(1))),
-        (smallest := smallest.contiguous()).data_ptr(),
-        (largest := largest.contiguous()).data_ptr(),
-        0 if values is None else values.data_ptr(),
-        0 if slopes is None else slopes.data_ptr(),
+        threads=torch.get_num_threads(),
+        rows=logits.shape[0],
+        labels=logits.shape[1],
+        logits=logits.data_ptr(),
+        type=native._TYPES[logits.dtype],
+        logits_row=logits.stride(0),
+        smallest=smallest.data_ptr(),
+        largest=largest.data_ptr(),
+        **given,
     )
     return None if values is None else values.to(logits.dtype), slopes
 

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from manyhot.logsumexp import checked, logsumexp
-from manyhot.losses.reduction import Reduction, reduce
+from manyhot.batch import options_of
+from manyhot.logsumexp import logsumexp
+from manyhot.reduction import Reduction, reduce
+from manyhot.targets import check_logits, check_mask
 
 
 def zlpr_divergence(
@@ -72,13 +74,16 @@ def zlpr_divergence(
         if not isinstance(x, Tensor) or not x.is_floating_point():
             came = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"{name} must be a floating-point tensor, the raw scores of a model; got {came}.")
+    check_logits(logits)
     if target_logits.shape != logits.shape:
         raise ValueError(
             f"target_logits must have the shape of logits, {tuple(logits.shape)}; got {tuple(target_logits.shape)}."
         )
-    batch = checked(logits, target_logits, threshold, scale, margin, mask, label_weight)
-    threshold, label_weight = batch.threshold, batch.label_weight
-    dtype = torch.float64 if target_logits.dtype == torch.float64 else batch.dtype
+    check_mask(mask, logits)
+    threshold, label_weight, dtype = options_of(
+        logits, threshold=threshold, scale=scale, margin=margin, label_weight=label_weight
+    )
+    dtype = torch.float64 if target_logits.dtype == torch.float64 else dtype
     s, u = logits.to(dtype), target_logits.to(dtype)
     known = None if mask is None else mask.expand(logits.shape)
     counts, log_weight = known, 0.0

@@ -1,5 +1,6 @@
 """How a loss module keeps the options of its function."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +29,18 @@ class LossModule(nn.Module):
         finally:
             self._buffers = {name: value if value is None else _moved(value, fn) for name, value in options.items()}
         return self
+
+    def extra_repr(self) -> str:
+        """Show the options that differ from their defaults: `ZLPRLoss(scale=2.0)`; of a tensor its shape."""
+        defaults = inspect.signature(type(self).__init__).parameters
+        shown = []
+        for name, attribute in vars(self)["options"].items():
+            value = getattr(self, attribute)
+            if isinstance(value, Tensor):
+                shown.append(f"{name}={type(value).__name__}{tuple(value.shape)}")
+            elif name in defaults and value != defaults[name].default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
 
 
 def _moved(option: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manyhot.logsumexp import Batch, checked, dense
-from manyhot.losses.reduction import rows_of
-from manyhot.targets import check_values, check_weights, known_cells, values_readable
+from manyhot.batch import batch_of, dense
+from manyhot.reduction import rows_of
+from manyhot.targets import check_weights, known_cells, values_readable
 
 Term = Callable[[Tensor], Tensor]
 
@@ -27,18 +27,9 @@ class Cells(NamedTuple):
         return (terms if self.weight is None else terms * self.weight).sum(-1)
 
 
-def checked_dense(logits: Tensor, targets: Any, mask: Tensor | None, label_weight: Tensor | None) -> Batch:
-    """Check a batch, values included where they cost nothing, and write its targets out."""
-    batch = dense(checked(logits, targets, 0.0, 1.0, 0.0, mask, label_weight))
-    assert isinstance(batch.targets, Tensor)
-    if values_readable(logits, batch.targets, mask):
-        check_values(batch.targets, mask)
-    return batch
-
-
 def cells(logits: Tensor, targets: Any, mask: Tensor | None, label_weight: Tensor | None) -> Cells:
     """Check a batch with targets of any format, and take unknown cells and those of weight 0 out of it."""
-    batch = checked_dense(logits, targets, mask, label_weight)
+    batch = dense(batch_of(logits, targets, mask=mask, label_weight=label_weight))
     assert isinstance(batch.targets, Tensor)
     s, t, weight = logits.to(batch.dtype), batch.targets.to(batch.dtype), batch.label_weight
     counts = known_cells(batch.targets, mask)
@@ -64,8 +55,8 @@ def two_sided(
     """Compute t positive(s) + (1 - t) negative(s) of each cell, also where one of the two is infinite."""
     s, t = batch.logits, batch.targets
     pos_share, neg_share = pos_weight * t, neg_weight * (1 - t)
-    # Care for what is infinite is several passes over random masks, and one sum says that nothing is. A sum that
-    # overflows only asks for the care.
+    # Infinite logits cost several passes over masks, and one sum tells that there are none. A sum that overflows costs
+    # those passes and changes nothing.
     if values_readable(s) and math.isfinite(s.detach().sum().item()):
         return pos_share * positive(s) + neg_share * negative(s)
     return _share(pos_share, _to_the_ends(positive, s)) + _share(neg_share, _to_the_ends(negative, s))

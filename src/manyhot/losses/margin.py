@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from manyhot.losses.hyperparameters import LossModule, PriorLogits, keep, kept
 from manyhot.losses.one_class import cross_entropy, one_class
-from manyhot.losses.reduction import Reduction, reduce
+from manyhot.reduction import Reduction, reduce
 from manyhot.targets import check_finite, check_weights, values_readable
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from manyhot.logsumexp import logsumexp, logsumexp_of_groups
 from manyhot.losses.hyperparameters import LossModule, keep, kept
-from manyhot.losses.reduction import Reduction, reduce
 from manyhot.matmulexp import log_matmul_exp
 from manyhot.parallel import all_logsumexp
+from manyhot.reduction import Reduction, reduce
 from manyhot.targets import check_logits, known_cells, name_row, values_readable
 
 Form = Literal["pairwise", "first_order", "mean_centred"]
@@ -226,8 +226,8 @@ def _logsumexp_of_others(s: Tensor) -> Tensor:
     is_top = torch.arange(s.shape[-1], device=s.device) == place
     usual = top.isfinite()
     exp = (torch.where(usual, s, 0) - torch.where(usual, top, 0)).exp()
-    # Without any but the largest, what is left is at least what is taken away: no digits cancel. Of +inf and NaN only
-    # the largest itself is not infinite or NaN, and what is left beside it is added up anew.
+    # Beside any logit but the largest, the rest is at least as large as what is subtracted: no digits cancel. Beside
+    # the largest it is added up anew; in a row with +inf or NaN, the largest alone may have a finite rest.
     rest = torch.where(is_top, 1, exp.sum(-1, keepdim=True) - exp).log()
     return torch.where(is_top, logsumexp(torch.where(is_top, -torch.inf, s)).unsqueeze(-1), rest + top)
 

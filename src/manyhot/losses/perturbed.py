@@ -15,7 +15,7 @@ from torch import Tensor
 from manyhot.largest import BLOCK, DENSITIES, log_prob_of, log_probs
 from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.one_class import one_class
-from manyhot.losses.reduction import Reduction, reduce
+from manyhot.reduction import Reduction, reduce
 
 Noise = Literal["gumbel", "normal", "logistic", "laplace", "exponential", "uniform"]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.label_wise import Cells, axis_weights, cells, probability, two_sided
 from manyhot.losses.one_class import one_class
-from manyhot.losses.reduction import Reduction, reduce
 from manyhot.parallel import all_sum, any_of
+from manyhot.reduction import Reduction, reduce
 
 Average = Literal["micro", "macro", "samples"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from manyhot.logsumexp import Impl, logsumexp, logsumexp_of_groups
 from manyhot.losses.hyperparameters import LossModule, keep, kept
-from manyhot.losses.reduction import Reduction, reduce
 from manyhot.losses.zlpr import ZLPR, zlpr_loss
+from manyhot.reduction import Reduction, reduce
 from manyhot.span_scores import SpanScores, sizes
 from manyhot.spans import SpanTargets, check_lengths, span_mask
 from manyhot.targets import check_finite, check_weights, values_readable

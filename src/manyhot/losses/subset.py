@@ -18,7 +18,7 @@ from torch.distributions import Distribution, constraints, register_kl
 from manyhot import symmetric
 from manyhot.decisions import top_k
 from manyhot.losses.hyperparameters import LossModule, keep, kept
-from manyhot.losses.reduction import Reduction, reduce
+from manyhot.reduction import Reduction, reduce
 from manyhot.symmetric import Impl, Size, log_partition, partition_gradient
 from manyhot.targets import (
     IndexTargets,
@@ -67,8 +67,7 @@ def subset_loss(
         threshold: subtracted from the logits; a number or a tensor that broadcasts to them. With min_labels =
             max_labels it cancels if it is the same for all labels of a row.
         mask: boolean, broadcastable to logits, True where the label is known. Unknown labels are left out of the row:
-            the
-            range is then that of its known labels.
+            the range is then that of its known labels.
         sample_weight: >= 0, one a row.
         reduction: `"mean"` over rows with a known label, `"sum"`, or `"none"` for one loss a row.
         impl: `"auto"`, `"eager"` or `"native"`, see :func:`manyhot.log_elementary_symmetric`.

@@ -16,20 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manyhot.batch import Batch, batch_of, dense
 from manyhot.logsumexp import Impl, logsumexp
 from manyhot.losses.hyperparameters import LossModule, PriorLogits, keep, kept
-from manyhot.losses.reduction import Reduction
 from manyhot.losses.row_wise import Link, row_loss
+from manyhot.reduction import Reduction
 from manyhot.targets import (
-    IndexTargets,
     Smoothing,
     check_broadcast,
     check_finite,
-    check_forms,
     check_smoothing,
-    check_values,
     smooth_labels,
-    targets_of,
     values_readable,
 )
 
@@ -139,10 +136,7 @@ def zlpr_loss(
     check_finite("tau", tau)
     if prior is not None:
         threshold = threshold - tau * prior_logits(prior, logits) / (2 * scale)
-    if label_smoothing:
-        targets = _smoothed(logits, targets, label_smoothing, smoothing, mask)
-    return row_loss(
-        ZLPR,
+    batch = batch_of(
         logits,
         targets,
         threshold=threshold,
@@ -150,10 +144,10 @@ def zlpr_loss(
         margin=margin,
         mask=mask,
         label_weight=label_weight,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        impl=impl,
     )
+    if label_smoothing:
+        batch = _smoothed(batch, label_smoothing, smoothing)
+    return row_loss(ZLPR, batch, sample_weight=sample_weight, reduction=reduction, impl=impl)
 
 
 class ZLPRLoss(LossModule):
@@ -258,18 +252,8 @@ def pairwise_loss(
     References:
         Su, kexue.fm/archives/7359 equations (8) and (9); Circle loss, arXiv 2002.10857, equation (1).
     """
-    return row_loss(
-        PAIRWISE,
-        logits,
-        targets,
-        scale=scale,
-        margin=margin,
-        mask=mask,
-        label_weight=label_weight,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        impl=impl,
-    )
+    batch = batch_of(logits, targets, scale=scale, margin=margin, mask=mask, label_weight=label_weight)
+    return row_loss(PAIRWISE, batch, sample_weight=sample_weight, reduction=reduction, impl=impl)
 
 
 class PairwiseLoss(LossModule):
@@ -356,8 +340,7 @@ def single_log_loss(
     References:
         A reader's comment under Su, kexue.fm/archives/7359.
     """
-    return row_loss(
-        SINGLE_LOG,
+    batch = batch_of(
         logits,
         targets,
         threshold=threshold,
@@ -365,10 +348,8 @@ def single_log_loss(
         margin=margin,
         mask=mask,
         label_weight=label_weight,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        impl=impl,
     )
+    return row_loss(SINGLE_LOG, batch, sample_weight=sample_weight, reduction=reduction, impl=impl)
 
 
 class SingleLogLoss(LossModule):
@@ -408,16 +389,14 @@ class SingleLogLoss(LossModule):
         return single_log_loss(logits, targets, mask=mask, sample_weight=sample_weight, **kept(self))
 
 
-def _smoothed(logits: Tensor, targets: Any, epsilon: float, smoothing: Smoothing, mask: Tensor | None) -> Tensor:
-    """Smooth targets of any format; no target stays 0, so listed ones are written out."""
-    targets = targets_of(targets, logits)
-    # Checked here, so that a message shows what was given and not what became of it.
-    check_forms(targets, logits, mask)
-    if isinstance(targets, IndexTargets):
-        targets = targets.dense(logits.shape[-1])
-    if values_readable(logits, targets, mask):
-        check_values(targets, mask)
-    return smooth_labels(targets, epsilon, smoothing=smoothing, mask=mask)
+def _smoothed(batch: Batch, epsilon: float, smoothing: Smoothing) -> Batch:
+    """Smooth targets of any format; no target stays 0, so listed ones are written out.
+
+    They are checked before, so that a message shows what was given and not what became of it.
+    """
+    batch = dense(batch)
+    assert isinstance(batch.targets, Tensor)
+    return batch._replace(targets=smooth_labels(batch.targets, epsilon, smoothing=smoothing, mask=batch.mask))
 
 
 def prior_logits(prior: Any, logits: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyhot.labels import label_prior
-from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss, two_way_loss
+from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss
 from manyhot.losses.multiway import multiway_loss
 from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
 from manyhot.losses.subset import subset_loss
+from manyhot.losses.two_way import two_way_loss
 from manyhot.losses.zlpr import zlpr_loss
 
 # (logits, targets) to the sum over rows.

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from manyhot.calibration import Calibration, calibration_metrics, fit_calibration
+from manyhot.calibration import Calibration, fit_calibration
+from manyhot.metrics_of_probs import calibration_metrics
 from manyhot.split import stratified_split
 
 # Two numbers a label need no more, and float64 copies of what a large run holds out would not fit.
