@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.cli.terminal import HASHED, neighbours_say, rows_inside, run_holds, say
-from manyhot.toolkit.read.cells import listed
 from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, titles_of, written
 
 if TYPE_CHECKING:
@@ -115,6 +114,8 @@ def held_out_said(run: Any, metrics: dict[str, dict[str, Any]]) -> str:
 def promise_said(run: Any) -> list[str]:
     """Say of how many labels the precision is promised, and name those of which it is not."""
     promise = run.info["promise"]
+    from manyhot.toolkit.read.cells import listed  # polars stands behind it
+
     without = len(promise["too_rare"]) + len(promise["never"])
     number = len(run.label_names)
     said = [f"a precision of {100 * promise['precision']:g} % is promised of {number - without:,} of {number:,} labels"]

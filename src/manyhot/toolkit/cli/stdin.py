@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.read.formats.files import MAX_ROW_BYTES
 
 
 def read_text() -> str:
@@ -14,6 +13,8 @@ def read_text() -> str:
     Raises:
         InputError: more than a row may have, no UTF-8, or nothing to read from.
     """
+    from manyhot.toolkit.read.formats.files import MAX_ROW_BYTES  # polars stands behind it
+
     data = _stream().read(MAX_ROW_BYTES + 1)
     if len(data) > MAX_ROW_BYTES:
         raise InputError(f"stdin: expected a text of at most {MAX_ROW_BYTES >> 20} MB, got one that goes on.")
@@ -26,6 +27,8 @@ def lines() -> Iterator[str]:
     Raises:
         InputError: a line longer than a row may be, no UTF-8, or nothing to read from.
     """
+    from manyhot.toolkit.read.formats.files import MAX_ROW_BYTES
+
     stream, number = _stream(), 0
     while data := stream.readline(MAX_ROW_BYTES + 2):
         number += 1
