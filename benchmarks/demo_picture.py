@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ def measured() -> dict[str, dict[str, float]]:
 
 def draw(methods: dict[str, dict[str, float]]) -> None:
     """Write the picture; white behind it, for pages that are dark."""
-    style = {"svg.fonttype": "none", "svg.hashsalt": "manyhot", "font.family": "sans-serif", "font.size": 10}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "manyhot", "font.family": "sans-serif", "font.size": 10}
     with mpl.rc_context(style):
         figure = Figure(figsize=(7, 2.3), facecolor="white")
         axes = figure.add_axes((0.02, 0.13, 0.96, 0.68))

@@ -39,7 +39,7 @@ from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner, is_shared
 from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.neighbours import Neighbours
-from manyhot.toolkit.models.term_counts import most_frequent
+from manyhot.toolkit.models.term_counts import Counted, most_frequent
 from manyhot.toolkit.objectives import LOSSES, route_of
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import read
@@ -92,12 +92,14 @@ def parts_of_words(weight: float, longest: int, most: int, keep: str) -> Iterato
     before = term_blocks.CHARACTER_WEIGHT, term_blocks._bounded
     term_blocks.CHARACTER_WEIGHT = weight
 
-    def bounded(kind: dict[str, Any], vocabulary: dict[str, int], counts: Any) -> tuple[list[str], Any]:
+    def bounded(kind: dict[str, Any], counted: Counted) -> tuple[list[str], Any]:
+        vocabulary, counts, known = counted
+
         def limited(longest: int) -> tuple[list[str], Any]:
             short = [term for term in vocabulary if len(term) <= longest]
             taken = counts[:, [vocabulary[term] for term in short]]
             places = {term: i for i, term in enumerate(short)}
-            return most_frequent(places, taken, kind["min_df"], kind["max_features"])
+            return most_frequent(Counted(places, taken, known), kind["min_df"], kind["max_features"])
 
         terms, kept = limited(longest)
         if keep == "frequent" and kept.nnz > most * counts.shape[0]:

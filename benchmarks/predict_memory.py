@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,12 +107,12 @@ def make_runs(folder: Path) -> None:
         many.append(json.dumps({"text": text, "labels": [f"label {i}" for i in of_row]}))
     for name, lines in (("words", few), ("labels", many)):
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    options = {"C": 1.0, "tau": 0.0, "max_iter": 5}
+    options: dict[str, Any] = {"C": 1.0, "tau": 0.0, "max_iter": 5}
     train(Config(data=str(folder / "numbers.csv"), features=("a", "b"), out=str(folder / "run-numbers"), **options))
     spaceless = [json.dumps({"text": "今天天气很好"[i % 3 :], "labels": [f"l{i % 5}"]}) for i in range(400)]
     (folder / "characters.jsonl").write_text("\n".join(spaceless) + "\n")
     for name in ("words", "labels", "characters"):
-        given = options | ({"characters": "on"} if name == "words" else {})
+        given: dict[str, Any] = options | ({"characters": "on"} if name == "words" else {})
         train(Config(data=str(folder / f"{name}.jsonl"), text=("text",), out=str(folder / f"run-{name}"), **given))
 
 

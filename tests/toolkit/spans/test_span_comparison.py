@@ -101,12 +101,12 @@ def test_resamples_of_spans_have_the_measured_f1_as_their_middle() -> None:
     gold = [[(i, i + 1, int(random.integers(3))) for i in range(4)] for _ in range(60)]
     predicted = [[Span(a, b, t, 1.0) for a, b, t in row if random.random() < 0.7] for row in gold]
     sets = [[{span[:3] for span in row} for row in rows] for rows in (predicted, gold)]
-    counts = counts_of(*sets, 3)
+    counts = counts_of(sets[0], sets[1], 3)
     metrics = span_metrics(predicted, gold, num_types=3)
     drawn = resampled({"m": [counts]}, np.full(3, 50.0), resamples=300)["m"]
     assert drawn["micro_f1"].mean() == pytest.approx(metrics["micro_f1"], abs=0.01)
     assert counts.label_f1().mean() == pytest.approx(metrics["macro_f1"])
-    together = counts_of(*sets, 3, np.arange(60) // 2)
+    together = counts_of(sets[0], sets[1], 3, np.arange(60) // 2)
     assert together.by_row.shape == (30, 3)
     assert together.hits.sum() == counts.hits.sum()
 
