@@ -177,7 +177,7 @@ def fitted(encoder: Encoder, rows: Rows, kind: Kind, rate: float, seed: int, epo
         heard,
         replace(SCHEDULE, rate=rate, epochs=epochs),
         seed=seed,
-        steps=UNSAVED,
+        bookmark=UNSAVED,
         progress=unheard,
     )
     look()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 
-from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.models.linear import is_shared
 
 EVERY = 0.05
@@ -91,9 +91,9 @@ class Tally:
         self.fits.finish(self.name(fit), result | {"cost": np.array([seconds, peak], dtype=np.float64)})
         self._begin()
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Return where a fit leaves its state."""
-        return self.fits.steps(self.name(fit))
+        return self.fits.bookmark(self.name(fit))
 
     def name(self, fit: str) -> str:
         """Name a fit among those of all trials; what losses share of their fits is in none's name."""

@@ -17,7 +17,7 @@ from manyhot.toolkit.choose.cross_fit import TRIED, Fold, choose, fit_name, prio
 from manyhot.toolkit.compare.methods import Method
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.read.inputs import Training
@@ -218,5 +218,5 @@ class _Kept:
     def finish(self, fit: str, result: Arrays) -> None:
         self.results[fit] = result
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         return UNSAVED

@@ -24,7 +24,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark
 from manyhot.toolkit.disk.run_folder import (
     MANIFEST,
     check_free,
@@ -91,9 +91,9 @@ class Checkpoint:
             for fit in [fit for fit in fits if fit.startswith(start)]:
                 del fits[fit]
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Return where a fit leaves its state."""
-        return _Steps(self, fit)
+        return _Bookmark(self, fit)
 
     def load(self, fit: str) -> Arrays | None:
         """Return the state of the fit under way, if it is this one."""
@@ -179,8 +179,8 @@ class Checkpoint:
             ) from None
 
 
-class _Steps:
-    """The steps of one fit."""
+class _Bookmark:
+    """The bookmark of one fit."""
 
     def __init__(self, checkpoint: Checkpoint, fit: str) -> None:
         self.checkpoint = checkpoint

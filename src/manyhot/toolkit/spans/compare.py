@@ -19,7 +19,7 @@ from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
 from manyhot.toolkit.compare.compare import LEAST, Compared, reason_of, write_comparison
 from manyhot.toolkit.compare.tally import PeakMemory
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
-from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark
 from manyhot.toolkit.disk.run_folder import file_sha256
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.kinds import read_encoder
@@ -142,8 +142,8 @@ class _Named:
     def finish(self, fit: str, result: Arrays) -> None:
         self.checkpoint.finish(self.name + fit, result)
 
-    def steps(self, fit: str) -> Steps:
-        return self.checkpoint.steps(self.name + fit)
+    def bookmark(self, fit: str) -> Bookmark:
+        return self.checkpoint.bookmark(self.name + fit)
 
 
 class _Trials:

@@ -15,7 +15,7 @@ import torch
 from manyhot.spans import Span
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.adamw import FEW_EPOCHS, FEW_ROWS, HELD, Schedule, descend, of_like_length
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
@@ -195,7 +195,7 @@ def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEp
     network, pieces = learner.draw(training, training.train)
     before = 0 if result is None else len(result["losses"])
     curve = Curve(fits, lambda n, of, loss, _: on_epoch(ALL_ROWS, before + n, before + of, loss, None))
-    _descend(learner, network, pieces, curve.steps(ALL_ROWS), curve, epochs=epochs)
+    _descend(learner, network, pieces, curve.bookmark(ALL_ROWS), curve, epochs=epochs)
     offset = 0.0 if first is None else first.offset
     network.shift(offset)
     if isinstance(network, RelationNetwork) and first is not None:
@@ -230,7 +230,7 @@ def _fit_held_out(
     network, pieces = learner.draw(training, kept)
     # The second fit takes as long again at most.
     curve = Curve(fits, lambda n, of, loss, _: on_epoch(HELD_OUT, n, 2 * of, loss, watched.last))
-    watched = _Watched(network, held, training, curve.steps(HELD_OUT))
+    watched = _Watched(network, held, training, curve.bookmark(HELD_OUT))
     heard = _descend(learner, network, pieces, watched, curve, held=watched.score)
     return watched.best | {
         "epochs": np.array(best_epoch(heard, watched.spans)),
@@ -256,7 +256,7 @@ def _descend(
     learner: SpanLearner,
     network: SpanNetwork,
     pieces: Pieces,
-    steps: Steps,
+    bookmark: Bookmark,
     curve: Curve,
     *,
     epochs: int | None = None,
@@ -287,7 +287,7 @@ def _descend(
         value,
         schedule,
         seed=learner.config.seed,
-        steps=steps,
+        bookmark=bookmark,
         progress=curve.progress,
         epochs=epochs,
         held=held,
@@ -302,9 +302,9 @@ class _Watched:
     """
 
     def __init__(
-        self, network: SpanNetwork, held: tuple[np.ndarray, Sentences], training: SpanTraining, steps: Steps
+        self, network: SpanNetwork, held: tuple[np.ndarray, Sentences], training: SpanTraining, bookmark: Bookmark
     ) -> None:
-        self.network, self.training, self.steps = network, training, steps
+        self.network, self.training, self.bookmark = network, training, bookmark
         self.positions, self.sentences = held
         self.pieces = prepared(network, self.sentences)
         self.gold, unknown = gold_of(self.sentences, training.types)
@@ -345,14 +345,14 @@ class _Watched:
         return value
 
     def load(self) -> Arrays | None:
-        state = self.steps.load()
+        state = self.bookmark.load()
         if state is not None:
             self.best = {name: array for name, array in state.items() if name.startswith("held.")}
             self.heard = state["heard"].tolist()
         return state if state is None else {name: a for name, a in state.items() if not name.startswith("held.")}
 
     def save(self, state: Callable[[], Arrays]) -> None:
-        self.steps.save(lambda: state() | self.best)
+        self.bookmark.save(lambda: state() | self.best)
 
 
 def judged_triples(triples: list[list[Triple]], gold: list[set[Fact]], offset: float) -> Candidates:
