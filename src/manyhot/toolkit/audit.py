@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, counted_by_label, suspects, thresholds
+from manyhot.toolkit.choose.label_errors import Limits, Suspects, counted_by_label, limits_of, suspects
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import whole_file
 from manyhot.toolkit.errors import InputError
@@ -78,7 +78,7 @@ class Audited:
     label_names: list[str]
     targets: np.ndarray
     probs: np.ndarray
-    limits: Thresholds
+    limits: Limits
     cells: Suspects
     repeated: list[Repeated]
     alike: list[Alike]
@@ -156,7 +156,7 @@ def audit(config: Config, listener: Listener = SILENT, run: Run | None = None) -
         if aligned.unseen_names:
             listener.warn(f"labels that the run does not know are left out: {', '.join(aligned.unseen_names[:10])}")
         probs, targets, names = run.calibration.probs(run.logits(examples)), aligned.targets, run.label_names
-    limits = thresholds(probs, targets)
+    limits = limits_of(probs, targets)
     found = suspects(probs, targets, limits)
     sets: Any = sp.csr_array(targets > 0)
     return Audited(

@@ -13,7 +13,7 @@ from manyhot.toolkit.parse import parse_toml
 from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
-LOSSES = (
+LABEL_LOSSES = (
     *("zlpr", "bce", "subset", "bce+prior", "bce+pos_weight", "focal", "asymmetric", "dice", "two-way"),
     *("smooth-accuracy", "smooth-f1", "f1-bce"),
 )
@@ -22,7 +22,7 @@ SPAN_LOSSES = ("zlpr", "bce", "bce+bias", "focal")
 # What a row has, and the losses for it, the default first: any set of labels, exactly one class, marked spans, or
 # spans and what holds between them.
 TASKS = {
-    "multilabel": LOSSES,
+    "multilabel": LABEL_LOSSES,
     "multiclass": ("ce+prior", "ce", "multiway"),
     "spans": SPAN_LOSSES,
     "relations": SPAN_LOSSES,

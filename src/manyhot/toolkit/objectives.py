@@ -70,7 +70,7 @@ def _ids(targets: Tensor) -> Tensor:
 
 # (logits, targets) to the sum over rows, by the names of --loss. A prior of ZLPR or of classes enters by the bias: see
 # cross_fit.
-LOSSES: dict[str, Loss] = {
+FORMULAS: dict[str, Loss] = {
     "zlpr": _zlpr,
     "bce": _bce,
     "subset": _subset,
@@ -112,7 +112,7 @@ def sizes_of(targets: np.ndarray) -> tuple[int, int]:
 
 def loss_of(name: str, targets: np.ndarray) -> Loss:
     """Return the loss of a name for these training rows."""
-    return partial(LOSSES[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else LOSSES[name]
+    return partial(FORMULAS[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else FORMULAS[name]
 
 
 # How full-batch fits of linear models come to the optimum: each label by itself, as only BCE can; all labels together

@@ -15,7 +15,7 @@ from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import Blend, blended
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
-    TRIED,
+    STRENGTHS_TRIED,
     Choice,
     Fold,
     Rule,
@@ -362,7 +362,7 @@ def fit(
 
     # Also where C and tau are given: the calibration needs rows that were held out.
     folds = folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass)
-    fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1)
+    fits = len(folds) * (STRENGTHS_TRIED if learner.penalised and config.C == "auto" else 1)
     # A fold has two thirds of the rows, and of a model with a penalty two thirds of the iterations.
     folds_work = fits * 2 / 3 * (2 / 3 if learner.penalised else 1)
     folds_share = folds_work / (folds_work + 1)

@@ -38,7 +38,7 @@ FOLDS = 3
 # C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised
 # columns. The search starts in the second place and walks while the score rises.
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-TRIED = 3  # whichever way the walk goes
+STRENGTHS_TRIED = 3  # whichever way the walk goes
 # 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
 TAUS = tuple(i / 4 for i in range(9))
 # Before the names of arrays that another fit starts from.
@@ -163,7 +163,7 @@ def choose(
     starts: list[Arrays] = [{} for _ in folds]
     rounds, all_at_limit = 0, 0
 
-    def tried(C: float | None) -> Choice:
+    def choice_at(C: float | None) -> Choice:
         nonlocal rounds, all_at_limit
         before = rounds * len(folds)
         rounds += 1
@@ -185,9 +185,9 @@ def choose(
         return Choice(step, held, learner.mean(starts, [fold.rows for fold in folds]))
 
     if not learner.penalised or C != "auto":
-        choice = tried(C if learner.penalised and C != "auto" else None)
+        choice = choice_at(C if learner.penalised and C != "auto" else None)
     else:
-        choice = _climb(lambda strength: tried(penalty(strength, folds)))
+        choice = _climb(lambda strength: choice_at(penalty_at(strength, folds)))
     return choice._replace(at_limit=all_at_limit)
 
 
@@ -307,7 +307,7 @@ def score_by(cardinality: CardinalityRange) -> Score:
     return score
 
 
-def penalty(strength: float, folds: list[Fold]) -> float:
+def penalty_at(strength: float, folds: list[Fold]) -> float:
     """Return the C of a strength, to two digits."""
     size = float(np.mean([mean_squared_length(fold.X) for fold in folds]))
     return float(f"{strength / size:.2g}")
@@ -327,13 +327,13 @@ def prior_logits(targets: np.ndarray, multiclass: bool = False) -> np.ndarray:
     return (np.log(prior / (1 - prior)) / 2).astype(np.float32)
 
 
-def _climb(tried: Callable[[float], Choice]) -> Choice:
+def _climb(choice_at: Callable[[float], Choice]) -> Choice:
     """Walk up from the second strength while the score rises; down, if the first step up does not."""
-    best = tried(STRENGTHS[1])
+    best = choice_at(STRENGTHS[1])
     for path in (STRENGTHS[2:], STRENGTHS[:1]):
         first = best
         for strength in path:
-            choice = tried(strength)
+            choice = choice_at(strength)
             if choice.step.score <= best.step.score:
                 break
             best = choice

@@ -21,7 +21,7 @@ import numpy as np
 BLOCK_CELLS = 4_000_000
 
 
-class Thresholds(NamedTuple):
+class Limits(NamedTuple):
     """Of each label, (labels,), the probability from which a missing one is suspected, and up to which a given one."""
 
     missing: np.ndarray
@@ -52,7 +52,7 @@ class Suspects(NamedTuple):
         return Suspects(*(part[cells] for part in self))
 
 
-def thresholds(probs: np.ndarray, targets: np.ndarray) -> Thresholds:
+def limits_of(probs: np.ndarray, targets: np.ndarray) -> Limits:
     """Find what is usual of rows with and of rows without each label.
 
     Args:
@@ -70,19 +70,19 @@ def thresholds(probs: np.ndarray, targets: np.ndarray) -> Thresholds:
             sums[value] += np.where(cells, p, 0).sum(0)
             counts[value] += cells.sum(0)
     mean = sums / np.maximum(counts, 1)
-    return Thresholds(
+    return Limits(
         missing=np.where(counts[1] > 0, np.maximum(mean[1], 0.5), np.inf),
         wrong=np.where(counts[0] > 0, np.minimum(mean[0], 0.5), -np.inf),
     )
 
 
-def suspects(probs: np.ndarray, targets: np.ndarray, limits: Thresholds, most: int | None = None) -> Suspects:
+def suspects(probs: np.ndarray, targets: np.ndarray, limits: Limits, most: int | None = None) -> Suspects:
     """Return the cells beyond the thresholds, worst first; ties in the order of rows and labels.
 
     Args:
         probs: (rows, labels), of rows held out.
         targets: (rows, labels), bool, or int8 with -1 where nobody knows; such a cell is no suspect.
-        limits: what :func:`thresholds` returned, of these rows or of others.
+        limits: what :func:`limits_of` returned, of these rows or of others.
         most: return this many of those that look missing and of those that look wrong at most.
     """
     found = []

@@ -29,7 +29,7 @@ from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
 from manyhot.toolkit.compare.methods import METHODS, Comparison, Method, kept_nowhere
 from manyhot.toolkit.compare.standings import Decided, standings
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
-from manyhot.toolkit.compare.trial import Split, Trial, tried, tried_apart
+from manyhot.toolkit.compare.trial import Split, Trial, try_method, try_methods
 from manyhot.toolkit.config import Config, blocks_of
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
@@ -226,7 +226,7 @@ class Trials:
                     for loss, methods in groupby(self.methods, key=lambda method: method.loss):
                         tally = Tally(self.checkpoint, where, loss, memory)
                         for method in methods:
-                            trial = self._tried(
+                            trial = self._trial(
                                 method,
                                 split,
                                 folds,
@@ -261,7 +261,7 @@ class Trials:
             for _, methods in groupby(self.methods, key=lambda method: method.loss)
         ]
         config, threads = replace(self.config, seed=seed), max(torch.get_num_threads() // self.jobs, 1)
-        calls = [delayed(tried_apart)(methods, config, split, where, threads) for methods in waiting if methods]
+        calls = [delayed(try_methods)(methods, config, split, where, threads) for methods in waiting if methods]
         self.listener.progress(f"{where}, {len(calls)} losses on {self.jobs} processes", 0.0, 0.0)
         results: Any = Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls)
         for trials in results:
@@ -300,7 +300,7 @@ class Trials:
             training.train.cardinality(),
         )
 
-    def _tried(
+    def _trial(
         self,
         method: Method,
         split: Split,
@@ -316,7 +316,7 @@ class Trials:
             return Trial.restored(result)
         config = replace(self.config, seed=seed)
         try:
-            trial = tried(
+            trial = try_method(
                 method,
                 config,
                 split,

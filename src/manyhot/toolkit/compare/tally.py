@@ -11,7 +11,7 @@ import psutil
 from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.models.linear import is_shared
 
-EVERY = 0.05
+LOOK_SECONDS = 0.05
 
 
 class PeakMemory:
@@ -47,7 +47,7 @@ class PeakMemory:
             watching.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(EVERY):
+        while not self._stop.wait(LOOK_SECONDS):
             self._peak = self.peak
 
 

@@ -13,7 +13,7 @@ from manyhot.calibration import Calibration
 from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import blended
 from manyhot.toolkit.choose.calibrate import calibration_of
-from manyhot.toolkit.choose.cross_fit import TRIED, Fold, choose, fit_name, prior_logits
+from manyhot.toolkit.choose.cross_fit import STRENGTHS_TRIED, Fold, choose, fit_name, prior_logits
 from manyhot.toolkit.compare.methods import Method
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.config import Config
@@ -97,7 +97,7 @@ class Trial:
         return {"C": self.C, "tau": self.tau, "offset": offset, "thresholds": thresholds, "votes": self.votes}
 
 
-def tried(
+def try_method(
     method: Method,
     config: Config,
     split: Split,
@@ -119,7 +119,7 @@ def tried(
         FloatingPointError: the model gives NaN or infinite logits.
     """
     learner = plan(replace(config, loss=method.loss), split.training, split.features, split.targets)
-    fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1) + 1
+    fits = len(folds) * (STRENGTHS_TRIED if learner.penalised and config.C == "auto" else 1) + 1
     tally.start()
     began, counts = time.monotonic(), label_counts(split.training.train.targets)
     choice = choose(
@@ -190,7 +190,7 @@ def tried(
     )
 
 
-def tried_apart(methods: list[Method], config: Config, split: Split, where: str, threads: int) -> dict[str, Trial]:
+def try_methods(methods: list[Method], config: Config, split: Split, where: str, threads: int) -> dict[str, Trial]:
     """Try the methods of one loss in a process of their own; those that fail are left out.
 
     What losses share of their fits is made by each: processes wait for nothing of each other.
@@ -202,7 +202,7 @@ def tried_apart(methods: list[Method], config: Config, split: Split, where: str,
         tally = Tally(_Kept(), where, methods[0].loss, memory)
         for method in methods:
             with suppress(Exception):  # it fails again, and is told of, where its turn comes
-                trials[method.name] = tried(method, config, split, folds, tally, lambda *_: None)
+                trials[method.name] = try_method(method, config, split, folds, tally, lambda *_: None)
     return trials
 
 

@@ -49,7 +49,7 @@ except ImportError:  # Windows: two trainings at one place are not told apart
 FORMAT = 5
 LOCK = "lock"
 # A checkpoint is written after so many seconds, and so seldom that writing takes a twentieth of the time at most.
-EVERY = 10.0
+WRITE_SECONDS = 10.0
 SHARE = 1 / 20
 
 
@@ -64,7 +64,7 @@ class Checkpoint:
         self.sums: dict[str, str] = {}
         self.waiting: dict[str, Arrays] = {}
         self.number = 0
-        self.due = time.monotonic() + EVERY
+        self.due = time.monotonic() + WRITE_SECONDS
 
     @property
     def exists(self) -> bool:
@@ -139,7 +139,7 @@ class Checkpoint:
         flush_folder(self.folder)
         self._sweep()
         now = time.monotonic()
-        self.due = now + max(EVERY, (now - began) / SHARE)
+        self.due = now + max(WRITE_SECONDS, (now - began) / SHARE)
 
     def _put(self, arrays: Arrays) -> str:
         assert self.folder is not None

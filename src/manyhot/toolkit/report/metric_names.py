@@ -103,7 +103,7 @@ def written(key: str, value: float | int | None) -> str:
     return percent(value)
 
 
-def penalty(C: float | None) -> str:
+def written_penalty(C: float | None) -> str:
     """Write C; a dash for a model without a penalty."""
     return "-" if C is None else f"{C:g}"
 
@@ -113,6 +113,14 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+# What was measured on, by the names of parts.
+MEASURED_ON = {
+    "test": "test rows",
+    "valid": "validation rows",
+    "cross_fitted": "training rows, held out",
+    "held_out": "training rows, held out",
+    "train": "training rows",
+}
 # Said wherever a predicted label is shown with a probability below 50 %.
 BELOW_HALF = (
     "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have "
