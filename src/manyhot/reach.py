@@ -187,7 +187,7 @@ def _cheap_proofs(rows: np.ndarray, nonnegative: bool, found: Reach) -> None:
         for part in left.split(at_once):
             product = W[part] @ W.mT
             squares = (lengths[part, None] + lengths - 2 * (product + b[part, None] * b)).clamp_(min=0)
-            # Of w_i itself the product is there already.
+            # The product with w_i itself is there already.
             slacks = x[part] @ W.mT if step or nonnegative else product / longest[part]
             slacks = slacks.add_(b).neg_()
             slacks += (x[part] * W[part]).sum(1, keepdim=True) + b[part, None]

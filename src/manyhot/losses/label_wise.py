@@ -63,7 +63,7 @@ def two_sided(
 
 
 def _share(share: Tensor, value: Tensor) -> Tensor:
-    # Nothing of an infinite value is nothing; a product alone would be NaN.
+    # A share of 0 takes nothing of an infinite value; a product alone would be NaN.
     return share * torch.where(share > 0, value, 0)
 
 

@@ -249,7 +249,7 @@ class Worker:
 
 
 def _write_nothing(out: Path, predicted: pl.Schema, source: Path, keep: tuple[str, ...] | None) -> None:
-    """Write an output without rows: of the columns that are kept, a Parquet file says the types, and text is text."""
+    """Write an output without rows. A Parquet file keeps the types of its columns; columns of a text file are text."""
     known: dict[str, Any] = {}
     if kind_of_file(source) == (".parquet", ""):
         known = dict(pl.read_parquet_schema(source))

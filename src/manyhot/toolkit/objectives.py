@@ -47,7 +47,7 @@ def _subset(logits: Tensor, targets: Tensor, *, smallest: int = 0, largest: int 
     low, high = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
     if targets.dtype == torch.bool:
         return subset_loss(logits, targets, min_labels=low, max_labels=high, reduction="sum")
-    # Of the labels of a row, as many as are unknown may be among these.
+    # Any unknown cell may be a label of its row.
     known = (targets >= 0).sum(1)
     lows = torch.minimum((low - (targets.shape[1] - known)).clamp(min=0), sizes)
     return subset_loss(logits, targets, min_labels=lows, max_labels=known.clamp(max=high), reduction="sum")
@@ -93,11 +93,11 @@ def _prior(targets: np.ndarray) -> Tensor:
     return torch.from_numpy(label_prior(targets))
 
 
-# Those whose rows are coupled: the loss of a batch is no sum over parts of it.
+# Losses that couple rows: that of a batch is no sum over parts of it.
 COUPLED = ("two-way", "smooth-f1", "f1-bce", "multiway")
 
 
-# What some of them take from the training rows: how frequent labels are, or how many a row has.
+# Options that a loss reads off the training rows: how frequent labels are, or how many a row has.
 FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {
     "bce+prior": lambda targets: {"prior": _prior(targets)},
     "bce+pos_weight": lambda targets: {"pos_weight": (1 - _prior(targets)) / _prior(targets)},

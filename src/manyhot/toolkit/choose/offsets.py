@@ -1,7 +1,7 @@
-"""What people tune where a loss has no threshold of its own: one for all labels, or one a label, on held-out logits.
+"""Thresholds that people tune on held-out logits, one for all labels or one a label, as offsets: thresholds negated.
 
-The rivals of `manyhot compare`, at their best: each threshold is the best one on the same rows, by the same score, that
-ours are chosen by. An offset is a threshold, negated.
+They are the rivals of `manyhot compare` at their best: each is the best one on the same rows, by the same score, that
+ours are chosen by.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def choose_label_offsets(held: Held, cardinality: CardinalityRange) -> tuple[flo
 
     Every threshold between two logits is tried: with the labels' rows sorted, F1 at the k-th is
     2 hits / (k + positives). The range of labels a row comes after it, as after every other rule. Unknown rows of a
-    label come last and are no k.
+    label come last and do not count.
     """
     known = held.targets >= 0
     logits, targets = np.where(known, held.logits, -np.inf), held.targets > 0

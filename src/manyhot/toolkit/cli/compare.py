@@ -58,9 +58,10 @@ def compare(
             "the like; commas between.  [default: all]",
         ),
     ] = None,
-    folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,
+    folds: Annotated[int, typer.Option(help="How many folds measure, where there are no test rows.")] = 3,
     seeds: Annotated[
-        int | None, typer.Option(help="Of the mlp and of spans, whose training is random.  [default: 1, of spans 2]")
+        int | None,
+        typer.Option(help="How often an mlp, or a network of spans, is trained.  [default: 1, spans 2]"),
     ] = None,
     text: Text = None,
     features: NumericColumns = None,

@@ -112,13 +112,15 @@ def held_out_said(run: Any, metrics: dict[str, dict[str, Any]]) -> str:
 
 
 def promise_said(run: Any) -> list[str]:
-    """Say of how many labels the precision is promised, and name those of which it is not."""
+    """Say for how many labels the precision is promised, and name the others."""
     promise = run.info["promise"]
     from manyhot.toolkit.read.cells import listed  # polars stands behind it
 
     without = len(promise["too_rare"]) + len(promise["never"])
     number = len(run.label_names)
-    said = [f"a precision of {100 * promise['precision']:g} % is promised of {number - without:,} of {number:,} labels"]
+    said = [
+        f"a precision of {100 * promise['precision']:g} % is promised for {number - without:,} of {number:,} labels"
+    ]
     for key, why in (
         ("too_rare", "too rare to promise anything, and never predicted"),
         ("never", "never sure enough, and never predicted"),

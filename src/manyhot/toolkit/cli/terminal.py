@@ -161,7 +161,7 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(Text(visible(name)), justify="right", no_wrap=True)
-    # What a row is has other names where it is of spans.
+    # Metrics of spans have other names for the same things.
     for key, title in titles_of(columns.values()).items():
         if not all(key in metrics for metrics in columns.values()):
             continue
@@ -260,7 +260,7 @@ def mention_encoder(run: "Run") -> None:
     say(f"on English texts a pretrained encoder often adds 5 to 10 points: --model encoder:{ENCODER}, 90 MB")
 
 
-# Of a comparison: what is measured with an interval, and shown of each method.
+# Metrics of a comparison that are shown for each method, with their intervals.
 COMPARED = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "rare_f1": "rare-F1"}
 
 

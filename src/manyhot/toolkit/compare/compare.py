@@ -1,4 +1,4 @@
-"""Which loss, on these data: the same rows, features, penalties to choose from, solver and range of labels for each.
+"""Which loss is best on these data? All have the same rows, features, penalties, solver and range of labels.
 
 Methods differ in the loss that is trained with, and in the rule by which held-out logits become a decision: none, the
 prior, or thresholds. Whatever a method leaves open, C included, is chosen by the same inner folds of the training rows;
@@ -47,7 +47,7 @@ from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.train import Listener, check_cells, embed, files_named, folds_of
 
-LEAST = 3  # of two, a fold would be fitted on one, which cannot be held out
+LEAST = 3  # with two, a fold is fitted on one row, and there is none to hold out
 RANDOM = ("mlp",)  # models whose fits depend on the seed
 
 
@@ -118,7 +118,7 @@ def write_comparison(
     sums: Mapping[str, str | None],
     began: float,
 ) -> Compared:
-    """Write the folder of a comparison: its numbers, what they are of and how they are had again, and the report.
+    """Write the folder of a comparison: its numbers, where they come from, how to repeat them, and the report.
 
     Args:
         path: the folder.

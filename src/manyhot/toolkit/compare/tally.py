@@ -54,8 +54,8 @@ class PeakMemory:
 class Tally:
     """Fits that several methods use, and what those that were used cost.
 
-    The cost is kept with the result, so that it is the same after an interruption; of a fit that was interrupted, what
-    it took before is lost.
+    The cost is kept with the result, so that it is the same after an interruption; what an interrupted fit took before
+    is lost.
 
     Attributes:
         seconds: of every fit used since `start`.
@@ -96,7 +96,7 @@ class Tally:
         return self.fits.bookmark(self.name(fit))
 
     def name(self, fit: str) -> str:
-        """Name a fit among those of all trials; what losses share of their fits is in none's name."""
+        """Name a fit among those of all trials; a part that losses share has no loss in its name."""
         return f"{self.where}, {fit}" if is_shared(fit) else f"{self.where}, {self.loss}, {fit}"
 
     def _begin(self) -> None:

@@ -91,7 +91,7 @@ class Trial:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen, as compare.json has it; of thresholds, one a label, the median of the offsets."""
+        """What was chosen, as compare.json has it; the median offset where each label has its own."""
         thresholds = "per label" if self.offset.ndim else "one"
         offset = float(np.median(self.offset))
         return {"C": self.C, "tau": self.tau, "offset": offset, "thresholds": thresholds, "votes": self.votes}
@@ -138,7 +138,7 @@ def try_method(
             *(choice, folds, columns),
             **{"rule": method.rule, "cardinality": split.cardinality, "train_counts": counts},
         )
-    # What was found instead of made counts too, and the time of the rule itself.
+    # Fits that were found and not made count too, and so does the time of the rule.
     search = tally.seconds + (time.monotonic() - began - tally.now)
     step = choice.step
     name = fit_name(step.C, "all rows")
@@ -193,7 +193,7 @@ def try_method(
 def try_methods(methods: list[Method], config: Config, split: Split, where: str, threads: int) -> dict[str, Trial]:
     """Try the methods of one loss in a process of their own; those that fail are left out.
 
-    What losses share of their fits is made by each: processes wait for nothing of each other.
+    Each process makes the parts that losses share for itself: none waits for another.
     """
     torch.set_num_threads(threads)
     folds = folds_of(split.training, split.X, split.targets, split.features, config.seed, Listener())

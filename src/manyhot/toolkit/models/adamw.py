@@ -198,7 +198,7 @@ def mean_loss(
         share = group.share(len(rows))
         own = rows[share.here]
         if not len(own):
-            # Of a small batch nothing may be left for this process; its gradient is 0, and everybody waits for it.
+            # A small batch may leave nothing for this process; its gradient is then 0, and all wait for it.
             one = Share(0, 1, len(rows), share.rank)
             return net.forward(X[rows[:1]], random, one).sum() * 0
         return loss(net.forward(X[own], random, share), targets[torch.from_numpy(own)]) / len(rows)
@@ -236,11 +236,11 @@ def descend(
         group: the processes that descend together, each with the same parameters and the same rows.
 
     Returns:
-        Of each epoch, the score of the rows held out, or else the mean loss of training.
+        The score of the rows held out after each epoch, or else the mean loss of training.
     """
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True
-    )  # of 10 million weights, a step of torch's fused code takes a sixth of the time
+    )  # with 10 million weights, torch's fused step takes a sixth of the time
     gradients = _KeptGradients()
     heard: list[float] = []
     if (saved := bookmark.load()) is not None:
@@ -304,9 +304,9 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 class _KeptGradients:
-    """Gradients of a few rows of a large table, as AdamW takes them: of all rows, nearly all 0.
+    """Dense gradients of a large table, few of whose rows are not 0, as AdamW takes them.
 
-    A new one each step, of 8 million weights, takes a third of its time: it is kept, and the rows written are set back.
+    Making one for 8 million weights takes a third of a step: it is kept, and the rows written are set back to 0.
     """
 
     def __init__(self) -> None:

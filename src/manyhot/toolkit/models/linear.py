@@ -32,7 +32,7 @@ TOLERANCE_OF_LABEL = 1e-3
 TOLERANCE = 1e-3
 # Pairs that are remembered where all labels are one problem.
 HISTORY = 5
-# Before the name of a fit, the part of it that losses share.
+# Begins the name of the part of a fit that losses share.
 SHARED = "each label: "
 # Labels that are fitted side by side.
 LABELS = 256
@@ -304,7 +304,7 @@ class _Task:
         """Find the optimum of BCE, by blocks of labels."""
         labels = self.targets.shape[1]
         blocks = np.array_split(np.arange(labels), -(-labels // LABELS))
-        # Of BCE the best bias of a label is its log-odds.
+        # The best bias of a label under BCE is its log-odds.
         point = start or {"bias": torch.logit(label_prior(self.targets)).numpy()}
         return self._descend(bce_of_labels, point, blocks, False, max_iter, TOLERANCE_OF_LABEL, 10, bookmark, heard)
 
@@ -344,7 +344,7 @@ class _Task:
         left = np.array(point["left"]) if "left" in point else zeros
         bias = np.array(point["bias"], self.dtype) if "bias" in point else np.zeros(labels, self.dtype)
         first, at_limit = (0, False) if saved is None else (int(saved["block"]), bool(saved["at_limit"]))
-        # What each block of labels adds to the objective; of those to come, as if it knew how frequent they are alone.
+        # What each block of labels adds to the objective; a block to come counts with log-odds as its logits.
         values = np.zeros(len(blocks)) if together else np.array([self._entropy(columns) for columns in blocks])
         values = values if saved is None else saved["of_blocks"].copy()
         for number in range(first, len(blocks)):
@@ -385,7 +385,7 @@ class _Task:
         return {"left": left, "bias": bias, "at_limit": np.array(at_limit)}
 
     def _entropy(self, labels: np.ndarray) -> float:
-        """Return what BCE of some labels is where each has its log-odds for a logit."""
+        """Return the BCE of some labels whose logits are their log-odds."""
         targets = self.targets[:, torch.from_numpy(labels)]
         known = torch.ones_like(targets, dtype=torch.bool) if targets.dtype == torch.bool else targets >= 0
         number, positive = known.sum(0).double(), (targets > 0).sum(0).double()

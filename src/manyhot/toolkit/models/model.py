@@ -17,7 +17,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.objectives import Loss
 
-# (logits, targets) of rows held out to what is to be high.
+# (logits, targets) of held-out rows to a score: the higher, the better.
 Score = Callable[[np.ndarray, np.ndarray], float]
 # Called with the step that was made, how many there are at most, the mean loss, and the score of rows held out, if any.
 Progress = Callable[[int, int, float, float | None], None]
@@ -131,7 +131,7 @@ def unheard(step: int, of: int, loss: float, score: float | None) -> None:
 class Curve:
     """The loss of every step of a fit, and the score of rows held out, if any: kept over an interruption.
 
-    It stands between a fit and those who keep its state and hear of its progress. Of a fit in parts it is the last one.
+    It stands between a fit and those who keep its state and hear of its progress. A fit in parts has that of the last.
 
     Attributes:
         losses: of each step.

@@ -25,7 +25,7 @@ from manyhot.toolkit.read.formats.matrix import find_matrix
 
 # Rows of a batch: in 8 MB of one-word texts there are two million, and each becomes several objects of Python.
 MOST_ROWS = 2**15
-# Of rows that are waited for until there are enough for a batch.
+# Bytes of rows that are held until there are enough for a batch.
 MOST_BYTES = 2**24
 
 

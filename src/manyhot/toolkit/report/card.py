@@ -12,7 +12,7 @@ from manyhot.toolkit.report.metric_names import MEASURED_ON, SPAN_TITLES, TITLES
 
 # What the Hub calls what a run does.
 PIPELINES = {"spans": "token-classification", "relations": "token-classification"}
-# Of the head, where a program reads them; the page has the others too.
+# Metrics in the head, where a program reads them; the page has the others too.
 HEADLINES = ("accuracy", "micro_f1", "macro_f1")
 SHOWN_LABELS = 40
 

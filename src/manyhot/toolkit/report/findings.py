@@ -35,7 +35,7 @@ FORMAT = 2
 EXCERPT = 300
 WORST = 50
 PAIRS = 30
-# Of a row in the list of worst rows: more labels than these tell nothing more.
+# Labels shown for one of the worst rows: more tell nothing more.
 SHOWN_LABELS = 30
 # Rows in which one label is given in place of another: once may be chance.
 LEAST_CONFUSED = 2
@@ -237,7 +237,7 @@ def score_histogram(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
 def confused(missed: sp.csr_array, added: sp.csr_array, names: list[str]) -> dict[str, Any]:
     """Count pairs in rows that have the first label and are not given it, and are given the second and do not have it.
 
-    Those of one row alone are left out. Of classes that is what is taken for what.
+    Those of one row alone are left out. For classes it is which one is taken for which.
     """
     rows = _affordable(np.diff(missed.indptr).astype(np.int64) * np.diff(added.indptr))
     wrong, instead = missed[rows], added[rows]

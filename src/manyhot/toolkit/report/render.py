@@ -234,7 +234,7 @@ def _box(model: dict[str, Any]) -> dict[str, Any]:
     numbers = model.get("numbers")
     means = [] if numbers is None else np.frombuffer(base64.b64decode(numbers["mean"]), "<f8").tolist()
     blocks = model["blocks"]
-    # Of some training rows, the standardised numbers, float32.
+    # The standardised numbers of some training rows, float32.
     rows = base64.b64decode(model["kernel"]["landmarks"]) if "kernel" in model else b""
     landmarks = len(rows) // (4 * max(len(means), 1))
     return {

@@ -9,12 +9,12 @@ from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.findings import blocks, excerpt_of
 from manyhot.toolkit.runs.predict import Run
 
-# Of those that look missing, and of those that look wrong; and labels that have most.
+# Suspects shown of either kind, missing and wrong; and labels that have most.
 SHOWN, SHOWN_LABELS = 10, 10
 
 
 class Suspected(NamedTuple):
-    """From which probability a cell is a suspect, and what a report says of them."""
+    """The probabilities from which cells are suspects, and what a report says of these."""
 
     limits: Limits
     found: dict[str, Any]

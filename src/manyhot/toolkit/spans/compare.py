@@ -1,6 +1,6 @@
-"""Which loss, on these spans, or triples of them: the same rows, encoder, schedule and seeds for each.
+"""Which loss is best on these spans, or triples of them? All have the same rows, encoder, schedule and seeds.
 
-Methods differ in the loss, in where its biases start, of relations in the design, and in whether one threshold is found
+Methods differ in the loss, in where its biases start, in the design of relations, and in whether one threshold is found
 by rows held out. Fits are shared by methods that differ in the threshold alone. Every method is measured on rows that
 nothing was chosen by.
 """
@@ -72,7 +72,7 @@ def compare_spans(
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a fit gives on a split: of the rows to measure what it predicts with its offsets, and without."""
+    """What a fit gives on a split: its predictions for the rows to measure, with its offsets and without."""
 
     found: Predicted
     plain: Predicted

@@ -34,7 +34,7 @@ from manyhot.triples import Triple
 CNN = Schedule(batch=BATCH, epochs=30, rate=6e-3, weight_decay=0.01, patience=4)
 WARM_UP = 50
 HELD_OUT, ALL_ROWS = "rows held out", "all rows"
-# Of fewer spans held out, the F1 moves by five points and more by chance.
+# With fewer spans held out, F1 moves by five points and more by chance.
 FEW_SPANS = 100
 # Weights, gradient, two moments, and those that a fit of a pretrained encoder starts from.
 VECTORS = 5
@@ -242,8 +242,8 @@ def _fit_held_out(
 def best_epoch(heard: list[float], spans: int) -> int:
     """Return the epoch with the highest score of so many spans, from 1; the last where all are 0.
 
-    Of fewer than FEW_SPANS it is highest by chance, and where that is early, scores still move so much that neither the
-    epoch nor the offset serves the fit of all rows: of epochs within a standard error of it, the last is taken.
+    With fewer than FEW_SPANS it is highest by chance, and where that is early, scores still move so much that neither
+    the epoch nor the offset serves the fit of all rows: the last epoch within a standard error of it is taken.
     """
     highest = max(heard)
     if highest > 0 and spans >= FEW_SPANS:
@@ -317,7 +317,7 @@ class _Watched:
     def score(self) -> float:
         """Return the micro-F1 of the spans above 0: with the offset of so few rows it would follow their chances.
 
-        Of relations it is the mean with that of the triples.
+        With relations it is the mean of this and of the micro-F1 of triples.
         """
         rows, flat = self.sentences.rows, not self.training.nested
         triples: list[list[Triple]] = []
