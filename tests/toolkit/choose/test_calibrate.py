@@ -76,6 +76,11 @@ def test_of_too_many_rows_some_are_taken(monkeypatch):
     assert found.calibration.temperature == pytest.approx(calibrate(logits, targets, seed=1).calibration.temperature)
 
 
+def test_however_many_labels_there_are_a_row_is_left_for_each_third(monkeypatch):
+    monkeypatch.setattr(module, "MAX_CELLS", 2)
+    assert calibrate(*held_out(30)).reliability[0].sum() == 3 * 4
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 4])
 def test_few_rows(rows):
     logits, targets = held_out(rows)

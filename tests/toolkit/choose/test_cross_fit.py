@@ -314,6 +314,26 @@ def test_the_walk_over_strengths_finds_a_single_peak(monkeypatch, peak):
     assert len(set(tried)) == len(tried)
 
 
+@pytest.mark.parametrize(
+    ("scores", "best"), [((0, 0, 0, 0), 1), ((0, 0, 0.5, 0.5), 2), ((0.5, 0.5, 0.4, 0.9), 1), ((0.6, 0.5, 0.5, 0.9), 0)]
+)
+def test_the_walk_keeps_the_first_of_equal_strengths(scores, best):
+    nothing = module.Held(*[np.empty((0, 0))] * 3)
+
+    def choice_at(C):
+        score = scores[module.STRENGTHS.index(C)]
+        return module.Choice(module.Step(C, tau=0.0, offset=0.0, loss=0.0, score=score, metrics={}), nothing, None)
+
+    assert module._climb(choice_at).step.C == module.STRENGTHS[best]
+
+
+@pytest.mark.parametrize(("length", "C"), [(3.0, 3.3), (7.0, 1.4), (0.0123, 810.0)])
+def test_a_penalty_has_two_digits(length, C):
+    rows = np.full((6, 1), np.sqrt(length), dtype=np.float32)
+    fold = Fold(rows, np.zeros((6, 2), bool), rows, np.zeros((6, 2), bool))
+    assert module.penalty_at(10.0, [fold]) == C
+
+
 def test_a_fixed_strength_and_a_fixed_tau_are_respected():
     X, targets = example()
     step, steps = chosen(X, targets, C=0.7)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from manyhot.toolkit.choose import label_errors
-from manyhot.toolkit.choose.label_errors import limits_of, suspects
+from manyhot.toolkit.choose.label_errors import Suspects, counted_by_label, limits_of, suspects
 
 
 def drawn(rows=200, labels=7, unknown=0.0, seed=0):
@@ -17,7 +17,7 @@ def drawn(rows=200, labels=7, unknown=0.0, seed=0):
 
 
 @pytest.mark.parametrize("unknown", [0.0, 0.2])
-def test_thresholds_are_the_means_of_rows_with_and_without_a_label(unknown):
+def test_limits_are_the_means_of_rows_with_and_without_a_label(unknown):
     probs, targets = drawn(unknown=unknown)
     found = limits_of(probs, targets)
     for i in range(probs.shape[1]):
@@ -29,7 +29,7 @@ def test_thresholds_are_the_means_of_rows_with_and_without_a_label(unknown):
 
 @pytest.mark.parametrize("unknown", [0.0, 0.2])
 @pytest.mark.parametrize("block", [10, 4_000_000])
-def test_suspects_are_the_cells_beyond_their_thresholds_worst_first(unknown, block, monkeypatch):
+def test_suspects_are_the_cells_beyond_their_limits_worst_first(unknown, block, monkeypatch):
     monkeypatch.setattr(label_errors, "BLOCK_CELLS", block)
     probs, targets = drawn(unknown=unknown)
     limits = limits_of(probs, targets)
@@ -75,3 +75,13 @@ def test_flipped_cells_of_a_known_model_are_found():
     hit = flipped[found.rows, found.labels]
     assert hit.mean() > 0.8
     assert hit.sum() > 0.95 * flipped.sum()
+
+
+def test_labels_with_most_suspects_come_first_and_equal_ones_by_name():
+    targets = np.array([[1, 0, 1, 0], [1, 1, 0, 1]], dtype=bool)
+    cells = Suspects(np.array([0, 0, 1, 1]), np.array([1, 3, 2, 2]), np.zeros(4), np.array([False, True, False, True]))
+    assert counted_by_label(cells, targets, ["a", "zoo", "b", "cat"]) == [
+        {"label": "b", "rows": 1, "missing": 1, "wrong": 1},
+        {"label": "cat", "rows": 1, "missing": 0, "wrong": 1},
+        {"label": "zoo", "rows": 1, "missing": 1, "wrong": 0},
+    ]

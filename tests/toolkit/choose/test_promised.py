@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 
 from command import bad, call
-from manyhot import load_run
+from manyhot import Calibration, load_run
+from manyhot.toolkit.choose.cross_fit import Choice, Held, Step
+from manyhot.toolkit.choose.promised import with_promise
 
 
 def test_a_precision_that_is_promised_is_kept_and_said(tmp_path, monkeypatch):
@@ -42,3 +44,12 @@ def test_a_precision_that_is_promised_is_kept_and_said(tmp_path, monkeypatch):
     assert np.ptp(moved, axis=0).max() < 1e-4
     assert "promise a precision of" in Path("run/report.html").read_text()
     assert "decision expects one of f1, cardinality, or precision=P" in bad("train t.csv --decision precision=2")
+
+
+def test_a_label_without_a_promise_stays_out_of_reach_whatever_its_logits_are():
+    logits = np.array([[900.0, 3.0], [-900.0, 2.0], [880.0, -4.0], [890.0, -5.0]], dtype=np.float32)
+    targets = np.array([[0, 1], [1, 1], [0, 0], [0, 0]], dtype=bool)
+    choice = Choice(Step(1.0, 0.0, 0.0, 0.0, 0.0, {}), Held(logits, np.zeros_like(logits), targets), None)
+    found = with_promise(choice, Calibration(np.ones(2), np.zeros(2)), 0.9, 2, targets.sum(0))
+    assert not np.isfinite(found.decision.offset[0])
+    assert found.choice.logits[:, 0].max() < -99

@@ -48,6 +48,18 @@ def test_every_row_once_is_what_is_measured():
     np.testing.assert_allclose(counts.label_f1().mean(), want["macro_f1"], rtol=1e-6)
 
 
+def test_labels_of_which_nothing_is_known_are_in_no_mean():
+    preds, targets = example()
+    counts = np.array([4, 8, 9, 40, 100])
+    unknown = targets.astype(np.int8)
+    unknown[:, [0, 3]] = -1
+    found = resampled({"a": [Counts.of(preds, unknown)]}, counts, resamples=5)["a"]
+    kept = [1, 2, 4]
+    want = resampled({"a": [Counts.of(preds[:, kept], targets[:, kept])]}, counts[kept], resamples=5)["a"]
+    for metric in METRICS:
+        np.testing.assert_allclose(found[metric], want[metric], rtol=1e-6)
+
+
 def test_an_interval_is_as_wide_as_the_binomial_one():
     rng = np.random.default_rng(0)
     right = rng.random(400) < 0.7

@@ -181,6 +181,29 @@ def test_checkpoints_are_written_when_they_are_due_and_take_a_twentieth_of_the_t
     assert asked == [10.0, 20.0, 30.0, 114.0]
 
 
+def test_a_checkpoint_is_of_one_fit_under_way_and_keeps_no_other_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "SHARE", 1e9)
+    kept = Checkpoint(tmp_path, {"config": {}, "versions": {}, "inputs": {}, "threads": 1})
+    kept.finish("first", {"x": np.arange(2)})
+    for number in range(3):
+        kept.save("second", lambda number=number: {"x": np.arange(number)})
+    again = Checkpoint(tmp_path)
+    again.open()
+    for found in (kept, again):
+        assert found.load("first") is None
+        assert found.load("third") is None
+        state, result = found.load("second"), found.finished("first")
+        assert state is not None
+        assert result is not None
+        assert (state["x"].tolist(), result["x"].tolist()) == ([0, 1], [0, 1])
+    assert set(os.listdir(tmp_path)) == {
+        "manifest.json",
+        *json.loads((tmp_path / "manifest.json").read_text())["sha256"],
+    }
+    assert len(os.listdir(tmp_path)) == 3
+
+
 # What is said
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -177,6 +178,25 @@ def test_a_run_takes_an_empty_folder(tmp_path):
     check_free(tmp_path / "run")
     write_folder(tmp_path / "run", CONTENT, RUN)
     assert read_folder(tmp_path / "run", RUN) == CONTENT
+
+
+def test_where_nothing_can_be_renamed_the_manifest_is_written_last(tmp_path, monkeypatch):
+    place, written, original = tmp_path / "run", [], module.write_file
+
+    def busy(*_):
+        raise OSError(errno.EBUSY, "busy")
+
+    def write(path, content):
+        written.append(path)
+        original(path, content)
+
+    place.mkdir()
+    monkeypatch.setattr(os, "rename", busy)
+    monkeypatch.setattr(module, "write_file", write)
+    write_folder(place, dict.fromkeys(COMPARISON.files, b"{}"), COMPARISON)
+    names = [path.name for path in written if path.parent == place]
+    assert sorted(names) == sorted([*COMPARISON.files, MANIFEST])
+    assert names[-1] == MANIFEST
 
 
 def test_files_of_a_run_are_fixed(tmp_path):

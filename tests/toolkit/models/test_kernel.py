@@ -32,6 +32,16 @@ def test_inner_products_are_the_kernel_where_all_rows_are_landmarks():
     np.testing.assert_allclose(columns @ columns.T, scale * centre @ K @ centre, atol=0.02 * scale)
 
 
+def test_rows_that_repeat_change_neither_the_width_nor_the_directions():
+    once = numbers_of(12)
+    distances = ((once[:, None].astype(np.float64) - once[None]) ** 2).sum(-1)
+    found = fitted(np.repeat(once, 8, axis=0))
+    assert found.gamma[0] == pytest.approx(1 / np.median(distances[np.triu_indices(12, 1)]), rel=1e-5)
+    assert found.size == 12
+    most = np.repeat(once, [80, *[1] * 11], axis=0)  # nearly all pairs are of equal rows
+    assert np.isfinite(fitted(most).transform(most)).all()
+
+
 def test_columns_have_mean_0_and_are_as_long_as_the_numbers(monkeypatch):
     monkeypatch.setattr(module, "LANDMARKS", 30)
     X = numbers_of(200)

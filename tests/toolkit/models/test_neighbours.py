@@ -1,5 +1,6 @@
 """Nearest training rows and what their labels say, against loops over pairs of rows."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,18 @@ def test_lengths_and_what_is_too_much(monkeypatch):
 def test_no_rows_give_no_shares():
     training, targets = rows_of(20, 0)
     assert [z.shape for z in Neighbours.of(training, targets).log_odds(training[:0])] == [(0, 4)] * len(KS)
+
+
+def test_rows_without_any_likeness_are_heard_where_the_likest_are_unknown():
+    training, targets = np.eye(2, dtype=np.float32), np.array([[-1, 0], [1, 0]], dtype=np.int8)
+    shares = Neighbours.of(training, targets).shares(training[:1], (2,))[2]
+    np.testing.assert_allclose(shares, [[1, 0]])
+
+
+def test_labels_that_are_said_to_be_unknown_are_refused():
+    training, targets = np.eye(3, dtype=np.float32), np.array([[1, 0], [-1, 1], [0, 1]], dtype=np.int8)
+    neighbours = Neighbours.of(training, targets)
+    assert Neighbours.restored(neighbours.arrays(), 3).known is not None
+    fewer = replace(neighbours, known=sp.csr_array(np.array([[0, 1], [0, 1], [1, 1]], dtype=np.float32)))
+    with pytest.raises(ValueError, match=r"neighbours\.targets that neighbours\.known says are known"):
+        Neighbours.restored(fewer.arrays(), 3)

@@ -3,7 +3,7 @@
 import pytest
 
 from compared import comparison
-from manyhot.toolkit.report.answer import HANDFUL, answer, train_command, verdicts
+from manyhot.toolkit.report.answer import HANDFUL, answer, rare_rows, train_command, verdicts
 
 
 def beside(**methods):
@@ -101,3 +101,7 @@ def test_rare_f1_of_a_handful_of_rows_is_no_headline(rows, shown):
             method["metrics"]["rare_f1"] = 0.5
     compared["test_counts"][-1] = rows
     assert ("rare_f1" in [verdict["key"] for verdict in verdicts(compared)]) == shown
+
+
+def test_a_label_that_training_never_had_is_no_rare_one():
+    assert rare_rows({"train_counts": [0, 1, 8, 9], "test_counts": [50, 2, 3, 70]}) == 5

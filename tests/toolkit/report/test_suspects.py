@@ -11,7 +11,7 @@ from command import as_json, call
 from manyhot.toolkit.report.suspects import rows_shown
 
 WORDS = {"refund": "money back refund", "late": "late parcel days waiting", "broken": "broken glass crack"}
-WRONG = 31
+WRONG, MISSING = 31, 71
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,8 @@ def folder(tmp_path_factory):
         said = " ".join(word for name in names for word in WORDS[name].split() if rng.random() < 0.9)
         if i == WRONG - 1:
             said, names = "late parcel days waiting", ["broken", "late"]
+        if i == MISSING - 1:
+            said, names = "late parcel days waiting late parcel", []
         rows.append({"text": f"{said} number{i}", "labels": names})
     pl.DataFrame(rows).write_ndjson(folder / "t.jsonl")
     call(f"train {folder / 't.jsonl'} --out {folder / 'run'} --set C=10")
@@ -38,12 +40,18 @@ def test_they_are_those_of_audit_and_marked_among_the_worst_rows(folder):
         key: audited[key] for key in ("rows", "missing", "wrong")
     }
     assert said["labels"] == audited["labels"][:10]
+    order = [(cell["looks"], -abs(cell["prob"] - (cell["looks"] == "wrong"))) for cell in said["worst"]]
+    assert order == sorted(order)
     planted = [cell for cell in said["worst"] if (cell["row"], cell["name"]) == (WRONG, "broken")]
     assert [cell["looks"] for cell in planted] == ["wrong"]
     assert f"number{WRONG - 1}" in planted[0]["text"]
     row = next(row for row in found["worst"] if row["row"] == WRONG)
     assert [label.get("looks") for label in row["missed"] if label["name"] == "broken"] == ["wrong"]
     assert all("looks" not in label for row in found["worst"] for label in row["right"])
+    added = [(row["row"], label) for row in found["worst"] for label in row["added"]]
+    marked = {(row, label["name"]) for row, label in added if label.get("looks") == "missing"}
+    assert (MISSING, "late") in marked
+    assert all(label["prob"] >= 0.5 for row, label in added if (row, label["name"]) in marked)
     page = (folder / "run" / "report.html").read_text()
     assert "Labels to check" in page
     assert "looks wrong in the data" in page

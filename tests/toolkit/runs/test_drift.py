@@ -149,3 +149,38 @@ def test_labels_by_binomial_tails():
         ("a", 0.3, 0.05),
     ]
     assert drift.found()["said"] == "c nowhere, 30 % in training; a 6 x as frequent"
+
+
+def rows_of_text(rows):
+    return Examples("x", ["a"] * rows, None, None, [])
+
+
+@pytest.mark.parametrize(
+    ("usual", "share", "differ"), [(0.1, 0.14, 0), (0.1, 0.16, 1), (0.01, 0.03, 0), (0.01, 0.05, 1)]
+)
+def test_unknown_words_matter_from_half_as_many_again_and_three_points_more(usual, share, differ):
+    drift = Drift(Usual((usual, 0.01), np.array([0.5]), np.array([0.5])), Features(), ["a"], CardinalityRange(0, 1))
+    drift.look(rows_of_text(400), np.resize([1.0, -1.0], (400, 1)), np.full(400, share))
+    words = drift.found()["words"]
+    assert words is not None
+    assert words["differ"] == bool(differ)
+
+
+def test_labels_are_counted_where_they_are_known():
+    drift = Drift(Usual(None, np.array([0.3]), np.array([0.3])), Features(), ["a"], CardinalityRange(0, 1))
+    targets = np.full((100, 1), -1, dtype=np.int8)
+    targets[:20, 0] = np.arange(20) < 15
+    drift.look_at_labels(rows_of_text(100), targets)
+    assert [(label["share"], label["rows"]) for label in drift.found()["labels"]] == [(0.75, 15)]
+
+
+@pytest.mark.parametrize("skewness", [6.0, -6.0])
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_shift_to_the_long_tail_of_a_column_has_to_be_larger(skewness, side):
+    # 25 rows: 3.0 / 5 deviations are beyond chance without a tail, 4.7 / 5 with it.
+    features = Features(mean=np.zeros(1, np.float32), std=np.ones(1, np.float32), centred=True)
+    usual = Usual(None, np.array([0.5]), np.array([0.5]), np.array([skewness]))
+    drift = Drift(usual, features, ["a"], CardinalityRange(0, 1), ["size"])
+    numbers = np.full((25, 1), 0.8 * side, dtype=np.float32)
+    drift.look(Examples("x", None, numbers, None, []), np.resize([1.0, -1.0], (25, 1)), np.full(25, np.nan))
+    assert bool(drift.found()["numbers"]) == (skewness * side < 0)

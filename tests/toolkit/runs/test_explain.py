@@ -149,6 +149,7 @@ def test_columns_add_up_to_the_score(runs, model):
         colour = "missing" if row["colour"] is None else row["colour"]
         assert names <= {f"age: {np.float32(row['age']):g}", f"dose: {dose}", f"colour: {colour}"}
         assert f"colour: {colour}" in names
+        assert (f"dose: {dose}" in names) or row["dose"] is not None
         assert (found.words, found.unknown) == (None, [])
 
 
@@ -196,6 +197,8 @@ def test_parts_of_a_word_belong_to_the_words_they_stand_in():
     # "ing" of "singing" and "king": two places of the one, one of the other.
     found = owners_of_parts("sing singing king", (3, 3), WORD)
     assert found["ing"] == {"sing": 0.25, "singing": 0.5, "king": 0.25}
+    # A word that comes twice has twice the share.
+    assert owners_of_parts("king sing king king", (3, 3), WORD)["ing"] == {"sing": 0.25, "king": 0.75}
     from sklearn.feature_extraction.text import CountVectorizer
 
     text = "Don't stop: the well-known naïve 'x' … ok 漢字 a,b"

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from command import as_json, bad, call
+from manyhot import decide
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.review import Review, expected_loss
@@ -65,6 +66,31 @@ def test_in_parts_and_at_once_the_same_rows_and_each_text_once(run):
     best = sorted(first.values(), key=lambda i: (-losses[i], i))[:7]
     assert [row["row"] for row in found] == [i + 1 for i in best]
     assert [row["expected_loss"] for row in found] == pytest.approx([losses[i] for i in best], abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_of_rows_that_are_as_doubtful_the_first_are_taken(run, size):
+    review = Review(load_run(run), 3)
+    texts = [f"zzz{i}" for i in range(6)]
+    logits = np.zeros((6, len(review.run.label_names)), np.float32)
+    for start in range(0, 6, size):
+        review.look(Examples("x", texts[start : start + size], None, None, []), logits[start : start + size])
+    assert [row["row"] for row in review.rows()] == [1, 2, 3]
+
+
+def test_a_text_that_was_pushed_out_may_come_back_in_a_more_doubtful_row(run):
+    loaded = load_run(run)
+    one, (low, high) = np.ones((1, len(loaded.label_names)), np.float32), loaded.cardinality
+
+    def loss(logit):
+        chosen = decide(one * logit, min_labels=low, max_labels=high)
+        return float(expected_loss(loaded.calibration.probs(one * logit), chosen)[0])
+
+    least, middle, most = sorted((-6.0, -2.0, 0.0), key=loss)
+    review = Review(loaded, 1)
+    for text, logit in (("a", least), ("b", middle), ("a", most)):
+        review.look(Examples("x", [text], None, None, []), one * logit)
+    assert [(row["row"], row["text"]) for row in review.rows()] == [(3, "a")]
 
 
 def test_the_command_writes_them_beside_the_predictions(run, tmp_path, monkeypatch):

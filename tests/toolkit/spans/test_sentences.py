@@ -123,6 +123,13 @@ def test_the_offset_is_the_best_threshold_nearest_zero() -> None:
     assert best_offset(np.zeros(0), np.zeros(0, dtype=bool), 0) == 0.0
 
 
+def test_an_offset_is_near_zero_where_that_is_about_as_good_and_never_beyond_the_candidates() -> None:
+    scores, right = np.append(np.linspace(2, 1, 1999), -1.0), np.ones(2000, dtype=bool)
+    assert best_offset(scores, right, 2000) == 0.0
+    assert best_offset(scores[-11:], right[-11:], 11) == pytest.approx(5.5)
+    assert best_offset(np.array([-1.0]), np.array([True]), 1, lowest=-3.0) == 2.0
+
+
 def test_no_threshold_is_better_than_the_offset() -> None:
     random = np.random.default_rng(0)
     for _ in range(50):
