@@ -109,7 +109,7 @@ attacks: $(STAMP)
 
 # What takes seconds to half a minute each; make test leaves it out.
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n 0 -m slow tests
+	$(BIN)/python -m pytest -m slow tests
 
 # Reports, opened by chromium; playwright brings no browser of its own here.
 browser: $(STAMP)
