@@ -96,13 +96,13 @@ def audit(
         from manyhot.toolkit.audit import audit as run_audit
         from manyhot.toolkit.audit import write_audit
         from manyhot.toolkit.config import make_config
-        from manyhot.toolkit.runs.predictions import check_output
+        from manyhot.toolkit.disk.run_folder import check_output
         from manyhot.toolkit.runs.saved_run import load_run
 
         asked = {key: value for key, value in options_of(context).items() if key not in ("out", "safe_csv")}
         settings = make_config(config, set_ or [], asked)
         if out is not None:
-            check_output(out, settings.data, outputs=(".csv", ".jsonl"))
+            check_output(out, (".csv", ".jsonl"), settings.data)
         loaded = None if run is None else load_run(run)
         with listening() as listener:
             audited = run_audit(replace(settings, out=""), replace(listener, on_step=lambda step: None), loaded)

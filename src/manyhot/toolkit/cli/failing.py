@@ -1,5 +1,6 @@
 """Exit codes, and what is said where one is not 0."""
 
+import errno
 import signal
 import traceback
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from manyhot.toolkit.errors import InputError
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed (disk full, internal error), 2 bad input or options, 129, 130, 143 interrupted."
 )
+
+# Names that no file system takes: whoever gave one did not mean it.
+NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class Stopped(KeyboardInterrupt):
@@ -42,6 +46,8 @@ def failing_clearly() -> Iterator[None]:
     except MemoryError:
         fail("out of memory; use fewer columns or labels, or a machine with more memory", 1)
     except OSError as error:
+        if error.errno in NO_NAME:
+            fail(f"{error.filename}: expected the name of a file or folder, got: {error.strerror}; name another", 2)
         fail(f"{error.filename or 'writing'}: {error.strerror or error}; {_left(error)}", 1)
     except (typer.Exit, typer.Abort):
         raise

@@ -115,7 +115,7 @@ def predict(
             )
         notes: list[str] = []
         drift = None
-        looked = None if review is None else _reviewing(loaded, out, review)
+        looked = None if review is None else _reviewing(loaded, data, out, review)
         with predicting() as progress:
             if loaded.task in MARKED_TEXTS:
                 refuse_encoding(encoding)
@@ -138,9 +138,9 @@ def predict(
                 say(f"wrote {review_path(out)}: {len(looked.rows()):,} rows to label next, the least certain first")
 
 
-def _reviewing(run: Any, out: Path, number: int) -> "Review":
+def _reviewing(run: Any, data: str, out: Path, number: int) -> "Review":
     """Return what keeps the rows to label next; refused before any row is read."""
-    from manyhot.toolkit.runs.predictions import check_output
+    from manyhot.toolkit.disk.run_folder import check_output
     from manyhot.toolkit.runs.review import OUTPUTS, Review, review_path
 
     if number < 1:
@@ -149,7 +149,7 @@ def _reviewing(run: Any, out: Path, number: int) -> "Review":
         raise InputError(
             f"--review: expected a run on label sets, whose probabilities are known; got one on {run.task}"
         )
-    check_output(review_path(out), outputs=OUTPUTS)
+    check_output(review_path(out), OUTPUTS, data)
     return Review(run, number)
 
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.models.model import BLOCK
 from manyhot.toolkit.read.cells import close_matches, listed
@@ -16,7 +16,7 @@ from manyhot.toolkit.read.formats.marked import Mark
 from manyhot.toolkit.read.formats.tagged import written_in_columns
 from manyhot.toolkit.read.spans import read_blocks
 from manyhot.toolkit.runs.predictions import WRITERS as TABLE_WRITERS
-from manyhot.toolkit.runs.predictions import Progress, check_output, writer_for
+from manyhot.toolkit.runs.predictions import Progress, writer_for
 from manyhot.toolkit.spans.predict import SpanRun
 from manyhot.toolkit.spans.relation_run import FoundTriples, RelationRun
 from manyhot.toolkit.spans.relation_write import LINE as RELATION_LINE
@@ -65,7 +65,7 @@ def write_spans(
         InputError: an output that cannot be written, or bad input.
         OSError: the disk is full or refuses.
     """
-    check_output(path, data, OUTPUTS)
+    check_output(path, OUTPUTS, data)
     if path.suffix == ".conll" and isinstance(run, RelationRun):
         raise InputError(
             f"{path}: expected a run on spans, as columns have no place for relations; write .jsonl, .csv or .parquet"
