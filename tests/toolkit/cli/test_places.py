@@ -288,6 +288,24 @@ def test_names_of_columns_and_files_on_a_terminal():
     assert "\x1b" not in result.stderr
 
 
+def test_a_line_end_in_a_name_begins_no_line():
+    rows = "".join(f'a fox of {i},"a\nerror: b"\na rose of {i},c\n' for i in range(10))
+    Path("d.csv").write_text('"te\nxt",labels\n' + rows)
+    result = CliRunner().invoke(app, "train d.csv --out r --set C=1".split())
+    assert result.exit_code == 0, result.output
+    Path("other.csv").write_text("word\nfox\n")
+    assert "the columns te\\nxt as in training" in ask("predict", "r", "other.csv", "-o", "o.csv")
+    for command in ("predict r fox", "explain r fox", "audit d.csv --run r"):
+        result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert not any(line.startswith("error") for line in result.output.splitlines()), result.output
+
+
+def test_a_name_of_a_megabyte_is_no_message_of_a_megabyte():
+    Path("d.csv").write_text("x" * 10**6 + ",labels\n" + "fox,a\nrose,b\n" * 10)
+    assert len(ask("train", "d.csv", "--text", "zz")) < 1000
+
+
 def test_formulas_in_csv(run):
     texts = ["=1+1", "+A1", "-2+3", "@x", "-1.5", "+4", "a=b", "\t=1", "fox"]
     pl.DataFrame({"text": texts, "=name": texts}).write_csv("in.csv")

@@ -34,7 +34,7 @@ from manyhot.toolkit.cli.options import (
     options_of,
 )
 from manyhot.toolkit.cli.terminal import listening, print_json, say
-from manyhot.toolkit.errors import visible
+from manyhot.toolkit.errors import on_one_line
 
 if TYPE_CHECKING:
     from manyhot.toolkit.audit import Audited
@@ -194,4 +194,4 @@ def print_audit(audited: "Audited") -> None:
 
 def _plain(text: str) -> Plain:
     """Take names and cells of a file for what they are: no markup, and nothing that a terminal obeys."""
-    return Plain(visible(text))
+    return Plain(on_one_line(text))

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 
 from manyhot.toolkit.cli.terminal import say
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, on_one_line
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed (disk full, internal error), 2 bad input or options, 129, 130, 143 interrupted."
@@ -40,7 +40,7 @@ def failing_clearly() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        fail(str(error), 2)
+        fail(on_one_line(str(error)), 2)
     except KeyboardInterrupt as error:
         fail(f"interrupted; {_left(error)}", 128 + getattr(error, "number", signal.SIGINT))
     except MemoryError:

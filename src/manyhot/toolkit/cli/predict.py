@@ -13,7 +13,7 @@ from manyhot.toolkit.cli.failing import fail, failing_clearly
 from manyhot.toolkit.cli.options import FORMATS_HELP, Encoding, Json, SafeCsv, refuse_encoding
 from manyhot.toolkit.cli.stdin import lines
 from manyhot.toolkit.cli.terminal import predicting, print_json, say, warn
-from manyhot.toolkit.errors import InputError, visible
+from manyhot.toolkit.errors import InputError, on_one_line
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
@@ -181,7 +181,7 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
     if run.task == "spans":
         spans = next(_predicted(run, [text]))["spans"]
         for span in spans:
-            console.print(visible(f"{span['label']:12} {text[span['start'] : span['end']]}"), markup=False)
+            console.print(on_one_line(f"{span['label']:12} {text[span['start'] : span['end']]}"), markup=False)
         if not spans:
             say("no span found")
         return
@@ -195,7 +195,7 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
     sets = run.label_sets(logits)[0]
     width = max((len(label.name) for label in sets), default=0)
     for label in sets:
-        console.print(visible(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
+        console.print(on_one_line(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
     if not sets:
         say("no label: none is likely enough")
     if any(label.prob < 0.5 for label in sets):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -249,11 +249,16 @@ def _kept(raw: Raw, keep: Sequence[str] | None, source: str, ending: str) -> pl.
                 f"{source}, column {shown(name)}: expected text, numbers or dates to keep in a {ending} file, got a "
                 f"{type_name(dtype)} column; leave it out of --keep, or write a .parquet file"
             )
-    names = {name: name for name in frame.columns}
-    for name in names:
-        while names[name] in PREDICTED or (names[name] != name and names[name] in names):
-            names[name] = f"input_{names[name]}"
-    return frame.rename(names)
+    return frame.rename(free_names(frame.columns, PREDICTED))
+
+
+def free_names(names: Iterable[str], taken: Container[str]) -> dict[str, str]:
+    """Name what is kept beside predictions: as it is, or with input_ before it where its name is taken."""
+    free = {name: name for name in names}
+    for name in free:
+        while free[name] in taken or (free[name] != name and free[name] in free):
+            free[name] = f"input_{free[name]}"
+    return free
 
 
 def _holds(dtype: Any, kinds: tuple[Any, ...]) -> bool:
