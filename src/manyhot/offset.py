@@ -50,7 +50,7 @@ def fit_decision(
         \hat y_i = 1 \iff s_i + b > 0, \qquad b = \arg\max_b \tfrac12 (\text{micro-F1} + \text{macro-F1})
 
     With `precision` each label has its own offset instead: the lowest threshold above which held-out rows promise that
-    so many of the predictions are right (:mod:`manyhot.promises` says how). A label without such a threshold is never
+    so many of the predictions are right (the page on decisions says how). A label without such a threshold is never
     predicted, and a row may be left without any.
 
     Logits of rows that the model learned from are too sure: give rows that it has not seen, best all training rows,

@@ -14,14 +14,14 @@ import scipy.sparse as sp
 
 from manyhot.toolkit.choose.label_errors import Limits, Suspects, counted_by_label, limits_of, suspects
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.cautions import fingerprints
 from manyhot.toolkit.report.findings import excerpt_of
 from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.runs.predict import Run, read_for
-from manyhot.toolkit.runs.predictions import WRITERS, check_output, writer_for
+from manyhot.toolkit.runs.predictions import WRITERS, writer_for
 from manyhot.toolkit.train import Listener, cross_fitted
 
 OUTPUTS = (".csv", ".jsonl")
@@ -228,7 +228,7 @@ def write_audit(path: Path, audited: Audited, *, safe_csv: bool = False) -> int:
         InputError: another suffix, or a folder that is not there.
         OSError: the disk is full or refuses.
     """
-    check_output(path, outputs=OUTPUTS)
+    check_output(path, OUTPUTS)
     writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     cells = audited.described()
     if path.suffix == ".csv":

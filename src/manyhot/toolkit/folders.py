@@ -19,8 +19,8 @@ import polars as pl
 import torch
 
 from manyhot.toolkit.config import MARKED_TEXTS
-from manyhot.toolkit.disk.run_folder import MANIFEST, file_sha256, sha256, to_json, whole_file, write_file
-from manyhot.toolkit.errors import InputError, first_line
+from manyhot.toolkit.disk.run_folder import MANIFEST, file_sha256, place_of, sha256, to_json, whole_file, write_file
+from manyhot.toolkit.errors import InputError, first_line, shown
 from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 from manyhot.toolkit.read.formats.files import POLARS_ERRORS, NoRows, check_is_file, kind_of_file
@@ -112,8 +112,9 @@ def shard_of(names: Sequence[str], part: str | None) -> list[str]:
     if part is None:
         return list(names)
     number, _, of = part.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise InputError(f"--shard: expected I/N, such as 3/8, with I from 1 to N; got {part!r}")
+    digits = number.isdecimal() and of.isdecimal() and part.isascii() and len(part) < 20
+    if not digits or not 1 <= int(number) <= int(of):
+        raise InputError(f"--shard: expected I/N, such as 3/8, with I from 1 to N; got {shown(part)}")
     return list(names[int(number) - 1 :: int(of)])
 
 
@@ -149,6 +150,7 @@ def predict_folder(
     names, left_out = files_of_folder(folder)
     if not names:
         raise InputError(f"{folder}: expected data files in this folder ({', '.join(TABLES[:5])} ...), got none")
+    out = place_of(str(out))
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{out}: expected an output folder outside of {folder}, whose files are read; name another -o")
     _check_outputs(names)

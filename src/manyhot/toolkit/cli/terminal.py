@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.config import MARKED_TEXTS
-from manyhot.toolkit.errors import visible
+from manyhot.toolkit.errors import on_one_line, visible
 from manyhot.toolkit.report.metric_names import (
     percent,
     signed_interval,
@@ -160,7 +160,7 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in columns:
-        table.add_column(Text(visible(name)), justify="right", no_wrap=True)
+        table.add_column(Text(on_one_line(name)), justify="right", no_wrap=True)
     # Metrics of spans have other names for the same things.
     for key, title in titles_of(columns.values()).items():
         if not all(key in metrics for metrics in columns.values()):
@@ -178,7 +178,7 @@ def print_columns(uses: "list[Use]") -> None:
     for title in ("column", "used as", ""):
         table.add_column(title, overflow="fold")
     for use in uses:
-        table.add_row(*(Text(visible(cell)) for cell in (use.column, use.role, use.why)))
+        table.add_row(*(Text(on_one_line(cell)) for cell in (use.column, use.role, use.why)))
     Console(soft_wrap=True).print(table)
 
 

@@ -221,10 +221,14 @@ def close_matches(name: str, names: Sequence[str]) -> str:
     return f" (did you mean {' or '.join(shown(match) for match in close)}?)" if close else ""
 
 
+# Characters of a name in a message: a header without line ends is one name of a megabyte.
+LONGEST = 120
+
+
 def listed(names: Sequence[str], limit: int = 12) -> str:
     """List the first names for a message, and count the rest."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    return ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in names[:limit]) + rest
 
 
 def type_name(dtype: Any) -> str:

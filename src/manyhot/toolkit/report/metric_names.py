@@ -129,12 +129,14 @@ BELOW_HALF = (
 
 # Where a method stands beside another, by the interval of the difference. "Win" and "loss" read as something else here.
 AHEAD, BEHIND, EVEN = "ahead", "behind", "no clear difference"
+# Rounding of a mean: an interval that begins so near 0 begins at 0.
+ROUNDING = 1e-9
 
 
 def in_words(interval: tuple[float, float] | list[float]) -> str:
     """Say where a method stands: a difference whose interval holds 0 may be chance."""
     low, high = interval
-    return AHEAD if low > 0 else BEHIND if high < 0 else EVEN
+    return AHEAD if low > ROUNDING else BEHIND if high < -ROUNDING else EVEN
 
 
 def points(difference: float) -> str:

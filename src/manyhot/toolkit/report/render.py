@@ -108,6 +108,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
         f=findings,
         m=findings["metrics"][measured["part"]],
         measured=measured,
+        overview=_overview_of_spans(findings),
         types=types,
         left_out=len(findings["types"]) - len(types),
         relations=shown_labels(relations),
@@ -227,6 +228,23 @@ def _overview(findings: dict[str, Any]) -> dict[str, Any]:
     rows = sum(found["sizes"])
     each = sum(i * count for i, count in enumerate(found["sizes"])) / max(rows, 1)
     return found | {"figures": figures, "rows": rows, "each": each, "counts": sorted(counts)}
+
+
+def _overview_of_spans(findings: dict[str, Any]) -> dict[str, Any]:
+    """Draw what the sentences are."""
+    sizes, lengths = findings["overview"]["sizes"], findings["overview"]["lengths"]
+    counts = sorted(row["train_spans"] for row in findings["types"] if row["train_spans"])
+    title, xlabel = f"Training rows by their {lengths['unit']}", f"{lengths['unit']} of a row"
+    return {
+        "rows": sum(sizes),
+        "each": sum(i * count for i, count in enumerate(sizes)) / max(sum(sizes), 1),
+        "counts": counts,
+        "lengths": lengths,
+        "figures": [
+            plots.plot_bars("row-sizes", "Training rows by the number of their spans", sizes, xlabel="spans of a row"),
+            plots.plot_counts("lengths", title, lengths["counts"], lengths["edges"], xlabel=xlabel),
+        ],
+    }
 
 
 def _box(model: dict[str, Any]) -> dict[str, Any]:

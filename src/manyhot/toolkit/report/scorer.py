@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from manyhot.toolkit.errors import OBEYED, visible
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.models.term_blocks import TextBlock
@@ -133,7 +134,7 @@ class Scorer:
         arrays = run.model.arrays()
         weight = arrays["weight"][sum(len(block.terms) for block in features.blocks) :]
         found: dict[str, Any] = {
-            "names": [name[:NAME_LENGTH] for name in run.label_names],
+            "names": [visible(name)[:NAME_LENGTH] for name in run.label_names],
             "bias": encoded(arrays["bias"]),
             "temperature": encoded(run.calibration.temperature),
             "offset": encoded(run.calibration.offset),
@@ -292,8 +293,9 @@ def encoded(numbers: np.ndarray) -> str:
 
 
 def written(data: dict[str, Any]) -> bytes:
-    """Write JSON that can stand inside of a page: no tag can begin or end in it."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").encode()
+    """Write JSON that can stand inside of a page: no tag can begin or end in it, and nothing in it is obeyed."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def box_of(run: Run, examples: Examples) -> dict[str, Any]:

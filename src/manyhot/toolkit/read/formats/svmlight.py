@@ -16,6 +16,8 @@ from manyhot.toolkit.errors import InputError, first_line, shown
 
 # "rows features labels", the first line of the files of the Extreme Classification Repository.
 _SIZES = re.compile(rb"\s*\d+\s+(\d{1,9})\s+\d+\s*\n")
+# Labels come as floats: beyond, two numbers are one.
+LARGEST = 2**53 - 1
 _ERRORS = (ValueError, OverflowError)
 
 
@@ -58,6 +60,11 @@ def read_svmlight(path: Path, data: bytes) -> Svmlight:
             raise InputError(
                 f"{path}, row {row}: expected whole numbers as labels, got {', '.join(map(str, given))}; "
                 "number the labels"
+            )
+        if any(abs(value) > LARGEST for value in given):
+            raise InputError(
+                f"{path}, row {row}: expected labels of at most {LARGEST:,}, got {max(given, key=abs):.0f}, which is "
+                "read as its neighbour is; number the labels"
             )
         named.append([str(int(value)) for value in given])
     finite = np.isfinite(features.data)
