@@ -155,7 +155,7 @@ def fingerprints(examples: Examples) -> Iterator[bytes]:
 
 
 def of_few_known(few: int, rows: int) -> list[dict[str, Any]]:
-    """Warn where training did not know most words of more than a hundredth of the rows."""
+    """Warn where training did not know most words of a hundredth of the rows or more."""
     if few < MANY_UNKNOWN * rows or not few:
         return []
     text = (
