@@ -1,6 +1,7 @@
 """How methods stand beside each other: intervals that a fraction can have, and who leads."""
 
 import numpy as np
+import pytest
 
 from manyhot.toolkit.compare.standings import difference, interval_of, leaders
 
@@ -9,7 +10,7 @@ def test_an_interval_ends_where_a_fraction_does():
     resamples = np.linspace(0.9, 1.0, 101)
     for value, want in ((0.99, (0.9425, 1.0)), (0.01, (0.0, 0.0575)), (0.5, (0.4525, 0.5475))):
         found = interval_of({"a": {"micro_f1": value}}, {"a": {"micro_f1": resamples}}, "a", "micro_f1")
-        np.testing.assert_allclose(found, want, atol=1e-9)
+        assert found == pytest.approx(want, abs=1e-9)
 
 
 def test_a_difference_may_be_below_0():
