@@ -65,7 +65,7 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
             four fits in place of one.
 
     Attributes:
-        coef_: (labels, features). Of two classes one row.
+        coef_: (labels, features); one row for two classes.
         intercept_: (labels,), the prior taken off.
         classes_: numbers of the labels, or the classes of a y with one a row.
         n_iter_: iterations of L-BFGS.

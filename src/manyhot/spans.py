@@ -1,7 +1,7 @@
 """What a span is to a loss: a cell (type, first token, last token) of a row, none or a few of them right.
 
 Spans are (start, end, type) with the end exclusive, counted in tokens. A cell is the same with both tokens inside:
-first = start, last = end - 1. Of length**2 cells a type those with first <= last < the length of the row are valid.
+first = start, last = end - 1. A type has length**2 cells; those with first <= last < the length of the row are valid.
 """
 
 from collections.abc import Sequence

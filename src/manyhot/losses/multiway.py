@@ -171,7 +171,7 @@ class MultiwayLoss(LossModule):
 def _between_classes(s: Tensor, t: Tensor, known: Tensor | None, hard: bool, every_class: bool) -> Tensor:
     """Return log sum_i T_ij e^(S_ik - S_ij) for classes j, k: (rows, classes, classes), -inf for j = k.
 
-    Of classes that do not occur a row may be left out, and the order of the others lost, unless `every_class` is asked.
+    Rows of classes that do not occur may be left out, and the order of the others lost, unless `every_class` is asked.
     """
     classes = torch.arange(s.shape[-1], device=s.device)
     if not hard:

@@ -153,7 +153,7 @@ def zlpr_loss(
 class ZLPRLoss(LossModule):
     """Module form of :func:`zlpr_loss`, same options; tensors become buffers, an ``nn.Parameter`` threshold is learned.
 
-    Of a prior the log-odds are kept, as the buffer `prior_logits`. No cast of the module takes a buffer below float32.
+    A prior is kept as its log-odds, the buffer `prior_logits`. No cast of the module takes a buffer below float32.
 
     Example:
         >>> import torch, manyhot

@@ -76,7 +76,7 @@ Long = Annotated[
     str | None,
     typer.Option(help="Texts longer than a frozen encoder takes: cut, or mean of their pieces.  [default: cut]"),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of the folds, and of networks.  [default: 0]")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the folds, and of networks.  [default: 0]")]
 ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Options from a run's config.toml.")]
 Pairs = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")

@@ -354,7 +354,7 @@ def versions() -> dict[str, str | None]:
 
 
 def to_json(value: Any) -> bytes:
-    """Write JSON for people and programs; NaN is an error. Of a file name that is no UTF-8, bytes become escapes."""
+    """Write JSON for people and programs; NaN is an error. Bytes of a file name that is no UTF-8 become escapes."""
     text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
     return (text + "\n").encode(errors="backslashreplace")
 

@@ -45,7 +45,7 @@ def count_terms(
         vocabularies: of each kind, terms to columns; by default all terms, in the order in which they come.
 
     Returns:
-        Of each kind, the vocabulary, the counts, columns of a row sorted, and the words.
+        For each kind the vocabulary, the counts, columns of a row sorted, and the words.
     """
     counts: list[_Counts | _PartsOfWords] = []
     analyzers: dict[str, Callable[[str], Iterable[str]]] = {}

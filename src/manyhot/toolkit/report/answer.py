@@ -1,8 +1,8 @@
 """Which method to use, from a comparison: one sentence, and the command that trains with it.
 
-A method is named in place of the default where it is ahead of it in micro- or macro-F1, of relations that of triples,
-by more than chance of rows, and behind in neither. Of several, the one with the best mean of both. All else leaves the
-default.
+A method is named in place of the default where it is ahead of it in micro- or macro-F1 (for relations that of triples)
+by more than chance of rows, and behind in neither. Where there are several, it is the one with the best mean of both.
+All else leaves the default.
 """
 
 import math

@@ -34,7 +34,7 @@ def bagged_offset(found: Candidates, lowest: float = LOWEST) -> float:
 
     The best threshold of a few rows follows their chances: F1 is a step function of it, whose highest step is often a
     narrow one. So the rows are drawn anew, with replacement, many times, and the mean of the best offsets is taken
-    (Breiman, Bagging predictors, 1996). Of many rows all drawings agree, and it is the best offset itself.
+    (Breiman, Bagging predictors, 1996). With many rows all drawings agree, and it is the best offset itself.
     Below `lowest` there are no candidates.
     """
     random = np.random.default_rng(0)
