@@ -156,7 +156,7 @@ ROOMS = {
         ),
         *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "thresholds", "blend", "label_errors", "promised"),
+    "choose": ("calibrate", "cross_fit", "offsets", "blend", "label_errors", "promised"),
     "runs": (
         "evaluate",
         "given",

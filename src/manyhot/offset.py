@@ -186,7 +186,7 @@ def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
 def _f1_of(hits: np.ndarray, sizes: np.ndarray, measured: np.ndarray) -> float:
     """Return the mean of micro- and macro-F1, given (labels,) hits, predictions plus positives, and what macro-F1 has.
 
-    What it has not is a label of which no row is known.
+    A label of which no row is known is in no macro-F1.
     """
     f1 = (2 * hits / np.maximum(sizes, 1))[measured]
     return float(2 * hits.sum() / max(sizes.sum(), 1) + (f1.mean() if f1.size else 0)) / 2

@@ -289,10 +289,11 @@ def eager(rows: Rows) -> Tensor:
     t = tilted(rows)
     enough = _present(rows).sum(-1) >= rows.smallest
     total = torch.einsum("rl,rld,rd->r", t.light[-1][:, 0].double(), t.weight, t.dropped[-1][:, 0].double())
-    x, chosen, k = t.x, t.heavy.double(), 0.0
+    # heavy * c and size * c would cancel: c meets what a set has more or fewer than the heavy labels.
+    x, chosen, k = rows.logits.double(), t.heavy.double(), t.heavy.sum(-1).double()
     if rows.point is not None:
         point = rows.point if rows.known is None else torch.where(rows.known, rows.point, 0)
-        chosen, k = chosen - point, point.sum(-1, dtype=torch.float64)
+        x, chosen, k = t.x, chosen - point, point.sum(-1, dtype=torch.float64)
         # An infinite logit on the wrong side makes the row infinite, and has no gradient.
         x = torch.where(x.isinf(), x.detach(), x)
     # What has no part in the sum has none at infinity either.

@@ -383,10 +383,11 @@ class SetsOfRow {
       linear_ += sum(linear), heavy += static_cast<int64_t>(sum(count));
     }
     if (!batch_.point) {
-      // Then its terms meet size * c, of which they may be the larger part.
-      linear_ = 0;
+      // Then heavy labels count as targets do: c meets what a set has more or fewer than these, since heavy * c and size * c
+      // would cancel.
+      linear_ = 0, k_ = static_cast<double>(heavy);
       for (int64_t i = 0; i < n_; ++i)
-        if (x_[i] > 0) linear_ += static_cast<double>(s_[i]) - tilt_;
+        if (x_[i] > 0) linear_ += static_cast<double>(s_[i]);
     }
     light_.count = present_ - heavy, heavy_.count = heavy;
     light_.degree = std::min(light_.count, b_), heavy_.degree = std::min(heavy_.count, present_ - a_);

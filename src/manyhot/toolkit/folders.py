@@ -164,7 +164,7 @@ def predict_folder(
     waiting = [name for name in mine if not (out / output_of(name)).exists()]
     for name in waiting:
         (out / output_of(name)).parent.mkdir(parents=True, exist_ok=True)
-    files = [Done(name, _rows_of(out / output_of(name))) for name in mine if (out / output_of(name)).exists()]
+    files = [Done(name, _row_count(out / output_of(name))) for name in mine if (out / output_of(name)).exists()]
     skipped = len(files)
     job = Job(str(run), str(folder), str(out), None if keep is None else tuple(keep), encoding)
     for done in (pool or one_after_another)(job, waiting):
@@ -212,7 +212,7 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def _rows_of(path: Path) -> int:
+def _row_count(path: Path) -> int:
     try:
         check_is_file(path)
         return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
@@ -251,7 +251,7 @@ class Worker:
 
 
 def _write_nothing(out: Path, predicted: pl.Schema, source: Path, keep: tuple[str, ...] | None) -> None:
-    """Write an output without rows: of the columns that are kept, a Parquet file says the types, and text is text."""
+    """Write an output without rows. A Parquet file keeps the types of its columns; columns of a text file are text."""
     known: dict[str, Any] = {}
     if kind_of_file(source) == (".parquet", ""):
         known = dict(pl.read_parquet_schema(source))

@@ -15,7 +15,7 @@ from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import Blend, blended
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
-    TRIED,
+    STRENGTHS_TRIED,
     Choice,
     Fold,
     Rule,
@@ -73,7 +73,7 @@ CELL = 3 + 3 * 4
 
 @dataclass(frozen=True)
 class Listener:
-    """What hears of progress; the command prints it, tests and Python callers may ignore it.
+    """Hears of the progress of a training; the command prints it, tests and Python callers may ignore it.
 
     `detail` hears sentences for those who ask for more, and `on_columns` what each column is used as, or why it is not.
     `progress` hears what is being fitted, about which share of the training is done, and the mean loss.
@@ -360,10 +360,10 @@ def fit(
         steps.append(step)
         listener.on_step(step)
 
-    # Also where C and tau are given: the calibration needs rows that were held out.
+    # Folds are fitted also where C and tau are given: the calibration needs rows that were held out.
     folds = folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass)
-    fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1)
-    # A fold has two thirds of the rows, and of a model with a penalty two thirds of the iterations.
+    fits = len(folds) * (STRENGTHS_TRIED if learner.penalised and config.C == "auto" else 1)
+    # A fold has two thirds of the rows; of a model with a penalty it also takes two thirds of the iterations.
     folds_work = fits * 2 / 3 * (2 / 3 if learner.penalised else 1)
     folds_share = folds_work / (folds_work + 1)
     choice = choose(
@@ -415,7 +415,7 @@ def fit(
     model, neighbours = outcome.model, None
     if blend is not None and isinstance(model, Linear):
         neighbours = Neighbours.of(X[:, : features.size_without_kernel], targets).weighing(blend.votes)
-        # What they say of a row that is like none goes into the bias.
+        # A row that is like no training row gets a constant vote, which goes into the bias.
         by = by + blend.shift + sum(blend.votes) * neighbours.log_odds_of_none
         model = model.scaled(blend.scale)
     info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": one_offset} | learner.info | counts_of_fits

@@ -21,8 +21,10 @@ import manyhot
 from command import as_json, bad, call, files
 from manyhot.toolkit.cli import terminal
 from manyhot.toolkit.cli.main import app
-from manyhot.toolkit.config import LOSSES
+from manyhot.toolkit.compare.methods import NAMES
+from manyhot.toolkit.config import LABEL_LOSSES
 from manyhot.toolkit.report.suspects import rows_shown
+from manyhot.toolkit.spans.methods import methods_of
 
 KEYS = [
     "micro_f1", "macro_f1", "samples_f1", "rare_f1", "medium_f1", "head_f1", "exact_match", "hamming_loss", "lrap",
@@ -588,7 +590,12 @@ def test_help_is_fast_and_imports_nothing_heavy():
 
 def test_the_help_of_train_names_every_loss():
     stdout, _ = call("train --help")
-    assert {word.strip(",.;│") for word in stdout.split()} >= set(LOSSES)
+    assert {word.strip(",.;│") for word in stdout.split()} >= set(LABEL_LOSSES)
+
+
+def test_the_help_of_compare_names_every_method():
+    stdout, _ = call("compare --help")
+    assert {word.strip(",.;│") for word in stdout.split()} >= {*NAMES, *(m.name for m in methods_of("spans"))}
 
 
 @pytest.mark.parametrize("command", [getattr(command.callback, "__name__", "") for command in app.registered_commands])

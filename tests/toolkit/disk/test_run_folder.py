@@ -564,7 +564,7 @@ def test_wherever_the_disk_is_full_a_run_beside_stays_as_it_was(run, monkeypatch
 
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "WRITE_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "SHARE", 1e9)
     table(Path("train.csv"))
     sizes = sizes_of(Config(data="train.csv", out="whole"), monkeypatch)

@@ -74,7 +74,7 @@ def audit(
     uncertain: Uncertain = None,
     drop_unlabelled: DropUnlabelled = None,
     model: Annotated[
-        str | None, typer.Option(help="linear, mlp or encoder:NAME_OR_DIR, as of train.  [default: linear]")
+        str | None, typer.Option(help="linear, mlp or encoder:NAME_OR_DIR, as in train.  [default: linear]")
     ] = None,
     device: Device = None,
     long: Long = None,

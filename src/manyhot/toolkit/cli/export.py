@@ -42,7 +42,7 @@ def export(
         network_of_run(loaded)
         rows = None if check is None else read_for(loaded, check, with_labels=False)
         onnx.export(loaded, out)
-        found = {} if rows is None else onnx.compare(loaded, out, rows)
+        found = {} if rows is None else onnx.check_export(loaded, out, rows)
         if as_json:
             print_json({"out": str(out), **found})
         else:

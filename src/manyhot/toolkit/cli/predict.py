@@ -34,7 +34,10 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="OUT", help="Of a file: a .jsonl, .csv or .parquet; of a folder, a folder."
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="A .jsonl, .csv or .parquet file; a folder where DATA is one.",
         ),
     ] = None,
     keep: Annotated[
@@ -46,7 +49,8 @@ def predict(
         int | None, typer.Option(metavar="N", help="Processes that share the files of a folder.  [default: 1]")
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Of a folder, every N-th file from the I-th on: for N machines.")
+        str | None,
+        typer.Option(metavar="I/N", help="Every N-th file of a folder from the I-th on: for N machines."),
     ] = None,
     ray: Annotated[
         str | None,

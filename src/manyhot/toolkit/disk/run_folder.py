@@ -68,7 +68,7 @@ def free_path(data: str) -> Path:
     return path
 
 
-# Of a place that is the root of a volume: nothing beside it is on the same one.
+# Where a place is the root of a volume: nothing beside it is on the same one.
 INSIDE = ".partial"
 # Bytes that a name may have on the file systems there are.
 LONGEST_NAME = 255

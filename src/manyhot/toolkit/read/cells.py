@@ -156,7 +156,7 @@ def parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: str
     # Few columns hold white space or words, and only those are read again.
     again = [name for name, dtype in cells.schema.items() if dtype == pl.String and numbers[name].has_nulls()]
     words = pl.col(again).str.strip_chars().str.to_lowercase()
-    # Of a column of nothing else, true and false are features too; of a column of numbers they are a mistake.
+    # In a column of nothing else, true and false are features too; in a column of numbers they are a mistake.
     truths = again
     if expected == "finite numbers" and again:
         only = cells.select((words.is_in(_TRUE_OR_FALSE) | (words == "")).all())

@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, written
+from manyhot.toolkit.report.metric_names import MEASURED_ON, SPAN_TITLES, TITLES, written
 
 # What the Hub calls what a run does.
 PIPELINES = {"spans": "token-classification", "relations": "token-classification"}
-PARTS = {
-    "test": "test rows",
-    "valid": "validation rows",
-    "held_out": "training rows, held out",
-    "train": "the training rows themselves",
-    "cross_fitted": "training rows, cross-fitted",
-}
-# Of the head, where a program reads them; the page has the others too.
+# Metrics in the head, where a program reads them; the page has the others too.
 HEADLINES = ("accuracy", "micro_f1", "macro_f1")
 SHOWN_LABELS = 40
 
@@ -53,8 +46,8 @@ def card(findings: dict[str, Any]) -> str:
         "",
         "## Numbers",
         "",
-        f"On {findings['measured']['rows']:,} {PARTS[part]} of {_plain(findings['measured']['file'])}; F1 and what is "
-        "like it in per cent.",
+        f"On {findings['measured']['rows']:,} {MEASURED_ON[part]} of {_plain(findings['measured']['file'])}; F1 and "
+        "what is like it in per cent.",
         "",
         "| | |",
         "|---|---:|",

@@ -20,14 +20,15 @@ from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.answer import answer, verdicts
 from manyhot.toolkit.report.metric_names import (
     BELOW_HALF,
+    MEASURED_ON,
     RELATION_TITLES,
     SPAN_TITLES,
     TITLES,
-    penalty,
     percent,
     points,
     titles_of,
     written,
+    written_penalty,
 )
 from manyhot.toolkit.report.scorer import written as written_inside
 from manyhot.toolkit.report.span_page import drawn_arrows, hues_of, marked
@@ -43,8 +44,6 @@ TOLD_BINS, TOLD_LEAST = slice(6, 8), 30
 MARKED, LEAST_ROWS = 5, 3
 # How far off the number of labels may be and still be called right.
 ABOUT = 0.05
-PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
-PARTS |= {"held_out": "training rows, held out", "train": "training rows"}
 SPAN_COMPARED = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "rare_f1", "exact_match")
 RELATION_COMPARED = (*(f"triple_{key}" for key in SPAN_COMPARED[:4]), "triple_boundary_f1", "micro_f1")
 COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
@@ -93,7 +92,7 @@ def render_run(findings: dict[str, Any]) -> str:
         curve=plots.plot_curve(**findings["curve"], unit=unit),
         unit=unit,
         stopped=findings["curve"]["scores"][0] is not None,
-        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
+        numbers=[(MEASURED_ON[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in TITLES if all(key in part for part in findings["metrics"].values())],
     )
 
@@ -121,7 +120,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
         ],
         curve=plots.plot_curve(**findings["curve"], unit="epoch"),
         stopped=findings["curve"]["scores"][0] is not None,
-        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
+        numbers=[(MEASURED_ON[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in titles if all(key in part for part in findings["metrics"].values())],
         TITLES=titles,
     )
@@ -260,7 +259,7 @@ def _box(model: dict[str, Any]) -> dict[str, Any]:
     numbers = model.get("numbers")
     means = [] if numbers is None else np.frombuffer(base64.b64decode(numbers["mean"]), "<f8").tolist()
     blocks = model["blocks"]
-    # Of some training rows, the standardised numbers, float32.
+    # The standardised numbers of some training rows, float32.
     rows = base64.b64decode(model["kernel"]["landmarks"]) if "kernel" in model else b""
     landmarks = len(rows) // (4 * max(len(means), 1))
     return {
@@ -360,7 +359,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "penalty": penalty, "cut": cut, "points": points}
+    environment.filters |= {"percent": percent, "penalty": written_penalty, "cut": cut, "points": points}
     environment.filters["from_metrics"] = lambda key, metrics: written(key, metrics[key])
     # A page has no "</style>" or "</script>" in either: they are ours.
     style, spans, script, scorer = (

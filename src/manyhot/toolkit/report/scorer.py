@@ -37,7 +37,7 @@ MOST_FIELDS = 60
 LEVELS = 2**15
 # Steps of an inverse document frequency, from 1 on: a byte reaches 13.75, of texts by the hundred thousand.
 IDF_STEP = 0.05
-# Of one term: their number is a byte.
+# Weights of one term: their number is a byte.
 MOST_WEIGHTS = 255
 # Cells of a matrix of weights that are looked at at once.
 CELLS = 4_000_000
@@ -161,7 +161,7 @@ class Scorer:
             )
             weight = weight[category.size :]
         if (kernel := features.kernel) is not None:
-            # Of rows that are near to landmarks, what a label hears of each: the basis times the weights.
+            # What each landmark adds to a label, for a row that is near to it: the basis times the weights.
             near, mean = kernel.basis @ weight.astype(np.float64), kernel.mean @ weight.astype(np.float64)
             found["kernel"] = {
                 "landmarks": encoded(kernel.landmarks.astype(np.float32)),
@@ -204,7 +204,7 @@ def scorer_of(run: Run) -> Scorer | str:
 
 
 def frequent_terms(features: Features, budget: int) -> list[np.ndarray]:
-    """Return of each block the columns of the terms that are in most texts, as many as so many bytes hold."""
+    """Return the columns of the terms of each block that are in most texts, as many as so many bytes hold."""
     idf = np.concatenate([block.idf for block in features.blocks])
     bytes_of = [len(term.encode()) + BESIDE_TERM for block in features.blocks for term in block.terms]
     order = np.argsort(idf, kind="stable")
@@ -255,7 +255,7 @@ def _terms(
     labels: int,
 ) -> Terms:
     """Write weights and idf as whole numbers."""
-    # Of a term with more weights than a byte counts the smallest are left out.
+    # A term keeps at most as many weights as a byte counts, the largest.
     order = np.lexsort((-np.abs(values), term))
     term, label, values = term[order], label[order], values[order]
     place = np.arange(len(term)) - np.searchsorted(term, term)

@@ -18,7 +18,7 @@ from manyhot.toolkit.spans.predict import MeasuredTriples
 from manyhot.toolkit.spans.sentences import Sentences
 
 FORMAT = 2
-# Of the errors that are told apart by type and border, so many are shown.
+# Errors that are shown, told apart by type and border.
 PAIRS = 30
 # Tokens of a row that are shown, around what is wrong in it.
 SHOWN = 80
@@ -318,7 +318,7 @@ def warnings_of(judged: Judged, training: SpanTraining, types: Sequence[dict[str
     if judged.part == "train":
         warn("There were too few rows to hold any out: all numbers are of the rows that were learned, and too good.")
     if few:
-        warn(f"{_types(few)} fewer than 9 training spans. What is measured of one of them alone says little.", few)
+        warn(f"{_types(few)} fewer than 9 training spans. The numbers of one of them alone say little.", few)
     if absent:
         verb = "is" if len(absent) == 1 else "are"
         warn(f"{_types(absent)} no span among the rows measured on, and {verb} left out of macro-F1.", absent)

@@ -28,7 +28,7 @@ OUTPUTS = (".jsonl", ".csv", ".parquet", ".conll")
 LINE = pl.Schema(
     {"row": pl.Int64, "start": pl.Int64, "end": pl.Int64, "label": pl.String, "score": pl.Float64, "text": pl.String}
 )
-# Of each task, what a line of a table holds.
+# What a line of a table holds, for each task.
 COLUMNS = {"spans": LINE, "relations": RELATION_LINE}
 # What is found in a row: its spans, or its entities and relations.
 OfRow = Any
