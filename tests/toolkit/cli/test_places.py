@@ -327,6 +327,13 @@ def test_formulas_in_csv(run):
     assert no_formulas(pl.DataFrame({"n": [-1, 2]}))["n"].to_list() == [-1, 2]
 
 
+def test_what_a_run_does_not_read_is_said_in_words_of_the_command(run):
+    assert "expected a text, got an empty one" in ask("explain", run, " ")
+    Path("n.csv").write_text("a,b,p,q\n" + "".join(f"{i / 7},{i % 5},{i % 2},{i // 2 % 2}\n" for i in range(30)))
+    train(Config(data="n.csv", C=1.0, tau=0.0, out="numbers"))
+    assert "'fox': expected a file, of a run that reads columns and no text" in ask("predict", "numbers", "fox")
+
+
 # Rows that were trained on
 
 

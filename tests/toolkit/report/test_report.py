@@ -340,6 +340,12 @@ def test_the_command_renders_what_training_rendered(hostile, here):
     assert not [word for word in SAID if word in page]
 
 
+def test_texts_of_plots_are_of_any_script_and_nothing_in_them_is_obeyed(recwarn):
+    svg = plots.drawn("a", "b", "c", lambda axes: axes.set_xlabel("\u6f22\x1b\u202e"))
+    assert not recwarn.list
+    assert "\u6f22\\x1b\\u202e" in svg
+
+
 def test_the_command_tells_a_comparison_from_a_run(here):
     content = to_json(comparison())
     write_folder(here / "c", {"compare.json": content, "config.toml": b"", "report.html": b"x"}, COMPARISON)
@@ -353,6 +359,9 @@ def test_the_command_tells_a_comparison_from_a_run(here):
     assert "No row of the data is in this file" in page
     write_folder(here / "d", {"compare.json": b'{"methods": 3}', "config.toml": b"", "report.html": b"x"}, COMPARISON)
     assert bad("report d").startswith("d/compare.json: expected what `manyhot compare` wrote, but it is damaged: ")
+    many = comparison() | {"methods": comparison()["methods"] * 100}
+    write_folder(here / "e", {"compare.json": to_json(many), "config.toml": b"", "report.html": b"x"}, COMPARISON)
+    assert "methods, where 100 are the most" in bad("report e")
     Path("c/compare.json").write_bytes(content + b" ")
     assert "c/compare.json: changed since it was written" in bad("report c")
 

@@ -49,7 +49,10 @@ def explain(
                 f"{run}: expected a run that reads text alone; this one reads columns: in Python, "
                 "manyhot.load_run(RUN).explain(frame) takes a frame with them."
             )
-        found = loaded.explain(read_text() if text == "-" else text, label)[0]
+        text = read_text() if text == "-" else text
+        if not text.strip():
+            raise InputError("expected a text, got an empty one.")
+        found = loaded.explain(text, label)[0]
         if as_json:
             print_json(as_object(found))
         else:

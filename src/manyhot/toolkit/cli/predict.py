@@ -13,7 +13,7 @@ from manyhot.toolkit.cli.failing import fail, failing_clearly
 from manyhot.toolkit.cli.options import FORMATS_HELP, Encoding, Json, SafeCsv, refuse_encoding
 from manyhot.toolkit.cli.stdin import lines
 from manyhot.toolkit.cli.terminal import predicting, print_json, say, warn
-from manyhot.toolkit.errors import InputError, on_one_line
+from manyhot.toolkit.errors import InputError, on_one_line, shown
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
@@ -178,6 +178,10 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
     """Print a label a line with its probability; of spans, a span a line."""
     if not text.strip():
         raise InputError("expected a text, got an empty one.")
+    if run.task in ("multilabel", "multiclass") and not run.features.reads_text:
+        raise InputError(
+            f"{shown(text)}: expected a file, of a run that reads columns and no text; name one, and -o OUT."
+        )
     if as_json:
         print_json(next(_predicted(run, [text])))
         return

@@ -5,6 +5,7 @@ Names from data are never drawn: matplotlib would read a dollar sign as mathemat
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,8 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from manyhot.toolkit.errors import visible
 
 # Drawn in these, which no plot needs, and replaced by what the page calls them.
 INK, MUTED, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004", "#000005"
@@ -69,12 +72,14 @@ def drawn(
 
     `place` is where the axes stand, as shares of the figure: finding it by measuring texts takes longer than drawing.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # Texts stay texts: whoever shows the page has the fonts.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
         figure = Figure(figsize=(width, height))
         draw(figure.add_axes(place))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
+    svg = visible(buffer.getvalue())
     size = re.search(r'viewBox="[^"]*"', svg)
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
     body = body[body.index(">") + 1 :].replace("xlink:href", "href")

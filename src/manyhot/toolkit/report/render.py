@@ -36,6 +36,7 @@ from manyhot.toolkit.report.suspects import rows_shown
 
 # Rows of a table of labels that a page can hold; of more, the rare ones and the worst are kept.
 MOST_LABELS = 2000
+MOST_METHODS = 100
 NAME_LENGTH = 120
 # Bins of probabilities from 60 to 80 %: what a reader is told of first, if there are so many.
 TOLD_BINS, TOLD_LEAST = slice(6, 8), 30
@@ -126,7 +127,13 @@ def _render_spans(findings: dict[str, Any]) -> str:
 
 
 def render_comparison(comparison: dict[str, Any]) -> str:
-    """Write the report of a comparison, as compare.json holds it."""
+    """Write the report of a comparison, as compare.json holds it.
+
+    Raises:
+        ValueError: more methods than there can be; each has plots.
+    """
+    if len(comparison["methods"]) > MOST_METHODS:
+        raise ValueError(f"{len(comparison['methods'])} methods, where {MOST_METHODS} are the most")
     if comparison.get("task") in MARKED_TEXTS:
         return _render_span_comparison(comparison)
     fine = [method for method in comparison["methods"] if method["error"] is None]

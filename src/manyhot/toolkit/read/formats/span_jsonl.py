@@ -170,13 +170,17 @@ class SpanRecords:
 def _token(where: str, token: dict[str, Any], text: str, after: int) -> tuple[int, int]:
     """Return where one of Prodigy's tokens stands in the text, not before the end of the one before it."""
     start, end = token.get("start"), token.get("end")
-    whole = all(isinstance(place, int) and not isinstance(place, bool) for place in (start, end))
-    if not whole or not after <= start < end or text[start:end] != token.get("text"):
-        raise InputError(
-            f"{where}, 'tokens': expected tokens with text, start and end in the row's text, one after the other, got "
-            f"{shown(token)}; leave tokens out, and they are found"
-        )
-    return start, end
+    if (
+        isinstance(start, int)
+        and isinstance(end, int)
+        and after <= start < end
+        and text[start:end] == token.get("text")
+    ):
+        return start, end
+    raise InputError(
+        f"{where}, 'tokens': expected tokens with text, start and end in the row's text, one after the other, got "
+        f"{shown(token)}; leave tokens out, and they are found"
+    )
 
 
 def _keys(record: dict[str, Any]) -> str:
