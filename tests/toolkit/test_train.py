@@ -559,16 +559,16 @@ def test_rows_that_are_measured_count_too(tmp_path, monkeypatch, part):
         (tmp_path / f"{name}.svm").write_text("".join(f"{i % 20},{(i + 1) % 20} 1:{i}\n" for i in range(rows)))
     monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 100 * 20 * CELL)
     named: Any = {part: str(tmp_path / "many.svm")}
-    with pytest.raises(InputError, match=r"few\.svm: 1,000 rows x 20 labels take about 1 MB .* keep the 2 most"):
+    with pytest.raises(InputError, match=r"few\.svm: 1,000 rows x 11 labels take about 1 MB .* keep the 2 most"):
         train(Config(data=str(tmp_path / "few.svm"), loss="zlpr", out=str(tmp_path / "run"), **named), dry_run=True)
 
 
 def test_what_a_fit_takes_is_added_to_rows_by_labels(tmp_path, monkeypatch):
     path = tmp_path / "wide.svm"
-    path.write_text("".join(f"{i % 20},{(i + 1) % 20} {i + 1}:1 900000:1\n" for i in range(100)))
-    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 10**8)
+    path.write_text("".join(f"{i % 60},{(i + 1) % 60} {i + 1}:1 300000:1\n" for i in range(100)))
+    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 4 * 10**7)
     monkeypatch.setattr(Examples, "dense_targets", lambda self: pytest.fail("written out"))
-    with pytest.raises(InputError, match=r"wide\.svm: 100 rows x 20 labels take about .* take fewer rows, or a larger"):
+    with pytest.raises(InputError, match=r"wide\.svm: 100 rows x 60 labels take about .* take fewer rows, or a larger"):
         train(Config(data=str(path), loss="zlpr", weights="dense", out=str(tmp_path / "run")))
 
 

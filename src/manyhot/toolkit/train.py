@@ -74,7 +74,7 @@ from manyhot.toolkit.runs.trained_rows import row_hashes
 SAMPLE = 16
 # Bytes a cell, row by label, at the peak of choosing C and tau: targets, those of the folds, held-out logits with prior
 # and shifted, label sets, and what is made of all of them to measure.
-CELL = 60
+CELL = 90
 # Bytes of a feature: its mean, its scale, and what these are made from.
 FEATURE = 100
 # Rows x labels from which on labels are fitted in blocks.
