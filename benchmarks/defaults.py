@@ -35,17 +35,17 @@ from manyhot.toolkit.choose.cross_fit import (
     fit_folds,
     make_folds,
     mean_f1,
-    penalty,
+    penalty_at,
     prior_logits,
 )
-from manyhot.toolkit.choose.thresholds import choose_threshold
+from manyhot.toolkit.choose.offsets import choose_offset
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays
 from manyhot.toolkit.models import linear, term_blocks
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.models.model import unheard
-from manyhot.toolkit.objectives import LOSSES, route_of
+from manyhot.toolkit.objectives import FORMULAS, route_of
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples, examples_from_frame
 from manyhot.toolkit.read.inputs import read
@@ -83,7 +83,7 @@ RULES: dict[str, Rule] = {
     "no prior": no_prior,
     "tau by cardinality": tau_of_right_cardinality,
     "offset by cardinality, tau by F1": choose_tau_of_right_cardinality,
-    "no prior, offset by F1": choose_threshold,
+    "no prior, offset by F1": choose_offset,
     "tau and offset by F1": choose_tau,
 }
 CRITERIA = ("loss", "F1")
@@ -114,10 +114,10 @@ def judge(examples: Examples) -> dict[str, float]:
     cardinality = cardinality_range(targets)
     folds = make_folds(X, targets, seed=0)
     starts: list[Arrays] = [{} for _ in folds]
-    loss, tried = LOSSES["zlpr"], []
+    loss, tried = FORMULAS["zlpr"], []
     learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, route=route_of("zlpr"))
     for strength in cross_fit.STRENGTHS:
-        C = penalty(strength, folds)
+        C = penalty_at(strength, folds)
         held, _ = fit_folds(folds, starts, learner=learner, C=C)
         start = learner.mean(starts, [fold.rows for fold in folds])
         model = learner.fit(
@@ -150,7 +150,7 @@ def judge_search(examples: Examples) -> dict[str, float]:
     fitted, X = Features.fit_transform(inner)
     X_outer, targets, truth = fitted.transform(outer), inner.targets.toarray(), outer.targets.toarray()
     cardinality = cardinality_range(targets)
-    loss = LOSSES["zlpr"]
+    loss = FORMULAS["zlpr"]
     learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=loss, route=route_of("zlpr"))
     last: dict[tuple[float, float], np.ndarray] = {}
 
@@ -162,7 +162,7 @@ def judge_search(examples: Examples) -> dict[str, float]:
         starts: list[Arrays] = [{} for _ in folds]
         found = {}
         for strength in strengths:
-            C = penalty(strength, folds)
+            C = penalty_at(strength, folds)
             held, _ = fit_folds(folds, starts, learner=learner, C=C)
             if (tolerance, strength) not in last:
                 start = learner.mean(starts, [fold.rows for fold in folds])

@@ -26,7 +26,7 @@ from defaults import ROOT, decided
 from manyhot.labels import CardinalityRange, cardinality_range, label_prior
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import Held, Rule, choose_tau, fixed, prior_logits, score_by
-from manyhot.toolkit.choose.thresholds import choose_threshold
+from manyhot.toolkit.choose.offsets import choose_offset
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.disk.run_folder import to_json, write_file
@@ -34,7 +34,7 @@ from manyhot.toolkit.models.adamw import descend, mean_loss
 from manyhot.toolkit.models.encoder import SCHEDULE, FineTuned, plan_encoder
 from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
-from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.objectives import FORMULAS
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.runs.evaluate import align
 
@@ -60,7 +60,7 @@ KINDS = {
     "BCE with prior": Kind("bce", 1.0),
     "focal with prior": Kind("focal", 1.0),
 }
-DECISIONS: dict[str, Rule] = {"s > 0": fixed(0.0), "rule": choose_tau, "one threshold": choose_threshold}
+DECISIONS: dict[str, Rule] = {"s > 0": fixed(0.0), "rule": choose_tau, "one threshold": choose_offset}
 RATES = (2e-5, 5e-5, 1e-4)
 SEEDS = (0, 1, 2)
 EPOCHS = 5
@@ -150,7 +150,7 @@ def fitted(encoder: Encoder, rows: Rows, kind: Kind, rate: float, seed: int, epo
     """Fit, and measure every decision; the curve has the mean loss of training and the held-out score by step."""
     began = time.monotonic()
     labels, score = rows.targets.shape[1], score_by(rows.cardinality)
-    loss = LOSSES[kind.loss]
+    loss = FORMULAS[kind.loss]
     learner = plan_encoder(len(rows.X), labels, encoder=encoder, loss=loss, score=score, seed=seed)
     net = learner.draw(rows.X, labels)
     assert isinstance(net, FineTuned)
@@ -177,7 +177,7 @@ def fitted(encoder: Encoder, rows: Rows, kind: Kind, rate: float, seed: int, epo
         heard,
         replace(SCHEDULE, rate=rate, epochs=epochs),
         seed=seed,
-        steps=UNSAVED,
+        bookmark=UNSAVED,
         progress=unheard,
     )
     look()

@@ -31,12 +31,12 @@ from manyhot.labels import cardinality_range, label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.blend import blended
 from manyhot.toolkit.choose.cross_fit import choose, choose_tau, make_folds
-from manyhot.toolkit.choose.label_errors import suspects, thresholds
+from manyhot.toolkit.choose.label_errors import limits_of, suspects
 from manyhot.toolkit.config import default_loss
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.linear import LinearLearner
-from manyhot.toolkit.objectives import LOSSES, route_of
+from manyhot.toolkit.objectives import FORMULAS, route_of
 from manyhot.toolkit.read.examples import Examples
 
 RESULTS = Path(__file__).parent / "results" / "label_errors.json"
@@ -53,7 +53,7 @@ LOSS = default_loss("multilabel", "linear")
 
 def held_probs(features: Features, X: DesignMatrix, targets: np.ndarray) -> np.ndarray:
     """Return the probabilities that the command would state of rows held out, (rows, labels)."""
-    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES[LOSS], route=route_of(LOSS))
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=FORMULAS[LOSS], route=route_of(LOSS))
     options: Any = {
         "rule": choose_tau,
         "cardinality": cardinality_range(targets),
@@ -91,7 +91,7 @@ def rankings(probs: np.ndarray, targets: np.ndarray) -> Iterator[tuple[str, np.n
 def flags(probs: np.ndarray, targets: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (rows, labels) of the cells that are called suspects."""
     ours = np.zeros(targets.shape, dtype=bool)
-    cells = suspects(probs, targets, thresholds(probs, targets))
+    cells = suspects(probs, targets, limits_of(probs, targets))
     ours[cells.rows, cells.labels] = True
     yield OURS, ours
     sets, wide = _sets(targets), probs.astype(np.float64)

@@ -33,13 +33,13 @@ from evidence import COMMAND, ROOT, SETS, files_of
 from manyhot.decisions import decide
 from manyhot.labels import cardinality_range, label_counts
 from manyhot.metrics import multilabel_metrics
-from manyhot.toolkit.choose.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, penalty
+from manyhot.toolkit.choose.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, penalty_at
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.models.model import unheard
-from manyhot.toolkit.objectives import LOSSES, route_of
+from manyhot.toolkit.objectives import FORMULAS, route_of
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.runs.evaluate import align
 
@@ -138,12 +138,14 @@ def paths() -> list[dict[str, Any]]:
     _, X = Features.fit_transform(rows)
     targets = rows.targets.toarray()
     folds, limits = make_folds(X, targets, seed=0), cardinality_range(rows.targets)
-    taken = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], route=route_of("zlpr"))
+    taken = LinearLearner.planned(
+        X.shape[0], X.shape[1], targets.shape[1], loss=FORMULAS["zlpr"], route=route_of("zlpr")
+    )
     before = LinearLearner(taken.loss, taken.memory, "lbfgs", "all labels", False, taken.shape)
     found = []
     for path, learner in (("weights, all labels together", before), ("taken", taken)):
         for strength in STRENGTHS:
-            C, began = penalty(strength, folds), time.process_time()
+            C, began = penalty_at(strength, folds), time.process_time()
             fitted = learner.fit(
                 folds[0].X, torch.from_numpy(folds[0].targets), C=C, fits=UNSAVED, name="", progress=unheard
             )
@@ -151,7 +153,7 @@ def paths() -> list[dict[str, Any]]:
             model: Any = fitted.model
             weight, bias = model.weight.double(), model.bias.double()
             logits = torch.from_numpy(folds[0].X.astype(np.float64) @ weight.numpy()) + bias
-            loss = LOSSES["zlpr"](logits, torch.from_numpy(folds[0].targets)).item()
+            loss = FORMULAS["zlpr"](logits, torch.from_numpy(folds[0].targets)).item()
             objective = (loss + weight.square().sum().item() / (2 * C)) / len(folds[0].targets)
             held, _ = fit_folds(folds, [{} for _ in folds], learner=learner, C=C)
             shifted = held.shifted(*choose_tau(held, limits))

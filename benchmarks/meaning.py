@@ -20,7 +20,7 @@ from defaults import ROOT, decided, rows_of, table_of, training_sets
 from manyhot.labels import cardinality_range
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose import cross_fit
-from manyhot.toolkit.choose.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, penalty, prior_logits
+from manyhot.toolkit.choose.cross_fit import choose_tau, fit_folds, make_folds, mean_f1, penalty_at, prior_logits
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays
 from manyhot.toolkit.models import meaning
@@ -28,7 +28,7 @@ from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.pretrained import Encoder
-from manyhot.toolkit.objectives import LOSSES, route_of
+from manyhot.toolkit.objectives import FORMULAS, route_of
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import read
 
@@ -65,12 +65,14 @@ def judged(
     fitted, X = Features.fit_transform(inner, reader, words=words, characters=characters)
     targets, truth = inner.targets.toarray(), outer.targets.toarray()
     X_outer, cardinality = fitted.transform(outer), cardinality_range(targets)
-    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["bce"], route=route_of("bce"))
+    learner = LinearLearner.planned(
+        X.shape[0], X.shape[1], targets.shape[1], loss=FORMULAS["bce"], route=route_of("bce")
+    )
     folds = make_folds(X, targets, seed=0)
     starts: list[Arrays] = [{} for _ in folds]
     options = []
     for strength in cross_fit.STRENGTHS:
-        C = penalty(strength, folds)
+        C = penalty_at(strength, folds)
         held, _ = fit_folds(folds, starts, learner=learner, C=C)
         start = learner.mean(starts, [fold.rows for fold in folds])
         made: Any = {"start": start, "fits": UNSAVED, "name": "", "progress": unheard}

@@ -27,7 +27,7 @@ from manyhot.toolkit.models import mlp
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.mlp import plan_mlp
 from manyhot.toolkit.models.model import unheard
-from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.objectives import FORMULAS
 from manyhot.toolkit.read.examples import Examples
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
@@ -74,7 +74,7 @@ def judge(examples: Examples, options: dict[str, Any]) -> float:
         fitted = Features.fit(inner)
         X, targets = fitted.transform(inner), inner.targets.toarray()
         cardinality = cardinality_range(targets)
-        learner = plan_mlp(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES["zlpr"], score=score_by(cardinality))
+        learner = plan_mlp(X.shape[0], X.shape[1], targets.shape[1], loss=FORMULAS["zlpr"], score=score_by(cardinality))
         held, _ = fit_folds(make_folds(X, targets, seed=0)[:1], [{}], learner=learner, C=None)
         tau, offset = choose_tau(held, cardinality)
         model = learner.fit(X, torch.from_numpy(targets), fits=UNSAVED, name="all", progress=unheard).model

@@ -40,7 +40,7 @@ from manyhot.toolkit.models.linear import LinearLearner, is_shared
 from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.models.term_counts import Counted, most_frequent
-from manyhot.toolkit.objectives import LOSSES, route_of
+from manyhot.toolkit.objectives import FORMULAS, route_of
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import read
 
@@ -82,7 +82,7 @@ class Kept:
     def finish(self, fit: str, result: Arrays) -> None:
         self.results[self._key(fit)] = result
 
-    def steps(self, fit: str) -> Any:
+    def bookmark(self, fit: str) -> Any:
         return UNSAVED
 
 
@@ -132,7 +132,7 @@ def judged(
     voters = None
     for loss in COMPARED:
         began = time.process_time()
-        options: Any = {"loss": LOSSES[loss], "route": route_of(loss)}
+        options: Any = {"loss": FORMULAS[loss], "route": route_of(loss)}
         learner, fits = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], **options), Kept(kept, loss)
         choice = choose(
             folds,

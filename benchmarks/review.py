@@ -28,7 +28,7 @@ from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.models.model import unheard
-from manyhot.toolkit.objectives import LOSSES, route_of
+from manyhot.toolkit.objectives import FORMULAS, route_of
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.review import expected_loss
 
@@ -61,7 +61,7 @@ def fitted(
     has = targets.any(0)
     targets = targets[:, has]
     features, X = Features.fit_transform(train)
-    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=LOSSES[LOSS], route=route_of(LOSS))
+    learner = LinearLearner.planned(X.shape[0], X.shape[1], targets.shape[1], loss=FORMULAS[LOSS], route=route_of(LOSS))
     choice = choose(
         make_folds(X, targets, seed=0),
         learner=learner,

@@ -59,7 +59,7 @@ def by_epoch(learner: SpanLearner, training: SpanTraining, rows: Sentences, look
         found.append(candidates(network, look, training))
         return float(len(found))  # higher each time: all epochs are made
 
-    fitting._descend(learner, network, pieces, curve.steps(""), curve, epochs=EPOCHS, held=held)
+    fitting._descend(learner, network, pieces, curve.bookmark(""), curve, epochs=EPOCHS, held=held)
     return found
 
 

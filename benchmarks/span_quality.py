@@ -145,7 +145,7 @@ def fit_crf(training: SpanTraining, sentences: Sentences, seed: int, epochs: int
         value,
         replace(schedule, epochs=CNN.epochs),
         seed=seed,
-        steps=UNSAVED,
+        bookmark=UNSAVED,
         progress=lambda *_: None,
         epochs=epochs,
         held=None if held is None else lambda: measured(crf_spans(crf, held), held, training)[0],

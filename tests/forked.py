@@ -19,7 +19,7 @@ import manyhot.toolkit.compare.compare, manyhot.toolkit.spans.train, manyhot.too
 import manyhot.toolkit.disk.checkpoint as checkpoint
 import manyhot.toolkit.models.linear as linear
 from manyhot.toolkit.cli.main import main
-checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
+checkpoint.WRITE_SECONDS, checkpoint.SHARE = 0.0, 1e9
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 for line in sys.stdin:
     asked = json.loads(line)

@@ -37,7 +37,7 @@ def killed(config, monkeypatch, *, after, call="replace", resume=False, train=tr
 def goes_on_to_the_same_run(config, monkeypatch, kills, *, folder, train):
     """Train whole, and killed after so many files were written and resumed: every file must be the same."""
     train(config)
-    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.WRITE_SECONDS", 0.0)
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
     for after in kills:
         place = replace(config, out=f"after{after}")

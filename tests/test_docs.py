@@ -87,7 +87,7 @@ def test_python_that_is_shown_and_not_run_is_python(page: Path) -> None:
             ast.parse(text)
 
 
-@pytest.mark.parametrize("name", ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
 def test_links_of_the_pages_outside(name: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
@@ -138,7 +138,9 @@ SAID = {
     "place": ("a quiet garden", "loud music", "lovely view of the lake", "small tables"),
     "parking": ("no place for the car", "easy to park"),
 }
-SHARES = {"food": 0.6, "service": 0.45, "price": 0.3, "place": 0.25, "parking": 0.02}
+SHARES = {"food": 0.6, "service": 0.45, "price": 0.3, "place": 0.25, "parking": 0.04}
+WHEN = ("on monday", "on a sunday", "at noon", "in the evening", "last week", "in may", "after work", "with friends")
+AGAIN = ("we will come again", "never again", "second visit", "first visit", "as always", "not like before", "at last")
 
 
 def reviews(rows: int, seed: int) -> list[tuple[str, list[str]]]:
@@ -146,7 +148,7 @@ def reviews(rows: int, seed: int) -> list[tuple[str, list[str]]]:
     drawn = []
     for _ in range(rows):
         about = [label for label in SAID if chance.random() < SHARES[label]] or ["food"]
-        text = ", ".join(chance.choice(SAID[label]) for label in about)
+        text = ", ".join([chance.choice(WHEN), *(chance.choice(SAID[label]) for label in about), chance.choice(AGAIN)])
         drawn.append((text, [label for label in about if chance.random() < 0.9] or about))
     return drawn
 
@@ -157,7 +159,9 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with open("reviews.csv", "w", newline="") as file:
         csv.writer(file).writerows([("text", "labels"), *((text, "|".join(names)) for text, names in reviews(240, 0))])
-    lines = [json.dumps({"text": text, "labels": names}) + "\n" for text, names in reviews(60, 1)]
+    known = {text for text, _ in reviews(240, 0)}
+    new = [(text, names) for text, names in reviews(100, 1) if text not in known]
+    lines = [json.dumps({"text": text, "labels": names}) + "\n" for text, names in new]
     Path("test.jsonl").write_text("".join(lines))
     pl.DataFrame({"text": [text for text, _ in reviews(5, 2)]}).write_parquet("new.parquet")
 

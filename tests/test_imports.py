@@ -157,7 +157,7 @@ ROOMS = {
         *("line_search", "lbfgs", "linear", "ranked", "label_blocks", "neighbours", "mlp", "encoder", "kinds"),
     ),
     "choose": (
-        *("calibrate", "cross_fit", "thresholds", "blend", "label_errors", "promised", "ranked_rows", "by_blocks"),
+        *("calibrate", "cross_fit", "offsets", "blend", "label_errors", "promised", "ranked_rows", "by_blocks"),
     ),
     "runs": (
         "evaluate",

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 import manyhot
 from manyhot.offset import best_offset, mean_f1, right_offset
 from manyhot.toolkit.choose.cross_fit import Held, choose_tau
-from manyhot.toolkit.choose.thresholds import choose_threshold
+from manyhot.toolkit.choose.offsets import choose_offset
 
 
 def rows(number=300, labels=8, seed=0):
@@ -68,7 +68,7 @@ def test_it_is_what_the_command_takes():
     held = Held(logits, np.zeros_like(logits), targets.astype(bool), None, np.arange(len(logits)))
     limits = manyhot.cardinality_range(targets)
     found = manyhot.fit_decision(logits, targets)
-    assert choose_threshold(held, limits) == (0.0, found.offset)
+    assert choose_offset(held, limits) == (0.0, found.offset)
     assert choose_tau(held, limits)[1] == found.offset  # without a prior, every tau is the same
 
 

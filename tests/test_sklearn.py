@@ -21,6 +21,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
 import manyhot
 import reference
@@ -228,6 +229,7 @@ def test_scene_in_a_second(data_root: Path) -> None:
     folder = data_root / "mulan" / "scene"
     X, Y = (sp.load_npz(folder / f"scene-train.{kind}.npz") for kind in "XY")
     X = StandardScaler().fit_transform(X.toarray())
-    started = time.process_time()
-    MultiLabelClassifier().fit(X, Y)
-    assert time.process_time() - started < 1
+    with threadpool_limits(1):  # two that wait for each other beside other work take three times as long
+        started = time.process_time()
+        MultiLabelClassifier().fit(X, Y)
+        assert time.process_time() - started < 1

@@ -70,7 +70,7 @@ def log_matmul_exp(a: Tensor, b: Tensor) -> Tensor:
 def _shifted_product(a: Tensor, b: Tensor) -> Tensor | None:
     """Return the result by one matrix product, or None where an entry of it has lost digits."""
     rows, columns = a.detach().amax(-1, keepdim=True), b.detach().amax(-2, keepdim=True)
-    # Not rows + columns: of +inf and -inf that would be NaN.
+    # Not rows + columns: +inf and -inf would add to NaN.
     empty = (rows == -torch.inf) | (columns == -torch.inf)
     rows, columns = torch.where(rows.isfinite(), rows, 0), torch.where(columns.isfinite(), columns, 0)
     product = exact_product((a - rows).exp(), (b - columns).exp())

@@ -206,9 +206,9 @@ def _check_binary(expected: str, values: np.ndarray, known: np.ndarray | np.bool
 def _rankings(targets: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     """Return scikit-learn's label_ranking_average_precision_score and its ndcg_score of 5, without loops over rows.
 
-    The first is of each true label the share of true ones among all labels with a score as high or higher; the mean of
-    a row's, and of the rows. In the second each of labels with the same score counts as their mean. The loops took
-    longer than `manyhot train` took to fit: 4 s of 3,000 rows and 90 labels.
+    The first: each true label has the share of true ones among all labels with a score as high or higher; a row has the
+    mean of its labels, and the result is the mean of rows. In the second, labels with the same score count as their
+    mean. scikit-learn's loops took longer than `manyhot train` took to fit: 4 s for 3,000 rows and 90 labels.
     """
     precision, gain, labels = 0.0, 0.0, scores.shape[1]
     discounts = 1 / np.log2(np.arange(2, min(labels, 5) + 2))

@@ -50,7 +50,7 @@ def fit_decision(
         \hat y_i = 1 \iff s_i + b > 0, \qquad b = \arg\max_b \tfrac12 (\text{micro-F1} + \text{macro-F1})
 
     With `precision` each label has its own offset instead: the lowest threshold above which held-out rows promise that
-    so many of the predictions are right (:mod:`manyhot.promises` says how). A label without such a threshold is never
+    so many of the predictions are right (the page on decisions says how). A label without such a threshold is never
     predicted, and a row may be left without any.
 
     Logits of rows that the model learned from are too sure: give rows that it has not seen, best all training rows,
@@ -219,7 +219,7 @@ def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
 def mean_f1_of_counts(hits: np.ndarray, sizes: np.ndarray, measured: np.ndarray) -> float:
     """Return the mean of micro- and macro-F1, given (labels,) hits, predictions plus positives, and what macro-F1 has.
 
-    What it has not is a label of which no row is known.
+    A label of which no row is known is in no macro-F1.
     """
     f1 = (2 * hits / np.maximum(sizes, 1))[measured]
     return float(2 * hits.sum() / max(sizes.sum(), 1) + (f1.mean() if f1.size else 0)) / 2

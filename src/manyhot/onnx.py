@@ -216,7 +216,7 @@ def session_of(path: str | Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def compare(run: Run, path: str | Path, data: str | Examples) -> dict[str, Any]:
+def check_export(run: Run, path: str | Path, data: str | Examples) -> dict[str, Any]:
     """Compare an exported file with the run on the rows of a data file, or on rows that have been read.
 
     Returns:

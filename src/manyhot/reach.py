@@ -77,7 +77,7 @@ def reachable_classes(weight: Any, bias: Any = None, *, nonnegative: bool = Fals
     References:
         Su, kexue.fm/archives/9046; Grivas, Bogoychev and Lopez, ACL 2022, arXiv 2203.06462.
     """
-    rows = _rows_of(weight, bias, tolerance)
+    rows = _rows_with_bias(weight, bias, tolerance)
     unique, inverse, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
     n, size = len(unique), rows.shape[1] - 1
@@ -140,7 +140,7 @@ def reachable_sets(
     References:
         Grivas, Vergari and Lopez, AAAI 2024, arXiv 2310.10443.
     """
-    rows = _rows_of(weight, bias, tolerance)
+    rows = _rows_with_bias(weight, bias, tolerance)
     chosen = _sets_of(sets, len(rows))
     if not top_k:
         shift = np.asarray(_numbers("threshold", threshold), dtype=np.float64)
@@ -187,7 +187,7 @@ def _cheap_proofs(rows: np.ndarray, nonnegative: bool, found: Reach) -> None:
         for part in left.split(at_once):
             product = W[part] @ W.mT
             squares = (lengths[part, None] + lengths - 2 * (product + b[part, None] * b)).clamp_(min=0)
-            # Of w_i itself the product is there already.
+            # The product with w_i itself is there already.
             slacks = x[part] @ W.mT if step or nonnegative else product / longest[part]
             slacks = slacks.add_(b).neg_()
             slacks += (x[part] * W[part]).sum(1, keepdim=True) + b[part, None]
@@ -222,7 +222,7 @@ def _into_the_box(x: Tensor) -> Tensor:
     return longest
 
 
-def _rows_of(weight: Any, bias: Any, tolerance: float) -> np.ndarray:
+def _rows_with_bias(weight: Any, bias: Any, tolerance: float) -> np.ndarray:
     """Return weights and biases as rows (n, features + 1), float64."""
     weight = _numbers("weight", weight)
     if weight.ndim != 2 or 0 in weight.shape:

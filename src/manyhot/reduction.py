@@ -37,7 +37,9 @@ def row_weights(
     """Return what the loss of a row is multiplied with: one number, or a tensor of the shape of loss."""
     if known_rows is None and sample_weight is None:
         return equal_weight(loss.numel(), reduction)
-    weight = torch.ones_like(loss) if sample_weight is None else rows_of(sample_weight.to(loss.dtype), loss.shape)
+    weight = (
+        torch.ones_like(loss) if sample_weight is None else spread_over_rows(sample_weight.to(loss.dtype), loss.shape)
+    )
     if known_rows is not None:
         weight = torch.where(known_rows, weight, 0)
     if reduction == "mean":
@@ -46,7 +48,7 @@ def row_weights(
     return weight * equal_weight(1, reduction)
 
 
-def rows_of(sample_weight: Tensor, shape: torch.Size) -> Tensor:
+def spread_over_rows(sample_weight: Tensor, shape: torch.Size) -> Tensor:
     """Spread sample weights over rows of this shape."""
     check_weights("sample_weight", sample_weight)
     try:

@@ -85,7 +85,7 @@ def _nested(score: Tensor, rank: Tensor, least: int, most: int | None) -> list[S
     count = int(chosen.sum())
     size = max(count, least) if most is None else min(max(count, least), most)
     if size != count:
-        # Of thousands of cells no more than these are sorted.
+        # No more than these of thousands of cells are sorted.
         known = min(size, int((rank > -torch.inf).sum()))
         chosen = rank >= (rank.flatten().topk(known).values[-1] if known else torch.inf)
     return [span for span, _ in islice(_ordered(score, rank, chosen), size)]
@@ -93,7 +93,7 @@ def _nested(score: Tensor, rank: Tensor, least: int, most: int | None) -> list[S
 
 def _flat(score: Tensor, rank: Tensor, least: int, most: int | None) -> list[Span]:
     """Take them one after the other, unless one shares a token with a better one."""
-    # Of the types of a cell only the best can be kept, and the first of equal ones.
+    # Only the best type of a cell can be kept, the first of equal ones.
     rank, kind = rank.max(0, keepdim=True)
     spans = _without_overlap(_ordered(score, rank, rank > 0, kind), most)
     if len(spans) < least:

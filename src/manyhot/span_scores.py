@@ -54,7 +54,7 @@ class SpanScores(NamedTuple):
         One exponential a cell and one matrix product; nothing of size types x length x length is made. -inf in a part
         takes a cell away, also beside +inf or NaN.
         """
-        # Of tokens without a cell also the starts and ends go: they may hold anything, and would be the largest.
+        # Starts and ends of tokens without a cell go too: they may hold anything, and would be the largest.
         start = torch.where(cells.any(-1).unsqueeze(-2), self.start, -torch.inf)
         end = torch.where(cells.any(-2).unsqueeze(-2), self.end, -torch.inf)
         if not traced():
@@ -76,7 +76,7 @@ def _by_product(pair: Tensor, start: Tensor, end: Tensor) -> Tensor | None:
     of_start = (start.detach() + tops.unsqueeze(-2)).amax(-1, keepdim=True)
     empty = ((of_end == -torch.inf) | (of_start == -torch.inf)).squeeze(-1)
     ends, starts = _finite(of_end), _finite(of_start)
-    # In place: of the numbers of this size one is kept for backward, and there is no other.
+    # In place: backward keeps one array of this size, and there is no other.
     pair = pair.sub_(_finite(tops).unsqueeze(-1)).exp_()
     product = exact_product((end - ends).exp(), pair.mT)
     total = ((start + tops.unsqueeze(-2) - starts).exp() * product).sum(-1)

@@ -348,9 +348,11 @@ def _tilt(rows: Rows, present: Tensor) -> tuple[Tensor, Tensor]:
         middle = (low + high) / 2
         above = (s - middle.unsqueeze(-1)).sigmoid().sum(-1) > size
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    count = present.sum(-1)
+    # Where every label is in the one set, below all logits any c is as good, and a near one costs size * c no digits.
+    c = torch.where(size >= count, least - 1, (low + high) / 2)
     # Rows with fewer labels than a have no c, and no value.
-    solved = (size == mean) | (present.sum(-1) < rows.smallest)
-    return torch.where(solved, 0, (low + high) / 2), size
+    return torch.where((size == mean) | (count < rows.smallest), 0, c), size
 
 
 def _products(terms: Tensor, degree: int) -> tuple[list[Tensor], Tensor]:

@@ -71,8 +71,8 @@ def decide_triples(
     entity may be in many triples, and a pair of entities in several.
 
     Args:
-        entities: the entities of each row, best first, as :func:`manyhot.decide_spans` returns them. Of more than four
-            times as many as tokens only the best are paired.
+        entities: the entities of each row, best first, as :func:`manyhot.decide_spans` returns them. Where there are
+            more than four times as many as tokens, only the best are paired.
         head: (rows, relations, length, length), or :class:`manyhot.SpanScores`: first token of the subject, of the
             object.
         tail: the same of the last tokens.

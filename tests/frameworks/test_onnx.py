@@ -21,7 +21,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from manyhot.onnx import OPSET, Decided, compare, export, graph, session_of  # noqa: E402
+from manyhot.onnx import OPSET, Decided, check_export, export, graph, session_of  # noqa: E402
 
 RANGES = [(0, None), (1, None), (1, 3), (0, 3), (2, 2), (1, 1)]
 
@@ -118,7 +118,7 @@ def table(path: Path, rows: int, seed: int, *, labels: bool = True) -> str:
 
 
 def agrees(run: Any, exported: Path, data: str) -> None:
-    found = compare(run, exported, data)
+    found = check_export(run, exported, data)
     assert found["largest"] < 1e-5, found
     assert found["differing"] == 0
     assert found["rows"] > 20

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from manyhot.toolkit.config import LOSSES, Config, make_config
+from manyhot.toolkit.config import LABEL_LOSSES, Config, make_config
 from manyhot.toolkit.errors import InputError
 
 
@@ -111,7 +111,7 @@ def test_options_are_read_as_typed():
         ("tau=inf", "tau expects auto or a number 0 or more"),
         ("tau=full", "tau expects auto or a number 0 or more"),
         ("tau=false", "tau expects auto or a number 0 or more"),
-        ("loss=hinge", f"loss expects one of {', '.join(LOSSES)}; got 'hinge'."),
+        ("loss=hinge", f"loss expects one of {', '.join(LABEL_LOSSES)}; got 'hinge'."),
         ("loss=1", "loss expects text; got 1."),
         ("test=3", "test expects text; got 3."),
         ("valid=[]", "valid expects text; got []."),

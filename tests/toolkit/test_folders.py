@@ -80,7 +80,7 @@ def test_shards_are_all_files_once(of: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@pytest.mark.parametrize("part", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", ""])
+@pytest.mark.parametrize("part", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "", f"1/{'9' * 5000}", "\u0663/\u0668"])
 def test_what_is_no_shard(part: str) -> None:
     with pytest.raises(InputError, match=r"expected I/N, such as 3/8"):
         shard_of(["a.csv"], part)
@@ -218,6 +218,14 @@ def test_processes_that_are_told_to_end_leave_nothing_half_written(run: Path, fo
     assert "Traceback" not in said
     assert not [path for path in out.rglob(".*") if path.is_file()]
     assert len(contents(out)) < len(list(folder.rglob("*.csv")))
+
+
+def test_a_name_that_is_no_utf8_is_told_by_escapes(run: Path, folder: Path, tmp_path: Path) -> None:
+    os.rename(folder / "one.csv", os.fsencode(folder) + b"/caf\xe9.csv")
+    predict_folder(run, folder, tmp_path / "out")
+    assert b"caf\xe9.parquet" in os.listdir(os.fsencode(tmp_path / "out"))
+    inputs = json.loads((tmp_path / "out" / "_manifest.json").read_text())["inputs"]
+    assert "caf\udce9.csv" in [said["file"] for said in inputs]
 
 
 def test_the_command(run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

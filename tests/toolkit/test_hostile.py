@@ -23,6 +23,7 @@ from manyhot.toolkit.disk.run_folder import MANIFEST, RUN, check_free, partial_o
 from manyhot.toolkit.errors import InputError, reading, visible
 from manyhot.toolkit.plain_files import read_plain
 from manyhot.toolkit.read.data import read_file
+from manyhot.toolkit.read.formats import files
 
 ROWS = "text,labels\n" + "good film,praise|film\nbad film,film\ngood food,praise|food\n" * 5
 COMMAND = Path(sys.executable).parent / "manyhot"
@@ -236,7 +237,7 @@ def piped(command, data):
 
 
 def test_what_comes_by_stdin_is_bounded_and_is_text(run, monkeypatch):
-    monkeypatch.setattr(stdin, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 1000)
     assert piped("predict run -", b"good food\r\n\ncaf\xc3\xa9")[1].count("\n") == 3
     code, _, said = piped("predict run -", b"good\ncaf\xe9\n")
     assert (code, said.partition(":")[2]) == (

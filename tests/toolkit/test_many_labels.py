@@ -247,7 +247,7 @@ def test_a_killed_training_goes_on_to_the_same_run(folder, tmp_path, monkeypatch
     monkeypatch.setattr("manyhot.toolkit.models.label_blocks.LABELS", 7)
     config = Config(data=str(folder / "train.txt"), weights="sparse", out="whole")
     train(config)
-    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.WRITE_SECONDS", 0.0)
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
     kills = 0
     for after in (1, 8, 20, 33, 47):

@@ -20,7 +20,7 @@ from manyhot.toolkit.cli.main import app
 from manyhot.toolkit.config import TASKS, Config, make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.linear import LinearLearner, fit_linear
-from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.objectives import FORMULAS
 from manyhot.toolkit.train import Listener, train
 
 CLASSES = ["apple", "fig", "pear"]
@@ -198,7 +198,7 @@ def test_tau_is_the_one_with_the_best_mean_of_accuracy_and_macro_f1():
     X, ids = rows_of(200)
     targets = np.eye(3, dtype=bool)[ids]
     options: Any = {"cardinality": cardinality_range(targets), "train_counts": targets.sum(0)}
-    learner = LinearLearner.planned(len(X), X.shape[1], targets.shape[1], loss=LOSSES["ce+prior"])
+    learner = LinearLearner.planned(len(X), X.shape[1], targets.shape[1], loss=FORMULAS["ce+prior"])
     options |= {"learner": learner, "C": 1.0, "multiclass": True, "on_step": lambda step: None}
     folds = make_folds(X, targets, 0)
     best: Any = choose(folds, rule=choose_tau, **options).step

@@ -17,10 +17,9 @@ from safetensors.numpy import load_file
 import manyhot
 from manyhot import load_run, multilabel_metrics
 from manyhot.toolkit.choose.cross_fit import FOLDS
-from manyhot.toolkit.config import LOSSES, Config, make_config
+from manyhot.toolkit.config import LABEL_LOSSES, Config, make_config
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.objectives import LOSSES as FORMULAS
-from manyhot.toolkit.objectives import loss_of
+from manyhot.toolkit.objectives import FORMULAS, loss_of
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.train import CELL, Listener, Trained, train
 from tiny_texts import KINDS, texts_and_sets
@@ -276,7 +275,7 @@ def test_bce_is_another_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "loss", [pytest.param(loss, marks=() if loss in ("bce", "zlpr") else pytest.mark.slow) for loss in LOSSES]
+    "loss", [pytest.param(loss, marks=() if loss in ("bce", "zlpr") else pytest.mark.slow) for loss in LABEL_LOSSES]
 )
 def test_every_loss_is_known_by_its_name_and_learns(tmp_path, loss):
     frame_of_numbers().write_csv(tmp_path / "d.csv")
@@ -311,7 +310,7 @@ def test_each_name_is_the_loss_it_says():
         "smooth-f1": manyhot.smooth_f_loss(logits, t),
         "f1-bce": manyhot.f_weighted_bce_loss(logits, t),
     }
-    for name in LOSSES:
+    for name in LABEL_LOSSES:
         assert name in FORMULAS
         torch.testing.assert_close(loss_of(name, targets)(logits, t), 4 * want[name], msg=name)
     # A row held out that is longer than any of training.

@@ -13,7 +13,7 @@ from manyhot.toolkit.cli.main import app
 from manyhot.toolkit.compare.bootstrap import Counts, resampled
 from manyhot.toolkit.compare.compare import compare
 from manyhot.toolkit.compare.methods import make_comparison
-from manyhot.toolkit.config import LOSSES, Config
+from manyhot.toolkit.config import LABEL_LOSSES, Config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.columns import Columns
@@ -58,7 +58,8 @@ def run_of(**options):
 
 
 @pytest.mark.parametrize(
-    "loss", [pytest.param(loss, marks=() if loss in ("bce", "zlpr", "subset") else pytest.mark.slow) for loss in LOSSES]
+    "loss",
+    [pytest.param(loss, marks=() if loss in ("bce", "zlpr", "subset") else pytest.mark.slow) for loss in LABEL_LOSSES],
 )
 def test_every_loss_trains_on_what_is_known(loss):
     truth, unknown = table("d.csv")

@@ -1,6 +1,6 @@
 """The signed log-sum-exp in blocks of rows that stay in the cache, with PyTorch alone: for machines without a compiler.
 
-Of 0/1 targets the few positives are taken out by index, so that a block costs one exp a label and no temporary tensor
+The few positives of 0/1 targets are taken out by index, so that a block costs one exp a label and no temporary tensor
 leaves the cache. Soft or weighted labels go through the eager formula, a block at a time.
 """
 

@@ -328,7 +328,8 @@ class SetsOfRow {
     if (present_ == 0 || size_ == mean) return anchor(0);
     const double margin = std::log(static_cast<double>(present_)) + 2;
     if (size_ <= 0) return anchor(most_ + margin);
-    if (size_ >= present_) return anchor(least_ - margin);
+    // Every label is in the one set: below all logits any c is as good, and a near one costs size * c no digits.
+    if (size_ >= present_) return anchor(least_ - 1);
     // Newton's steps on the logarithm of the smaller of mean and n - mean, which is concave: from its bound they come near
     // the solution from one side. Within 0.3 any c is as good.
     const bool few = 2 * size_ <= present_;

@@ -1,8 +1,8 @@
 """The C++ kernel of the signed log-sum-exp as a function that torch can differentiate.
 
 Where all rows count alike, forward writes the gradient too, row by row while a row is in the cache: memory is read
-once. Otherwise forward keeps four numbers a row, and backward reads logits and targets again. Of a small batch most of
-the time is Python and autograd (benchmarks/autograd_floor.py), so what is done here counts.
+once. Otherwise forward keeps four numbers a row, and backward reads logits and targets again. A small batch spends most
+of its time in Python and autograd (benchmarks/autograd_floor.py), so what is done here counts.
 """
 
 import warnings

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manyhot.batch import batch_of, dense
-from manyhot.reduction import rows_of
+from manyhot.reduction import spread_over_rows
 from manyhot.targets import check_weights, known_cells, values_readable
 
 Term = Callable[[Tensor], Tensor]
@@ -63,7 +63,7 @@ def two_sided(
 
 
 def _share(share: Tensor, value: Tensor) -> Tensor:
-    # Nothing of an infinite value is nothing; a product alone would be NaN.
+    # A share of 0 takes nothing of an infinite value; a product alone would be NaN.
     return share * torch.where(share > 0, value, 0)
 
 
@@ -94,5 +94,5 @@ def axis_weights(
         label_weight = label_weight.to(dtype)
         check_weights("label_weight", label_weight)
     if sample_weight is not None:
-        sample_weight = rows_of(sample_weight.to(dtype), logits.shape[:-1]).reshape(-1)
+        sample_weight = spread_over_rows(sample_weight.to(dtype), logits.shape[:-1]).reshape(-1)
     return sample_weight, label_weight

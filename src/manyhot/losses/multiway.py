@@ -58,8 +58,8 @@ def multiway_loss(
             cross-entropy and cheaper with many classes, but its optimum on soft targets has no closed form.
             `"mean_centred"` compares a class with the mean of all: the optimum of soft targets is softmax(S) itself;
             on hard ones it is poor, and worthless where a class never occurs, which sinks and takes the mean with it.
-        over: the axes of logits that hold the n tasks; None takes all but the last, the whole batch. Of logits (batch,
-            tokens, classes), ``over=1`` makes each sequence a sum of its own, and `()` each single task.
+        over: the axes of logits that hold the n tasks; None takes all but the last, the whole batch. With
+            logits (batch, tokens, classes), ``over=1`` makes a sum of each sequence, and `()` of each single task.
         mask: boolean, broadcastable to the leading shape of logits, True where the task is known.
         reduction: over the axes that `over` leaves: `"mean"` over entries with a known task, `"sum"`, or `"none"`. With
             the default `over` nothing is left, and all three are the same number.

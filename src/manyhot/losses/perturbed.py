@@ -19,7 +19,7 @@ from manyhot.reduction import Reduction, reduce
 
 Noise = Literal["gumbel", "normal", "logistic", "laplace", "exponential", "uniform"]
 
-# In scales of the noise, so far below the best that none is seen.
+# So many scales of the noise below the best logit, a class never wins.
 FAR = 1e6
 
 

@@ -3,7 +3,7 @@
 neg = log sum of e^s over valid cells without a gold span      pos = log sum of e^-s over gold cells
 loss = softplus(neg) + softplus(pos)                           predict s > 0
 
-Of scores that are pair + start + end the sum over T L^2 cells is L^2 exponentials and one matrix product:
+Where scores are pair + start + end, the sum over T L^2 cells is L^2 exponentials and one matrix product:
 docs/losses/span.md has the proof.
 """
 
@@ -43,7 +43,7 @@ def span_loss(
         + \log\Big(1 + \sum_{(i,j)\in P_{bt}} e^{-s_{btij}}\Big)
 
     for sentence b, type t, the cells i <= j of the tokens that the sentence has, and the spans P of this type: the
-    :func:`manyhot.zlpr_loss` of a (sentence, type) row. Of thousands of cells none or a few are right, and no class
+    :func:`manyhot.zlpr_loss` of a (sentence, type) row. None or a few of its thousands of cells are right, and no class
     weight or threshold has to be found; predict with :func:`manyhot.decide_spans`. Give :class:`manyhot.SpanScores`,
     from :class:`manyhot.EfficientSpanPointer` or a head of your own, and no tensor of types x length x length is made.
 
@@ -63,7 +63,7 @@ def span_loss(
         triangle: False: cells are pairs of tokens in any order, with :meth:`manyhot.SpanTargets.of_pairs`.
         reduction: `"mean"` over all (sentence, type) rows, with a span or without, of sentences with a token; `"sum"`;
             or `"none"`, (rows, types).
-        impl: of a tensor as in :func:`manyhot.signed_logsumexp`. Of SpanScores `"auto"` is the factorised sum, and
+        impl: for a tensor as in :func:`manyhot.signed_logsumexp`. For SpanScores `"auto"` is the factorised sum, and
             `"eager"` writes the scores out: the specification.
 
     Returns:

@@ -169,7 +169,7 @@ def _sizes(min_labels: Size, max_labels: Size | None, shape: torch.Size) -> tupl
     numbers = not isinstance(min_labels, Tensor) and not isinstance(high, Tensor)
     if numbers and not 0 <= min_labels <= high:
         raise ValueError(f"expected 0 <= min_labels <= max_labels; got min_labels={min_labels}, max_labels={high}.")
-    # What is more than all labels is all of them.
+    # A maximum above the number of labels is that number.
     return min_labels, high if isinstance(high, Tensor) else min(high, shape[-1])
 
 

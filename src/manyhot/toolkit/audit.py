@@ -12,24 +12,24 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, counted_by_label, suspects, thresholds
+from manyhot.toolkit.choose.label_errors import Limits, Suspects, counted_by_label, limits_of, suspects
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.cautions import fingerprints
 from manyhot.toolkit.report.findings import excerpt_of
 from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.runs.predict import Run, read_for
-from manyhot.toolkit.runs.predictions import WRITERS, check_output, writer_for
+from manyhot.toolkit.runs.predictions import WRITERS, writer_for
 from manyhot.toolkit.train import Listener, cross_fitted
 
 OUTPUTS = (".csv", ".jsonl")
-# Rows with either of two labels that have both, from which the two may be one; and rows that have both.
+# Two labels may be one from this share of the rows with either that have both, and from so many rows with both.
 SAME_ROWS, LEAST_ROWS = 0.9, 5
-# Of names without case, spaces and marks, as difflib measures it: "refund" and "refunds" are alike by .92.
+# How alike two names are, without case, spaces and marks, as difflib measures it: "refund" and "refunds" by .92.
 SAME_NAMES = 0.9
-# Of a suspect so many words are named, of suspects in the worst rows alone: each row is taken apart by itself.
+# Words named for a suspect, and worst rows whose suspects have any: each row is taken apart by itself.
 NAMED_WORDS, EXPLAINED_ROWS = 3, 1000
 # Parts of a score that say nothing to a reader.
 UNNAMED = ("meaning", "nearness", "neighbours")
@@ -78,7 +78,7 @@ class Audited:
     label_names: list[str]
     targets: np.ndarray
     probs: np.ndarray
-    limits: Thresholds
+    limits: Limits
     cells: Suspects
     repeated: list[Repeated]
     alike: list[Alike]
@@ -86,7 +86,7 @@ class Audited:
     cross_fitted: bool
 
     def by_label(self) -> list[dict[str, Any]]:
-        """Count of each label with suspects the rows that have it, and its cells that look missing and wrong."""
+        """Count the rows of each label with suspects, and its cells that look missing and wrong."""
         return counted_by_label(self.cells, self.targets, self.label_names)
 
     def place(self, row: int) -> int:
@@ -96,8 +96,8 @@ class Audited:
     def described(self, cells: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Say what suspects are, by their positions: row, label, missing or wrong, probability, words, an excerpt.
 
-        The words are those that speak most for a label that looks missing, and against one that looks wrong; none of
-        rows after the EXPLAINED_ROWS worst.
+        The words are those that speak most for a label that looks missing, and against one that looks wrong; rows after
+        the EXPLAINED_ROWS worst have none.
         """
         cells = range(len(self.cells.rows)) if cells is None else cells
         words = self._words(cells)
@@ -156,7 +156,7 @@ def audit(config: Config, listener: Listener = SILENT, run: Run | None = None) -
         if aligned.unseen_names:
             listener.warn(f"labels that the run does not know are left out: {', '.join(aligned.unseen_names[:10])}")
         probs, targets, names = run.calibration.probs(run.logits(examples)), aligned.targets, run.label_names
-    limits = thresholds(probs, targets)
+    limits = limits_of(probs, targets)
     found = suspects(probs, targets, limits)
     sets: Any = sp.csr_array(targets > 0)
     return Audited(
@@ -228,7 +228,7 @@ def write_audit(path: Path, audited: Audited, *, safe_csv: bool = False) -> int:
         InputError: another suffix, or a folder that is not there.
         OSError: the disk is full or refuses.
     """
-    check_output(path, outputs=OUTPUTS)
+    check_output(path, OUTPUTS)
     writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     cells = audited.described()
     if path.suffix == ".csv":

@@ -13,16 +13,16 @@ from manyhot.toolkit.parse import parse_toml
 from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # The rivals after the three that are meant to be used; losses/baselines.py and smooth.py say what each is.
-LOSSES = (
+LABEL_LOSSES = (
     *("zlpr", "bce", "subset", "bce+prior", "bce+pos_weight", "focal", "asymmetric", "dice", "two-way"),
     *("smooth-accuracy", "smooth-f1", "f1-bce"),
 )
-# Of spans, the rivals of zlpr: as people write it, with biases that start at the prior, and focal loss with these.
+# ZLPR for spans, and its rivals: BCE as people write it, BCE from the prior, and focal loss from the prior.
 SPAN_LOSSES = ("zlpr", "bce", "bce+bias", "focal")
 # What a row has, and the losses for it, the default first: any set of labels, exactly one class, marked spans, or
 # spans and what holds between them.
 TASKS = {
-    "multilabel": LOSSES,
+    "multilabel": LABEL_LOSSES,
     "multiclass": ("ce+prior", "ce", "multiway"),
     "spans": SPAN_LOSSES,
     "relations": SPAN_LOSSES,
@@ -36,7 +36,7 @@ CHOICES = {
     "end": ("exclusive", "inclusive"),
     "format": ("auto", "columns"),
 }
-# Options that only spans have, and those that they have not: columns of a table, and what is chosen otherwise.
+# Options of spans alone, and of tables alone: columns, and what spans choose in another way.
 OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
 # How relations are scored, the default first.
 DESIGNS = ("gplinker", "cascade")
@@ -50,7 +50,7 @@ UNCERTAIN = ("negative", "positive")
 # What tau and the offset aim at; and after PROMISE a precision, which each label has a threshold for.
 DECISIONS = ("f1", "cardinality")
 PROMISE = "precision="
-# What a training that goes on from a run keeps of it, and nobody gives again.
+# What --from keeps of its run: giving one of these options again is an error.
 KEPT = (
     *("text", "features", "labels", "num_labels", "label_sep", "label_names", "no_header", "uncertain"),
     *("task", "model"),
@@ -64,7 +64,7 @@ MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": NETWORKS, "relati
 SWITCHES = ("neighbours", "characters", "kernel")
 # Of linear models: sparse, fitted by blocks of labels, where rows x labels are very many; or as asked.
 WEIGHTS = ("auto", "sparse", "dense")
-# What becomes of a text longer than an encoder takes: cut off, or in pieces whose numbers are averaged.
+# A text longer than an encoder takes is cut off, or read in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
 Auto = Literal["auto"]
@@ -192,7 +192,7 @@ def _checked(merged: dict[str, Any]) -> Config:
     of_model = ("task", "model", "device", "long", "loss", "decision", "design", "from_run", "out")
     of_model += (*CHOICES, *SWITCHES, "weights")
     for key in SWITCHES:
-        if isinstance(merged.get(key), bool):  # as words and fine_tune are written
+        if isinstance(merged.get(key), bool):  # true and false say it too
             merged[key] = "auto" if merged[key] else "off"
     for key in (*texts, *of_model):
         if key in merged and not isinstance(merged[key], str):

@@ -1,8 +1,12 @@
 """The one error of bad input, and how values stand in its sentence."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+# What a terminal does something at: controls, and what turns the direction of writing round.
+OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class InputError(Exception):
@@ -42,13 +46,12 @@ def visible(text: str) -> str:
     r"""Write control characters, which a terminal obeys, as escapes such as \x1b; line ends stay."""
     if text.isprintable():
         return text
-    return "".join(c if c == "\n" or not _obeyed(c) else repr(c)[1:-1] for c in text)
+    return OBEYED.sub(lambda found: found[0] if found[0] == "\n" else repr(found[0])[1:-1], text)
 
 
-def _obeyed(character: str) -> bool:
-    """Say whether a terminal does something at a character: controls, and what turns the direction of writing round."""
-    code = ord(character)
-    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+def on_one_line(text: str) -> str:
+    """Write line ends as escapes too: a name that has one does not begin a line of its own."""
+    return visible(text).replace("\n", "\\n")
 
 
 def first_line(error: BaseException) -> str:

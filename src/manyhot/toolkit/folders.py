@@ -19,8 +19,8 @@ import polars as pl
 import torch
 
 from manyhot.toolkit.config import MARKED_TEXTS
-from manyhot.toolkit.disk.run_folder import MANIFEST, file_sha256, sha256, to_json, whole_file, write_file
-from manyhot.toolkit.errors import InputError, first_line
+from manyhot.toolkit.disk.run_folder import MANIFEST, file_sha256, place_of, sha256, to_json, whole_file, write_file
+from manyhot.toolkit.errors import InputError, first_line, shown
 from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 from manyhot.toolkit.read.formats.files import POLARS_ERRORS, NoRows, check_is_file, kind_of_file
@@ -112,8 +112,9 @@ def shard_of(names: Sequence[str], part: str | None) -> list[str]:
     if part is None:
         return list(names)
     number, _, of = part.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise InputError(f"--shard: expected I/N, such as 3/8, with I from 1 to N; got {part!r}")
+    digits = number.isdecimal() and of.isdecimal() and part.isascii() and len(part) < 20
+    if not digits or not 1 <= int(number) <= int(of):
+        raise InputError(f"--shard: expected I/N, such as 3/8, with I from 1 to N; got {shown(part)}")
     return list(names[int(number) - 1 :: int(of)])
 
 
@@ -149,6 +150,7 @@ def predict_folder(
     names, left_out = files_of_folder(folder)
     if not names:
         raise InputError(f"{folder}: expected data files in this folder ({', '.join(TABLES[:5])} ...), got none")
+    out = place_of(str(out))
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{out}: expected an output folder outside of {folder}, whose files are read; name another -o")
     _check_outputs(names)
@@ -162,7 +164,7 @@ def predict_folder(
     waiting = [name for name in mine if not (out / output_of(name)).exists()]
     for name in waiting:
         (out / output_of(name)).parent.mkdir(parents=True, exist_ok=True)
-    files = [Done(name, _rows_of(out / output_of(name))) for name in mine if (out / output_of(name)).exists()]
+    files = [Done(name, _row_count(out / output_of(name))) for name in mine if (out / output_of(name)).exists()]
     skipped = len(files)
     job = Job(str(run), str(folder), str(out), None if keep is None else tuple(keep), encoding)
     for done in (pool or one_after_another)(job, waiting):
@@ -210,7 +212,7 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def _rows_of(path: Path) -> int:
+def _row_count(path: Path) -> int:
     try:
         check_is_file(path)
         return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
@@ -249,7 +251,7 @@ class Worker:
 
 
 def _write_nothing(out: Path, predicted: pl.Schema, source: Path, keep: tuple[str, ...] | None) -> None:
-    """Write an output without rows: of the columns that are kept, a Parquet file says the types, and text is text."""
+    """Write an output without rows. A Parquet file keeps the types of its columns; columns of a text file are text."""
     known: dict[str, Any] = {}
     if kind_of_file(source) == (".parquet", ""):
         known = dict(pl.read_parquet_schema(source))

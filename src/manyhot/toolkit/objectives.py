@@ -47,7 +47,7 @@ def _subset(logits: Tensor, targets: Tensor, *, smallest: int = 0, largest: int 
     low, high = min(smallest, int(sizes.min())), max(largest, int(sizes.max()))
     if targets.dtype == torch.bool:
         return subset_loss(logits, targets, min_labels=low, max_labels=high, reduction="sum")
-    # Of the labels of a row, as many as are unknown may be among these.
+    # Any unknown cell may be a label of its row.
     known = (targets >= 0).sum(1)
     lows = torch.minimum((low - (targets.shape[1] - known)).clamp(min=0), sizes)
     return subset_loss(logits, targets, min_labels=lows, max_labels=known.clamp(max=high), reduction="sum")
@@ -70,7 +70,7 @@ def _ids(targets: Tensor) -> Tensor:
 
 # (logits, targets) to the sum over rows, by the names of --loss. A prior of ZLPR or of classes enters by the bias: see
 # cross_fit.
-LOSSES: dict[str, Loss] = {
+FORMULAS: dict[str, Loss] = {
     "zlpr": _zlpr,
     "bce": _bce,
     "subset": _subset,
@@ -93,11 +93,11 @@ def _prior(targets: np.ndarray) -> Tensor:
     return torch.from_numpy(label_prior(targets))
 
 
-# Those whose rows are coupled: the loss of a batch is no sum over parts of it.
+# Losses that couple rows: that of a batch is no sum over parts of it.
 COUPLED = ("two-way", "smooth-f1", "f1-bce", "multiway")
 
 
-# What some of them take from the training rows: how frequent labels are, or how many a row has.
+# Options that a loss reads off the training rows: how frequent labels are, or how many a row has.
 FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {
     "bce+prior": lambda targets: {"prior": _prior(targets)},
     "bce+pos_weight": lambda targets: {"pos_weight": (1 - _prior(targets)) / _prior(targets)},
@@ -112,7 +112,7 @@ def sizes_of(targets: np.ndarray) -> tuple[int, int]:
 
 def loss_of(name: str, targets: np.ndarray) -> Loss:
     """Return the loss of a name for these training rows."""
-    return partial(LOSSES[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else LOSSES[name]
+    return partial(FORMULAS[name], **FROM_TARGETS[name](targets)) if name in FROM_TARGETS else FORMULAS[name]
 
 
 # How full-batch fits of linear models come to the optimum: each label by itself, as only BCE can; all labels together

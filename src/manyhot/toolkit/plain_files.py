@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-# Of a file that is parsed as text: no run that can be used has more of it.
+# Bytes of a file that is parsed as text: no run that can be used has more.
 MOST_TEXT = 2**29
 
 

@@ -17,7 +17,7 @@ from manyhot.toolkit.choose.blend import Blend, blended
 from manyhot.toolkit.choose.by_blocks import Parted, choose_by_blocks, fit_kept, part_rows
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
-    TRIED,
+    STRENGTHS_TRIED,
     Choice,
     Fold,
     OneOffset,
@@ -57,7 +57,7 @@ from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
 from manyhot.toolkit.models.ranked import TOP
-from manyhot.toolkit.objectives import COUPLED, LOSSES, loss_of
+from manyhot.toolkit.objectives import COUPLED, FORMULAS, loss_of
 from manyhot.toolkit.read.data import files_of
 from manyhot.toolkit.read.inputs import Kept, Training, read
 from manyhot.toolkit.read.uses import Use
@@ -83,7 +83,7 @@ MOST_CELLS = 10**8
 
 @dataclass(frozen=True)
 class Listener:
-    """What hears of progress; the command prints it, tests and Python callers may ignore it.
+    """Hears of the progress of a training; the command prints it, tests and Python callers may ignore it.
 
     `detail` hears sentences for those who ask for more, and `on_columns` what each column is used as, or why it is not.
     `progress` hears what is being fitted, about which share of the training is done, and the mean loss.
@@ -438,7 +438,7 @@ def plan(
     Raises:
         InputError: a device that is not there, or more memory than is free.
     """
-    loss = LOSSES[config.loss] if targets is None else loss_of(config.loss, targets)
+    loss = FORMULAS[config.loss] if targets is None else loss_of(config.loss, targets)
     size = 0 if config.fine_tune else features.size
     score, labels = score_by(training.train.cardinality()), len(training.train.label_names)
     return learner_for(config, training.train.rows, size, labels, loss, score, encoder)
@@ -476,10 +476,10 @@ def fit(
         steps.append(step)
         listener.on_step(step)
 
-    # Also where C and tau are given: the calibration needs rows that were held out.
+    # Folds are fitted also where C and tau are given: the calibration needs rows that were held out.
     folds = folds_of(training, X, targets, features, config.seed, listener, multiclass=multiclass)
-    fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1)
-    # A fold has two thirds of the rows, and of a model with a penalty two thirds of the iterations.
+    fits = len(folds) * (STRENGTHS_TRIED if learner.penalised and config.C == "auto" else 1)
+    # A fold has two thirds of the rows; of a model with a penalty it also takes two thirds of the iterations.
     folds_work = fits * 2 / 3 * (2 / 3 if learner.penalised else 1)
     folds_share = folds_work / (folds_work + 1)
     choice = choose(
@@ -531,7 +531,7 @@ def fit(
     model, neighbours = outcome.model, None
     if blend is not None and isinstance(model, Linear):
         neighbours = Neighbours.of(X[:, : features.size_without_kernel], targets).weighing(blend.votes)
-        # What they say of a row that is like none goes into the bias.
+        # A row that is like no training row gets a constant vote, which goes into the bias.
         by = by + blend.shift + sum(blend.votes) * neighbours.log_odds_of_none
         model = model.scaled(blend.scale)
     info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": one_offset} | learner.info | counts_of_fits

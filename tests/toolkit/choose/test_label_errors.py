@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from manyhot.toolkit.choose import label_errors
-from manyhot.toolkit.choose.label_errors import suspects, thresholds
+from manyhot.toolkit.choose.label_errors import limits_of, suspects
 
 
 def drawn(rows=200, labels=7, unknown=0.0, seed=0):
@@ -19,7 +19,7 @@ def drawn(rows=200, labels=7, unknown=0.0, seed=0):
 @pytest.mark.parametrize("unknown", [0.0, 0.2])
 def test_thresholds_are_the_means_of_rows_with_and_without_a_label(unknown):
     probs, targets = drawn(unknown=unknown)
-    found = thresholds(probs, targets)
+    found = limits_of(probs, targets)
     for i in range(probs.shape[1]):
         has = [float(p) for p, y in zip(probs[:, i], targets[:, i], strict=True) if y == 1]
         has_not = [float(p) for p, y in zip(probs[:, i], targets[:, i], strict=True) if y == 0]
@@ -32,7 +32,7 @@ def test_thresholds_are_the_means_of_rows_with_and_without_a_label(unknown):
 def test_suspects_are_the_cells_beyond_their_thresholds_worst_first(unknown, block, monkeypatch):
     monkeypatch.setattr(label_errors, "BLOCK_CELLS", block)
     probs, targets = drawn(unknown=unknown)
-    limits = thresholds(probs, targets)
+    limits = limits_of(probs, targets)
     expected = []
     for row in range(len(probs)):
         for label in range(probs.shape[1]):
@@ -51,7 +51,7 @@ def test_suspects_are_the_cells_beyond_their_thresholds_worst_first(unknown, blo
 
 def test_most_bounds_each_kind_and_keeps_the_worst():
     probs, targets = drawn()
-    limits = thresholds(probs, targets)
+    limits = limits_of(probs, targets)
     whole, few = suspects(probs, targets, limits), suspects(probs, targets, limits, most=3)
     for given in (False, True):
         for part, rest in zip(few.of(given), whole.of(given), strict=True):
@@ -62,7 +62,7 @@ def test_most_bounds_each_kind_and_keeps_the_worst():
 def test_a_label_that_all_or_no_rows_have_is_never_suspected():
     probs, _ = drawn(labels=2)
     targets = np.stack([np.zeros(200, bool), np.ones(200, bool)], 1)
-    assert len(suspects(probs, targets, thresholds(probs, targets)).rows) == 0
+    assert len(suspects(probs, targets, limits_of(probs, targets)).rows) == 0
 
 
 def test_flipped_cells_of_a_known_model_are_found():
@@ -71,7 +71,7 @@ def test_flipped_cells_of_a_known_model_are_found():
     probs = np.where(rng.random((3000, 5)) < 0.3, 0.98, 0.02)
     truth = rng.random(probs.shape) < probs
     flipped = rng.random(probs.shape) < 0.1
-    found = suspects(probs, truth ^ flipped, thresholds(probs, truth ^ flipped))
+    found = suspects(probs, truth ^ flipped, limits_of(probs, truth ^ flipped))
     hit = flipped[found.rows, found.labels]
     assert hit.mean() > 0.8
     assert hit.sum() > 0.95 * flipped.sum()

@@ -25,7 +25,7 @@ def test_a_precision_that_is_promised_is_kept_and_said(tmp_path, monkeypatch):
         pl.DataFrame({"text": [r[0] for r in of], "labels": [r[1] for r in of]}).write_csv(file)
     call("train t.csv --out plain --set C=10")
     _, stderr = call("train t.csv --test test.csv --out run --decision precision=.75 --set C=10")
-    assert "a precision of 75 % is promised of 3 of 4 labels" in stderr
+    assert "a precision of 75 % is promised for 3 of 4 labels" in stderr
     assert "too rare to promise anything, and never predicted: d" in stderr
     run, plain = load_run("run"), load_run("plain")
     assert run.info["promise"] == {"precision": 0.75, "too_rare": ["d"], "never": []}

@@ -20,8 +20,8 @@ from manyhot.toolkit.choose.cross_fit import (
     right_offset,
     score_by,
 )
-from manyhot.toolkit.choose.thresholds import choose_thresholds
-from manyhot.toolkit.objectives import LOSSES, loss_of, sizes_of
+from manyhot.toolkit.choose.offsets import choose_label_offsets
+from manyhot.toolkit.objectives import FORMULAS, loss_of, sizes_of
 
 RANGES = [CardinalityRange(0, 5), CardinalityRange(1, 3), CardinalityRange(0, 2)]
 
@@ -72,7 +72,7 @@ def test_all_known_as_int8_is_as_bool():
     logits, truth, _, _ = drawn()
     prior = np.full(logits.shape, -0.5, np.float32)
     for limits in RANGES:
-        for rule in (choose_tau, choose_tau_of_right_cardinality, choose_thresholds):
+        for rule in (choose_tau, choose_tau_of_right_cardinality, choose_label_offsets):
             of_bool, of_int = (rule(Held(logits, prior, t), limits) for t in (truth, truth.astype(np.int8)))
             np.testing.assert_array_equal(of_bool[1], of_int[1])
             assert of_bool[0] == of_int[0]
@@ -117,12 +117,12 @@ def test_the_threshold_of_a_label_is_that_of_its_known_rows_alone(seed):
     logits, truth, unknown, targets = drawn(rows=80, share=0.6, seed=seed)
     limits = CardinalityRange(0, 5)
     unknown[:, 4], targets[:, 4] = True, -1
-    _, offsets = choose_thresholds(Held(logits, np.zeros_like(logits), targets), limits)
+    _, offsets = choose_label_offsets(Held(logits, np.zeros_like(logits), targets), limits)
     for i in range(4):
         rows = ~unknown[:, i]
         alone = Held(logits[rows], np.zeros_like(logits[rows]), np.repeat(truth[rows, i : i + 1], 5, axis=1))
         alone = alone._replace(logits=np.repeat(logits[rows, i : i + 1], 5, axis=1))
-        assert offsets[i] == choose_thresholds(alone, limits)[1][0]
+        assert offsets[i] == choose_label_offsets(alone, limits)[1][0]
     assert offsets[4] == np.float32(best_offset(logits, targets, limits)[1])
 
 
@@ -144,7 +144,7 @@ def test_the_calibration_is_that_of_known_cells():
     np.testing.assert_allclose(reliability(probs, targets), sums)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("ce", "ce+prior", "multiway")])
+@pytest.mark.parametrize("name", [name for name in FORMULAS if name not in ("ce", "ce+prior", "multiway")])
 def test_every_loss_leaves_unknown_cells_out(name):
     logits, truth, unknown, targets = drawn(rows=12)
     loss = loss_of(name, targets)
@@ -174,7 +174,7 @@ def test_binary_cross_entropy_of_known_cells_by_hand():
     logits, truth, unknown, targets = drawn(rows=9)
     signed = np.where(truth, -logits, logits).astype(np.float64)
     expected = np.log1p(np.exp(signed))[~unknown].sum()
-    assert LOSSES["bce"](torch.from_numpy(logits), torch.from_numpy(targets)).item() == pytest.approx(expected)
+    assert FORMULAS["bce"](torch.from_numpy(logits), torch.from_numpy(targets)).item() == pytest.approx(expected)
 
 
 def test_a_row_may_have_as_many_more_labels_as_it_has_unknown_cells():

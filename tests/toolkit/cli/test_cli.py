@@ -21,8 +21,10 @@ import manyhot
 from command import as_json, bad, call, files
 from manyhot.toolkit.cli import terminal
 from manyhot.toolkit.cli.main import app
-from manyhot.toolkit.config import LOSSES
+from manyhot.toolkit.compare.methods import NAMES
+from manyhot.toolkit.config import LABEL_LOSSES
 from manyhot.toolkit.report.suspects import rows_shown
+from manyhot.toolkit.spans.methods import methods_of
 
 KEYS = [
     "micro_f1", "macro_f1", "samples_f1", "rare_f1", "medium_f1", "head_f1", "exact_match", "hamming_loss", "lrap",
@@ -93,7 +95,9 @@ def test_train_prints_one_object(here):
     assert list(value["cross_fitted"]) == KEYS
     assert value["run"] == "run"
     assert value["loss"] == "bce"
-    assert value["test"] == as_json("evaluate run t.jsonl")
+    evaluated = as_json("evaluate run t.jsonl")
+    assert evaluated.pop("drift")["said"] is None
+    assert value["test"] == evaluated
     assert value["test"] == json.loads((here / "run" / "metrics.json").read_bytes())["test"]
     assert value["test"]["head_f1"] is None
     frame = pl.read_ndjson("t.jsonl")
@@ -105,7 +109,7 @@ def test_train_prints_one_object(here):
 def test_evaluate_prints_exactly_the_keys(run):
     table("t.csv", 12, seed=1)
     metrics = as_json("evaluate run t.csv")
-    assert list(metrics) == KEYS
+    assert list(metrics) == [*KEYS, "drift"]
     assert (metrics["rows"], metrics["labels"]) == (12, 3)
     assert all(0 <= metrics[key] <= 1 for key in KEYS[:13] if metrics[key] is not None)
 
@@ -452,7 +456,9 @@ def test_svmlight_gives_the_run_of_the_same_matrix():
     call(f"train set.X.npz {FAST} --out matrix")
     _, stderr = call(f"train d.svm --label-names names.txt {FAST} --out run")
     assert "features: 3, numbered from 1\n" in stderr
-    assert as_json("evaluate run d.svm") == pytest.approx(as_json("evaluate matrix set"), abs=1e-6)
+    of_svmlight, of_matrix = as_json("evaluate run d.svm"), as_json("evaluate matrix set")
+    assert of_svmlight.pop("drift") == of_matrix.pop("drift")
+    assert of_svmlight == pytest.approx(of_matrix, abs=1e-6)
     call("predict run d.svm -o a.jsonl")
     call("predict matrix set -o b.jsonl")
     assert pl.read_ndjson("a.jsonl")["labels"].to_list() == pl.read_ndjson("b.jsonl")["labels"].to_list()
@@ -584,7 +590,12 @@ def test_help_is_fast_and_imports_nothing_heavy():
 
 def test_the_help_of_train_names_every_loss():
     stdout, _ = call("train --help")
-    assert {word.strip(",.;│") for word in stdout.split()} >= set(LOSSES)
+    assert {word.strip(",.;│") for word in stdout.split()} >= set(LABEL_LOSSES)
+
+
+def test_the_help_of_compare_names_every_method():
+    stdout, _ = call("compare --help")
+    assert {word.strip(",.;│") for word in stdout.split()} >= {*NAMES, *(m.name for m in methods_of("spans"))}
 
 
 @pytest.mark.parametrize("command", [getattr(command.callback, "__name__", "") for command in app.registered_commands])

@@ -133,6 +133,72 @@ def test_a_name_as_long_as_names_can_be():
         file.write(b"x")
 
 
+@pytest.mark.parametrize("name", ["\u6f22" * 83 + ".csv", "\U0001f98a" * 62 + ".csv"])
+def test_a_name_of_characters_of_many_bytes(name):
+    with whole_file(Path(name)) as file:
+        file.write(b"x")
+    assert os.listdir() == [name]
+
+
+# What an output would take the place of
+
+
+def ask(*arguments: object) -> str:
+    """Run a command that is bad input; return its sentence."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_an_output_does_not_take_the_place_of_what_is_needed(run):
+    rows = '{"text": "fox"}\n{"text": "rose"}\n'
+    Path("x-review.jsonl").write_text(rows)
+    assert "got the data file itself" in ask("predict", run, "x-review.jsonl", "-o", "x.jsonl", "--review", 1)
+    assert Path("x-review.jsonl").read_text() == rows
+    for command in (
+        ("predict", run, "x-review.jsonl", "-o", run / "log.jsonl"),
+        ("audit", run.parent / "d.csv", "--run", run, "-o", run / "log.jsonl"),
+        ("report", run, "-o", run / "report.html"),
+    ):
+        assert "whose files no longer change" in ask(*command)
+    assert load_run(run).label_names == ["a", "b"]
+    assert sorted(os.listdir()) == ["x-review.jsonl"]
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"predict RUN new.csv -o {LONG}.jsonl",
+        f"predict RUN new.csv -o {'n' * 245}.jsonl --review 1",
+        f"predict RUN folder -o {LONG}",
+        f"audit new.csv --run RUN -o {LONG}.csv",
+        f"report RUN -o {LONG}.html",
+        f"report RUN --card {LONG}.md",
+        f"export RUN -o {LONG}.onnx",
+        f"predict {LONG} new.csv -o out.csv",
+        f"evaluate {LONG} new.csv",
+        f"explain {LONG} fox",
+        f"report {LONG}",
+        f"train new.csv --label-names {LONG}",
+        f"train new.csv --from {LONG}",
+        "predict RUN folder -o loop",
+        "predict RUN folder -o dangling",
+    ],
+)
+def test_names_that_no_file_system_takes(run, command):
+    Path("new.csv").write_text("text,labels\nfox,a\nrose,b\n")
+    Path("folder").mkdir()
+    Path("folder/new.csv").write_text("text\nfox\n")
+    Path("loop").symlink_to("loop")
+    Path("dangling").symlink_to("nowhere")
+    ask(*command.replace("RUN", str(run)).split())
+    assert sorted(os.listdir()) == ["dangling", "folder", "loop", "new.csv"]
+
+
 # Signals and streams
 
 
@@ -222,6 +288,24 @@ def test_names_of_columns_and_files_on_a_terminal():
     assert "\x1b" not in result.stderr
 
 
+def test_a_line_end_in_a_name_begins_no_line():
+    rows = "".join(f'a fox of {i},"a\nerror: b"\na rose of {i},c\n' for i in range(10))
+    Path("d.csv").write_text('"te\nxt",labels\n' + rows)
+    result = CliRunner().invoke(app, "train d.csv --out r --set C=1".split())
+    assert result.exit_code == 0, result.output
+    Path("other.csv").write_text("word\nfox\n")
+    assert "the columns te\\nxt as in training" in ask("predict", "r", "other.csv", "-o", "o.csv")
+    for command in ("predict r fox", "explain r fox", "audit d.csv --run r"):
+        result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert not any(line.startswith("error") for line in result.output.splitlines()), result.output
+
+
+def test_a_name_of_a_megabyte_is_no_message_of_a_megabyte():
+    Path("d.csv").write_text("x" * 10**6 + ",labels\n" + "fox,a\nrose,b\n" * 10)
+    assert len(ask("train", "d.csv", "--text", "zz")) < 1000
+
+
 def test_formulas_in_csv(run):
     texts = ["=1+1", "+A1", "-2+3", "@x", "-1.5", "+4", "a=b", "\t=1", "fox"]
     pl.DataFrame({"text": texts, "=name": texts}).write_csv("in.csv")
@@ -238,6 +322,8 @@ def test_formulas_in_csv(run):
         ]
         assert kept[name].to_list() == expected
     bad(f"predict {run} in.csv -o out.jsonl --safe-csv")
+    twice = pl.DataFrame({"'=a": ["x"], "=a": ["y"], "''=a": ["z"]})
+    assert no_formulas(twice).columns == ["'=a", "'''=a", "''=a"]
     assert no_formulas(pl.DataFrame({"n": [-1, 2]}))["n"].to_list() == [-1, 2]
 
 

@@ -19,7 +19,7 @@ from manyhot.toolkit.compare.methods import NAMES
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk.checkpoint import Checkpoint
 from manyhot.toolkit.disk.run_folder import COMPARISON, read_folder
-from manyhot.toolkit.objectives import LOSSES
+from manyhot.toolkit.objectives import FORMULAS
 from manyhot.toolkit.runs.predict import read_for
 from manyhot.toolkit.runs.saved_run import load_run
 
@@ -231,7 +231,7 @@ def test_a_loss_that_fails_is_a_row_that_says_why(monkeypatch, failure):
         return (logits * math.nan).sum()
 
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
-    monkeypatch.setitem(LOSSES, "focal", broken)
+    monkeypatch.setitem(FORMULAS, "focal", broken)
     result = compared("d.csv --test t.csv --losses bce+prior+neighbours,focal,bce --out c")
     rows = by_name(result)
     assert rows["focal"]["metrics"] is None
@@ -248,7 +248,7 @@ def test_where_all_fail_the_rows_say_so(monkeypatch):
         raise RuntimeError("no")
 
     numbers("d.csv")
-    monkeypatch.setitem(LOSSES, "bce", broken)
+    monkeypatch.setitem(FORMULAS, "bce", broken)
     result = compared("d.csv --losses bce")
     assert result["methods"][0]["error"]
     assert result["best"]["micro_f1"] == {"ours": None, "rival": None}
@@ -272,18 +272,18 @@ def test_an_interrupted_comparison_goes_on(monkeypatch):
     words = "d.csv --losses zlpr,zlpr+prior,bce,bce+threshold --folds 2 --out c"
     numbers("d.csv")
     whole = compared(words.replace("--out c", "--out whole"))
-    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.WRITE_SECONDS", 0.0)
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)  # every result is written at once
-    tried = module.tried
+    try_method = module.try_method
     calls = []
 
     def interrupted(method, *rest):
         calls.append(method.name)
         if len(calls) == 6:  # in the second fold
             raise KeyboardInterrupt
-        return tried(method, *rest)
+        return try_method(method, *rest)
 
-    monkeypatch.setattr(module, "tried", interrupted)
+    monkeypatch.setattr(module, "try_method", interrupted)
     _, stderr = call(f"compare {words}", 130)
     assert "--resume goes on from the checkpoint" in stderr
     assert not Path("c").exists()

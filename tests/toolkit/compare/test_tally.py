@@ -17,7 +17,7 @@ def tally(tmp_path):
 
 def fit(tally, name, seconds):
     if (result := tally.finished(name)) is None:
-        tally.steps(name)
+        tally.bookmark(name)
         time.sleep(seconds)
         result = {"held": np.arange(3)}
         tally.finish(name, result)

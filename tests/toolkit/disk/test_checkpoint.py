@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def always(monkeypatch):
     """Write a checkpoint at every step."""
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.0)
     monkeypatch.setattr(module, "SHARE", 1e9)
 
 

@@ -369,7 +369,7 @@ def test_weights_of_another_shape_are_refused(run, name):
     arrays = load_file(run / "model.safetensors")
     save_file(arrays | {name: np.ascontiguousarray(arrays[name][1:])}, run / "model.safetensors")
     reseal(run)
-    assert "its parts do not fit: expected weights of shape " in refused(run)
+    assert f"its parts do not fit: expected {name} of shape " in refused(run)
 
 
 def test_resealing_alone_changes_nothing(run):
@@ -564,7 +564,7 @@ def test_wherever_the_disk_is_full_a_run_beside_stays_as_it_was(run, monkeypatch
 
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "WRITE_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "SHARE", 1e9)
     table(Path("train.csv"))
     sizes = sizes_of(Config(data="train.csv", out="whole"), monkeypatch)

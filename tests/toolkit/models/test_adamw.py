@@ -44,7 +44,7 @@ SCHEDULE = Schedule(batch=4, epochs=5, rate=0.1, factor=lambda share: 1 - share,
 
 def test_steps_are_those_of_the_formula():
     point, wanted, value = quadratic()
-    heard = descend({"p": point}, 10, value, SCHEDULE, seed=7, steps=Unsaved(), progress=unheard)
+    heard = descend({"p": point}, 10, value, SCHEDULE, seed=7, bookmark=Unsaved(), progress=unheard)
     x, m, v, t = np.zeros(3), np.zeros(3), np.zeros(3), 0
     for epoch in range(5):
         order = torch.randperm(10, generator=torch.Generator().manual_seed(epoch_seed(7, epoch))).numpy()
@@ -67,7 +67,7 @@ def test_fewer_epochs_are_the_first_of_many():
     first, second = [], []
     for epochs, heard in ((None, first), (3, second)):
         point, _, value = quadratic()
-        heard += descend({"p": point}, 10, value, SCHEDULE, seed=0, steps=Unsaved(), progress=unheard, epochs=epochs)
+        heard += descend({"p": point}, 10, value, SCHEDULE, seed=0, bookmark=Unsaved(), progress=unheard, epochs=epochs)
     assert first[:3] == second
     assert len(first) == 5
 
@@ -80,7 +80,7 @@ def test_every_row_comes_once_an_epoch_and_the_order_changes():
         taken.append(rows.tolist())
         return value(rows, random)
 
-    descend({"p": point}, 10, recorded, replace(SCHEDULE, epochs=2), seed=0, steps=Unsaved(), progress=unheard)
+    descend({"p": point}, 10, recorded, replace(SCHEDULE, epochs=2), seed=0, bookmark=Unsaved(), progress=unheard)
     assert [len(rows) for rows in taken] == [4, 4, 2, 4, 4, 2]
     epochs = [[row for rows in part for row in rows] for part in (taken[:3], taken[3:])]
     assert all(sorted(rows) == list(range(10)) for rows in epochs)
@@ -103,7 +103,7 @@ def test_held_out_rows_stop_the_descent(scores, patience, made):
     schedule = replace(SCHEDULE, epochs=len(scores), patience=patience)
     said = []
     heard = descend(
-        {"p": point}, 10, value, schedule, seed=0, steps=Unsaved(),
+        {"p": point}, 10, value, schedule, seed=0, bookmark=Unsaved(),
         progress=lambda *step: said.append(step), held=lambda: next(left),
     )  # fmt: skip
     assert heard == scores[:made]
@@ -138,14 +138,14 @@ def closeness(logits, targets):
     return -float(np.square(logits - 2 * targets).mean())
 
 
-def fitted(steps, rows=60, progress=unheard):
+def fitted(bookmark, rows=60, progress=unheard):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(rows, 2)).astype(np.float32)
     targets = torch.from_numpy(X @ rng.normal(size=(2, 3)) + rng.normal(size=(rows, 3)) > 0)
     schedule = Schedule(batch=8, epochs=40, rate=0.02, patience=3)
     line: Any = Line  # nothing is saved of it
     return fit_stopped_early(
-        line, X, targets, loss=squares, score=closeness, schedule=schedule, seed=0, steps=steps, progress=progress
+        line, X, targets, loss=squares, score=closeness, schedule=schedule, seed=0, bookmark=bookmark, progress=progress
     ), X, targets  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
     class Rarely(Recorded):
         """Keeps every third state alone, as a checkpoint that is not yet due; of one fit."""
 
-        def steps(self, fit):
+        def bookmark(self, fit):
             return self
 
         asked = 0
@@ -204,7 +204,7 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
     rarely: Any = Rarely
     said = []
     whole = Curve(rarely(), lambda *step: said.append(step))
-    fitted(whole.steps("fit"), progress=whole.progress)
+    fitted(whole.bookmark("fit"), progress=whole.progress)
     assert whole.losses == [loss for _, _, loss, _ in said]
     assert whole.scores == [score for *_, score in said]
     held = [score for score in whole.scores if score is not None]
@@ -214,9 +214,9 @@ def test_the_curve_of_a_fit_is_whole_wherever_it_is_interrupted():
         broken = rarely(saves)
         curve = Curve(broken, unheard)
         with pytest.raises(KeyboardInterrupt):
-            fitted(curve.steps("fit"), progress=curve.progress)
+            fitted(curve.bookmark("fit"), progress=curve.progress)
         curve = Curve(rarely(state=broken.state), unheard)
-        fitted(curve.steps("fit"), progress=curve.progress)
+        fitted(curve.bookmark("fit"), progress=curve.progress)
         assert (curve.losses, curve.scores) == (whole.losses, whole.scores), saves
 
 
@@ -257,7 +257,7 @@ def test_a_score_that_is_still_0_does_not_stop_and_one_that_falls_does() -> None
             lambda rows, random: (parameter - 1).square().sum(),
             Schedule(batch=2, epochs=8, rate=1e-3, patience=2),
             seed=0,
-            steps=UNSAVED,
+            bookmark=UNSAVED,
             progress=unheard,
             held=lambda: next(left),
         )
@@ -288,6 +288,6 @@ def test_gradients_of_few_rows_make_the_steps_of_whole_ones() -> None:
             drawn = torch.randperm(7, generator=random)[:2]  # other rows each step, each once
             return torch.nn.functional.embedding(drawn, table, sparse=sparse).square().sum() * float(rows.sum() + 1)
 
-        descend({"t": table}, 10, value, SCHEDULE, seed=7, steps=Unsaved(), progress=unheard)
+        descend({"t": table}, 10, value, SCHEDULE, seed=7, bookmark=Unsaved(), progress=unheard)
         tables.append(table.detach())
     assert torch.equal(*tables)

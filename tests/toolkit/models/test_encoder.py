@@ -338,7 +338,7 @@ def test_it_needs_text(checkpoint):
 
 @pytest.mark.parametrize("fine_tune", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(checkpoint, monkeypatch, fine_tune):
-    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.EVERY", 0.0)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.WRITE_SECONDS", 0.0)
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
     files()
     options: Any = {"data": "d.jsonl", "valid": "t.jsonl", "model": f"encoder:{checkpoint}", "fine_tune": fine_tune}

@@ -115,9 +115,9 @@ def test_an_interrupted_fit_ends_in_the_same_bits():
     for stop in (1, 2, 3):
         kept = Kept(stop)
         with pytest.raises(KeyboardInterrupt):
-            learner(threads=2).fit(X[20:], targets[20:], steps=kept, **options)
+            learner(threads=2).fit(X[20:], targets[20:], bookmark=kept, **options)
         kept.stop = None
-        again = learner().fit(X[20:], targets[20:], steps=kept, **options)
+        again = learner().fit(X[20:], targets[20:], bookmark=kept, **options)
         for name, array in whole.model.arrays().items():
             np.testing.assert_array_equal(array, again.model.arrays()[name])
         for a, b in zip(whole.held, again.held, strict=True):

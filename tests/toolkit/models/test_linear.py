@@ -15,7 +15,7 @@ from manyhot.toolkit.models import linear as module
 from manyhot.toolkit.models.linear import Linear, LinearLearner, fit_linear
 from manyhot.toolkit.models.model import Memory, gigabytes, unheard
 from manyhot.toolkit.models.products import Product, transposed
-from manyhot.toolkit.objectives import LOSSES, route_of
+from manyhot.toolkit.objectives import FORMULAS, route_of
 
 
 def bce(logits, targets):
@@ -118,7 +118,7 @@ def test_whole_fit_of_sparse_rows_is_bitwise_the_same_with_any_number_of_threads
     X = sp.csr_array((rows.data, rows.indices * (columns // 400), rows.indptr), shape=(3000, columns))
     rng = np.random.default_rng(3)
     targets = torch.from_numpy(X @ rng.normal(size=(columns, 40)) + 3 * rng.normal(size=(3000, 40)) > 2)
-    learner = LinearLearner.planned(3000, columns, 40, loss=LOSSES["zlpr"], route=route_of("zlpr"))
+    learner = LinearLearner.planned(3000, columns, 40, loss=FORMULAS["zlpr"], route=route_of("zlpr"))
     fits = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)

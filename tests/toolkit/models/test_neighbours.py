@@ -108,7 +108,7 @@ def test_what_is_saved_is_restored(kind):
     np.testing.assert_array_equal(again.votes(X), neighbours.votes(X))
     with pytest.raises(ValueError, match=r"features|indices"):
         Neighbours.restored(arrays, X.shape[1] - 1)
-    with pytest.raises(ValueError, match="2 weights"):
+    with pytest.raises(ValueError, match=r"expected 2 numbers in neighbours\.weights"):
         Neighbours.restored(arrays | {"neighbours.weights": np.ones(3)}, X.shape[1])
 
 

@@ -39,7 +39,7 @@ def trained(
     group = ALONE if size == 1 else Group(rank, size)
     mlp.SCHEDULE = replace(mlp.SCHEDULE, batch=16, epochs=epochs)
     encoder.SCHEDULE = replace(encoder.SCHEDULE, epochs=epochs)
-    checkpoint.EVERY = checkpoint.SHARE = 0.0
+    checkpoint.WRITE_SECONDS = checkpoint.SHARE = 0.0
     checkpoint.SHARE = 1e9
     original, left = dist.all_reduce, [die_after]
 

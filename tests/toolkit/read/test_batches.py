@@ -150,8 +150,10 @@ def test_files_without_a_header(tmp_path):
 # JSONL
 
 
+@pytest.mark.parametrize("longest", [0, jsonl.LONG_LINE])
 @pytest.mark.parametrize("seed", range(3))
-def test_jsonl_has_the_types_of_the_whole_file(tmp_path, seed):
+def test_jsonl_has_the_types_of_the_whole_file(tmp_path, monkeypatch, seed, longest):
+    monkeypatch.setattr(jsonl, "LONG_LINE", longest)
     rng = random.Random(seed)
     kinds = {
         "n": [1, 2.5, None, 10**18, -3],
@@ -160,6 +162,8 @@ def test_jsonl_has_the_types_of_the_whole_file(tmp_path, seed):
         "d": [[1], [2.5], [], None],
         "o": [{"p": 1}, {"q": [1]}, None, {}],
         "b": [True, None, False],
+        "m": [[1, None, 7, 0.5, 3], [2**62, -(2**62)], [], None],
+        "s": [[[1], [0.5, None]], [None, [2]], [[]], None],
         "e": [None],
     }
     for _ in range(40):

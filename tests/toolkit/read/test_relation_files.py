@@ -85,3 +85,17 @@ def test_ids_that_no_entity_has_and_files_without_a_place_for_relations(tmp_path
     (tmp_path / "e.json").write_text('[{"tokens": ["a"]}, 7]')
     with pytest.raises(InputError, match=r"e.json, row 2: expected \{.tokens"):
         read_marked(tmp_path / "e.json", LINKED)
+
+
+def test_ids_name_one_entity_each(tmp_path: Path) -> None:
+    def said(ids: list[object], ends: tuple[object, object]) -> str:
+        entities = [{"id": i, "start": at, "end": at + 3, "label": "P"} for i, at in zip(ids, (0, 8), strict=True)]
+        row = {"text": "Ada met Eve", "entities": entities}
+        row["relations"] = [{"from_id": ends[0], "to_id": ends[1], "type": "met"}]
+        (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(InputError) as caught:
+            read_marked(tmp_path / "d.jsonl", LINKED)
+        return str(caught.value)
+
+    assert "line 1: expected each id of an entity once, got 7 again" in said([7, 7], (7, 7))
+    assert "expected ids of entities" in said([1, 2], (True, 2))

@@ -313,3 +313,55 @@ def test_columns_there_and_back(tmp_path_factory: pytest.TempPathFactory, rows, 
     path.write_bytes("".join(write(tokens, marks) for tokens, marks in rows).encode())
     back = read_marked(path)
     assert [(row.tokens, row.marks) for row in back.rows] == rows
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"data": {"text": "a"}, "annotations": 5}, "'annotations': expected a list as Label Studio writes it, got 5"),
+        ({"data": {"text": "a"}, "annotations": [5]}, "'annotations': expected a list .*, got \\[5\\]"),
+        ({"data": {"text": "a"}, "annotations": [{"result": [5]}]}, "'result': expected a list .*, got \\[5\\]"),
+        ({"data": {"text": "a"}, "annotations": [{"result": {"a": 1}}]}, "'result': expected a list .*, got {'a': 1}"),
+        ({"text": "a", "label": 5}, "'label': expected a list .*, got 5"),
+        ({"text": "a", "label": "x"}, "'label': expected a list .*, got 'x'"),
+    ],
+)
+def test_what_no_export_of_label_studio_has(tmp_path, task, said):
+    (tmp_path / "d.json").write_text(json.dumps([task]))
+    with pytest.raises(InputError, match=f"d.json, task 1, {said}; export it again"):
+        read_marked(tmp_path / "d.json")
+
+
+def test_tokens_of_a_text_follow_each_other(tmp_path):
+    whole = [{"text": "Ada", "start": 0, "end": 3}, {"text": "met", "start": 4, "end": 7}]
+    for tokens in (whole[::-1], [whole[0], whole[0]], [{"text": "Ad", "start": -7, "end": -5}], [5]):
+        row = {"text": "Ada met", "tokens": tokens, "spans": [{"start": 0, "end": 3, "label": "PER"}]}
+        (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
+        if tokens == [5]:
+            assert read_marked(tmp_path / "d.jsonl").rows[0].offsets is None
+            continue
+        with pytest.raises(InputError, match="one after the other, got"):
+            read_marked(tmp_path / "d.jsonl")
+
+
+@pytest.mark.parametrize("name", ["d.conll", "d.jsonl", "d.json"])
+@pytest.mark.parametrize("content", ["caf\u00e9 O\n".encode("latin-1"), b"[\0\0\0"])
+def test_what_is_no_utf8_is_told_without_an_option_that_spans_have_not(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="convert it: iconv -f ") as caught:
+        read_marked(tmp_path / name)
+    assert "--encoding" not in str(caught.value)
+
+
+def test_a_long_key_is_no_long_sentence(tmp_path):
+    (tmp_path / "d.jsonl").write_text(json.dumps({"k" * 10**6: 1}) + "\n")
+    with pytest.raises(InputError, match="got a row with 'kkk") as caught:
+        read_marked(tmp_path / "d.jsonl")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("mark", ["\t", "\n", "\r"])
+def test_columns_have_no_place_for_what_ends_them(mark):
+    for tokens, kind in ((["a", f"b{mark}c"], "PER"), (["a", "b"], f"P{mark}ER")):
+        with pytest.raises(InputError, match="without tabs and line ends"):
+            written_in_columns(tokens, [Mark(0, 1, kind)])

@@ -172,6 +172,8 @@ def test_malformed_lines(tmp_path, lines, line, got):
     ("content", "expected"),
     [
         ("1 1:1\n1.5 1:1\n", r"a\.svm, row 2: expected whole numbers as labels, got 1\.5; number the labels"),
+        ("1 1:1\n9007199254740993 1:1\n", r"a\.svm, row 2: expected labels of at most 9,007,199,254,740,991, got"),
+        ("-9007199254740992 1:1\n", r"a\.svm, row 1: expected labels of at most"),
         ("1 1:1\n1 1:1 2:nan\n", r"a\.svm, row 2, feature 2: expected a finite number .*, got nan; correct"),
         ("1 1:1\n\n1 3:1e39\n", r"a\.svm, row 2, feature 3: expected a finite number .*, got inf; correct"),
         ("", "expected text, got an empty file"),

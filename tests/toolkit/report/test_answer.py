@@ -57,6 +57,13 @@ def test_where_all_are_even_the_default_is_taken():
     )
 
 
+def test_an_interval_that_touches_0_but_for_rounding_is_no_difference():
+    touches = (0.3, 1e-14, 1.1)
+    found = answer(beside(bce=(touches, EVEN), focal=((-0.3, -1.1, -1e-14), EVEN)))
+    assert found is not None
+    assert str(found).startswith("No clear difference")
+
+
 def test_a_default_that_is_ahead_or_behind_says_of_whom():
     compared = comparison()
     assert str(answer(compared)) == (

@@ -66,6 +66,14 @@ def test_nothing_of_the_data_is_markup_and_no_row_is_in_it(hostile, page):
     assert all(line.endswith("|") for line in page.splitlines() if line.startswith("|"))
 
 
+def test_nothing_turns_the_direction_round(hostile):
+    findings = json.loads((hostile / "findings.json").read_text())
+    findings["labels"][0]["name"] = findings["data"] = "a\u202eb\x1bc"
+    page = card(findings)
+    assert "a\\\\u202eb" in page
+    assert not any(mark in page for mark in "\u202e\x1b")
+
+
 def test_more_labels_than_a_page_holds_are_counted(hostile):
     findings = json.loads((hostile / "findings.json").read_text())
     findings["labels"] = [dict(findings["labels"][0], name=f"label {i}", train_rows=i) for i in range(100)]

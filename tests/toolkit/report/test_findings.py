@@ -205,7 +205,7 @@ def test_warnings_say_what_is_wrong_with_the_data(trained):
     assert said == {
         "1 row has more words that training did not know than words that it did (2.4 % of those measured on). Labels "
         "there are little more than a guess.": [],
-        "1 label has fewer than 9 training rows. What is measured of one of them alone says little.": ["rare"],
+        "1 label has fewer than 9 training rows. The numbers of one of them alone say little.": ["rare"],
         "t.jsonl has 1 label that the training rows do not have (1 time), which count as missed.": ["ghost"],
         **{text: [] for text in said if "rows" in text and ("repeat" in text or "alike" in text)},
         "1 row has no label (1.2 % of the training rows). Such rows are learned as rows to which no label applies; "
@@ -408,7 +408,7 @@ def test_labels_that_nothing_is_known_of_are_warned_of():
     rows = [row | {"train_rows": 3, "group": "rare", "predicted": 0} for row in rows]
     said = [(w["text"].split(".")[0], len(w["labels"]), w["more"]) for w in warnings(rows)]
     assert said[0] == ("25 labels have fewer than 9 training rows", 20, 5)
-    assert said[2] == ("24 labels that measured rows have are never predicted", 20, 4)
+    assert said[2] == ("24 labels are never predicted, though measured rows have them", 20, 4)
 
 
 def test_cells_of_columns_are_shown_with_their_names():

@@ -32,6 +32,12 @@ def examples(texts):
     return Examples("new", texts, None, None, [])
 
 
+def test_nothing_in_it_is_obeyed():
+    data = written({"names": ["a\u202eb\x9b</script>"]}).decode()
+    assert data == '{"names":["a\\u202eb\\u009b\\u003c/script>"]}'
+    assert json.loads(data) == {"names": ["a\u202eb\x9b</script>"]}
+
+
 def test_what_the_page_says_is_what_the_run_says(folder):
     run = load_run(folder / "run")
     texts, _ = texts_and_sets(40, seed=5)

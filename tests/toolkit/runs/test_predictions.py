@@ -17,9 +17,10 @@ import pytest
 import scipy.sparse as sp
 
 from manyhot.toolkit.config import Config
+from manyhot.toolkit.disk.run_folder import check_output
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.runs import predictions as predictions_module
-from manyhot.toolkit.runs.predictions import check_output, write_predictions
+from manyhot.toolkit.runs.predictions import OUTPUTS, write_predictions
 from manyhot.toolkit.runs.saved_run import load_run
 from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
@@ -312,7 +313,7 @@ def test_a_matrix_is_one_batch_and_has_no_columns(tmp_path):
 
 @pytest.mark.parametrize("name", ["out.txt", "out", "out.json", "out.jsonl.gz", "out.tsv"])
 def test_other_endings_are_refused(tmp_path, name):
-    assert refused(check_output, tmp_path / name) == (
+    assert refused(check_output, tmp_path / name, OUTPUTS) == (
         f"{tmp_path / name}: expected an output that ends in .jsonl, .csv, .parquet."
     )
 
@@ -320,11 +321,11 @@ def test_other_endings_are_refused(tmp_path, name):
 def test_places_that_cannot_be_written(text_run, tmp_path):
     (tmp_path / "d.csv").mkdir()
     for path in (tmp_path / "d.csv", tmp_path / "no" / "out.csv"):
-        assert refused(check_output, path) == f"{path}: expected a file in a folder that exists."
+        assert refused(check_output, path, OUTPUTS) == f"{path}: expected a file in a folder that exists."
     texts_file(tmp_path / "new.csv")
     assert "ends in" in refused(write_predictions, tmp_path / "x.txt", text_run, tmp_path / "new.csv")
     os.mkfifo(tmp_path / "pipe.csv")
-    assert "got a pipe or device; choose another --out" in refused(check_output, tmp_path / "pipe.csv")
+    assert "got a pipe or device; choose another --out" in refused(check_output, tmp_path / "pipe.csv", OUTPUTS)
     message = refused(write_predictions, tmp_path / "o.csv", text_run, tmp_path / "pipe.csv")
     assert "expected a file that can be read twice, got a pipe or device; save it first" in message
 

@@ -122,7 +122,13 @@ def test_the_report_of_a_run_marks_its_errors(here: Path) -> None:
     assert "nested: " in said
     page = Path("run/report.html").read_text()
     found = json.loads(Path("run/findings.json").read_text())
-    for section in ("glance", "types", "errors", "widths", "worst", "curve-section", "numbers", "repeat"):
+    assert f"learned from {sum(found['overview']['sizes'])} rows with" in page
+    # Worked out anew from the file that was written.
+    lines = [json.loads(line) for line in Path(data).read_text().splitlines()]
+    assert found["overview"]["sizes"] == np.bincount([len(row["entities"]) for row in lines]).tolist()
+    assert found["overview"]["lengths"]["longest"] == max(len(row["tokens"]) for row in lines)
+    assert sum(found["overview"]["lengths"]["counts"]) == len(lines)
+    for section in ("data", "glance", "types", "errors", "widths", "worst", "curve-section", "numbers", "repeat"):
         assert f'<h2 id="{section}">' in page, section
     assert "&lt;b&gt;&amp;" in page
     assert "<b>" not in page

@@ -132,6 +132,23 @@ def test_predictions_in_every_form(trained: Path, here: Path) -> None:
     assert "dry run" in call("train out.conll --task spans --dry-run")[1]
 
 
+def test_names_that_are_taken_and_rows_that_have_more(trained: Path, here: Path) -> None:
+    run, tokens = trained / "run", ["Emmy", "Noether", "visited", "Oslo", "."]
+    rows = [{"tokens": tokens, "row": 1, "input_row": 2, "scores": 3, "input_scores": 4}] * 2
+    Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call(f"predict {run} d.jsonl -o out.jsonl --keep all")
+    written = json.loads(Path("out.jsonl").read_text().splitlines()[0])
+    assert [written[key] for key in ("row", "input_row", "input_input_scores", "input_scores")] == [1, 2, 3, 4]
+    call(f"predict {run} d.jsonl -o out.csv --keep row,input_row")
+    assert pl.read_csv("out.csv").columns[:2] == ["input_input_row", "input_row"]
+    Path("d.jsonl").write_text("".join(json.dumps({"tokens": tokens, key: 1}) + "\n" for key in "ab"))
+    for name in ("more.csv", "more.parquet"):
+        assert "line 2: expected what the first row has, with --keep all" in bad(
+            f"predict {run} d.jsonl -o {name} --keep all"
+        )
+    call(f"predict {run} d.jsonl -o more.jsonl --keep all")
+
+
 def test_what_is_kept(trained: Path, here: Path) -> None:
     Path("d.jsonl").write_text('{"id": 7, "text": "It rains today .", "meta": {"a": [1]}}\n')
     call(f"predict {trained}/run d.jsonl -o out.jsonl --keep id,meta")

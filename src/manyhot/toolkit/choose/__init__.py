@@ -1,1 +1,1 @@
-"""What held-out rows say: the penalty, the prior and the offset, thresholds, probabilities."""
+"""What held-out rows say: the penalty, the prior, offsets, probabilities."""

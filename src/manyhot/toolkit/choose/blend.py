@@ -1,4 +1,4 @@
-r"""What held-out rows say of how far to listen to the training rows most like a row, beside the linear model.
+r"""How far to listen to the training rows most like a row, beside the linear model: held-out rows decide.
 
 .. math::
     s'_i = a_0 c_i(s_i) + \sum_k a_k z_{ki} + b + b_i
@@ -22,7 +22,7 @@ from manyhot.toolkit.choose.calibrate import MAX_CELLS
 from manyhot.toolkit.choose.cross_fit import Choice, Fold, Rule, step_of
 from manyhot.toolkit.models.neighbours import KS, Neighbours
 
-# By more than this the score has to rise.
+# The score has to rise by more than this.
 GAIN = 0.0
 # Labels with fewer positives are rare, and with such a share of them a blend is pooled.
 RARE, RARE_SHARE = 10, 0.1
@@ -52,7 +52,7 @@ class Blend(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The weight of neighbours, where that of all is 1."""
+        """The share of neighbours in all weight."""
         return sum(self.votes) / (sum(self.votes) + self.linear)
 
     def logits(self, linear: np.ndarray, log_odds: list[np.ndarray]) -> np.ndarray:
@@ -79,7 +79,7 @@ def blended(
         choice: of the linear model.
         folds: those it was chosen by. The neighbours of a held-out row are rows of its own fold's training part.
         columns: those before are compared; the others are what a kernel makes of them.
-        rule: what makes tau and the offset of held-out rows.
+        rule: finds tau and the offset by held-out rows.
         cardinality: how many labels a prediction may have.
         train_counts: positives of each label in all training rows.
         with_metrics: the step gets all of them, not the score alone.
@@ -137,7 +137,7 @@ def fit_blend(logits: np.ndarray, log_odds: list[np.ndarray], targets: np.ndarra
 
 
 def _newton(inputs, targets, slope, offset, free, *, pooled) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise by the common numbers (slopes and b), of which those not free stay 0, and b_i: exact Newton steps.
+    """Minimise over the common numbers (slopes and b; those not free stay 0) and over b_i, by exact Newton steps.
 
     The second derivatives have an arrow's shape: each b_i is eliminated by itself.
     """

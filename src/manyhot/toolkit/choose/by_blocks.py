@@ -204,7 +204,7 @@ def fit_kept(
         progress(name, block / of, loss)
 
     options: dict[str, Any] = {"C": C, "drop": drop, "held": held, "drops": drops}
-    fitted = learner.fit(X, targets, steps=fits.steps(name), done=heard, **options)
+    fitted = learner.fit(X, targets, bookmark=fits.bookmark(name), done=heard, **options)
     fits.finish(name, _arrays(fitted))
     return fitted
 

@@ -11,7 +11,7 @@ from manyhot.split import stratified_split
 
 # Two numbers a label need no more, and float64 copies of what a large run holds out would not fit.
 MAX_CELLS = 20_000_000
-PARTS = 3
+THIRDS = 3
 BINS = 10
 SCORES = ("ece", "brier", "log_loss")
 
@@ -22,7 +22,7 @@ class Calibrated:
 
     Attributes:
         calibration: what the run uses.
-        measured: as :func:`compare` returns it.
+        measured: as :func:`beside_sigmoid` returns it.
         by_label: the same names, (labels,) each.
         reliability: as :func:`reliability` returns it, of the same rows.
     """
@@ -53,14 +53,14 @@ def calibrate(
     chosen = _rows(logits, seed)
     logits, targets, groups = logits[chosen], targets[chosen], None if groups is None else groups[chosen]
     truth: Any = targets.argmax(1) if multiclass else targets
-    part = stratified_split(targets, [1.0] * PARTS, groups=groups, seed=seed)
+    part = stratified_split(targets, [1.0] * THIRDS, groups=groups, seed=seed)
     probs = np.empty(logits.shape)
     for p in np.unique(part):
         held = part == p
         # Rows so few that all are in one part have nothing to be measured by but themselves.
         others = held if held.all() else ~held
         probs[held] = fit_calibration(logits[others], truth[others]).probs(logits[held])
-    return Calibrated(fit_calibration(logits, truth), *compare(logits, truth, probs), reliability(probs, truth))
+    return Calibrated(fit_calibration(logits, truth), *beside_sigmoid(logits, truth, probs), reliability(probs, truth))
 
 
 def calibration_of(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> Calibration:
@@ -71,7 +71,7 @@ def calibration_of(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) ->
 
 def _rows(logits: np.ndarray, seed: int) -> Any:
     """Choose the rows that a calibration is fitted on: all, or of very many some."""
-    rows = min(len(logits), max(MAX_CELLS // logits.shape[1], PARTS))
+    rows = min(len(logits), max(MAX_CELLS // logits.shape[1], THIRDS))
     if rows == len(logits):
         return slice(None)
     return np.sort(np.random.default_rng(seed).choice(len(logits), rows, replace=False))
@@ -96,7 +96,9 @@ def reliability(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(place, weight, minlength=BINS).astype(np.float64) for weight in weights])
 
 
-def compare(logits: np.ndarray, truth: np.ndarray, probs: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def beside_sigmoid(
+    logits: np.ndarray, truth: np.ndarray, probs: np.ndarray
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Measure probabilities beside what people take for them: sigmoid of the logits, of classes softmax.
 
     Args:

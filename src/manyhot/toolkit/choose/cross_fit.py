@@ -38,10 +38,10 @@ FOLDS = 3
 # C times the mean squared length of a row: the same numbers fit TF-IDF rows of length 1 and hundreds of standardised
 # columns. The search starts in the second place and walks while the score rises.
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-TRIED = 3  # whichever way the walk goes
+STRENGTHS_TRIED = 3  # whichever way the walk goes
 # 2 is the full prior of hard targets where labels are many, as derived in mathematics.md.
 TAUS = tuple(i / 4 for i in range(9))
-# Before the names of arrays that another fit starts from.
+# Begins the names of arrays that another fit starts from.
 START = "start."
 
 
@@ -66,14 +66,14 @@ class Fold(NamedTuple):
 class Step:
     """One strength that was tried: what the rule made of it, measured on the held-out rows.
 
-    C is None of a model without a penalty. The offset is one for all labels, or one a label: its threshold, negated.
+    C is None for a model without a penalty. The offset is one for all labels, or one a label: its threshold, negated.
     """
 
     C: float | None
     tau: float
     offset: float | np.ndarray
     loss: float
-    score: float  # what the choice maximises: micro-F1, of classes the accuracy, and macro-F1 count the same
+    score: float  # what the choice maximises: the mean of micro-F1, the accuracy of classes, and macro-F1
     metrics: dict[str, float | int | None]
     at_limit: int = 0  # folds whose fit stopped at its limit of iterations
 
@@ -135,7 +135,7 @@ class Choice(NamedTuple):
         return self.held.shifted(self.step.tau, self.step.offset)
 
 
-# What held-out rows and the range of labels a row say of tau and the offset; of one offset for all labels.
+# (held-out rows, range of labels a row) to tau and the offset; of one offset for all labels.
 Rule = Callable[[Held, CardinalityRange], tuple[float, float | np.ndarray]]
 OneOffset = Callable[[HeldOut, CardinalityRange], tuple[float, float]]
 
@@ -169,16 +169,16 @@ def choose(
     on_step: Callable[[Step], None] | None = None,
     progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
 ) -> Choice:
-    """Choose C by held-out rows, and by the same rows what the rule leaves open.
+    """Choose C by held-out rows, and tau and the offset by the same rows.
 
     Args:
         folds: what to fit on and what to hold out.
         learner: how a model is fitted.
         C: a number fixes it; a model without a penalty has none, whatever this says.
-        rule: what makes tau and the offset of held-out rows; C is chosen by what it gets.
+        rule: finds tau and the offset by held-out rows; C is chosen by the score it reaches.
         cardinality: how many labels a prediction may have.
         train_counts: positives of each label in all training rows, for the groups of the metrics.
-        multiclass: each row has one class: what a prior takes off its logit, and the metrics.
+        multiclass: each row has one class, which has a prior and metrics of its own.
         checkpoint: where finished fits are kept, and found after an interruption.
         on_step: called with each strength tried; without it, a step has no metrics but its score.
         progress: called with what is being fitted, how many fits are done, and the mean loss.
@@ -186,7 +186,7 @@ def choose(
     starts: list[Arrays] = [{} for _ in folds]
     rounds, all_at_limit = 0, 0
 
-    def tried(C: float | None) -> Choice:
+    def choice_at(C: float | None) -> Choice:
         nonlocal rounds, all_at_limit
         before = rounds * len(folds)
         rounds += 1
@@ -208,9 +208,9 @@ def choose(
         return Choice(step, held, learner.mean(starts, [fold.rows for fold in folds]))
 
     if not learner.penalised or C != "auto":
-        choice = tried(C if learner.penalised and C != "auto" else None)
+        choice = choice_at(C if learner.penalised and C != "auto" else None)
     else:
-        choice = climb(lambda strength: tried(penalty(strength, folds)))
+        choice = climb(lambda strength: choice_at(penalty_at(strength, folds)))
     return choice._replace(at_limit=all_at_limit)
 
 
@@ -223,7 +223,7 @@ def step_of(
     *,
     multiclass: bool = False,
 ) -> Step:
-    """Return what a rule makes of held-out logits, with what is said of the fit; metrics where counts are given."""
+    """Apply a rule to held-out logits and measure what comes out; all metrics where counts are given."""
     tau, offset = rule(held, cardinality)
     shifted = held.shifted(tau, offset)
     preds = decide(shifted, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
@@ -245,10 +245,10 @@ def fit_folds(
     checkpoint: Fits = NO_CHECKPOINT,
     progress: Callable[[str, float, float], None] = lambda what, fits, value: None,
 ) -> tuple[Held, int]:
-    """Fit a model a fold, each from what is in `starts`, which it replaces, and predict the rows held out.
+    """Fit a model for each fold, starting from `starts`, which it replaces, and predict the rows held out.
 
     Returns:
-        What is known of these, and how many fits stopped at their limit.
+        The held-out rows with their logits, and how many fits stopped at their limit.
     """
     logits, at_limit = [], 0
     for i, fold in enumerate(folds):
@@ -318,7 +318,7 @@ def choose_tau_of_right_cardinality(held: HeldOut, cardinality: CardinalityRange
 
 
 def score_by(cardinality: CardinalityRange) -> Score:
-    """Return what stops a network, of one set of logits: the mean F1 where their number of labels is right."""
+    """Return the score that stops a network: the mean F1 of logits, moved so that their number of labels is right."""
 
     def score(logits: np.ndarray, targets: np.ndarray) -> float:
         shifted = logits + np.float32(_offset_as_true(logits, targets, cardinality))
@@ -328,7 +328,7 @@ def score_by(cardinality: CardinalityRange) -> Score:
     return score
 
 
-def penalty(strength: float, folds: list[Fold]) -> float:
+def penalty_at(strength: float, folds: list[Fold]) -> float:
     """Return the C of a strength, to two digits."""
     size = float(np.mean([mean_squared_length(fold.X) for fold in folds]))
     return float(f"{strength / size:.2g}")
@@ -348,13 +348,13 @@ def prior_logits(targets: Any, multiclass: bool = False) -> np.ndarray:
     return (np.log(prior / (1 - prior)) / 2).astype(np.float32)
 
 
-def climb(tried: Callable[[float], Choice]) -> Choice:
+def climb(choice_at: Callable[[float], Choice]) -> Choice:
     """Walk up from the second strength while the score rises; down, if the first step up does not."""
-    best = tried(STRENGTHS[1])
+    best = choice_at(STRENGTHS[1])
     for path in (STRENGTHS[2:], STRENGTHS[:1]):
         first = best
         for strength in path:
-            choice = tried(strength)
+            choice = choice_at(strength)
             if choice.step.score <= best.step.score:
                 break
             best = choice

@@ -1,14 +1,14 @@
 r"""Label cells that look wrong: the probability of rows held out contradicts what the file says.
 
-Of each label by itself, with p the calibrated probability of rows that the model had not seen, this is confident
-learning (Northcutt, Jiang and Chuang 2021, arXiv 1911.00068) for two classes:
+Each label is looked at by itself. With p the calibrated probability of rows that the model had not seen, this is
+confident learning (Northcutt, Jiang and Chuang 2021, arXiv 1911.00068) for two classes:
 
 .. math::
     t^1_i = \text{mean of } p_i \text{ where label } i \text{ is given}, \qquad
     t^0_i = \text{mean of } p_i \text{ where it is not}
 
 A cell looks *missing* where the label is not given and :math:`p_i \ge \max(t^1_i, 1/2)`, and *wrong* where it is given
-and :math:`p_i \le \min(t^0_i, 1/2)`. Worst is the cell whose probability contradicts it most, whatever its label:
+and :math:`p_i \le \min(t^0_i, 1/2)`. The worst cell is the one that its probability contradicts most, of any label:
 `make bench-audit` has rankings that take the thresholds off too, and they find fewer of the cells that were flipped.
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 BLOCK_CELLS = 4_000_000
 
 
-class Thresholds(NamedTuple):
-    """Of each label, (labels,), the probability from which a missing one is suspected, and up to which a given one."""
+class Limits(NamedTuple):
+    """The probability from which a missing label is suspected, and up to which a given one is; (labels,) each."""
 
     missing: np.ndarray
     wrong: np.ndarray
@@ -52,7 +52,7 @@ class Suspects(NamedTuple):
         return Suspects(*(part[cells] for part in self))
 
 
-def thresholds(probs: np.ndarray, targets: np.ndarray) -> Thresholds:
+def limits_of(probs: np.ndarray, targets: np.ndarray) -> Limits:
     """Find what is usual of rows with and of rows without each label.
 
     Args:
@@ -60,8 +60,8 @@ def thresholds(probs: np.ndarray, targets: np.ndarray) -> Thresholds:
         targets: (rows, labels), bool, or int8 with -1 where nobody knows.
 
     Returns:
-        The two thresholds of each label. A label that no row has, or every row, is never suspected for lack of it, or
-        of being too much: its threshold is past 1, or below 0.
+        Both limits of each label. A label that no row has, or every row, is never suspected for lack of it, or
+        of being too much: its limit is past 1, or below 0.
     """
     sums, counts = np.zeros((2, probs.shape[1])), np.zeros((2, probs.shape[1]))
     for rows in _blocks(probs.shape):
@@ -70,19 +70,19 @@ def thresholds(probs: np.ndarray, targets: np.ndarray) -> Thresholds:
             sums[value] += np.where(cells, p, 0).sum(0)
             counts[value] += cells.sum(0)
     mean = sums / np.maximum(counts, 1)
-    return Thresholds(
+    return Limits(
         missing=np.where(counts[1] > 0, np.maximum(mean[1], 0.5), np.inf),
         wrong=np.where(counts[0] > 0, np.minimum(mean[0], 0.5), -np.inf),
     )
 
 
-def suspects(probs: np.ndarray, targets: np.ndarray, limits: Thresholds, most: int | None = None) -> Suspects:
-    """Return the cells beyond the thresholds, worst first; ties in the order of rows and labels.
+def suspects(probs: np.ndarray, targets: np.ndarray, limits: Limits, most: int | None = None) -> Suspects:
+    """Return the cells beyond the limits, worst first; ties in the order of rows and labels.
 
     Args:
         probs: (rows, labels), of rows held out.
         targets: (rows, labels), bool, or int8 with -1 where nobody knows; such a cell is no suspect.
-        limits: what :func:`thresholds` returned, of these rows or of others.
+        limits: what :func:`limits_of` returned, of these rows or of others.
         most: return this many of those that look missing and of those that look wrong at most.
     """
     found = []
@@ -101,7 +101,7 @@ def suspects(probs: np.ndarray, targets: np.ndarray, limits: Thresholds, most: i
 
 
 def counted_by_label(cells: Suspects, targets: np.ndarray, label_names: list[str]) -> list[dict[str, Any]]:
-    """Count of each label with suspects its rows, and its cells that look missing and wrong; the most first."""
+    """Count the rows of each label with suspects, and its cells that look missing and wrong; the most first."""
     missing, wrong = (Counter(cells.of(given).labels.tolist()) for given in (False, True))
     rows = (targets > 0).sum(0)
     return [

@@ -14,8 +14,8 @@ from manyhot.labels import CardinalityRange
 from manyhot.promises import PrecisionDecision, promise
 from manyhot.toolkit.choose.cross_fit import Choice, fixed_offset, step_of
 
-# So far below 0 is the highest held-out logit of a label without a promise: float32 keeps its digits, and no new row
-# comes up to it.
+# The highest held-out logit of a label without a promise is moved so far below 0: float32 keeps its digits, and no
+# new row comes up to it.
 OUT_OF_REACH = 100.0
 
 

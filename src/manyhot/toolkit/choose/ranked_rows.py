@@ -16,7 +16,7 @@ from manyhot.metrics_of_probs import calibration_metrics
 from manyhot.offset import best_offset_among, mean_f1_of_counts, offset_of_rank
 from manyhot.rankings import top_k_metrics
 from manyhot.split import stratified_split
-from manyhot.toolkit.choose.calibrate import PARTS, SCORES, Calibrated, reliability
+from manyhot.toolkit.choose.calibrate import SCORES, THIRDS, Calibrated, reliability
 from manyhot.toolkit.models.ranked import Ranked
 
 # How many first labels rankings are measured by.
@@ -146,7 +146,7 @@ def calibrate_ranked(logits: Ranked, targets: Any, *, groups: np.ndarray | None 
     """
     scores, label, truth = logits.cells.data, logits.cells.indices, logits.has(targets)
     labels = logits.shape[1]
-    part = stratified_split(targets, [1.0] * PARTS, groups=groups, seed=seed)[logits.rows]
+    part = stratified_split(targets, [1.0] * THIRDS, groups=groups, seed=seed)[logits.rows]
     probs = np.empty(len(scores))
     for p in np.unique(part):
         held = part == p
@@ -164,7 +164,7 @@ def probs_of_cells(calibration: Calibration, scores: np.ndarray, label: np.ndarr
 
 
 def measured_of_cells(scores: np.ndarray, truth: np.ndarray, probs: np.ndarray) -> dict[str, float]:
-    """Measure probabilities of cells beside sigmoid of the logits, as :func:`compare` of `calibrate` does."""
+    """Measure probabilities of cells beside sigmoid of the logits, as :func:`beside_sigmoid` of `calibrate` does."""
     plain = 1 / (1 + np.exp(-np.clip(scores.astype(np.float64), -700, 700)))
     measured = {end: calibration_metrics(of[:, None], truth[:, None]) for end, of in (("", probs), (PLAIN, plain))}
     return {score + end: float(of[score]) for end, of in measured.items() for score in SCORES}

@@ -34,7 +34,7 @@ from manyhot.toolkit.cli.options import (
     options_of,
 )
 from manyhot.toolkit.cli.terminal import listening, print_json, say
-from manyhot.toolkit.errors import visible
+from manyhot.toolkit.errors import on_one_line
 
 if TYPE_CHECKING:
     from manyhot.toolkit.audit import Audited
@@ -74,7 +74,7 @@ def audit(
     uncertain: Uncertain = None,
     drop_unlabelled: DropUnlabelled = None,
     model: Annotated[
-        str | None, typer.Option(help="linear, mlp or encoder:NAME_OR_DIR, as of train.  [default: linear]")
+        str | None, typer.Option(help="linear, mlp or encoder:NAME_OR_DIR, as in train.  [default: linear]")
     ] = None,
     device: Device = None,
     long: Long = None,
@@ -96,13 +96,13 @@ def audit(
         from manyhot.toolkit.audit import audit as run_audit
         from manyhot.toolkit.audit import write_audit
         from manyhot.toolkit.config import make_config
-        from manyhot.toolkit.runs.predictions import check_output
+        from manyhot.toolkit.disk.run_folder import check_output
         from manyhot.toolkit.runs.saved_run import load_run
 
         asked = {key: value for key, value in options_of(context).items() if key not in ("out", "safe_csv")}
         settings = make_config(config, set_ or [], asked)
         if out is not None:
-            check_output(out, settings.data, outputs=(".csv", ".jsonl"))
+            check_output(out, (".csv", ".jsonl"), settings.data)
         loaded = None if run is None else load_run(run)
         with listening() as listener:
             audited = run_audit(replace(settings, out=""), replace(listener, on_step=lambda step: None), loaded)
@@ -194,4 +194,4 @@ def print_audit(audited: "Audited") -> None:
 
 def _plain(text: str) -> Plain:
     """Take names and cells of a file for what they are: no markup, and nothing that a terminal obeys."""
-    return Plain(visible(text))
+    return Plain(on_one_line(text))

@@ -53,14 +53,15 @@ def compare(
         typer.Option(
             metavar="NAMES",
             help="Some of zlpr, zlpr+prior, zlpr+prior+neighbours, subset, subset+prior, bce, bce+prior, "
-            "bce+prior+neighbours, bce+threshold, bce+label-thresholds, bce+pos_weight, focal, asymmetric, two-way; of "
-            "spans zlpr, bce, bce+bias, bce+threshold, focal; of relations gplinker-zlpr, cascade-bce+bias and the "
-            "like; commas between.  [default: all]",
+            "bce+prior+neighbours, bce+threshold, bce+label-thresholds, bce+pos_weight, focal, asymmetric, two-way; "
+            "for spans zlpr, bce, bce+bias, bce+threshold, focal; for relations gplinker-zlpr, cascade-bce+bias and "
+            "the like; commas between.  [default: all]",
         ),
     ] = None,
-    folds: Annotated[int, typer.Option(help="Where there are no test rows.")] = 3,
+    folds: Annotated[int, typer.Option(help="How many folds measure, where there are no test rows.")] = 3,
     seeds: Annotated[
-        int | None, typer.Option(help="Of the mlp and of spans, whose training is random.  [default: 1, of spans 2]")
+        int | None,
+        typer.Option(help="How often an mlp, or a network of spans, is trained.  [default: 1, spans 2]"),
     ] = None,
     text: Text = None,
     features: NumericColumns = None,

@@ -10,7 +10,7 @@ from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.stdin import read_text
 from manyhot.toolkit.cli.terminal import print_json
-from manyhot.toolkit.errors import InputError, visible
+from manyhot.toolkit.errors import InputError, on_one_line
 from manyhot.toolkit.report.metric_names import BELOW_HALF, percent
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def explain(
         if as_json:
             print_json(as_object(found))
         else:
-            sys.stdout.write("".join(f"{visible(line)}\n" for line in lines(found)))
+            sys.stdout.write("".join(f"{on_one_line(line)}\n" for line in lines(found)))
 
 
 def as_object(found: "Explained") -> dict[str, Any]:

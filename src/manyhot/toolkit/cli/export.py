@@ -26,13 +26,13 @@ def export(
       manyhot export runs/yeast-1 -o model.onnx --check test.csv
     """
     with failing_clearly():
+        from manyhot.toolkit.disk.run_folder import check_output
         from manyhot.toolkit.errors import InputError
         from manyhot.toolkit.runs.network import network_of_run
         from manyhot.toolkit.runs.predict import read_for
-        from manyhot.toolkit.runs.predictions import check_output
         from manyhot.toolkit.runs.saved_run import load_run
 
-        check_output(out, outputs=(".onnx",))
+        check_output(out, (".onnx",), check)
         try:
             from manyhot import onnx
         except ImportError as error:
@@ -42,7 +42,7 @@ def export(
         network_of_run(loaded)
         rows = None if check is None else read_for(loaded, check, with_labels=False)
         onnx.export(loaded, out)
-        found = {} if rows is None else onnx.compare(loaded, out, rows)
+        found = {} if rows is None else onnx.check_export(loaded, out, rows)
         if as_json:
             print_json({"out": str(out), **found})
         else:

@@ -1,5 +1,6 @@
 """Exit codes, and what is said where one is not 0."""
 
+import errno
 import signal
 import traceback
 from collections.abc import Iterator
@@ -9,11 +10,14 @@ from typing import Any, NoReturn
 import typer
 
 from manyhot.toolkit.cli.terminal import say
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, on_one_line
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed (disk full, internal error), 2 bad input or options, 129, 130, 143 interrupted."
 )
+
+# Names that no file system takes: whoever gave one did not mean it.
+NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,12 +40,14 @@ def failing_clearly() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        fail(str(error), 2)
+        fail(on_one_line(str(error)), 2)
     except KeyboardInterrupt as error:
         fail(f"interrupted; {_left(error)}", 128 + getattr(error, "number", signal.SIGINT))
     except MemoryError:
         fail("out of memory; use fewer columns or labels, or a machine with more memory", 1)
     except OSError as error:
+        if error.errno in NO_NAME:
+            fail(f"{error.filename}: expected the name of a file or folder, got: {error.strerror}; name another", 2)
         fail(f"{error.filename or 'writing'}: {error.strerror or error}; {_left(error)}", 1)
     except (typer.Exit, typer.Abort):
         raise

@@ -31,10 +31,11 @@ LabelNames = Annotated[
 ]
 NoHeader = Annotated[bool | None, typer.Option("--no-header", help="CSV and TSV without names; columns are 1, 2, ...")]
 Encoding = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Of text that is not UTF-8, such as windows-1252 or gb18030.")
+    str | None,
+    typer.Option(metavar="NAME", help="What text is written in, if not UTF-8: windows-1252, gb18030."),
 ]
 Join = Annotated[
-    bool | None, typer.Option("--join", help="Rows of one text, with a label each, are one row with all of them.")
+    bool | None, typer.Option("--join", help="Join rows of one text, with a label each, to one row with all of them.")
 ]
 SplitColumn = Annotated[
     str | None, typer.Option(metavar="COL", help="A column that says train, valid or test of each row.")
@@ -66,7 +67,7 @@ Tags = Annotated[
 ]
 Design = Annotated[
     str | None,
-    typer.Option(help="Of relations: gplinker, or cascade, subjects and then their objects.  [default: gplinker]"),
+    typer.Option(help="For relations: gplinker, or cascade, subjects and then their objects.  [default: gplinker]"),
 ]
 Device = Annotated[
     str | None, typer.Option(help="auto, cpu or cuda; the linear model is fitted on the CPU.  [default: auto]")
@@ -75,7 +76,7 @@ Long = Annotated[
     str | None,
     typer.Option(help="Texts longer than a frozen encoder takes: cut, or mean of their pieces.  [default: cut]"),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of the folds.  [default: 0]")]
+Seed = Annotated[int | None, typer.Option(help="Of the folds, and of networks.  [default: 0]")]
 ConfigFile = Annotated[str | None, typer.Option(metavar="FILE", help="Options from a run's config.toml.")]
 Pairs = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of config.toml, such as C=10.")

@@ -13,7 +13,7 @@ from manyhot.toolkit.cli.failing import fail, failing_clearly
 from manyhot.toolkit.cli.options import FORMATS_HELP, Encoding, Json, SafeCsv, refuse_encoding
 from manyhot.toolkit.cli.stdin import lines
 from manyhot.toolkit.cli.terminal import predicting, print_json, say, warn
-from manyhot.toolkit.errors import InputError, visible
+from manyhot.toolkit.errors import InputError, on_one_line
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.predict import Run
@@ -34,7 +34,10 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="OUT", help="Of a file: a .jsonl, .csv or .parquet; of a folder, a folder."
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="A .jsonl, .csv or .parquet file; a folder where DATA is one.",
         ),
     ] = None,
     keep: Annotated[
@@ -46,7 +49,8 @@ def predict(
         int | None, typer.Option(metavar="N", help="Processes that share the files of a folder.  [default: 1]")
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Of a folder, every N-th file from the I-th on: for N machines.")
+        str | None,
+        typer.Option(metavar="I/N", help="Every N-th file of a folder from the I-th on: for N machines."),
     ] = None,
     ray: Annotated[
         str | None,
@@ -115,7 +119,7 @@ def predict(
             )
         notes: list[str] = []
         drift = None
-        looked = None if review is None else _reviewing(loaded, out, review)
+        looked = None if review is None else _reviewing(loaded, data, out, review)
         with predicting() as progress:
             if loaded.task in MARKED_TEXTS:
                 refuse_encoding(encoding)
@@ -138,9 +142,9 @@ def predict(
                 say(f"wrote {review_path(out)}: {len(looked.rows()):,} rows to label next, the least certain first")
 
 
-def _reviewing(run: Any, out: Path, number: int) -> "Review":
+def _reviewing(run: Any, data: str, out: Path, number: int) -> "Review":
     """Return what keeps the rows to label next; refused before any row is read."""
-    from manyhot.toolkit.runs.predictions import check_output
+    from manyhot.toolkit.disk.run_folder import check_output
     from manyhot.toolkit.runs.review import OUTPUTS, Review, review_path
 
     if number < 1:
@@ -149,7 +153,7 @@ def _reviewing(run: Any, out: Path, number: int) -> "Review":
         raise InputError(
             f"--review: expected a run on label sets, whose probabilities are known; got one on {run.task}"
         )
-    check_output(review_path(out), outputs=OUTPUTS)
+    check_output(review_path(out), OUTPUTS, data)
     return Review(run, number)
 
 
@@ -181,7 +185,7 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
     if run.task == "spans":
         spans = next(_predicted(run, [text]))["spans"]
         for span in spans:
-            console.print(visible(f"{span['label']:12} {text[span['start'] : span['end']]}"), markup=False)
+            console.print(on_one_line(f"{span['label']:12} {text[span['start'] : span['end']]}"), markup=False)
         if not spans:
             say("no span found")
         return
@@ -195,7 +199,7 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
     sets = run.label_sets(logits)[0]
     width = max((len(label.name) for label in sets), default=0)
     for label in sets:
-        console.print(visible(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
+        console.print(on_one_line(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
     if not sets:
         say("no label: none is likely enough")
     if any(label.prob < 0.5 for label in sets):

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.cli.terminal import HASHED, neighbours_say, rows_inside, run_holds, say
-from manyhot.toolkit.report.metric_names import TITLES, penalty, percent, titles_of, written
+from manyhot.toolkit.report.metric_names import TITLES, percent, titles_of, written, written_penalty
 
 if TYPE_CHECKING:
     from manyhot.toolkit.spans.train import TrainedSpans
@@ -97,7 +97,7 @@ def held_out_said(run: Any, metrics: dict[str, dict[str, Any]]) -> str:
     held = next((metrics[part] for part in ("cross_fitted", "held_out", "valid") if part in metrics), None)
     words = []
     if info["C"] is not None:
-        words.append(f"penalty C {penalty(info['C'])}")
+        words.append(f"penalty C {written_penalty(info['C'])}")
     if run.task == "multiclass":
         words.append("rare classes lifted by their prior" if info["tau"] else "no lift for rare classes")
     else:
@@ -112,13 +112,15 @@ def held_out_said(run: Any, metrics: dict[str, dict[str, Any]]) -> str:
 
 
 def promise_said(run: Any) -> list[str]:
-    """Say of how many labels the precision is promised, and name those of which it is not."""
+    """Say for how many labels the precision is promised, and name the others."""
     promise = run.info["promise"]
     from manyhot.toolkit.read.cells import listed  # polars stands behind it
 
     without = len(promise["too_rare"]) + len(promise["never"])
     number = len(run.label_names)
-    said = [f"a precision of {100 * promise['precision']:g} % is promised of {number - without:,} of {number:,} labels"]
+    said = [
+        f"a precision of {100 * promise['precision']:g} % is promised for {number - without:,} of {number:,} labels"
+    ]
     for key, why in (
         ("too_rare", "too rare to promise anything, and never predicted"),
         ("never", "never sure enough, and never predicted"),

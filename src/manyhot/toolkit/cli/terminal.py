@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.config import MARKED_TEXTS
-from manyhot.toolkit.errors import visible
+from manyhot.toolkit.errors import on_one_line, visible
 from manyhot.toolkit.report.metric_names import (
-    penalty,
     percent,
     signed_interval,
     titles_of,
     written,
+    written_penalty,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def listening(*, verbose: bool = False) -> "Iterator[Listener]":
                 say(f"{'C':>8} {'tau':>5} {'loss':>8} {'accuracy':>9} {'macro-F1':>9} {'rare-F1':>8}")
                 header = True
             say(
-                f"{penalty(step.C):>8} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
+                f"{written_penalty(step.C):>8} {step.tau:>5.2f} {step.loss:>8.4f} {percent(m['accuracy']):>9} "
                 f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}{at_limit(step)}"
             )
             return
@@ -73,9 +73,9 @@ def listening(*, verbose: bool = False) -> "Iterator[Listener]":
             say(f"{'C':>8} {'tau':>5} {'offset':>7} {'loss':>8} {'micro-F1':>9} {'macro-F1':>9} {'rare-F1':>8}  {true}")
             header = True
         say(
-            f"{penalty(step.C):>8} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} {percent(m['micro_f1']):>9} "
-            f"{percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  {m['labels_per_row_predicted']:.2f}"
-            f"{at_limit(step)}"
+            f"{written_penalty(step.C):>8} {step.tau:>5.2f} {step.offset:>+7.2f} {step.loss:>8.4f} "
+            f"{percent(m['micro_f1']):>9} {percent(m['macro_f1']):>9} {percent(m['rare_f1']):>8}  "
+            f"{m['labels_per_row_predicted']:.2f}{at_limit(step)}"
         )
 
     with progress_bar() as progress:
@@ -112,7 +112,7 @@ def progress_bar() -> Iterator[Callable[[str, float, float], None]]:
 class PlainProgress:
     """Progress as lines for a log: after the first minute of a training, one a minute."""
 
-    EVERY = 60.0
+    LINE_SECONDS = 60.0
 
     def __init__(self) -> None:
         self.began = self.said = time.monotonic()
@@ -123,7 +123,7 @@ class PlainProgress:
         now = time.monotonic()
         if self.first is None:
             self.began, self.first = now, share
-        elif now - self.said >= self.EVERY and share > self.first:
+        elif now - self.said >= self.LINE_SECONDS and share > self.first:
             self.said = now
             left = (now - self.began) * (1 - share) / (share - self.first)
             loss = f"loss {value:.4f}, " if value else ""
@@ -160,8 +160,8 @@ def metrics_table(columns: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in columns:
-        table.add_column(Text(visible(name)), justify="right", no_wrap=True)
-    # What a row is has other names where it is of spans.
+        table.add_column(Text(on_one_line(name)), justify="right", no_wrap=True)
+    # Metrics of spans have other names for the same things.
     for key, title in titles_of(columns.values()).items():
         if not all(key in metrics for metrics in columns.values()):
             continue
@@ -178,7 +178,7 @@ def print_columns(uses: "list[Use]") -> None:
     for title in ("column", "used as", ""):
         table.add_column(title, overflow="fold")
     for use in uses:
-        table.add_row(*(Text(visible(cell)) for cell in (use.column, use.role, use.why)))
+        table.add_row(*(Text(on_one_line(cell)) for cell in (use.column, use.role, use.why)))
     Console(soft_wrap=True).print(table)
 
 
@@ -225,7 +225,7 @@ def print_details(trained: "Trained | TrainedSpans") -> None:
         decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
         if trained.run.task == "multiclass":
             decision = "the class with the largest logit"
-        say(f"chosen: C {penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
+        say(f"chosen: C {written_penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
         if "neighbours" in info:
             say(neighbours_say(info["neighbours"]))
         if info.get("at_limit"):
@@ -260,7 +260,7 @@ def mention_encoder(run: "Run") -> None:
     say(f"on English texts a pretrained encoder often adds 5 to 10 points: --model encoder:{ENCODER}, 90 MB")
 
 
-# Of a comparison: what is measured with an interval, and shown of each method.
+# Metrics of a comparison that are shown for each method, with their intervals.
 COMPARED = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "rare_f1": "rare-F1"}
 
 

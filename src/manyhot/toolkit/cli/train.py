@@ -49,7 +49,15 @@ from manyhot.toolkit.cli.terminal import (
     print_json,
     say,
 )
+from manyhot.toolkit.config import LABEL_LOSSES, SPAN_LOSSES, TASKS
 from manyhot.toolkit.errors import InputError
+
+# The first three of LABEL_LOSSES are meant to be used.
+LOSS_HELP = (
+    "zlpr, bce, or subset, which learns how many labels rows have; to compare, "
+    f"{', '.join(LABEL_LOSSES[3:])}; for multiclass, {', '.join(TASKS['multiclass'])}; for spans and relations, "
+    f"{', '.join(SPAN_LOSSES)}.  [default: bce for linear models, zlpr for networks, ce+prior for multiclass]"
+)
 
 
 def train(
@@ -92,19 +100,14 @@ def train(
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option(
-            help="zlpr, bce, or subset, which learns how many labels rows have; to compare, bce+prior, "
-            "bce+pos_weight, focal, asymmetric, dice, two-way, smooth-accuracy, smooth-f1 or f1-bce; of multiclass, "
-            "ce+prior, ce or multiway; of spans and relations, zlpr, bce, bce+bias or focal.  [default: bce of linear "
-            "models, zlpr of networks, ce+prior of multiclass]"
-        ),
+        typer.Option(help=LOSS_HELP),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="linear; mlp, one hidden layer; or encoder:NAME_OR_DIR, a model on the Hub or a folder of "
-            "transformers, frozen beside the words, or trained with --set fine_tune=true. Of spans and relations: cnn, "
-            "convolutions; or encoder:NAME_OR_DIR, trained.  [default: linear, cnn]"
+            "transformers, frozen beside the words, or trained with --set fine_tune=true. For spans and relations: "
+            "cnn, convolutions; or encoder:NAME_OR_DIR, trained.  [default: linear, cnn]"
         ),
     ] = None,
     design: Design = None,

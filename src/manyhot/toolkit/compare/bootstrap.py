@@ -86,7 +86,7 @@ def resampled(
         resamples: how many.
 
     Returns:
-        Of each method and each of METRICS, (resamples,): the mean over its seeds; NaN of rare_f1 without rare labels.
+        (resamples,) for each method and each of METRICS: the mean over its seeds; NaN for rare_f1 without rare labels.
     """
     rare = label_groups(train_counts)["rare"]
     units = next(iter(methods.values()))[0].by_row.shape[0]

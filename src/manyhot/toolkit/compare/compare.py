@@ -1,4 +1,4 @@
-"""Which loss, on these data: the same rows, features, penalties to choose from, solver and range of labels for each.
+"""Which loss is best on these data? All have the same rows, features, penalties, solver and range of labels.
 
 Methods differ in the loss that is trained with, and in the rule by which held-out logits become a decision: none, the
 prior, or thresholds. Whatever a method leaves open, C included, is chosen by the same inner folds of the training rows;
@@ -29,7 +29,7 @@ from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
 from manyhot.toolkit.compare.methods import METHODS, Comparison, Method, kept_nowhere
 from manyhot.toolkit.compare.standings import Decided, standings
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
-from manyhot.toolkit.compare.trial import Split, Trial, tried, tried_apart
+from manyhot.toolkit.compare.trial import Split, Trial, try_method, try_methods
 from manyhot.toolkit.config import Config, blocks_of
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
@@ -47,7 +47,7 @@ from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.train import CELL, Listener, check_cells, embed, files_named, folds_of
 
-LEAST = 3  # of two, a fold would be fitted on one, which cannot be held out
+LEAST = 3  # with two, a fold is fitted on one row, and there is none to hold out
 DECIDED = 5  # bytes of a cell, of each method: its logit and its decision
 RANDOM = ("mlp",)  # models whose fits depend on the seed
 
@@ -120,7 +120,7 @@ def write_comparison(
     sums: Mapping[str, str | None],
     began: float,
 ) -> Compared:
-    """Write the folder of a comparison: its numbers, what they are of and how they are had again, and the report.
+    """Write the folder of a comparison: its numbers, where they come from, how to repeat them, and the report.
 
     Args:
         path: the folder.
@@ -228,7 +228,7 @@ class Trials:
                     for loss, methods in groupby(self.methods, key=lambda method: method.loss):
                         tally = Tally(self.checkpoint, where, loss, memory)
                         for method in methods:
-                            trial = self._tried(
+                            trial = self._trial(
                                 method,
                                 split,
                                 folds,
@@ -263,7 +263,7 @@ class Trials:
             for _, methods in groupby(self.methods, key=lambda method: method.loss)
         ]
         config, threads = replace(self.config, seed=seed), max(torch.get_num_threads() // self.jobs, 1)
-        calls = [delayed(tried_apart)(methods, config, split, where, threads) for methods in waiting if methods]
+        calls = [delayed(try_methods)(methods, config, split, where, threads) for methods in waiting if methods]
         self.listener.progress(f"{where}, {len(calls)} losses on {self.jobs} processes", 0.0, 0.0)
         results: Any = Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls)
         for trials in results:
@@ -302,7 +302,7 @@ class Trials:
             training.train.cardinality(),
         )
 
-    def _tried(
+    def _trial(
         self,
         method: Method,
         split: Split,
@@ -318,7 +318,7 @@ class Trials:
             return Trial.restored(result)
         config = replace(self.config, seed=seed)
         try:
-            trial = tried(
+            trial = try_method(
                 method,
                 config,
                 split,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from manyhot.toolkit.choose.cross_fit import Rule, choose_tau, fixed
-from manyhot.toolkit.choose.thresholds import choose_threshold, choose_thresholds
+from manyhot.toolkit.choose.offsets import choose_label_offsets, choose_offset
 from manyhot.toolkit.config import Config, default_loss, hears_neighbours
 from manyhot.toolkit.errors import InputError
 
@@ -42,15 +42,17 @@ METHODS = (
         ours=True,
         neighbours=True,
     ),
-    Method("bce+threshold", "bce", choose_threshold, "binary cross-entropy, one threshold tuned for all labels"),
-    Method("bce+label-thresholds", "bce", choose_thresholds, "binary cross-entropy, a threshold tuned for each label"),
+    Method("bce+threshold", "bce", choose_offset, "binary cross-entropy, one threshold tuned for all labels"),
+    Method(
+        "bce+label-thresholds", "bce", choose_label_offsets, "binary cross-entropy, a threshold tuned for each label"
+    ),
     Method("bce+pos_weight", "bce+pos_weight", PLAIN, "binary cross-entropy, positives weighted by how rare they are"),
     Method("focal", "focal", PLAIN, "focal loss"),
     Method("asymmetric", "asymmetric", PLAIN, "asymmetric loss (ASL)"),
     Method("two-way", "two-way", PLAIN, "two-way loss"),
 )
 NAMES = tuple(method.name for method in METHODS)
-FOLDS = 3
+OUTER_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Comparison:
 
     config: Config
     methods: tuple[str, ...] = NAMES
-    folds: int = FOLDS
+    folds: int = OUTER_FOLDS
     seeds: int = 1
 
     @property

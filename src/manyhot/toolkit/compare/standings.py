@@ -82,13 +82,13 @@ def standings(
     return Standings(numbers, leading)
 
 
-# Of each method, numbers by metric, and these of every resample.
+# The numbers of each method by metric, and those of every resample.
 Means = Mapping[str, Mapping[str, Any]]
 Drawn = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def leaders(means: Means, ours: set[str], metrics: Sequence[str]) -> dict[str, dict[str, str | None]]:
-    """Name, of each metric, the best method of ours and of the rivals."""
+    """Name the best method of ours, and of the rivals, for each metric."""
 
     def best(metric: str, among: set[str]) -> str | None:
         found = [name for name in means if name in among and means[name][metric] is not None]

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 
-from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.models.linear import is_shared
 
-EVERY = 0.05
+LOOK_SECONDS = 0.05
 
 
 class PeakMemory:
@@ -47,15 +47,15 @@ class PeakMemory:
             watching.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(EVERY):
+        while not self._stop.wait(LOOK_SECONDS):
             self._peak = self.peak
 
 
 class Tally:
     """Fits that several methods use, and what those that were used cost.
 
-    The cost is kept with the result, so that it is the same after an interruption; of a fit that was interrupted, what
-    it took before is lost.
+    The cost is kept with the result, so that it is the same after an interruption; what an interrupted fit took before
+    is lost.
 
     Attributes:
         seconds: of every fit used since `start`.
@@ -91,12 +91,12 @@ class Tally:
         self.fits.finish(self.name(fit), result | {"cost": np.array([seconds, peak], dtype=np.float64)})
         self._begin()
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Return where a fit leaves its state."""
-        return self.fits.steps(self.name(fit))
+        return self.fits.bookmark(self.name(fit))
 
     def name(self, fit: str) -> str:
-        """Name a fit among those of all trials; what losses share of their fits is in none's name."""
+        """Name a fit among those of all trials; a part that losses share has no loss in its name."""
         return f"{self.where}, {fit}" if is_shared(fit) else f"{self.where}, {self.loss}, {fit}"
 
     def _begin(self) -> None:

@@ -13,11 +13,11 @@ from manyhot.calibration import Calibration
 from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import blended
 from manyhot.toolkit.choose.calibrate import calibration_of
-from manyhot.toolkit.choose.cross_fit import TRIED, Fold, choose, fit_name, prior_logits
+from manyhot.toolkit.choose.cross_fit import STRENGTHS_TRIED, Fold, choose, fit_name, prior_logits
 from manyhot.toolkit.compare.methods import Method
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.read.inputs import Training
@@ -91,13 +91,13 @@ class Trial:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen, as compare.json has it; of thresholds, one a label, the median of the offsets."""
+        """What was chosen, as compare.json has it; the median offset where each label has its own."""
         thresholds = "per label" if self.offset.ndim else "one"
         offset = float(np.median(self.offset))
         return {"C": self.C, "tau": self.tau, "offset": offset, "thresholds": thresholds, "votes": self.votes}
 
 
-def tried(
+def try_method(
     method: Method,
     config: Config,
     split: Split,
@@ -119,7 +119,7 @@ def tried(
         FloatingPointError: the model gives NaN or infinite logits.
     """
     learner = plan(replace(config, loss=method.loss), split.training, split.features, split.targets)
-    fits = len(folds) * (TRIED if learner.penalised and config.C == "auto" else 1) + 1
+    fits = len(folds) * (STRENGTHS_TRIED if learner.penalised and config.C == "auto" else 1) + 1
     tally.start()
     began, counts = time.monotonic(), label_counts(split.training.train.targets)
     choice = choose(
@@ -138,7 +138,7 @@ def tried(
             *(choice, folds, columns),
             **{"rule": method.rule, "cardinality": split.cardinality, "train_counts": counts},
         )
-    # What was found instead of made counts too, and the time of the rule itself.
+    # Fits that were found and not made count too, and so does the time of the rule.
     search = tally.seconds + (time.monotonic() - began - tally.now)
     step = choice.step
     name = fit_name(step.C, "all rows")
@@ -190,10 +190,10 @@ def tried(
     )
 
 
-def tried_apart(methods: list[Method], config: Config, split: Split, where: str, threads: int) -> dict[str, Trial]:
+def try_methods(methods: list[Method], config: Config, split: Split, where: str, threads: int) -> dict[str, Trial]:
     """Try the methods of one loss in a process of their own; those that fail are left out.
 
-    What losses share of their fits is made by each: processes wait for nothing of each other.
+    Each process makes the parts that losses share for itself: none waits for another.
     """
     torch.set_num_threads(threads)
     folds = folds_of(split.training, split.X, split.targets, split.features, config.seed, Listener())
@@ -202,7 +202,7 @@ def tried_apart(methods: list[Method], config: Config, split: Split, where: str,
         tally = Tally(_Kept(), where, methods[0].loss, memory)
         for method in methods:
             with suppress(Exception):  # it fails again, and is told of, where its turn comes
-                trials[method.name] = tried(method, config, split, folds, tally, lambda *_: None)
+                trials[method.name] = try_method(method, config, split, folds, tally, lambda *_: None)
     return trials
 
 
@@ -218,5 +218,5 @@ class _Kept:
     def finish(self, fit: str, result: Arrays) -> None:
         self.results[fit] = result
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         return UNSAVED

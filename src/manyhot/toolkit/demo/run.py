@@ -25,7 +25,7 @@ from manyhot.toolkit.train import Listener, train
 JOBS: dict[str, Callable[[], AbstractContextManager[Job]]] = {"packages": packages, "digits": digits}
 OURS = "manyhot"
 SHOWN = 3
-# Whatever they come to: what a reader asks first, how rare labels fare, and whether rows are left without an answer.
+# Shown whatever they come to: what a reader asks first, how rare labels fare, whether rows are left without an answer.
 METRICS = ("micro_f1", "macro_f1", "rare_f1", "empty_rows", "labels_per_row_predicted")
 # Those that have an interval, as a sentence names them.
 JUDGED = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "rare_f1": "rare-F1"}
@@ -125,7 +125,7 @@ def meaning(measured: Standings, rivals: Sequence[str], judged: Mapping[str, str
     for rival in rivals:
         found: dict[str, list[str]] = {AHEAD: [], BEHIND: [], EVEN: []}
         for metric, title in judged.items():
-            # Told of the rival against ours: turned round.
+            # The difference is that of the rival against ours: it is turned round.
             if (difference := measured.methods[rival]["against_default"][metric]) is not None:
                 low, high = difference["interval"]
                 turned = (-high, -low)

@@ -13,7 +13,7 @@ from manyhot.labels import CardinalityRange
 from manyhot.toolkit.compare.methods import METHODS
 from manyhot.toolkit.compare.standings import Decided
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
-from manyhot.toolkit.compare.trial import Split, tried
+from manyhot.toolkit.compare.trial import Split, try_method
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays, Unsaved
 from manyhot.toolkit.models.linear import is_shared
@@ -65,6 +65,6 @@ def decided_today(
     found = {}
     for method in METHODS:
         if method.name in RIVALS:
-            logits = tried(method, config, split, folds, tally, progress).logits
+            logits = try_method(method, config, split, folds, tally, progress).logits
             found[method.name] = Decided(logits, np.asarray(logits > 0))
     return found

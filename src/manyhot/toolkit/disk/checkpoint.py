@@ -24,7 +24,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark
 from manyhot.toolkit.disk.run_folder import (
     MANIFEST,
     check_free,
@@ -49,7 +49,7 @@ except ImportError:  # Windows: two trainings at one place are not told apart
 FORMAT = 5
 LOCK = "lock"
 # A checkpoint is written after so many seconds, and so seldom that writing takes a twentieth of the time at most.
-EVERY = 10.0
+WRITE_SECONDS = 10.0
 SHARE = 1 / 20
 
 
@@ -64,7 +64,7 @@ class Checkpoint:
         self.sums: dict[str, str] = {}
         self.waiting: dict[str, Arrays] = {}
         self.number = 0
-        self.due = time.monotonic() + EVERY
+        self.due = time.monotonic() + WRITE_SECONDS
 
     @property
     def exists(self) -> bool:
@@ -91,9 +91,9 @@ class Checkpoint:
             for fit in [fit for fit in fits if fit.startswith(start)]:
                 del fits[fit]
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Return where a fit leaves its state."""
-        return _Steps(self, fit)
+        return _Bookmark(self, fit)
 
     def load(self, fit: str) -> Arrays | None:
         """Return the state of the fit under way, if it is this one."""
@@ -139,7 +139,7 @@ class Checkpoint:
         flush_folder(self.folder)
         self._sweep()
         now = time.monotonic()
-        self.due = now + max(EVERY, (now - began) / SHARE)
+        self.due = now + max(WRITE_SECONDS, (now - began) / SHARE)
 
     def _put(self, arrays: Arrays) -> str:
         assert self.folder is not None
@@ -179,8 +179,8 @@ class Checkpoint:
             ) from None
 
 
-class _Steps:
-    """The steps of one fit."""
+class _Bookmark:
+    """The bookmark of one fit."""
 
     def __init__(self, checkpoint: Checkpoint, fit: str) -> None:
         self.checkpoint = checkpoint

@@ -8,7 +8,7 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-class Steps(Protocol):
+class Bookmark(Protocol):
     """Where a fit leaves its state between two steps, and finds it after an interruption."""
 
     def load(self) -> Arrays | None:
@@ -31,13 +31,13 @@ class Fits(Protocol):
         """Keep the result of a fit."""
         ...
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Return where a fit leaves its state."""
         ...
 
 
 class Unsaved:
-    """Fits and steps that nobody will continue."""
+    """Fits and bookmarks that nobody will continue."""
 
     def finished(self, fit: str) -> Arrays | None:
         """Find nothing."""
@@ -46,8 +46,8 @@ class Unsaved:
     def finish(self, fit: str, result: Arrays) -> None:
         """Keep nothing."""
 
-    def steps(self, fit: str) -> Steps:
-        """Return steps that leave nothing."""
+    def bookmark(self, fit: str) -> Bookmark:
+        """Return a bookmark that keeps nothing."""
         return self
 
     def load(self) -> Arrays | None:
@@ -79,6 +79,6 @@ class Remembered:
         self.results[fit] = result
         self.fits.finish(fit, result)
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Return where a fit leaves its state."""
-        return self.fits.steps(fit)
+        return self.fits.bookmark(fit)

@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -68,7 +68,7 @@ def free_path(data: str) -> Path:
     return path
 
 
-# Of a place that is the root of a volume: nothing beside it is on the same one.
+# Where a place is the root of a volume: nothing beside it is on the same one.
 INSIDE = ".partial"
 # Bytes that a name may have on the file systems there are.
 LONGEST_NAME = 255
@@ -120,6 +120,37 @@ def check_free(path: Path) -> None:
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{path}: cannot make this folder, {existing} is no folder to write in; choose another --out.")
+
+
+def check_output(path: Path, outputs: Sequence[str], data: str | Path | None = None) -> None:
+    """Refuse an output of one file that cannot be written or takes the place of something, before any work is done.
+
+    Args:
+        path: the file to write.
+        outputs: what its name may end in.
+        data: what is read for it.
+
+    Raises:
+        InputError: another suffix, a name that no file system takes, no folder to write in, a pipe or device, the data
+            file, or a file of a run.
+    """
+    if path.suffix not in outputs:
+        raise InputError(f"{path}: expected an output that ends in {', '.join(outputs)}.")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise InputError(f"{path}: expected a name of at most {LONGEST_NAME} bytes; choose a shorter --out.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file in a folder that exists.")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: expected a file in a folder that may be written in; choose another --out.")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: expected a file, got a pipe or device; choose another --out.")
+    if data is not None and path.exists() and Path(data).exists() and path.samefile(data):
+        raise InputError(f"{path}: expected an output beside the data, got the data file itself; choose another --out.")
+    if path.name in (*RUN.files, *COMPARISON.files, MANIFEST) and (path.parent / MANIFEST).exists():
+        raise InputError(
+            f"{path}: expected a file outside of the folder of a run, whose files no longer change; choose another "
+            "--out."
+        )
 
 
 def write_folder(path: Path, files: dict[str, bytes], kind: Kind) -> None:
@@ -192,8 +223,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Whatever goes wrong before, the temporary file is removed, and its place is as it was.
     """
     # What is put in a place has the rights of what was there. Its name before is nobody's to guess, and is made anew: a
-    # link that was planted under it would not be followed.
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
+    # link that was planted under it would not be followed. A character has up to four bytes, and a name 255.
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         with open(os.open(temporary, flags, 0o666), "wb") as file:
@@ -323,8 +354,9 @@ def versions() -> dict[str, str | None]:
 
 
 def to_json(value: Any) -> bytes:
-    """Write JSON for people and programs; NaN is an error."""
-    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    """Write JSON for people and programs; NaN is an error. Of a file name that is no UTF-8, bytes become escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def sha256(content: bytes) -> str:

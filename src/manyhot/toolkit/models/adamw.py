@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manyhot.split import stratified_split
-from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Model, Outcome, Progress, Score, tensors
 from manyhot.toolkit.models.processes import ALONE, Group, Share
@@ -109,7 +109,7 @@ class NetLearner:
             schedule=self.schedule,
             seed=self.seed,
             groups=groups,
-            steps=fits.steps(name),
+            bookmark=fits.bookmark(name),
             progress=progress,
             group=self.group,
         )
@@ -129,7 +129,7 @@ def fit_stopped_early(
     schedule: Schedule,
     seed: int,
     groups: np.ndarray | None = None,
-    steps: Steps,
+    bookmark: Bookmark,
     progress: Progress,
     group: Group = ALONE,
 ) -> AnyNet:
@@ -145,12 +145,12 @@ def fit_stopped_early(
         schedule: batches, epochs, rate and patience.
         seed: of the tenth and of the order of rows.
         groups: (rows,), the same for rows that are on one side of the tenth.
-        steps: where the state is left after each epoch.
+        bookmark: where the state is left after each epoch.
         progress: called with the epoch, of both fits together, the last one, the mean loss and the score.
         group: the processes that fit together; the first measures the rows held out.
     """
     rows = X.shape[0]
-    saved = steps.load()
+    saved = bookmark.load()
     held = stratified_split(targets, [HELD - 1.0, 1.0], groups=groups, seed=seed) == 1
     if saved is not None and "epochs" in saved:
         epochs, before = int(saved["epochs"]), int(saved["before"])
@@ -167,7 +167,7 @@ def fit_stopped_early(
             mean_loss(net, X_kept, targets_kept, loss, group),
             schedule,
             seed=seed,
-            steps=steps,
+            bookmark=bookmark,
             progress=lambda step, of, loss, score: progress(step, of + min(step, of), loss, score),
             held=lambda: group.told(lambda: score(net.logits(X_held), targets_held)),
             group=group,
@@ -182,7 +182,7 @@ def fit_stopped_early(
         schedule,
         epochs=epochs,
         seed=seed,
-        steps=_Second(steps, epochs, before),
+        bookmark=_Second(bookmark, epochs, before),
         progress=lambda step, of, loss, score: progress(before + step, before + of, loss, score),
         group=group,
     )
@@ -198,7 +198,7 @@ def mean_loss(
         share = group.share(len(rows))
         own = rows[share.here]
         if not len(own):
-            # Of a small batch nothing may be left for this process; its gradient is 0, and everybody waits for it.
+            # A small batch may leave nothing for this process; its gradient is then 0, and all wait for it.
             one = Share(0, 1, len(rows), share.rank)
             return net.forward(X[rows[:1]], random, one).sum() * 0
         return loss(net.forward(X[own], random, share), targets[torch.from_numpy(own)]) / len(rows)
@@ -213,7 +213,7 @@ def descend(
     schedule: Schedule,
     *,
     seed: int,
-    steps: Steps,
+    bookmark: Bookmark,
     progress: Progress,
     epochs: int | None = None,
     held: Callable[[], float] | None = None,
@@ -228,7 +228,7 @@ def descend(
         value: (numbers of rows, random numbers) to their mean loss; of several processes, what this one adds to it.
         schedule: batches, epochs and rate.
         seed: of the order of rows.
-        steps: where the state is left after each epoch.
+        bookmark: where the state is left after each epoch.
         progress: called with the epoch, the last one, its mean loss and the score.
         epochs: stop after so many; the rate falls as if all of the schedule's came.
         held: the score of rows held out, which stops the descent by the schedule's patience.
@@ -236,14 +236,14 @@ def descend(
         group: the processes that descend together, each with the same parameters and the same rows.
 
     Returns:
-        Of each epoch, the score of the rows held out, or else the mean loss of training.
+        The score of the rows held out after each epoch, or else the mean loss of training.
     """
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True
-    )  # of 10 million weights, a step of torch's fused code takes a sixth of the time
+    )  # with 10 million weights, torch's fused step takes a sixth of the time
     gradients = _KeptGradients()
     heard: list[float] = []
-    if (saved := steps.load()) is not None:
+    if (saved := bookmark.load()) is not None:
         heard = _restore(optimizer, parameters, saved)
     last = schedule.epochs if epochs is None else epochs
 
@@ -272,7 +272,7 @@ def descend(
         total = group.sum(total)
         heard.append(total / rows if held is None else held())
         progress(len(heard), end(), total / rows, None if held is None else heard[-1])
-        steps.save(lambda: _state(optimizer, parameters, heard))
+        bookmark.save(lambda: _state(optimizer, parameters, heard))
     return heard
 
 
@@ -304,9 +304,9 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 class _KeptGradients:
-    """Gradients of a few rows of a large table, as AdamW takes them: of all rows, nearly all 0.
+    """Dense gradients of a large table, few of whose rows are not 0, as AdamW takes them.
 
-    A new one each step, of 8 million weights, takes a third of its time: it is kept, and the rows written are set back.
+    Making one for 8 million weights takes a third of a step: it is kept, and the rows written are set back to 0.
     """
 
     def __init__(self) -> None:
@@ -331,18 +331,18 @@ class _KeptGradients:
 
 
 class _Second:
-    """The steps of the second descent: its state says how many epochs the first one found, and made."""
+    """The bookmark of the second descent: its state says how many epochs the first one found, and made."""
 
-    def __init__(self, steps: Steps, epochs: int, before: int) -> None:
-        self.steps = steps
+    def __init__(self, bookmark: Bookmark, epochs: int, before: int) -> None:
+        self.bookmark = bookmark
         self.found = {"epochs": np.array(epochs), "before": np.array(before)}
 
     def load(self) -> Arrays | None:
-        saved = self.steps.load()
+        saved = self.bookmark.load()
         return saved if saved is not None and "epochs" in saved else None
 
     def save(self, state: Callable[[], Arrays]) -> None:
-        self.steps.save(lambda: state() | self.found)
+        self.bookmark.save(lambda: state() | self.found)
 
 
 def _state(optimizer: torch.optim.AdamW, parameters: dict[str, Tensor], heard: list[float]) -> Arrays:

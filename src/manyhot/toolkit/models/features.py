@@ -20,7 +20,7 @@ from manyhot.toolkit.read.examples import Examples
 # np.ndarray or scipy's csr_array, (rows, features) float32; scipy carries no types.
 DesignMatrix = Any
 
-# What a text with fewer of its words known to training is given is little more than a guess.
+# With a smaller share of its words known to training, the labels of a text are little more than a guess.
 FEW_KNOWN = 0.5
 # Numbers with a larger share of non-zeros than this are held dense.
 DENSE = 0.3

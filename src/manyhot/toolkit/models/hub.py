@@ -8,7 +8,7 @@ from typing import Any
 from manyhot.toolkit.errors import InputError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# Of a folder on the Hub: the weights, and what is small and says how to use them. Not the same weights again in other
+# What is downloaded: the weights, and small files that say how to use them. Not the same weights again in other
 # formats, which lie in folders (onnx/, openvino/) or are pickles.
 WEIGHTS = (".safetensors",)
 SMALL = (".json", ".txt", ".model")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from manyhot.labels import label_counts, label_prior
-from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark
 from manyhot.toolkit.models import lbfgs
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.lbfgs import Fit, Rows, Space, Weights, minimise
@@ -200,7 +200,7 @@ class BlockLearner:
         drop: float = DROPPED[0],
         held: HeldRows | None = None,
         drops: tuple[float, ...] = (),
-        steps: Steps = UNSAVED,
+        bookmark: Bookmark = UNSAVED,
         done: Progress = unheard,
     ) -> Blocked:
         """Fit on rows X and targets.
@@ -212,7 +212,7 @@ class BlockLearner:
             drop: weights that are nearer to 0 are dropped, where rows are of length 1.
             held: rows whose best logits are asked for: of all weights, and of those that each of `drops` leaves.
             drops: ways of dropping.
-            steps: where the state is left after each block.
+            bookmark: where the state is left after each block.
             done: called after each block, with the mean loss.
         """
         labels, counts = targets.shape[1], label_counts(targets)
@@ -240,7 +240,7 @@ class BlockLearner:
 
         best = [] if held is None else [Best(held.X.shape[0], TOP, held.prior, held.most) for _ in (0.0, *drops)]
         parts, at_limit, first = [sp.csc_array((X.shape[1], 0), dtype=np.float32)], 0, 0
-        if (saved := steps.load()) is not None:
+        if (saved := bookmark.load()) is not None:
             first, at_limit, bias = int(saved["block"]), int(saved["at_limit"]), saved["bias"].copy()
             pieces = tuple(saved[f"weight.{part}"] for part in CSR_PARTS)
             parts = [sp.csc_array(pieces, shape=(X.shape[1], len(pieces[2]) - 1))]
@@ -253,7 +253,7 @@ class BlockLearner:
             for of, logits in zip(best, block.logits, strict=True):
                 of.offer(columns, logits)
             done(number + 1, len(blocks), block.loss, None)
-            steps.save(lambda number=number: _state(number + 1, at_limit, bias, parts, best))  # noqa: B023
+            bookmark.save(lambda number=number: _state(number + 1, at_limit, bias, parts, best))  # noqa: B023
         model = SparseLinear(_put_together(parts, order, labels), bias)
         kept = model.weight.nnz / max(X.shape[1] * len(order), 1)
         return Blocked(model, at_limit, kept, [of.ranked() for of in best])

@@ -1,8 +1,8 @@
 r"""L-BFGS for linear models: the minimum of :math:`f(XW + b) + |W|^2/(2C)`, one problem or many side by side.
 
-Of f the solver knows what a function of the logits returns: values and gradient. Where f is a sum over labels, each
-label is a problem of its own, with its own curvature, step length and end; else all labels together are one. Both are
-one code: what a problem has one of has the shape (problems,), labels or 1.
+The solver knows f by a function of the logits that returns values and gradient. Where f is a sum over labels, each
+label is a problem of its own, with its own curvature, step length and end; else all labels together are one. One code
+serves both: a number for each problem has the shape (problems,), labels or 1.
 
 A vector is (left, right, bias), and the inner product of two is sum(left_u * right_v) + bias_u . bias_v:
 
@@ -54,7 +54,7 @@ class Vector(NamedTuple):
 
 
 class Space(Protocol):
-    """What vectors are."""
+    """The space of the vectors: what is kept of each, and their products."""
 
     @property
     def C(self) -> float: ...  # noqa: D102
@@ -323,7 +323,7 @@ class _Pairs:
 
     @property
     def useful(self) -> np.ndarray:
-        """Say of which problems (problems,) there is a pair."""
+        """Say which problems have a pair, (problems,)."""
         return np.asarray(self.good.any(0))
 
     def forget(self, problems: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from manyhot.labels import label_prior
-from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark, Fits
 from manyhot.toolkit.models import lbfgs
 from manyhot.toolkit.models.adamw import Schedule, descend
 from manyhot.toolkit.models.features import DesignMatrix
@@ -32,7 +32,7 @@ TOLERANCE_OF_LABEL = 1e-3
 TOLERANCE = 1e-3
 # Pairs that are remembered where all labels are one problem.
 HISTORY = 5
-# Before the name of a fit, the part of it that losses share.
+# Begins the name of the part of a fit that losses share.
 SHARED = "each label: "
 # Labels that are fitted side by side.
 LABELS = 256
@@ -193,7 +193,7 @@ class LinearLearner:
         assert C is not None
         if self.solver == "adamw":
             weight, bias = torch.zeros(X.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
-            _adamw(X, targets, weight, bias, self.loss, C, self.seed, fits.steps(name), progress)
+            _adamw(X, targets, weight, bias, self.loss, C, self.seed, fits.bookmark(name), progress)
             return Outcome(Linear(weight, bias), {}, False)
         task = _Task(X, targets, C, self.by_rows)
         stages = (self.route != "all labels") + (self.route != "each label")
@@ -202,8 +202,8 @@ class LinearLearner:
         if self.route != "all labels":
             point = fits.finished(shared(name)) or {}
             if not point:
-                steps = fits.steps(shared(name))
-                point = task.fit_labels(start, self.max_iter, steps, lambda n, loss: progress(n, of, loss, None))
+                bookmark = fits.bookmark(shared(name))
+                point = task.fit_labels(start, self.max_iter, bookmark, lambda n, loss: progress(n, of, loss, None))
                 fits.finish(shared(name), point)
         result = point
         if self.route != "each label":
@@ -212,7 +212,7 @@ class LinearLearner:
                 self.loss,
                 point,
                 self.max_iter,
-                fits.steps(name),
+                fits.bookmark(name),
                 lambda n, loss: progress(before + n, of, loss, None),
                 history=lbfgs.HISTORY if cold else HISTORY,
             )
@@ -252,7 +252,7 @@ def fit_linear(
     max_iter: int = 100,
     tolerance: float | None = None,
     seed: int = 0,
-    steps: Steps = UNSAVED,
+    bookmark: Bookmark = UNSAVED,
     progress: Progress = unheard,
 ) -> Linear:
     r"""Minimise the sum over rows of the loss + :math:`|W|^2/(2C)`, all labels together; the bias is not penalised.
@@ -268,12 +268,12 @@ def fit_linear(
         tolerance: of L-BFGS, which stops where five iterations gain less than this part of the objective; by
             default TOLERANCE.
         seed: of the order of mini-batches.
-        steps: where the state is left after a round of iterations, or after an epoch.
+        bookmark: where the state is left after a round of iterations, or after an epoch.
         progress: called with the number of iterations or epochs, how many there are at most, and the mean loss.
     """
     if solver == "adamw":
         weight, bias = torch.zeros(X.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
-        _adamw(X, targets, weight, bias, loss, C, seed, steps, progress)
+        _adamw(X, targets, weight, bias, loss, C, seed, bookmark, progress)
         return Linear(weight, bias)
     task = _Task(X, targets, C, by_rows=not isinstance(start, Linear) and 2 * X.shape[0] < X.shape[1])
     point: Arrays = {}
@@ -285,7 +285,7 @@ def fit_linear(
     def heard(iteration: int, value: float) -> None:
         progress(iteration, max_iter, value, None)
 
-    return task.model(task.fit_all(loss, point, max_iter, steps, heard, tolerance=tolerance))
+    return task.model(task.fit_all(loss, point, max_iter, bookmark, heard, tolerance=tolerance))
 
 
 class _Task:
@@ -299,31 +299,31 @@ class _Task:
         self.dtype = X.dtype
 
     def fit_labels(
-        self, start: Arrays | None, max_iter: int, steps: Steps, heard: Callable[[int, float], None]
+        self, start: Arrays | None, max_iter: int, bookmark: Bookmark, heard: Callable[[int, float], None]
     ) -> Arrays:
         """Find the optimum of BCE, by blocks of labels."""
         labels = self.targets.shape[1]
         blocks = np.array_split(np.arange(labels), -(-labels // LABELS))
-        # Of BCE the best bias of a label is its log-odds.
+        # The best bias of a label under BCE is its log-odds.
         point = start or {"bias": torch.logit(label_prior(self.targets)).numpy()}
-        return self._descend(bce_of_labels, point, blocks, False, max_iter, TOLERANCE_OF_LABEL, 10, steps, heard)
+        return self._descend(bce_of_labels, point, blocks, False, max_iter, TOLERANCE_OF_LABEL, 10, bookmark, heard)
 
     def fit_all(
         self,
         loss: Loss,
         start: Arrays,
         max_iter: int,
-        steps: Steps,
+        bookmark: Bookmark,
         heard: Callable[[int, float], None],
         history: int = lbfgs.HISTORY,
         tolerance: float | None = None,
     ) -> Arrays:
         """Find the optimum of a loss, all labels together."""
         blocks = [np.arange(self.targets.shape[1])]
-        if not start and steps.load() is None:
+        if not start and bookmark.load() is None:
             start = {"bias": best_constants(self.targets, loss).numpy()}
         least = TOLERANCE if tolerance is None else tolerance
-        return self._descend(loss, start, blocks, True, max_iter, least, history, steps, heard)
+        return self._descend(loss, start, blocks, True, max_iter, least, history, bookmark, heard)
 
     def _descend(
         self,
@@ -334,17 +334,17 @@ class _Task:
         max_iter: int,
         tolerance: float,
         history: int,
-        steps: Steps,
+        bookmark: Bookmark,
         heard: Callable[[int, float], None],
     ) -> Arrays:
-        saved = steps.load()
+        saved = bookmark.load()
         point = start if saved is None else saved
         labels = self.targets.shape[1]
         zeros = np.zeros((self.size, labels), self.dtype)
         left = np.array(point["left"]) if "left" in point else zeros
         bias = np.array(point["bias"], self.dtype) if "bias" in point else np.zeros(labels, self.dtype)
         first, at_limit = (0, False) if saved is None else (int(saved["block"]), bool(saved["at_limit"]))
-        # What each block of labels adds to the objective; of those to come, as if it knew how frequent they are alone.
+        # What each block of labels adds to the objective; a block to come counts with log-odds as its logits.
         values = np.zeros(len(blocks)) if together else np.array([self._entropy(columns) for columns in blocks])
         values = values if saved is None else saved["of_blocks"].copy()
         for number in range(first, len(blocks)):
@@ -360,7 +360,7 @@ class _Task:
                 left[:, columns], bias[columns] = fit.left, fit.bias
                 counts = {"block": number, "iterations": fit.iterations, "at_limit": at_limit}  # noqa: B023
                 counts["of_blocks"] = values.copy()
-                steps.save(
+                bookmark.save(
                     lambda: (
                         {"left": left, "bias": bias, "scale": fit.scale, "resting": fit.resting, "values": fit.values}
                         | {name: np.array(count) for name, count in counts.items()}
@@ -385,7 +385,7 @@ class _Task:
         return {"left": left, "bias": bias, "at_limit": np.array(at_limit)}
 
     def _entropy(self, labels: np.ndarray) -> float:
-        """Return what BCE of some labels is where each has its log-odds for a logit."""
+        """Return the BCE of some labels whose logits are their log-odds."""
         targets = self.targets[:, torch.from_numpy(labels)]
         known = torch.ones_like(targets, dtype=torch.bool) if targets.dtype == torch.bool else targets >= 0
         number, positive = known.sum(0).double(), (targets > 0).sum(0).double()
@@ -453,7 +453,7 @@ def best_constants(targets: Tensor, loss: Loss) -> Tensor:
     return bias.detach().clamp(odds.clamp(max=0), odds.clamp(min=0))
 
 
-def _adamw(X, targets, weight, bias, loss, C, seed, steps, progress) -> None:
+def _adamw(X, targets, weight, bias, loss, C, seed, bookmark, progress) -> None:
     rows = X.shape[0]
     weight.requires_grad_()
     bias.requires_grad_()
@@ -470,7 +470,7 @@ def _adamw(X, targets, weight, bias, loss, C, seed, steps, progress) -> None:
         rate=LEARNING_RATE / mean_squared_length(X) ** 0.5,
         factor=lambda share: 1 - share,
     )
-    descend({"weight": weight, "bias": bias}, rows, value, schedule, seed=seed, steps=steps, progress=progress)
+    descend({"weight": weight, "bias": bias}, rows, value, schedule, seed=seed, bookmark=bookmark, progress=progress)
     weight.requires_grad_(False)
     bias.requires_grad_(False)
 

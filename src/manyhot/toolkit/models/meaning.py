@@ -11,8 +11,9 @@ import numpy as np
 
 from manyhot.toolkit.models.pretrained import Encoder
 
-# Of the block, where words have 1 and pairs 0.5: the best mean of six sets of training rows, on which parts of words
-# beside it gain nothing (benchmarks/meaning.py). Texts in another language than the encoder's are better off at 0.5.
+# The length of its rows, where words have 1 and pairs 0.5: the best mean of six sets of training rows, on which parts
+# of words beside it gain nothing (benchmarks/meaning.py). Texts in another language than the encoder's are better off
+# at 0.5.
 WEIGHT = 1.0
 
 

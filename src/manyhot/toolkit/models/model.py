@@ -12,12 +12,12 @@ import psutil
 import torch
 from torch import Tensor
 
-from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark, Fits
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.objectives import Loss
 
-# (logits, targets) of rows held out to what is to be high.
+# (logits, targets) of held-out rows to a score: the higher, the better.
 Score = Callable[[np.ndarray, np.ndarray], float]
 # Called with the step that was made, how many there are at most, the mean loss, and the score of rows held out, if any.
 Progress = Callable[[int, int, float, float | None], None]
@@ -131,7 +131,7 @@ def unheard(step: int, of: int, loss: float, score: float | None) -> None:
 class Curve:
     """The loss of every step of a fit, and the score of rows held out, if any: kept over an interruption.
 
-    It stands between a fit and those who keep its state and hear of its progress. Of a fit in parts it is the last one.
+    It stands between a fit and those who keep its state and hear of its progress. A fit in parts has that of the last.
 
     Attributes:
         losses: of each step.
@@ -142,7 +142,7 @@ class Curve:
         self.losses: list[float] = []
         self.scores: list[float | None] = []
         self._fits = fits
-        self._steps: Steps = UNSAVED
+        self._bookmark: Bookmark = UNSAVED
         self._progress = progress
 
     def progress(self, step: int, of: int, loss: float, score: float | None) -> None:
@@ -161,22 +161,22 @@ class Curve:
         """Keep the result of a fit, and its steps."""
         self._fits.finish(fit, result | self._kept())
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Begin a part; its state goes through here."""
         self.losses, self.scores = [], []
-        self._steps = self._fits.steps(fit)
+        self._bookmark = self._fits.bookmark(fit)
         return self
 
     def load(self) -> Arrays | None:
         """Find the state that was left last, and what the steps before it were."""
-        if (state := self._steps.load()) is None:
+        if (state := self._bookmark.load()) is None:
             return None
         return self._found(state)
 
     def save(self, state: Callable[[], Arrays]) -> None:
         """Pass the state on, with the steps so far."""
         curve = self._kept()
-        self._steps.save(lambda: state() | curve)
+        self._bookmark.save(lambda: state() | curve)
 
     def _kept(self) -> Arrays:
         return {

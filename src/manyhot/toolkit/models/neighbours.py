@@ -83,7 +83,7 @@ class Neighbours:
 
     @cached_property
     def log_odds_of_none(self) -> np.ndarray:
-        """What z is of a row that no row is like, (labels,): the log-odds of the frequency."""
+        """z of a row that no training row is like, (labels,): the log-odds of the frequency."""
         return np.log(self.prior) - np.log1p(-self.prior)
 
     def votes(self, X: DesignMatrix) -> np.ndarray:
@@ -168,7 +168,7 @@ def _votes(similar: np.ndarray, ks: tuple[int, ...]) -> dict[int, sp.csr_array]:
     least = np.partition(similar, columns - most, axis=1)[:, columns - most, None]
     like = similar.max(1) > 0
     row, column = np.nonzero((similar >= least) & like[:, None])
-    # Of equal ones at the end the first are taken: rows are sorted by similarity, and columns rise within equal ones.
+    # Of equal ones the first are taken: rows are sorted by similarity, and columns rise within equal ones.
     order = np.lexsort((column, -similar[row, column], row))
     row, column = row[order], column[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)

@@ -25,7 +25,7 @@ from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
 
 # Longer texts are cut; attention's memory grows with the square of it.
 MAX_TOKENS = 512
-# Of the formulas here: another one, and numbers that are kept are of no use.
+# The version of the formulas here: numbers that were kept under another are made again.
 NUMBERS = 1
 # Sorted by length, 600 texts of SemEval English are 10 % padding and take 3.8 processor seconds; as they come 63 % and
 # 9. Batches of as many tokens instead of as many rows are no faster. bfloat16 is, 1.5 times on AMX, but moves the

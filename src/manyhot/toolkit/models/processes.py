@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark, Fits
 from manyhot.toolkit.errors import InputError
 
 
@@ -91,21 +91,21 @@ class ToldFits:
         if self.group.first:
             self.fits.finish(fit, result)
 
-    def steps(self, fit: str) -> Steps:
+    def bookmark(self, fit: str) -> Bookmark:
         """Return where a fit leaves its state."""
-        return _ToldSteps(self.fits.steps(fit) if self.group.first else UNSAVED, self.group)
+        return _ToldBookmark(self.fits.bookmark(fit) if self.group.first else UNSAVED, self.group)
 
 
-class _ToldSteps:
-    def __init__(self, steps: Steps, group: Group) -> None:
-        self.steps, self.group = steps, group
+class _ToldBookmark:
+    def __init__(self, bookmark: Bookmark, group: Group) -> None:
+        self.bookmark, self.group = bookmark, group
 
     def load(self) -> Arrays | None:
-        return self.group.told(self.steps.load)
+        return self.group.told(self.bookmark.load)
 
     def save(self, state: Callable[[], Arrays]) -> None:
         if self.group.first:
-            self.steps.save(state)
+            self.bookmark.save(state)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import CountVectorizer
 
-# What a kind of terms does not share with another that is made of the same tokens, and what chooses among terms.
+# Parameters in which kinds made of the same tokens may differ, and those that choose among terms.
 OF_KIND = ("ngram_range", "min_df", "max_features", "sublinear_tf")
 PAIRS = (2, 2)
 # Characters from which on the terms of a text are made one at a time, as often as they are read: in a list those of a

@@ -25,11 +25,11 @@ from manyhot.toolkit.read.formats.matrix import find_matrix
 
 # Rows of a batch: in 8 MB of one-word texts there are two million, and each becomes several objects of Python.
 MOST_ROWS = 2**15
-# Of rows that are waited for until there are enough for a batch.
+# Bytes of rows that are held until there are enough for a batch.
 MOST_BYTES = 2**24
 
 
-class Batch(NamedTuple):
+class FileBatch(NamedTuple):
     """Rows that follow each other.
 
     Attributes:
@@ -52,7 +52,7 @@ def read_batches(
     multiple: int = 1,
     size: int = BLOCK_BYTES,
     surveying: Callable[[float], None] = lambda share: None,
-) -> Iterator[Batch]:
+) -> Iterator[FileBatch]:
     """Read a data file from its first row to its last.
 
     Tables are read a part at a time, and together the parts are what `read_file` returns: JSONL is read twice, as the
@@ -81,13 +81,13 @@ def _read_batches(
     multiple: int,
     size: int,
     surveying: Callable[[float], None],
-) -> Iterator[Batch]:
+) -> Iterator[FileBatch]:
     check_encoding(path, encoding)
     kind, packing = kind_of_file(path)
     is_text = kind in (".csv", ".tsv", ".jsonl", ".ndjson")
     is_parquet = kind == ".parquet" and not packing
     if find_matrix(path) is not None or not (is_text or is_parquet):
-        yield Batch(read_file(path, header=header, encoding=encoding), 0, 1.0)
+        yield FileBatch(read_file(path, header=header, encoding=encoding), 0, 1.0)
         return
     check_is_file(path)
     if is_parquet:
@@ -100,7 +100,7 @@ def _read_batches(
         frames = _read_jsonl(path, wanted, encoding, size, surveying)
     start = 0
     for frame, share in _in_multiples(frames, multiple):
-        yield Batch(frame, start, share)
+        yield FileBatch(frame, start, share)
         start += frame.height
     if not start:
         raise no_rows(path)

@@ -156,7 +156,7 @@ def parsed(frame: pl.DataFrame, names: Sequence[str], source: str, expected: str
     # Few columns hold white space or words, and only those are read again.
     again = [name for name, dtype in cells.schema.items() if dtype == pl.String and numbers[name].has_nulls()]
     words = pl.col(again).str.strip_chars().str.to_lowercase()
-    # Of a column of nothing else, true and false are features too; of a column of numbers they are a mistake.
+    # In a column of nothing else, true and false are features too; in a column of numbers they are a mistake.
     truths = again
     if expected == "finite numbers" and again:
         only = cells.select((words.is_in(_TRUE_OR_FALSE) | (words == "")).all())
@@ -221,10 +221,14 @@ def close_matches(name: str, names: Sequence[str]) -> str:
     return f" (did you mean {' or '.join(shown(match) for match in close)}?)" if close else ""
 
 
+# Characters of a name in a message: a header without line ends is one name of a megabyte.
+LONGEST = 120
+
+
 def listed(names: Sequence[str], limit: int = 12) -> str:
     """List the first names for a message, and count the rest."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    return ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in names[:limit]) + rest
 
 
 def type_name(dtype: Any) -> str:

@@ -126,7 +126,7 @@ def find_columns(
         one_class: each row has one class; a column of 0 and 1 then holds two of them.
 
     Raises:
-        InputError: a column does not exist, plays two parts, or what is what cannot be told.
+        InputError: a column does not exist or plays two parts, or nothing tells which part a column plays.
     """
     frame = plain(frame)
     if num_labels is not None:

@@ -33,7 +33,7 @@ from manyhot.toolkit.read.examples import (
 from manyhot.toolkit.read.uses import Use
 
 # What a cell of --split-column may say, in any case.
-PARTS = {
+PART_OF_CELL = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -251,7 +251,7 @@ def _split_rows(
     examples: Examples, cells: pl.Series, columns: Columns, names: list[str] | None
 ) -> tuple[Examples, dict[str, Examples]]:
     """Deal the rows out to training, validation and test by what a column says of each."""
-    part = cells.str.to_lowercase().replace_strict(PARTS, default=None, return_dtype=pl.String)
+    part = cells.str.to_lowercase().replace_strict(PART_OF_CELL, default=None, return_dtype=pl.String)
     if part.has_nulls():
         row = part.is_null().arg_max() or 0
         raise InputError(

@@ -1,4 +1,4 @@
-"""What each column is used as; of one that is not used, why, and what to type to have it used."""
+"""What each column is used as, or why it is not used and what to type to have it used."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ JUDGED = ("micro_f1", "macro_f1")
 # With fewer positives of all rare labels together among the measured rows, one row moves rare-F1 by points.
 HANDFUL = 30
 RARE = 8
-# Of `manyhot compare` alone: options with a value, and without.
+# Options of `manyhot compare` alone, with a value and without.
 COMPARING, FLAGS = ("--losses", "--folds", "--seeds", "--out"), ("--resume", "--json")
 
 

@@ -7,19 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from manyhot.toolkit.report.findings import CONTROLS
-from manyhot.toolkit.report.metric_names import SPAN_TITLES, TITLES, written
+from manyhot.toolkit.errors import visible
+from manyhot.toolkit.report.metric_names import MEASURED_ON, SPAN_TITLES, TITLES, written
 
 # What the Hub calls what a run does.
 PIPELINES = {"spans": "token-classification", "relations": "token-classification"}
-PARTS = {
-    "test": "test rows",
-    "valid": "validation rows",
-    "held_out": "training rows, held out",
-    "train": "the training rows themselves",
-    "cross_fitted": "training rows, cross-fitted",
-}
-# Of the head, where a program reads them; the page has the others too.
+# Metrics in the head, where a program reads them; the page has the others too.
 HEADLINES = ("accuracy", "micro_f1", "macro_f1")
 SHOWN_LABELS = 40
 
@@ -53,8 +46,8 @@ def card(findings: dict[str, Any]) -> str:
         "",
         "## Numbers",
         "",
-        f"On {findings['measured']['rows']:,} {PARTS[part]} of {_plain(findings['measured']['file'])}; F1 and what is "
-        "like it in per cent.",
+        f"On {findings['measured']['rows']:,} {MEASURED_ON[part]} of {_plain(findings['measured']['file'])}; F1 and "
+        "what is like it in per cent.",
         "",
         "| | |",
         "|---|---:|",
@@ -107,13 +100,13 @@ def _head(findings: dict[str, Any], metrics: dict[str, Any], part: str) -> list[
         "tags:",
         *(f"- {tag}" for tag in tags),
         "model-index:",
-        f"- name: {json.dumps(findings['data'], ensure_ascii=False)}",
+        f"- name: {json.dumps(visible(findings['data']), ensure_ascii=False)}",
         "  results:",
         "  - task:",
         f"      type: {pipeline}",
         "    dataset:",
-        f"      name: {json.dumps(findings['measured']['file'], ensure_ascii=False)}",
-        f"      type: {json.dumps(findings['data'], ensure_ascii=False)}",
+        f"      name: {json.dumps(visible(findings['measured']['file']), ensure_ascii=False)}",
+        f"      type: {json.dumps(visible(findings['data']), ensure_ascii=False)}",
         f"      split: {part}",
         "    metrics:",
         *(
@@ -176,5 +169,5 @@ def _named(warning: dict[str, Any]) -> str:
 
 def _plain(text: str) -> str:
     """Keep what stands in a cell or a file name from being read as Markdown or HTML."""
-    text = " ".join(CONTROLS.sub("\ufffd", text).split())
+    text = visible(" ".join(text.split()))
     return "".join(f"&#{ord(c)};" if c in "<>&|" else f"\\{c}" if c in "\\`*_[]#~" else c for c in text)

@@ -11,7 +11,7 @@ from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.evaluate import Aligned
 
 NAMED = 20
-# Of rows whose words are mostly unknown a share from which it is said.
+# The share of rows with mostly unknown words from which a report warns.
 MANY_UNKNOWN = 0.01
 
 
@@ -59,7 +59,7 @@ def warnings_of(
     silent = [row for row in label_rows if row["rows"] and not row["predicted"]]
     if few:
         warn(
-            f"{_labels(few, what)} fewer than 9 training rows. What is measured of one of them alone says little.",
+            f"{_labels(few, what)} fewer than 9 training rows. The numbers of one of them alone say little.",
             named(few),
         )
     if unseen:
@@ -67,11 +67,10 @@ def warnings_of(
     if absent:
         warn(f"{_labels(absent, what)} no row among those measured on. In macro-F1 each counts as 0.", named(absent))
     if silent:
-        verb = "is" if len(silent) == 1 else "are"
-        warn(
-            f"{len(silent):,} {what[len(silent) > 1]} that measured rows have {verb} never predicted.",
-            named(silent),
-        )
+        never = "is never predicted, though a measured row has it"
+        if len(silent) > 1:
+            never = "are never predicted, though measured rows have them"
+        warn(f"{len(silent):,} {what[len(silent) > 1]} {never}.", named(silent))
     if aligned.unseen_names:
         number, times = len(aligned.unseen_names), int(aligned.unseen.sum())
         warn(

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from manyhot.decisions import decide
 from manyhot.labels import label_groups
 from manyhot.toolkit.choose.calibrate import reliability
-from manyhot.toolkit.choose.label_errors import Thresholds
+from manyhot.toolkit.choose.label_errors import Limits
 from manyhot.toolkit.choose.ranked_rows import probs_of_cells, reliability_of_cells
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.models.features import DesignMatrix
@@ -37,7 +37,7 @@ FORMAT = 2
 EXCERPT = 300
 WORST = 50
 PAIRS = 30
-# Of a row in the list of worst rows: more labels than these tell nothing more.
+# Labels shown for one of the worst rows: more tell nothing more.
 SHOWN_LABELS = 30
 # What a probability of 0 or 1 is taken as, in a logarithm.
 LEAST_PROB = 1e-7
@@ -111,7 +111,7 @@ def find(
     X: DesignMatrix,
     *,
     with_rows: bool = True,
-    limits: Thresholds | None = None,
+    limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Find what a report says of a run's labels, rows, probabilities and data; JSON-able.
 
@@ -137,8 +137,8 @@ def find(
     words = top_words(run, X, train.targets) if with_rows else [[] for _ in label_rows]
     few = int(run.features.few_known(judged.examples.taken(judged.rows).texts or []).sum())
     if with_rows:
-        parts = Parts(right, missed, added)
-        worst = worst_rows(run, judged, parts, row_losses, limits)
+        agreement = Agreement(right, missed, added)
+        worst = worst_rows(run, judged, agreement, row_losses, limits)
     return {
         "format": FORMAT,
         "measured": {"part": judged.part, "file": judged.examples.source, "rows": len(judged.logits)},
@@ -257,7 +257,7 @@ def score_histogram(logits: Any, targets: Any) -> dict[str, Any]:
 def confused(missed: sp.csr_array, added: sp.csr_array, names: list[str]) -> dict[str, Any]:
     """Count pairs in rows that have the first label and are not given it, and are given the second and do not have it.
 
-    Those of one row alone are left out. Of classes that is what is taken for what.
+    Those of one row alone are left out. For classes it is which one is taken for which.
     """
     rows = _affordable(np.diff(missed.indptr).astype(np.int64) * np.diff(added.indptr))
     wrong, instead = missed[rows], added[rows]
@@ -300,7 +300,7 @@ def _affordable(costs: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Agreement:
     """Label sets against the truth: labels that are right, those missed, and those wrongly predicted."""
 
     right: sp.csr_array
@@ -309,13 +309,15 @@ class Parts:
 
 
 def worst_rows(
-    run: Run, judged: Judged, parts: Parts, losses: np.ndarray, limits: Thresholds | None = None
+    run: Run, judged: Judged, agreement: Agreement, losses: np.ndarray, limits: Limits | None = None
 ) -> list[dict[str, Any]]:
     """Show the rows that are wrong and whose labels the run finds least likely, the least likely first.
 
     A label beyond the limits is marked: it may be the data that are wrong.
     """
-    wrong = np.flatnonzero(np.diff(parts.missed.indptr) + np.diff(parts.added.indptr) + judged.aligned.unseen.sum(1))
+    wrong = np.flatnonzero(
+        np.diff(agreement.missed.indptr) + np.diff(agreement.added.indptr) + judged.aligned.unseen.sum(1)
+    )
     order = wrong[np.lexsort((wrong, -losses[wrong]))][:WORST]
     shown = judged.examples.taken(judged.rows[order])
     probs = run.calibration.probs(judged.logits[order])
@@ -333,9 +335,9 @@ def worst_rows(
         best = sorted(columns.tolist(), key=lambda c: (-probs[i, c], c))[:SHOWN_LABELS]
         said = [{"name": run.label_names[c], "prob": round(float(probs[i, c]), 4)} for c in best]
         for one, c in zip(said, best, strict=True):
-            if limits is not None and cells is parts.missed and probs[i, c] <= limits.wrong[c]:
+            if limits is not None and cells is agreement.missed and probs[i, c] <= limits.wrong[c]:
                 one["looks"] = "wrong"
-            elif limits is not None and cells is parts.added and probs[i, c] >= limits.missing[c]:
+            elif limits is not None and cells is agreement.added and probs[i, c] >= limits.missing[c]:
                 one["looks"] = "missing"
         return said
 
@@ -349,9 +351,9 @@ def worst_rows(
             "text": excerpt_of(shown, i, run.columns),
             "loss": round(float(losses[order[i]]), 4),
             "known": known(i),
-            "right": labels(parts.right, i),
-            "missed": labels(parts.missed, i) + unseen(i),
-            "added": labels(parts.added, i),
+            "right": labels(agreement.right, i),
+            "missed": labels(agreement.missed, i) + unseen(i),
+            "added": labels(agreement.added, i),
         }
         for i in range(len(order))
     ]

@@ -23,8 +23,8 @@ def hard_rows(
         columns: what the rows consist of.
 
     Returns:
-        Of each row its number in the file, an excerpt, and with each label that it has, and each that some method gives
-        it, how many methods do; JSON-able.
+        The number of each row in the file, an excerpt, and its labels, true or given by some method, with how many
+        methods give them; JSON-able.
     """
     f1, wrong = np.zeros(examples.rows), np.zeros(examples.rows)
     for given in preds:

@@ -39,7 +39,7 @@ TITLES = {
     "classes": "classes",
 }
 
-# Of spans.
+# Metrics of spans.
 SPAN_TITLES = {
     "micro_f1": "micro-F1",
     "micro_precision": "precision",
@@ -59,7 +59,7 @@ SPAN_TITLES = {
     "types": "types",
 }
 
-# Of relations: triples first, then the entities that they are made of.
+# Metrics of relations: triples first, then the entities that they are made of.
 RELATION_TITLES = {
     "triple_micro_f1": "triples: micro-F1",
     "triple_micro_precision": "triples: precision",
@@ -108,7 +108,7 @@ def written(key: str, value: float | int | None) -> str:
     return percent(value)
 
 
-def penalty(C: float | None) -> str:
+def written_penalty(C: float | None) -> str:
     """Write C; a dash for a model without a penalty."""
     return "-" if C is None else f"{C:g}"
 
@@ -118,20 +118,30 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+# What was measured on, by the names of parts.
+MEASURED_ON = {
+    "test": "test rows",
+    "valid": "validation rows",
+    "cross_fitted": "training rows, held out",
+    "held_out": "training rows, held out",
+    "train": "training rows",
+}
 # Said wherever a predicted label is shown with a probability below 50 %.
 BELOW_HALF = (
-    "A predicted label may have a probability below 50 %: label sets are chosen to be right as a whole and to have "
-    "about as many labels as rows have, not by one probability."
+    "A predicted label may have a probability below 50 %: label sets are chosen for the best F1 of all rows, not by "
+    "one probability."
 )
 
 # Where a method stands beside another, by the interval of the difference. "Win" and "loss" read as something else here.
 AHEAD, BEHIND, EVEN = "ahead", "behind", "no clear difference"
+# Rounding of a mean: an interval that begins so near 0 begins at 0.
+ROUNDING = 1e-9
 
 
 def in_words(interval: tuple[float, float] | list[float]) -> str:
     """Say where a method stands: a difference whose interval holds 0 may be chance."""
     low, high = interval
-    return AHEAD if low > 0 else BEHIND if high < 0 else EVEN
+    return AHEAD if low > ROUNDING else BEHIND if high < -ROUNDING else EVEN
 
 
 def points(difference: float) -> str:

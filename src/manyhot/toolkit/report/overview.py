@@ -24,14 +24,21 @@ def overview_of(train: Examples) -> dict[str, Any]:
 
 
 def lengths_of(texts: list[str]) -> dict[str, Any]:
-    """Count the words of texts, or their characters where words are written together; the last bin takes the rest."""
+    """Count the words of texts, or their characters where words are written together."""
     together = writes_without_spaces(texts)
-    lengths = np.array([len(text) if together else len(text.split()) for text in texts], dtype=np.int64)
+    return binned(
+        [len(text) if together else len(text.split()) for text in texts], "characters" if together else "words"
+    )
+
+
+def binned(of_rows: list[int], unit: str) -> dict[str, Any]:
+    """Count lengths in bins of equal width up to what 99 of 100 rows have; the last bin takes the rest."""
+    lengths = np.array(of_rows, dtype=np.int64)
     most = max(int(np.quantile(lengths, 0.99)), 1)
     edges = np.unique(np.linspace(0, most + 1, BINS + 1).astype(np.int64))
     counts, _ = np.histogram(np.minimum(lengths, most), edges)
     return {
-        "unit": "characters" if together else "words",
+        "unit": unit,
         "median": int(np.median(lengths)),
         "longest": int(lengths.max()),
         "edges": edges.tolist(),

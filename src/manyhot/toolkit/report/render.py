@@ -20,14 +20,15 @@ from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.answer import answer, verdicts
 from manyhot.toolkit.report.metric_names import (
     BELOW_HALF,
+    MEASURED_ON,
     RELATION_TITLES,
     SPAN_TITLES,
     TITLES,
-    penalty,
     percent,
     points,
     titles_of,
     written,
+    written_penalty,
 )
 from manyhot.toolkit.report.scorer import written as written_inside
 from manyhot.toolkit.report.span_page import drawn_arrows, hues_of, marked
@@ -42,8 +43,6 @@ TOLD_BINS, TOLD_LEAST = slice(6, 8), 30
 MARKED, LEAST_ROWS = 5, 3
 # How far off the number of labels may be and still be called right.
 ABOUT = 0.05
-PARTS = {"test": "test rows", "valid": "validation rows", "cross_fitted": "training rows, held out"}
-PARTS |= {"held_out": "training rows, held out", "train": "training rows"}
 SPAN_COMPARED = ("micro_f1", "micro_precision", "micro_recall", "macro_f1", "rare_f1", "exact_match")
 RELATION_COMPARED = (*(f"triple_{key}" for key in SPAN_COMPARED[:4]), "triple_boundary_f1", "micro_f1")
 COMPARED = ("micro_f1", "macro_f1", "rare_f1", "samples_f1", "exact_match")
@@ -94,7 +93,7 @@ def render_run(findings: dict[str, Any]) -> str:
         curve=plots.plot_curve(**findings["curve"], unit=unit),
         unit=unit,
         stopped=findings["curve"]["scores"][0] is not None,
-        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
+        numbers=[(MEASURED_ON[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in TITLES if all(key in part for part in findings["metrics"].values())],
     )
 
@@ -111,6 +110,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
         f=findings,
         m=findings["metrics"][measured["part"]],
         measured=measured,
+        overview=_overview_of_spans(findings),
         types=types,
         left_out=len(findings["types"]) - len(types),
         relations=shown_labels(relations),
@@ -121,7 +121,7 @@ def _render_spans(findings: dict[str, Any]) -> str:
         ],
         curve=plots.plot_curve(**findings["curve"], unit="epoch"),
         stopped=findings["curve"]["scores"][0] is not None,
-        numbers=[(PARTS[part], metrics) for part, metrics in findings["metrics"].items()],
+        numbers=[(MEASURED_ON[part], metrics) for part, metrics in findings["metrics"].items()],
         rows=[key for key in titles if all(key in part for part in findings["metrics"].values())],
         TITLES=titles,
     )
@@ -232,12 +232,29 @@ def _overview(findings: dict[str, Any]) -> dict[str, Any]:
     return found | {"figures": figures, "rows": rows, "each": each, "counts": sorted(counts)}
 
 
+def _overview_of_spans(findings: dict[str, Any]) -> dict[str, Any]:
+    """Draw what the sentences are."""
+    sizes, lengths = findings["overview"]["sizes"], findings["overview"]["lengths"]
+    counts = sorted(row["train_spans"] for row in findings["types"] if row["train_spans"])
+    title, xlabel = f"Training rows by their {lengths['unit']}", f"{lengths['unit']} of a row"
+    return {
+        "rows": sum(sizes),
+        "each": sum(i * count for i, count in enumerate(sizes)) / max(sum(sizes), 1),
+        "counts": counts,
+        "lengths": lengths,
+        "figures": [
+            plots.plot_bars("row-sizes", "Training rows by the number of their spans", sizes, xlabel="spans of a row"),
+            plots.plot_counts("lengths", title, lengths["counts"], lengths["edges"], xlabel=xlabel),
+        ],
+    }
+
+
 def _box(model: dict[str, Any]) -> dict[str, Any]:
     """Prepare what a reader can fill, and the data that the page computes with."""
     numbers = model.get("numbers")
     means = [] if numbers is None else np.frombuffer(base64.b64decode(numbers["mean"]), "<f8").tolist()
     blocks = model["blocks"]
-    # Of some training rows, the standardised numbers, float32.
+    # The standardised numbers of some training rows, float32.
     rows = base64.b64decode(model["kernel"]["landmarks"]) if "kernel" in model else b""
     landmarks = len(rows) // (4 * max(len(means), 1))
     return {
@@ -337,7 +354,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "penalty": penalty, "cut": cut, "points": points}
+    environment.filters |= {"percent": percent, "penalty": written_penalty, "cut": cut, "points": points}
     environment.filters["from_metrics"] = lambda key, metrics: written(key, metrics[key])
     # A page has no "</style>" or "</script>" in either: they are ours.
     style, spans, script, scorer = (

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from manyhot.toolkit.errors import OBEYED, visible
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.linear import Linear
@@ -37,7 +38,7 @@ MOST_FIELDS = 60
 LEVELS = 2**15
 # Steps of an inverse document frequency, from 1 on: a byte reaches 13.75, of texts by the hundred thousand.
 IDF_STEP = 0.05
-# Of one term: their number is a byte.
+# Weights of one term: their number is a byte.
 MOST_WEIGHTS = 255
 # Cells of a matrix of weights that are looked at at once.
 CELLS = 4_000_000
@@ -134,7 +135,7 @@ class Scorer:
         arrays = run.model.arrays()
         weight = arrays["weight"][sum(len(block.terms) for block in features.blocks) :]
         found: dict[str, Any] = {
-            "names": [name[:NAME_LENGTH] for name in run.label_names],
+            "names": [visible(name)[:NAME_LENGTH] for name in run.label_names],
             "bias": encoded(arrays["bias"]),
             "temperature": encoded(run.calibration.temperature),
             "offset": encoded(run.calibration.offset),
@@ -161,7 +162,7 @@ class Scorer:
             )
             weight = weight[category.size :]
         if (kernel := features.kernel) is not None:
-            # Of rows that are near to landmarks, what a label hears of each: the basis times the weights.
+            # What each landmark adds to a label, for a row that is near to it: the basis times the weights.
             near, mean = kernel.basis @ weight.astype(np.float64), kernel.mean @ weight.astype(np.float64)
             found["kernel"] = {
                 "landmarks": encoded(kernel.landmarks.astype(np.float32)),
@@ -206,7 +207,7 @@ def scorer_of(run: Run) -> Scorer | str:
 
 
 def frequent_terms(features: Features, budget: int) -> list[np.ndarray]:
-    """Return of each block the columns of the terms that are in most texts, as many as so many bytes hold."""
+    """Return the columns of the terms of each block that are in most texts, as many as so many bytes hold."""
     idf = np.concatenate([block.idf for block in features.blocks])
     bytes_of = [len(term.encode()) + BESIDE_TERM for block in features.blocks for term in block.terms]
     order = np.argsort(idf, kind="stable")
@@ -257,7 +258,7 @@ def _terms(
     labels: int,
 ) -> Terms:
     """Write weights and idf as whole numbers."""
-    # Of a term with more weights than a byte counts the smallest are left out.
+    # A term keeps at most as many weights as a byte counts, the largest.
     order = np.lexsort((-np.abs(values), term))
     term, label, values = term[order], label[order], values[order]
     place = np.arange(len(term)) - np.searchsorted(term, term)
@@ -295,8 +296,9 @@ def encoded(numbers: np.ndarray) -> str:
 
 
 def written(data: dict[str, Any]) -> bytes:
-    """Write JSON that can stand inside of a page: no tag can begin or end in it."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").encode()
+    """Write JSON that can stand inside of a page: no tag can begin or end in it, and nothing in it is obeyed."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def box_of(run: Run, examples: Examples) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Relations are arrows between the entities of a row, drawn in the order of the te
 import itertools
 from typing import Any, NamedTuple
 
-# Spans drawn over each other; of more, their number is said.
+# Spans drawn over each other; of others the page says how many there are.
 LEVELS = 4
 HUES = 8
 
@@ -62,7 +62,7 @@ def hues_of(names: list[str]) -> dict[str, int]:
     return {name: i % HUES for i, name in enumerate(names)}
 
 
-# Of a drawing of arrows: letters of an entity that are shown, the width of one, and room around boxes and arcs.
+# In a drawing of arrows, letters of an entity that are shown, the width of one, and room around boxes and arcs.
 LETTERS, LETTER, PAD, GAP, BOX, STEP = 24, 7.3, 9, 34, 34, 24
 # How far apart the ends of two arrows at one box are.
 APART = 9

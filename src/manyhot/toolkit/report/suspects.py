@@ -4,19 +4,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manyhot.toolkit.choose.label_errors import Suspects, Thresholds, counted_by_label, suspects, thresholds
+from manyhot.toolkit.choose.label_errors import Limits, Suspects, counted_by_label, limits_of, suspects
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.findings import blocks, excerpt_of
 from manyhot.toolkit.runs.predict import Run
 
-# Of those that look missing, and of those that look wrong; and labels that have most.
+# Suspects shown of either kind, missing and wrong; and labels that have most.
 SHOWN, SHOWN_LABELS = 10, 10
 
 
 class Suspected(NamedTuple):
-    """From which probability a cell is a suspect, and what a report says of them."""
+    """The probabilities from which cells are suspects, and what a report says of these."""
 
-    limits: Thresholds
+    limits: Limits
     found: dict[str, Any]
 
 
@@ -37,7 +37,7 @@ def suspected(
     probs = np.empty(logits.shape, dtype=np.float32)
     for rows in blocks(logits.shape):
         probs[rows] = run.calibration.probs(logits[rows])
-    limits = thresholds(probs, targets)
+    limits = limits_of(probs, targets)
     cells = suspects(probs, targets, limits)
     missing, wrong = cells.of(False), cells.of(True)
     worst = Suspects(*(np.concatenate([a[:SHOWN], b[:SHOWN]]) for a, b in zip(missing, wrong, strict=True)))

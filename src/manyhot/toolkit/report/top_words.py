@@ -10,7 +10,7 @@ from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.runs.predict import Run
 
-# Of each label.
+# Words named for each label.
 NAMED = 6
 
 
@@ -28,7 +28,7 @@ def top_words(run: Run, X: DesignMatrix, targets: sp.csr_array) -> list[list[str
         targets: of these rows, (rows, labels).
 
     Returns:
-        Of each label names, the first adds most; none of a model that is not linear.
+        Names for each label, the one that adds most first; none for a model that is not linear.
     """
     names = column_names(run)
     if not isinstance(run.model, Linear | SparseLinear) or not any(names):

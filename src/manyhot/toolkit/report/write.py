@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from manyhot.toolkit.disk.run_folder import COMPARISON, kind_of_run, read_folder, write_file
+from manyhot.toolkit.disk.run_folder import COMPARISON, check_output, kind_of_run, read_folder, write_file
 from manyhot.toolkit.errors import InputError, first_line
 from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.report.card import card
@@ -97,12 +97,7 @@ def write_card(folder: Path, out: Path) -> None:
 
 
 def _check_output(out: Path, folder: Path, suffix: str = ".html") -> None:
-    if out.suffix != suffix:
-        raise InputError(f"{out}: expected an output that ends in {suffix}.")
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"{out}: expected a file in a folder that exists.")
-    if out.exists() and not out.is_file():
-        raise InputError(f"{out}: expected a file, got a pipe or device; choose another --out.")
+    check_output(out, (suffix,))
     if out.parent.resolve() == folder.resolve():
         raise InputError(
             f"{out}: expected a file outside of the folder, whose files no longer change; choose another --out."

@@ -27,7 +27,7 @@ from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.ranked import Ranked
 from manyhot.toolkit.read.examples import Examples
 
-# Of files like the training rows, the share of which something is said, for each of the three.
+# The share of files like the training rows that are reported all the same, for each of the three.
 FALSE_ALARMS = 1 / 400
 # What matters: so many times as many unknown words and at least so large a share more, so many times as many labels,
 # and so many standard deviations.
@@ -148,7 +148,7 @@ class Drift:
     def look_at_labels(self, examples: Examples, targets: Any) -> None:
         """Count rows by their labels, (rows, labels) of bool, or int8 with -1 where nobody knows; or CSR of bool."""
         self._count(examples, targets, self.features.unknown_shares(examples.texts or [""] * examples.rows))
-        # What a model gives has no part in it.
+        # What the model predicts has no part in it.
         self.usual = self.usual._replace(given=self.usual.shares)
 
     def _count(self, examples: Examples, given: Any, unknown: np.ndarray) -> None:

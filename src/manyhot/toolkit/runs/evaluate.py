@@ -10,7 +10,7 @@ from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.metrics import multiclass_metrics, multilabel_metrics
-from manyhot.toolkit.choose.calibrate import SCORES, compare
+from manyhot.toolkit.choose.calibrate import SCORES, beside_sigmoid
 from manyhot.toolkit.choose.ranked_rows import first_of, measured_of_cells, metrics_of_sets, probs_of_cells
 from manyhot.toolkit.models.ranked import Ranked
 
@@ -148,7 +148,7 @@ def with_unseen(
 def measure_probs(logits: np.ndarray, aligned: Aligned, calibration: Calibration) -> dict[str, float | None]:
     """Measure the probabilities of the labels that training saw.
 
-    :func:`manyhot.toolkit.choose.calibrate.compare` says how. None where no row has a class that training saw.
+    :func:`manyhot.toolkit.choose.calibrate.beside_sigmoid` says how. None where no row has a class that training saw.
     """
     truth: Any = aligned.targets
     if calibration.classes:
@@ -157,4 +157,4 @@ def measure_probs(logits: np.ndarray, aligned: Aligned, calibration: Calibration
         if not known.any():
             return {score + end: None for end in ("", "_uncalibrated") for score in SCORES}
         logits, truth = logits[known], truth[known].argmax(1)
-    return dict(compare(logits, truth, calibration.probs(logits))[0])
+    return dict(beside_sigmoid(logits, truth, calibration.probs(logits))[0])

@@ -3,7 +3,7 @@ r"""Why a label: its score as the sum of what the row has without any word, and 
 .. math::
     s_i(x) = b_i(x) + \sum_j x_j w_{ji}(x)
 
-Of a linear model w are its weights and b its bias. A network with one hidden layer is linear around each row, where w
+For a linear model, w are its weights and b its bias. A network with one hidden layer is linear around each row, where w
 is its gradient: gradient times input, and an exact sum there too. A fine-tuned encoder has no such form: there a word
 adds what the score loses without it.
 
@@ -69,7 +69,7 @@ class Reason(NamedTuple):
 
     @property
     def share(self) -> float | None:
-        """Of all that speaks for the label or against it, the share of neighbours; None where they have no vote."""
+        """The share of neighbours in all that speaks for the label or against it; None where they have no vote."""
         votes = [abs(part.score) for part in self.parts if part.kind == NEIGHBOURS]
         return votes[0] / sum(abs(part.score) for part in self.parts) if votes else None
 

@@ -143,8 +143,8 @@ class Run:
         Column i is that of `label_names[i]`: `dict(zip(run.label_names, run.probs(text)[0]))` has the names of one row,
         and `top` those of the best labels of each.
 
-        A label with a probability below 1/2 may be predicted and one above it may not: label sets are chosen to have as
-        many labels as there are, and the best of a row where it must have one. Takes what :meth:`predict_logits` takes,
+        A label with a probability below 1/2 may be predicted and one above it may not: label sets are chosen for the
+        best F1, and a row that must have a label has its best one. Takes what :meth:`predict_logits` takes,
         and warns as :meth:`predict` does.
         """
         return self.calibration.probs(self._logits_of_new(data))
@@ -303,7 +303,7 @@ class Run:
     def hits(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
         """Return which share of the predicted labels is right, and which share of the true ones is predicted.
 
-        Of labels that training knew; targets (rows, labels) of bool, or int8 with -1 where nobody knows.
+        Only labels that training knew count. Targets are (rows, labels), bool, or int8 with -1 where nobody knows.
         """
         low, high = self.cardinality
         given = (decide(logits, min_labels=low, max_labels=high) > 0) & (targets >= 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import polars as pl
 
-from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.models.features import little_known
 from manyhot.toolkit.models.model import BLOCK
@@ -75,7 +75,7 @@ def write_predictions(
         InputError: an output that cannot be written, or bad input.
         OSError: the disk is full or refuses.
     """
-    check_output(path, data)
+    check_output(path, OUTPUTS, data)
     writer = writer_for(path, WRITERS, safe_csv=safe_csv)
     read = run.columns
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
@@ -135,22 +135,6 @@ def predictions(run: Run, logits: np.ndarray) -> pl.DataFrame:
 PREDICTED = pl.Schema({"labels": pl.List(pl.String)} | dict.fromkeys(("scores", "probs"), pl.List(pl.Float64)))
 
 
-def check_output(path: Path, data: str | Path | None = None, outputs: Sequence[str] = OUTPUTS) -> None:
-    """Refuse an output that cannot be written, before any work is done.
-
-    Raises:
-        InputError: another suffix, a folder that does not exist, or the place of the data.
-    """
-    if path.suffix not in outputs:
-        raise InputError(f"{path}: expected an output that ends in {', '.join(outputs)}.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"{path}: expected a file in a folder that exists.")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: expected a file, got a pipe or device; choose another --out.")
-    if data is not None and path.exists() and Path(data).exists() and path.samefile(data):
-        raise InputError(f"{path}: expected an output beside the data, got the data file itself; choose another --out.")
-
-
 # Writes frames one after the other.
 Write = Callable[[pl.DataFrame], None]
 
@@ -190,7 +174,12 @@ def no_formulas(frame: pl.DataFrame) -> pl.DataFrame:
         for column, run in zip(texts, runs, strict=True)
     ]
     frame = frame.with_columns(guarded)
-    frame.columns = [f"'{name}" if re.match(formula, name) else name for name in frame.columns]
+    names = list(frame.columns)
+    for i, name in enumerate(names):
+        if re.match(formula, name):
+            while names[i] in names[:i] + names[i + 1 :] or names[i] == name:
+                names[i] = f"'{names[i]}"
+    frame.columns = names
     return frame
 
 
@@ -260,11 +249,16 @@ def _kept(raw: Raw, keep: Sequence[str] | None, source: str, ending: str) -> pl.
                 f"{source}, column {shown(name)}: expected text, numbers or dates to keep in a {ending} file, got a "
                 f"{type_name(dtype)} column; leave it out of --keep, or write a .parquet file"
             )
-    names = {name: name for name in frame.columns}
-    for name in names:
-        while names[name] in PREDICTED or (names[name] != name and names[name] in names):
-            names[name] = f"input_{names[name]}"
-    return frame.rename(names)
+    return frame.rename(free_names(frame.columns, PREDICTED))
+
+
+def free_names(names: Iterable[str], taken: Container[str]) -> dict[str, str]:
+    """Name what is kept beside predictions: as it is, or with input_ before it where its name is taken."""
+    free = {name: name for name in names}
+    for name in free:
+        while free[name] in taken or (free[name] != name and free[name] in free):
+            free[name] = f"input_{free[name]}"
+    return free
 
 
 def _holds(dtype: Any, kinds: tuple[Any, ...]) -> bool:

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from manyhot.decisions import decide
-from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.predict import Run
-from manyhot.toolkit.runs.predictions import check_output
 
 # Labels of a row whose probabilities are written.
 NAMED = 10
@@ -98,6 +97,6 @@ class Review:
             InputError: another suffix than .jsonl, or a folder that is not there.
             OSError: the disk is full or refuses.
         """
-        check_output(path, outputs=OUTPUTS)
+        check_output(path, OUTPUTS)
         with whole_file(path) as file:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows()).encode())

@@ -129,7 +129,7 @@ def load_run(path: str | Path) -> Any:
 
 @contextmanager
 def restoring(path: Path, kind: Kind) -> Iterator[None]:
-    """Say of whatever goes wrong while a run is made of its files that they do not fit.
+    """Turn whatever goes wrong while a run is made of its files into an error that says that they do not fit.
 
     The schema names the key. What it cannot know, a library says: a tokenizer that is none, a network of other weights.
     """

@@ -30,7 +30,7 @@ from manyhot.toolkit.models.pooling import MODES
 
 MOST_LABELS = 10**7
 MOST_ROWS = 10**12
-# Of weights and of what rows are multiplied by: products and sums of these stay finite in float32.
+# The largest weight, and the largest number that rows are multiplied by: products and sums stay finite in float32.
 LARGEST_WEIGHT = 1e15
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 # A word as `token_pattern` of features writes it, whatever characters this Python calls marks and emoji: nothing in it

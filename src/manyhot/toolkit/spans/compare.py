@@ -1,6 +1,6 @@
-"""Which loss, on these spans, or triples of them: the same rows, encoder, schedule and seeds for each.
+"""Which loss is best on these spans, or triples of them? All have the same rows, encoder, schedule and seeds.
 
-Methods differ in the loss, in where its biases start, of relations in the design, and in whether one threshold is found
+Methods differ in the loss, in where its biases start, in the design of relations, and in whether one threshold is found
 by rows held out. Fits are shared by methods that differ in the threshold alone. Every method is measured on rows that
 nothing was chosen by.
 """
@@ -19,7 +19,7 @@ from manyhot.toolkit.compare.bootstrap import LEVEL, RESAMPLES
 from manyhot.toolkit.compare.compare import LEAST, Compared, reason_of, write_comparison
 from manyhot.toolkit.compare.tally import PeakMemory
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
-from manyhot.toolkit.disk.fits import Arrays, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark
 from manyhot.toolkit.disk.run_folder import file_sha256
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.kinds import read_encoder
@@ -72,7 +72,7 @@ def compare_spans(
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a fit gives on a split: of the rows to measure what it predicts with its offsets, and without."""
+    """What a fit gives on a split: its predictions for the rows to measure, with its offsets and without."""
 
     found: Predicted
     plain: Predicted
@@ -142,8 +142,8 @@ class _Named:
     def finish(self, fit: str, result: Arrays) -> None:
         self.checkpoint.finish(self.name + fit, result)
 
-    def steps(self, fit: str) -> Steps:
-        return self.checkpoint.steps(self.name + fit)
+    def bookmark(self, fit: str) -> Bookmark:
+        return self.checkpoint.bookmark(self.name + fit)
 
 
 class _Trials:

@@ -11,13 +11,14 @@ from manyhot.labels import label_groups
 from manyhot.metrics_of_spans import SpanError, span_errors
 from manyhot.spans import Span
 from manyhot.toolkit.report.findings import CONTROLS, NAMED, WORST
+from manyhot.toolkit.report.overview import binned
 from manyhot.toolkit.spans.inputs import SpanTraining
 from manyhot.toolkit.spans.network import Entity, Fact
 from manyhot.toolkit.spans.predict import MeasuredTriples
 from manyhot.toolkit.spans.sentences import Sentences
 
-FORMAT = 1
-# Of the errors that are told apart by type and border, so many are shown.
+FORMAT = 2
+# Errors that are shown, told apart by type and border.
 PAIRS = 30
 # Tokens of a row that are shown, around what is wrong in it.
 SHOWN = 80
@@ -75,6 +76,7 @@ def find(judged: Judged, training: SpanTraining, *, with_rows: bool = True) -> d
     return {
         "format": FORMAT,
         "measured": {"part": judged.part, "file": judged.sentences.source, "rows": judged.sentences.rows},
+        "overview": overview_of(training.train),
         "types": types,
         "errors": {"kinds": Counter(error.kind for error in errors), "pairs": pairs(errors, names)},
         "widths": _by_width(judged),
@@ -82,6 +84,14 @@ def find(judged: Judged, training: SpanTraining, *, with_rows: bool = True) -> d
         "worst": worst_rows(judged, errors, names, training.relations) if with_rows else None,
         "warnings": warnings_of(judged, training, types),
         **({"relations": of_relations(judged.triples, training)} if judged.triples is not None else {}),
+    }
+
+
+def overview_of(train: Sentences) -> dict[str, Any]:
+    """Count spans a row and the tokens of rows, of what was learned from."""
+    return {
+        "sizes": np.bincount([len(row) for row in train.spans]).tolist(),
+        "lengths": binned([len(tokens) for tokens in train.tokens], "tokens"),
     }
 
 
@@ -308,7 +318,7 @@ def warnings_of(judged: Judged, training: SpanTraining, types: Sequence[dict[str
     if judged.part == "train":
         warn("There were too few rows to hold any out: all numbers are of the rows that were learned, and too good.")
     if few:
-        warn(f"{_types(few)} fewer than 9 training spans. What is measured of one of them alone says little.", few)
+        warn(f"{_types(few)} fewer than 9 training spans. The numbers of one of them alone say little.", few)
     if absent:
         verb = "is" if len(absent) == 1 else "are"
         warn(f"{_types(absent)} no span among the rows measured on, and {verb} left out of macro-F1.", absent)

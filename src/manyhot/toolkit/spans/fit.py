@@ -15,7 +15,7 @@ import torch
 from manyhot.spans import Span
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config
-from manyhot.toolkit.disk.fits import Arrays, Fits, Steps
+from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.adamw import FEW_EPOCHS, FEW_ROWS, HELD, Schedule, descend, of_like_length
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
@@ -34,7 +34,7 @@ from manyhot.triples import Triple
 CNN = Schedule(batch=BATCH, epochs=30, rate=6e-3, weight_decay=0.01, patience=4)
 WARM_UP = 50
 HELD_OUT, ALL_ROWS = "rows held out", "all rows"
-# Of fewer spans held out, the F1 moves by five points and more by chance.
+# With fewer spans held out, F1 moves by five points and more by chance.
 FEW_SPANS = 100
 # Weights, gradient, two moments, and those that a fit of a pretrained encoder starts from.
 VECTORS = 5
@@ -195,7 +195,7 @@ def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEp
     network, pieces = learner.draw(training, training.train)
     before = 0 if result is None else len(result["losses"])
     curve = Curve(fits, lambda n, of, loss, _: on_epoch(ALL_ROWS, before + n, before + of, loss, None))
-    _descend(learner, network, pieces, curve.steps(ALL_ROWS), curve, epochs=epochs)
+    _descend(learner, network, pieces, curve.bookmark(ALL_ROWS), curve, epochs=epochs)
     offset = 0.0 if first is None else first.offset
     network.shift(offset)
     if isinstance(network, RelationNetwork) and first is not None:
@@ -230,7 +230,7 @@ def _fit_held_out(
     network, pieces = learner.draw(training, kept)
     # The second fit takes as long again at most.
     curve = Curve(fits, lambda n, of, loss, _: on_epoch(HELD_OUT, n, 2 * of, loss, watched.last))
-    watched = _Watched(network, held, training, curve.steps(HELD_OUT))
+    watched = _Watched(network, held, training, curve.bookmark(HELD_OUT))
     heard = _descend(learner, network, pieces, watched, curve, held=watched.score)
     return watched.best | {
         "epochs": np.array(best_epoch(heard, watched.spans)),
@@ -242,8 +242,8 @@ def _fit_held_out(
 def best_epoch(heard: list[float], spans: int) -> int:
     """Return the epoch with the highest score of so many spans, from 1; the last where all are 0.
 
-    Of fewer than FEW_SPANS it is highest by chance, and where that is early, scores still move so much that neither the
-    epoch nor the offset serves the fit of all rows: of epochs within a standard error of it, the last is taken.
+    With fewer than FEW_SPANS it is highest by chance, and where that is early, scores still move so much that neither
+    the epoch nor the offset serves the fit of all rows: the last epoch within a standard error of it is taken.
     """
     highest = max(heard)
     if highest > 0 and spans >= FEW_SPANS:
@@ -256,7 +256,7 @@ def _descend(
     learner: SpanLearner,
     network: SpanNetwork,
     pieces: Pieces,
-    steps: Steps,
+    bookmark: Bookmark,
     curve: Curve,
     *,
     epochs: int | None = None,
@@ -287,7 +287,7 @@ def _descend(
         value,
         schedule,
         seed=learner.config.seed,
-        steps=steps,
+        bookmark=bookmark,
         progress=curve.progress,
         epochs=epochs,
         held=held,
@@ -302,9 +302,9 @@ class _Watched:
     """
 
     def __init__(
-        self, network: SpanNetwork, held: tuple[np.ndarray, Sentences], training: SpanTraining, steps: Steps
+        self, network: SpanNetwork, held: tuple[np.ndarray, Sentences], training: SpanTraining, bookmark: Bookmark
     ) -> None:
-        self.network, self.training, self.steps = network, training, steps
+        self.network, self.training, self.bookmark = network, training, bookmark
         self.positions, self.sentences = held
         self.pieces = prepared(network, self.sentences)
         self.gold, unknown = gold_of(self.sentences, training.types)
@@ -317,7 +317,7 @@ class _Watched:
     def score(self) -> float:
         """Return the micro-F1 of the spans above 0: with the offset of so few rows it would follow their chances.
 
-        Of relations it is the mean with that of the triples.
+        With relations it is the mean of this and of the micro-F1 of triples.
         """
         rows, flat = self.sentences.rows, not self.training.nested
         triples: list[list[Triple]] = []
@@ -345,14 +345,14 @@ class _Watched:
         return value
 
     def load(self) -> Arrays | None:
-        state = self.steps.load()
+        state = self.bookmark.load()
         if state is not None:
             self.best = {name: array for name, array in state.items() if name.startswith("held.")}
             self.heard = state["heard"].tolist()
         return state if state is None else {name: a for name, a in state.items() if not name.startswith("held.")}
 
     def save(self, state: Callable[[], Arrays]) -> None:
-        self.steps.save(lambda: state() | self.best)
+        self.bookmark.save(lambda: state() | self.best)
 
 
 def judged_triples(triples: list[list[Triple]], gold: list[set[Fact]], offset: float) -> Candidates:

@@ -13,7 +13,7 @@ from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.cells import close_matches, counted, listed, seldom_seen
 from manyhot.toolkit.read.data import read_label_names
 from manyhot.toolkit.read.formats.marked import MarkedRow, Reading
-from manyhot.toolkit.read.inputs import PARTS
+from manyhot.toolkit.read.inputs import PART_OF_CELL
 from manyhot.toolkit.read.spans import MarkedFile, read_marked
 from manyhot.toolkit.spans.sentences import (
     Sentences,
@@ -267,7 +267,7 @@ def _cells(file: MarkedFile, name: str, what: str) -> list[str]:
 def _split(sentences: Sentences, file: MarkedFile, name: str) -> tuple[Sentences, dict[str, Sentences]]:
     """Deal the rows out by what a key says of each."""
     cells = _cells(file, name, "train, valid or test")
-    said = [PARTS.get(cell.lower()) for cell in cells]
+    said = [PART_OF_CELL.get(cell.lower()) for cell in cells]
     if None in said:
         row: MarkedRow = file.rows[said.index(None)]
         raise InputError(

@@ -1,4 +1,4 @@
-"""What `compare` compares on marked texts: a loss, of relations a design, and whether offsets are found for scores."""
+"""What `compare` compares on marked texts: a loss, a design of relations, and whether offsets are found for scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ METHODS = (
     Method("bce+threshold", "bce+bias", True, "the same, and one threshold found by rows held out"),
     Method("focal", "focal", False, "focal loss, biases start at the prior"),
 )
-# Of each design ZLPR, and cross-entropy from the prior, its best form.
+# Each design with ZLPR, and with cross-entropy from the prior, its best form.
 OF_RELATIONS = tuple(
     replace(method, name=f"{design}-{method.name}", what=f"{design}: {said}", design=design)
     for design in DESIGNS

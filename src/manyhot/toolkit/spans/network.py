@@ -20,10 +20,10 @@ from manyhot.toolkit.spans.features import WIDTH, Vocabulary
 FEATURES = 96
 SIZE = 48
 DROPOUT = 0.25
-# Of the features of a token, while training.
+# Dropout of the features of a token.
 DROPPED = 0.1
 DILATIONS = (1, 2, 4)
-# Of the vectors of features, which add up and are normalised: the smaller, the faster they learn.
+# The size of vectors of features at the start. They add up and are normalised: the smaller, the faster they learn.
 INITIAL = 0.1
 # Numbers of a batch: rows x length x (length + types).
 NUMBERS = 8_000_000

@@ -7,7 +7,7 @@ import numpy as np
 
 # Spans with lower scores are no candidates.
 LOWEST = -10.0
-# Of thresholds that are about as good, the one nearest 0 is taken.
+# Thresholds so near to the best F1 are as good: the one nearest 0 is taken.
 ABOUT = 0.001
 # Drawings of the rows held out.
 RESAMPLES = 200

@@ -1,6 +1,6 @@
 """How methods stand beside each other on the same marked rows: metrics of spans or triples, intervals, differences.
 
-Of relations, what is judged first are triples, and the entities that they are made of second.
+With relations, triples are judged first, and the entities that they are made of second.
 """
 
 from collections.abc import Mapping, Sequence

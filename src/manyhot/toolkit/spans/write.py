@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import polars as pl
 
-from manyhot.toolkit.disk.run_folder import whole_file
+from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.models.model import BLOCK
 from manyhot.toolkit.read.cells import close_matches, listed
@@ -16,7 +16,7 @@ from manyhot.toolkit.read.formats.marked import Mark
 from manyhot.toolkit.read.formats.tagged import written_in_columns
 from manyhot.toolkit.read.spans import read_blocks
 from manyhot.toolkit.runs.predictions import WRITERS as TABLE_WRITERS
-from manyhot.toolkit.runs.predictions import Progress, check_output, writer_for
+from manyhot.toolkit.runs.predictions import Progress, free_names, writer_for
 from manyhot.toolkit.spans.predict import SpanRun
 from manyhot.toolkit.spans.relation_run import FoundTriples, RelationRun
 from manyhot.toolkit.spans.relation_write import LINE as RELATION_LINE
@@ -28,7 +28,7 @@ OUTPUTS = (".jsonl", ".csv", ".parquet", ".conll")
 LINE = pl.Schema(
     {"row": pl.Int64, "start": pl.Int64, "end": pl.Int64, "label": pl.String, "score": pl.Float64, "text": pl.String}
 )
-# Of each task, what a line of a table holds.
+# What a line of a table holds, for each task.
 COLUMNS = {"spans": LINE, "relations": RELATION_LINE}
 # What is found in a row: its spans, or its entities and relations.
 OfRow = Any
@@ -65,7 +65,7 @@ def write_spans(
         InputError: an output that cannot be written, or bad input.
         OSError: the disk is full or refuses.
     """
-    check_output(path, data, OUTPUTS)
+    check_output(path, OUTPUTS, data)
     if path.suffix == ".conll" and isinstance(run, RelationRun):
         raise InputError(
             f"{path}: expected a run on spans, as columns have no place for relations; write .jsonl, .csv or .parquet"
@@ -95,7 +95,7 @@ OWN = ("tokens", "text", "spans", "entities", "scores", "relations", "relation_s
 
 
 def _kept(record: dict[str, Any], keep: Sequence[str] | None, where: str) -> dict[str, Any]:
-    """Take what is kept of a row; what has the name of a prediction is written as input_NAME."""
+    """Take what is kept of a row."""
     if keep is None:
         names = [name for name in record if name not in ("tokens", "text")]
     else:
@@ -106,7 +106,7 @@ def _kept(record: dict[str, Any], keep: Sequence[str] | None, where: str) -> dic
                     f"{where}: expected {shown(name)} to keep, got a row without it{close_matches(name, list(record))};"
                     f" it has {listed(list(record)) or 'nothing'}"
                 )
-    return {f"input_{name}" if name in OWN else name: record[name] for name in names}
+    return {name: record[name] for name in names}
 
 
 @contextmanager
@@ -124,7 +124,8 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
                 said = {"tokens": sentences.tokens[i], "entities": [list(s[:3]) for s in spans], "scores": scores}
             else:
                 said = {"text": text, "spans": [span._asdict() | {"score": round(span.score, 4)} for span in spans]}
-            file.write(json.dumps(kept | said, ensure_ascii=False).encode() + b"\n")
+            beside = {name: kept[own] for own, name in free_names(kept, OWN).items()}
+            file.write(json.dumps(beside | said, ensure_ascii=False).encode() + b"\n")
 
     yield write
 
@@ -133,21 +134,41 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
 def _csv(file: BinaryIO, *, safe: bool = False) -> Iterator[Write]:
     """Write a line a span, its row counted from 1."""
     with TABLE_WRITERS[".csv"](file, safe=safe) as append:
-        yield lambda *block: append(_lines(*block))
+        yield _of_table(append)
 
 
 @contextmanager
 def _parquet(file: BinaryIO) -> Iterator[Write]:
     """Write a line a span, its row counted from 1."""
     with TABLE_WRITERS[".parquet"](file) as append:
-        yield lambda *block: append(_lines(*block))
+        yield _of_table(append)
 
 
-def _lines(first: int, sentences: Sentences, found: list[OfRow], records: list[dict[str, Any]]) -> pl.DataFrame:
+def _of_table(append: Callable[[pl.DataFrame], None]) -> Write:
+    """Return what writes blocks whose columns are those of the first row."""
+    names: dict[str, str] | None = None
+
+    def write(first: int, sentences: Sentences, found: list[OfRow], records: list[dict[str, Any]]) -> None:
+        nonlocal names
+        if names is None:
+            names = free_names(records[0], {*OWN, *(RELATION_LINE if isinstance(found[0], FoundTriples) else LINE)})
+        for i, kept in enumerate(records):
+            if other := next((name for name in kept if name not in names), None):
+                raise InputError(
+                    f"{sentences.source}, {sentences.names[i]}: expected what the first row has, with --keep all and "
+                    f"columns, got {shown(other)} too; name what to keep, or write .jsonl"
+                )
+        append(_lines(first, sentences, found, records, names))
+
+    return write
+
+
+def _lines(
+    first: int, sentences: Sentences, found: list[OfRow], records: list[dict[str, Any]], names: dict[str, str]
+) -> pl.DataFrame:
     """Return a line a span or a relation, with texts, or tokens and spaces between; what is kept of rows is text."""
     linked = any(isinstance(row, FoundTriples) for row in found)
     schema = RELATION_LINE if linked else LINE
-    names = {name: f"input_{name}" if name in schema else name for name in records[0]}
     lines = []
     for i, (spans, kept) in enumerate(zip(found, records, strict=True)):
         text = sentences.texts[i]

@@ -171,13 +171,13 @@ def kind_of_file(path: Path) -> tuple[str, str]:
     return Path(name.removesuffix(packing)).suffix, packing
 
 
-def read_text(path: Path, encoding: str | None = None, *, lines: bool = True) -> bytes:
+def read_text(path: Path, encoding: str | None = None, *, lines: bool = True, told: bool = True) -> bytes:
     """Unpack a text file and check that it is UTF-8, or make it that; the byte order mark is dropped."""
     with TextFile(path, encoding=encoding, lines=lines) as file:
         data = file.readall()
     if not data.strip():
         raise empty(path)
-    check_utf8(path, data)
+    check_utf8(path, data, told=told)
     return data
 
 
@@ -210,25 +210,42 @@ def not_parquet(path: Path, error: BaseException) -> InputError:
     )
 
 
-def check_utf8(path: Path, data: bytes, line: int = 1) -> None:
-    """Refuse lines of a file, the first of which has the number `line`, that are not UTF-8."""
+def check_utf8(path: Path, data: bytes, line: int = 1, *, told: bool = True) -> None:
+    """Refuse lines of a file, the first of which has the number `line`, that are not UTF-8.
+
+    Args:
+        path: the file, for messages.
+        data: its lines.
+        line: the number of the first.
+        told: `--encoding` may say how it is written.
+    """
     if line == 1 and b"\0" in data[:64]:
         guess = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
         raise InputError(
-            f"{path}, line 1: expected UTF-8 text, got NUL bytes; say how it is written: --encoding {guess}"
+            f"{path}, line 1: expected UTF-8 text, got NUL bytes; "
+            + (f"say how it is written: --encoding {guess}" if told else f"convert it: iconv -f {guess} -t utf-8")
         )
     try:
         data.decode()
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
         raise InputError(
-            f"{path}, line {line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}; say how it is written, "
-            "such as --encoding windows-1252, or save it as UTF-8"
+            f"{path}, line {line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}; "
+            + (
+                "say how it is written, such as --encoding windows-1252, or save it as UTF-8"
+                if told
+                else "convert it: iconv -f windows-1252 -t utf-8"
+            )
         ) from None
 
 
 def cut_blocks(
-    path: Path, file: io.RawIOBase | io.BytesIO, end_of_rows: Callable[[bytes], int], size: int = BLOCK_BYTES
+    path: Path,
+    file: io.RawIOBase | io.BytesIO,
+    end_of_rows: Callable[[bytes], int],
+    size: int = BLOCK_BYTES,
+    *,
+    told: bool = True,
 ) -> Iterator[tuple[int, bytes]]:
     """Cut text into blocks of whole rows, with the number of the line on which each begins.
 
@@ -237,6 +254,7 @@ def cut_blocks(
         file: the text, from its first byte.
         end_of_rows: says where the last whole row in some bytes ends, 0 where there is none.
         size: bytes of a block; more where a row is longer.
+        told: as of :func:`check_utf8`.
 
     Raises:
         InputError: a row of more than `MAX_ROW_BYTES`, or a block that is not UTF-8.
@@ -248,7 +266,7 @@ def cut_blocks(
         end = end_of_rows(data) if chunk else len(data)
         if end:
             block, data = data[:end], data[end:]
-            check_utf8(path, block, line)
+            check_utf8(path, block, line, told=told)
             yield line, block
             line += block.count(b"\n")
         elif len(data) > MAX_ROW_BYTES:

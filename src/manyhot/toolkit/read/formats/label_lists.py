@@ -64,7 +64,9 @@ def _read_xml(path: Path) -> list[str]:
     names = [label.get("name", "") for label in root.iter() if label.tag.rpartition("}")[2] == "label"]
     if not names or "" in names:
         raise InputError(f'{path}: expected elements <label name="...">, got none or one without a name; add the names')
-    for position, name in enumerate(names):
-        if name in names[:position]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
             raise InputError(f"{path}: expected each label name once, got {name!r} again; delete or rename one of them")
+        seen.add(name)
     return names

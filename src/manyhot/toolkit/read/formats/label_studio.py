@@ -12,6 +12,7 @@ from manyhot.toolkit.read.formats.files import read_text
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, check_mark
 
 EXPECTED = 'expected Label Studio\'s JSON, [{"data": {"text": ...}, "annotations": [...]}, ...] or JSON_MIN'
+AGAIN = "export it again"
 
 
 class LabelStudio:
@@ -31,13 +32,13 @@ class LabelStudio:
         Raises:
             InputError: another JSON.
         """
-        data = read_text(self.path, lines=False)
+        data = read_text(self.path, lines=False, told=False)
         try:
             tasks = parse_json(data)
         except ValueError as error:
-            raise InputError(f"{self.path}: {EXPECTED}, got no JSON ({error}); export it again") from None
+            raise InputError(f"{self.path}: {EXPECTED}, got no JSON ({error}); {AGAIN}") from None
         if not isinstance(tasks, list):
-            raise InputError(f"{self.path}: {EXPECTED}, got {shown(tasks)}; export it again")
+            raise InputError(f"{self.path}: {EXPECTED}, got {shown(tasks)}; {AGAIN}")
         return tasks
 
     def rows(self, tasks: list[Any]) -> Iterator[MarkedRow]:
@@ -54,29 +55,37 @@ class LabelStudio:
                 raise InputError(f"{where}: {EXPECTED}, got {shown(task)}; name the text 'text' in the export")
             if not self.with_marks:
                 yield MarkedRow(f"task {number}", None, text, record=content)
-            elif (values := _values(task)) is None:
+            elif (values := _values(where, task)) is None:
                 self.without += 1
             else:
                 marks = [mark for value in values for mark in _marks(where, value, text)]
                 yield MarkedRow(f"task {number}", None, text, marks, record=content)
 
 
-def _values(task: dict[str, Any]) -> list[Any] | None:
+def _values(where: str, task: dict[str, Any]) -> list[Any] | None:
     """Return the spans of a task as the file has them; None of a task without annotation."""
     if "data" not in task:
-        return task.get("label")
-    for annotation in task.get("annotations") or []:
+        said = task.get("label")
+        return None if said is None else _listed(where, "label", said, object)
+    for annotation in _listed(where, "annotations", task.get("annotations") or [], dict):
         if not annotation.get("was_cancelled"):
             # A region of another kind, such as a choice for the whole text or a relation, is no span.
-            results = [result.get("value") for result in annotation.get("result") or []]
-            return [value for value in results if isinstance(value, dict) and "start" in value]
+            results = _listed(where, "result", annotation.get("result") or [], dict)
+            values = [result.get("value") for result in results]
+            return [value for value in values if isinstance(value, dict) and "start" in value]
     return None
+
+
+def _listed(where: str, key: str, value: Any, kind: type) -> list[Any]:
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise InputError(f"{where}, {key!r}: expected a list as Label Studio writes it, got {shown(value)}; {AGAIN}")
+    return value
 
 
 def _marks(where: str, value: Any, text: str) -> Iterator[Mark]:
     kinds = value.get("labels") if isinstance(value, dict) else None
     if not isinstance(kinds, list):
-        raise InputError(f"{where}: expected a span with start, end and labels, got {shown(value)}; export it again")
+        raise InputError(f"{where}: expected a span with start, end and labels, got {shown(value)}; {AGAIN}")
     for kind in kinds:
         mark = check_mark(where, value.get("start"), value.get("end"), kind, len(text), form="text")
         said = value.get("text")

@@ -34,7 +34,13 @@ def links_of(where: str, record: dict[str, Any], spans: Any) -> list[Link]:
     if not isinstance(links, list):
         raise InputError(f"{where}, {KEY!r}: expected a list of relations, got {shown(links)}; correct the row")
     named = spans if isinstance(spans, list) else []
-    position = {span["id"]: i for i, span in enumerate(named) if isinstance(span, dict) and _is_id(span.get("id"))}
+    ids = [(span["id"], i) for i, span in enumerate(named) if isinstance(span, dict) and _is_id(span.get("id"))]
+    position = dict(ids)
+    if len(position) < len(ids) and any(isinstance(link, dict) and FROM in link for link in links):
+        twice = next(name for name, i in ids if position[name] != i)
+        raise InputError(
+            f"{where}: expected each id of an entity once, got {shown(twice)} again; number the entities of the row"
+        )
     found: list[Link] = []
     for link in links:
         by_id = isinstance(link, dict) and FROM in link
@@ -69,10 +75,10 @@ def check_links(where: str, links: Sequence[Link], spans: int) -> None:
     for link in links:
         if not (0 <= link.head < spans and 0 <= link.tail < spans):
             raise InputError(
-                f"{where}, {KEY!r}: expected positions from 0 of the row's {spans} entities, got {list(link)}; correct "
-                "the relation"
+                f"{where}, {KEY!r}: expected positions from 0 of the row's {spans} entities, got "
+                f"{shown(list(link))}; correct the relation"
             )
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
+    return isinstance(value, int | str) and not isinstance(value, bool)

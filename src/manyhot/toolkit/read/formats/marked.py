@@ -91,7 +91,7 @@ class Lines:
         """Yield each line without its end."""
         blank = True
         with TextFile(self.path) as file:
-            for first, block in cut_blocks(self.path, file, end_of_lines, self.size):
+            for first, block in cut_blocks(self.path, file, end_of_lines, self.size, told=False):
                 self.share = file.share
                 # Line ends are \n alone: a token may be any other character that Python takes for one.
                 lines = block.decode().split("\n")

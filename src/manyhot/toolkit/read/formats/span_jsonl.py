@@ -87,7 +87,9 @@ class SpanRecords:
         offsets = None
         if isinstance(text, str):
             if isinstance(tokens, list) and all(isinstance(token, dict) for token in tokens):
-                offsets = [_token(where, token, text) for token in tokens]
+                offsets = []
+                for token in tokens:
+                    offsets.append(_token(where, token, text, offsets[-1][1] if offsets else 0))
         else:
             check_tokens(where, tokens or [])
         marks = self._marks(where, record, form, text if form == "text" else tokens) if self.with_marks else []
@@ -165,16 +167,17 @@ class SpanRecords:
         return self.tags.marks(tags, lambda _: f"{where}, {key!r}")
 
 
-def _token(where: str, token: dict[str, Any], text: str) -> tuple[int, int]:
-    """Return where one of Prodigy's tokens stands in the text."""
+def _token(where: str, token: dict[str, Any], text: str, after: int) -> tuple[int, int]:
+    """Return where one of Prodigy's tokens stands in the text, not before the end of the one before it."""
     start, end = token.get("start"), token.get("end")
-    if not isinstance(start, int) or not isinstance(end, int) or text[start:end] != token.get("text") or start >= end:
+    whole = all(isinstance(place, int) and not isinstance(place, bool) for place in (start, end))
+    if not whole or not after <= start < end or text[start:end] != token.get("text"):
         raise InputError(
-            f"{where}, 'tokens': expected tokens with text, start and end in the row's text, got {shown(token)}; leave "
-            "tokens out, and they are found"
+            f"{where}, 'tokens': expected tokens with text, start and end in the row's text, one after the other, got "
+            f"{shown(token)}; leave tokens out, and they are found"
         )
     return start, end
 
 
 def _keys(record: dict[str, Any]) -> str:
-    return f"a row with {', '.join(map(repr, list(record)[:8])) or 'nothing in it'}"
+    return f"a row with {', '.join(map(shown, list(record)[:8])) or 'nothing in it'}"

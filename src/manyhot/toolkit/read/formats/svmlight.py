@@ -22,6 +22,8 @@ from manyhot.toolkit.read.formats.files import FORMATS
 # "rows features labels", the first line of the files of the Extreme Classification Repository.
 _SIZES = re.compile(rb"[ \t]*(\d{1,18})[ \t]+(\d{1,9})[ \t]+(\d{1,9})[ \t\r]*(?:\n|$)")
 _BLANK = re.compile(rb"^[ \t\r]*$", re.MULTILINE)
+# Labels come as floats: beyond, two numbers are one.
+LARGEST = 2**53 - 1
 _ERRORS = (ValueError, OverflowError)
 
 
@@ -78,6 +80,11 @@ def read_svmlight(path: Path, data: bytes, *, sizes: bool = False) -> Svmlight:
             raise InputError(
                 f"{path}, row {row}: expected whole numbers as labels, got {', '.join(map(str, given))}; "
                 "number the labels"
+            )
+        if any(abs(value) > LARGEST for value in given):
+            raise InputError(
+                f"{path}, row {row}: expected labels of at most {LARGEST:,}, got {max(given, key=abs):.0f}, which is "
+                "read as its neighbour is; number the labels"
             )
         named.append([str(int(value)) for value in given])
     finite = np.isfinite(features.data)

@@ -245,8 +245,18 @@ def _is_tag(cell: str) -> bool:
     return cell == OUTSIDE or _TAG.fullmatch(cell) is not None
 
 
-def written_in_columns(tokens: Sequence[str], marks: Iterable[Mark]) -> str:
-    """Write a row of flat spans as IOB2, and a blank line."""
+def written_in_columns(tokens: Sequence[str], marks: Sequence[Mark]) -> str:
+    """Write a row of flat spans as IOB2, and a blank line.
+
+    Raises:
+        InputError: a token or a type that columns have no place for.
+    """
+    for text in (*tokens, *(kind for *_, kind in marks)):
+        if any(mark in text for mark in "\t\n\r"):
+            raise InputError(
+                f".conll: expected tokens and types without tabs and line ends, which end columns, got {shown(text)}; "
+                "write .jsonl, .csv or .parquet"
+            )
     tags = [OUTSIDE] * len(tokens)
     for start, end, kind in marks:
         tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]

@@ -8,7 +8,7 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.offset import SHARES, mean_f1, right_offset
 from manyhot.toolkit.choose.cross_fit import Held
-from manyhot.toolkit.choose.thresholds import choose_threshold, choose_thresholds
+from manyhot.toolkit.choose.offsets import choose_label_offsets, choose_offset
 
 ANY = CardinalityRange(0, 4)
 
@@ -23,7 +23,7 @@ def held_out(rows=80, seed=0, labels=4):
 @pytest.mark.parametrize("seed", range(5))
 def test_each_label_has_its_best_threshold(seed):
     held = held_out(seed=seed)
-    tau, offsets = choose_thresholds(held, ANY)
+    tau, offsets = choose_label_offsets(held, ANY)
     assert tau == 0.0
     preds = held.shifted(tau, offsets) > 0
     for i, (logits, truth) in enumerate(zip(held.logits.T, held.targets.T, strict=True)):
@@ -37,7 +37,7 @@ def test_no_threshold_lies_between_equal_logits():
     logits = np.array([[3.0], [1.0], [1.0], [1.0], [0.0]], dtype=np.float32).repeat(2, 1)
     targets = np.array([[1], [1], [0], [0], [0]], dtype=bool).repeat(2, 1)
     held = Held(logits, logits * 0, targets)
-    _, offsets = choose_thresholds(held, ANY)
+    _, offsets = choose_label_offsets(held, ANY)
     # 2/3 with the first row alone; 4/6 with all the equal ones: the first of the two.
     np.testing.assert_allclose(offsets, [-2.0, -2.0])
 
@@ -45,8 +45,8 @@ def test_no_threshold_lies_between_equal_logits():
 def test_a_label_without_a_positive_has_the_common_threshold():
     held = held_out()
     held.targets[:, 1] = False
-    _, common = choose_threshold(held, ANY)
-    _, offsets = choose_thresholds(held, ANY)
+    _, common = choose_offset(held, ANY)
+    _, offsets = choose_label_offsets(held, ANY)
     assert offsets[1] == np.float32(common)
     assert offsets[2] != np.float32(common)
 
@@ -54,7 +54,7 @@ def test_a_label_without_a_positive_has_the_common_threshold():
 def test_a_label_that_every_row_has_is_predicted_for_every_row():
     held = held_out()
     held.targets[:, 0] = True
-    _, offsets = choose_thresholds(held, ANY)
+    _, offsets = choose_label_offsets(held, ANY)
     assert (held.logits[:, 0] + offsets[0] > 0).all()
 
 
@@ -66,7 +66,7 @@ def test_the_common_threshold_is_the_best_of_those_tried(limits):
 
     for seed in range(4):
         held = held_out(seed=seed)
-        tau, offset = choose_threshold(held, limits)
+        tau, offset = choose_offset(held, limits)
         assert tau == 0.0
         tried = [right_offset(held.logits, round(share * held.targets.sum()), limits) for share in SHARES]
         assert score(offset) == max(score(x) for x in (0.0, *tried))

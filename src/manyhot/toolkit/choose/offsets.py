@@ -1,7 +1,7 @@
-"""What people tune where a loss has no threshold of its own: one for all labels, or one a label, on held-out logits.
+"""Thresholds that people tune on held-out logits, one for all labels or one a label, as offsets: thresholds negated.
 
-The rivals of `manyhot compare`, at their best: each threshold is the best one on the same rows, by the same score, that
-ours are chosen by. An offset is a threshold, negated.
+They are the rivals of `manyhot compare` at their best: each is the best one on the same rows, by the same score, that
+ours are chosen by.
 """
 
 import numpy as np
@@ -11,17 +11,17 @@ from manyhot.offset import best_offset
 from manyhot.toolkit.choose.cross_fit import Held
 
 
-def choose_threshold(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+def choose_offset(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
     """Find the threshold for all labels with the best mean of micro- and macro-F1."""
     return 0.0, best_offset(held.logits, held.targets, cardinality)[1]
 
 
-def choose_thresholds(held: Held, cardinality: CardinalityRange) -> tuple[float, np.ndarray]:
+def choose_label_offsets(held: Held, cardinality: CardinalityRange) -> tuple[float, np.ndarray]:
     """Find the threshold of each label with the best F1 of that label; the common one for labels without a positive.
 
     Every threshold between two logits is tried: with the labels' rows sorted, F1 at the k-th is
     2 hits / (k + positives). The range of labels a row comes after it, as after every other rule. Unknown rows of a
-    label come last and are no k.
+    label come last and do not count.
     """
     known = held.targets >= 0
     logits, targets = np.where(known, held.logits, -np.inf), held.targets > 0
@@ -39,5 +39,5 @@ def choose_thresholds(held: Held, cardinality: CardinalityRange) -> tuple[float,
     high = values[last, columns]
     # Where every row is above it, the threshold is a little below the lowest.
     threshold = np.where(np.isfinite(low), (high + low) / 2, high - 1)
-    _, common = choose_threshold(held, cardinality)
+    _, common = choose_offset(held, cardinality)
     return 0.0, np.where(positives > 0, -threshold, common).astype(np.float32)
