@@ -204,6 +204,11 @@ def test_shell_examples(table: None) -> None:
 
 
 @pytest.mark.slow
+def test_shell_examples_on_many_labels(table: None) -> None:
+    assert examples_hold("large.md")
+
+
+@pytest.mark.slow
 def test_shell_examples_on_spans(sentences_with_spans: None) -> None:
     assert examples_hold("command/spans.md") > 3
 

@@ -154,9 +154,11 @@ ROOMS = {
             "adamw",
             "products",
         ),
-        *("line_search", "lbfgs", "linear", "neighbours", "mlp", "encoder", "kinds"),
+        *("line_search", "lbfgs", "linear", "ranked", "label_blocks", "neighbours", "mlp", "encoder", "kinds"),
     ),
-    "choose": ("calibrate", "cross_fit", "offsets", "blend", "label_errors", "promised"),
+    "choose": (
+        *("calibrate", "cross_fit", "offsets", "blend", "label_errors", "promised", "ranked_rows", "by_blocks"),
+    ),
     "runs": (
         "evaluate",
         "given",

@@ -7,6 +7,7 @@ temperature and one offset are fitted on held-out rows, for all labels and for e
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -174,25 +175,72 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
         sums = [log_loss_sums(*block, slope, offset).sum(1) for block in blocks]
         return np.sum(sums, axis=0)[:, None]
 
-    def separate(block: Block) -> Sums:
-        # Labels that have arrived are left out: most arrive early, and each evaluation goes over all rows.
-        return lambda some, slope, offset: log_loss_sums(*(block if some.all() else taken(block, some)), slope, offset)
+    def separate(block: Block) -> Callable[[np.ndarray], Sums]:
+        def of_labels(of: np.ndarray) -> Sums:
+            these = block if len(of) == block[0].shape[1] else taken(block, of)
+            # Labels that have arrived are left out: most arrive early, and each evaluation goes over all rows.
+            return lambda some, slope, offset: log_loss_sums(
+                *(these if some.all() else taken(these, some)), slope, offset
+            )
+
+        return of_labels
 
     slope, offset = minimised(pooled, np.ones(1), np.zeros(1), (SLOPE_PRECISION, OFFSET_PRECISION))
     slope = np.maximum(slope, LEAST_SLOPE)
+    parts = [_own(separate(block), np.arange(block[0].shape[1]), slope, offset) for block in blocks]
+    temperature, offset = (np.concatenate(of) for of in zip(*parts, strict=True))
+    return Calibration(temperature, offset)
+
+
+def fit_listed_calibration(scores: np.ndarray, truth: np.ndarray, label: np.ndarray, labels: int) -> Calibration:
+    """Fit as :func:`fit_calibration` does on some cells alone, such as the best few labels of each row.
+
+    The probability is that of a label among these; what is said of others takes it for granted that they are like them.
+
+    Args:
+        scores: (cells,), finite logits.
+        truth: (cells,) bool.
+        label: (cells,), of which label each is.
+        labels: how many there are.
+    """
+    scores, truth = scores.astype(np.float64), truth.astype(np.float64)
+    known = np.ones((1, 1), dtype=bool)
+
+    def pooled(some: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        return log_loss_sums(scores[:, None], truth[:, None], known, slope, offset)
+
+    def separate(of: np.ndarray) -> Sums:
+        def sums(some: np.ndarray, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
+            mine = np.flatnonzero(some)
+            place = np.full(labels, -1)
+            place[of[mine]] = np.arange(len(mine))
+            at = place[label]
+            cells = at >= 0
+            at = at[cells]
+            of_cells = log_loss_sums(scores[None, cells], truth[None, cells], known, slope[at], offset[at])
+            return np.stack([np.bincount(at, values, minlength=len(mine)) for values in of_cells])
+
+        return sums
+
+    slope, offset = minimised(pooled, np.ones(1), np.zeros(1), (SLOPE_PRECISION, OFFSET_PRECISION))
+    slope = np.maximum(slope, LEAST_SLOPE)
+    return Calibration(*_own(separate, np.arange(labels), slope, offset))
+
+
+def _own(
+    separate: Callable[[np.ndarray], Sums], of: np.ndarray, slope: np.ndarray, offset: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit temperature and offset of some labels by themselves, drawn to the common slope and offset."""
+    own, shift = minimised(
+        separate(of), np.repeat(slope, len(of)), np.repeat(offset, len(of)), (SLOPE_PRECISION, OFFSET_PRECISION)
+    )
     least = LEAST_SLOPE * slope
-    slopes, offsets = [], []
-    for block in blocks:
-        start = np.repeat(slope, block[0].shape[1]), np.repeat(offset, block[0].shape[1])
-        own, shift = minimised(separate(block), *start, (SLOPE_PRECISION, OFFSET_PRECISION))
-        if (turned := own < least).any():
-            # Held at the least slope, such a label has its offset left to find.
-            own[turned] = least
-            held = own[turned], np.repeat(offset, turned.sum())
-            _, shift[turned] = minimised(separate(taken(block, turned)), *held, (np.inf, OFFSET_PRECISION))
-        slopes.append(own)
-        offsets.append(shift)
-    return Calibration(1 / np.concatenate(slopes), np.concatenate(offsets))
+    if (turned := own < least).any():
+        # Held at the least slope, such a label has its offset left to find.
+        own[turned] = least
+        held = own[turned], np.repeat(offset, turned.sum())
+        _, shift[turned] = minimised(separate(of[turned]), *held, (np.inf, OFFSET_PRECISION))
+    return 1 / own, shift
 
 
 def _fit_classes(scores: np.ndarray, ids: np.ndarray) -> Calibration:

@@ -125,12 +125,41 @@ def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: Cardinalit
     order, values = np.take_along_axis(order, best_first, 1), np.take_along_axis(values, best_first, 1)
     truth = np.take_along_axis(targets, order, 1)
     hit, known = truth > 0, truth >= 0
-    ranked = np.argsort(-values[:, low:], axis=None, kind="stable")
-    if targets.dtype != bool:
-        ranked = ranked[known[:, low:].ravel()[ranked]]
-    falling: np.ndarray = values[:, low:].ravel()[ranked]
-    label, right = (part[:, low:].ravel()[ranked] for part in (order, hit))
-    sure, sure_hits = order[:, :low][known[:, :low]], order[:, :low][hit[:, :low]]
+    cells = known if targets.dtype != bool else np.ones(known.shape, dtype=bool)
+    rank = np.broadcast_to(np.arange(high), order.shape)
+    return best_offset_among(rank[cells], order[cells], values[cells], hit[cells], low, true, measured)
+
+
+def best_offset_among(
+    rank: np.ndarray,
+    label: np.ndarray,
+    values: np.ndarray,
+    right: np.ndarray,
+    low: int,
+    true: np.ndarray,
+    measured: np.ndarray,
+) -> tuple[float, float]:
+    """Find the offset among the cells that may be predicted, those beyond the most of a row left out.
+
+    Args:
+        rank: (cells,), the place of each in its row, from 0, best first.
+        label: (cells,).
+        values: (cells,), logits.
+        right: (cells,) bool, where the row has the label.
+        low: labels that every row is given.
+        true: (labels,), how many rows have each.
+        measured: (labels,) bool, those that macro-F1 has.
+
+    Returns:
+        The best mean of micro- and macro-F1, and its offset.
+    """
+    labels = len(true)
+    moving = np.flatnonzero(rank >= low)
+    ranked = moving[np.argsort(-values[moving], kind="stable")]
+    falling: np.ndarray = values[ranked]
+    sure = rank < low
+    sure, sure_hits = label[sure], label[sure & right]
+    label, right = label[ranked], right[ranked]
 
     def counts(above: int) -> tuple[np.ndarray, np.ndarray]:
         """Count hits and predictions of each label, with so many beside those that every row has."""
@@ -146,7 +175,7 @@ def best_offset(logits: np.ndarray, targets: np.ndarray, cardinality: Cardinalit
     inside = sorted(place for place in places if 0 < place < falling.size)
     for offset in (0.0, *(-(float(falling[place - 1]) + float(falling[place])) / 2 for place in inside)):
         hits, preds = counts(int(np.searchsorted(-falling, offset)))
-        score = _f1_of(hits, preds + true, measured)
+        score = mean_f1_of_counts(hits, preds + true, measured)
         if score > best[0]:
             best = (score, offset)
     return best
@@ -169,8 +198,12 @@ def right_offset(
         order = np.argsort(-logits, axis=1, kind="stable")[:, :high]
         known = np.take_along_axis(known, order, 1)
         ranked, sure = np.take_along_axis(logits, order, 1)[:, low:][known[:, low:]], int(known[:, :low].sum())
-    values = np.sort(ranked.ravel())[::-1]
-    wanted = labels - sure
+    return offset_of_rank(ranked, labels - sure)
+
+
+def offset_of_rank(values: np.ndarray, wanted: int) -> float:
+    """Return the offset at which so many of some logits are above 0; 0 where that is none or all of them."""
+    values = np.sort(values.ravel())[::-1]
     if not 0 < wanted < values.size:
         return 0.0
     return -float(values[wanted - 1] + values[wanted]) / 2
@@ -180,10 +213,10 @@ def mean_f1(preds: np.ndarray, targets: np.ndarray) -> float:
     """Return the mean of micro- and macro-F1, by counts: for every tau scikit-learn would take most of the time."""
     known, true = targets >= 0, targets > 0
     given = preds.astype(bool) & known
-    return _f1_of((given & true).sum(0), given.sum(0) + true.sum(0), np.any(known, axis=0))
+    return mean_f1_of_counts((given & true).sum(0), given.sum(0) + true.sum(0), np.any(known, axis=0))
 
 
-def _f1_of(hits: np.ndarray, sizes: np.ndarray, measured: np.ndarray) -> float:
+def mean_f1_of_counts(hits: np.ndarray, sizes: np.ndarray, measured: np.ndarray) -> float:
     """Return the mean of micro- and macro-F1, given (labels,) hits, predictions plus positives, and what macro-F1 has.
 
     A label of which no row is known is in no macro-F1.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from manyhot.toolkit.config import LABEL_LOSSES, Config, make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.objectives import FORMULAS, loss_of
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.train import Listener, Trained, train
+from manyhot.toolkit.train import CELL, Listener, Trained, train
 from tiny_texts import KINDS, texts_and_sets
 
 TRUST = {name + end for name in ("ece", "brier", "log_loss") for end in ("", "_uncalibrated")}
@@ -437,8 +438,11 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr("psutil.virtual_memory", Memory)
     frame_of_texts().write_ndjson(tmp_path / "d.jsonl")
-    with pytest.raises(InputError, match=r"50 rows x 4 labels take about 1 MB"):
-        train(Config(data=str(tmp_path / "d.jsonl"), out=str(tmp_path / "run")))
+    config = Config(data=str(tmp_path / "d.jsonl"), out=str(tmp_path / "run"))
+    with pytest.raises(InputError, match=r"50 rows x 4 labels take about 1 MB .* With --loss bce, .* in blocks"):
+        train(replace(config, loss="zlpr"))
+    with pytest.raises(InputError, match=r"the model needs about .* for 50 rows x .* x 4 labels, 4 labels at a time"):
+        train(config)
     assert os.listdir(tmp_path) == ["d.jsonl"]
 
 
@@ -534,7 +538,42 @@ def test_rows_by_labels_that_do_not_fit_are_refused_before_any_are_made(tmp_path
     path.write_text("".join(f"{i},{999_999 - i} 1:1\n" for i in range(1000)))
     monkeypatch.setattr(Examples, "dense_targets", lambda self: pytest.fail("written out"))
     monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 10**7)
-    for dry_run in (True, False):
-        with pytest.raises(InputError, match=r"many\.svm: 1,000 rows x 2,000 labels take about .* keep the 666 most"):
-            train(Config(data=str(path), out=str(tmp_path / "run")), dry_run=dry_run)
+    most = 10**7 // (CELL * 1000)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"loss": "zlpr"}, "With --loss bce, without weights=dense and --decision precision=..., labels are fitted in"),
+        ({"weights": "dense"}, "With --loss bce, without weights=dense"),
+        ({"model": "mlp", "loss": "zlpr"}, "A loss that holds no such numbers is manyhot.LinearZLPRLoss"),
+    ]
+    for options, advice in refused:
+        said = rf"many\.svm: 1,000 rows x 2,000 labels take about .* keep the {most} most .* {re.escape(advice)}"
+        for dry_run in (True, False):
+            with pytest.raises(InputError, match=said):
+                train(Config(data=str(path), out=str(tmp_path / "run"), **options), dry_run=dry_run)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_rows_that_are_measured_count_too(tmp_path, monkeypatch, part):
+    for name, rows in (("few", 10), ("many", 1000)):
+        (tmp_path / f"{name}.svm").write_text("".join(f"{i % 20},{(i + 1) % 20} 1:{i}\n" for i in range(rows)))
+    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 100 * 20 * CELL)
+    named: Any = {part: str(tmp_path / "many.svm")}
+    with pytest.raises(InputError, match=r"few\.svm: 1,000 rows x 11 labels take about 1 MB .* keep the 2 most"):
+        train(Config(data=str(tmp_path / "few.svm"), loss="zlpr", out=str(tmp_path / "run"), **named), dry_run=True)
+
+
+def test_what_a_fit_takes_is_added_to_rows_by_labels(tmp_path, monkeypatch):
+    path = tmp_path / "wide.svm"
+    path.write_text("".join(f"{i % 60},{(i + 1) % 60} {i + 1}:1 300000:1\n" for i in range(100)))
+    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 4 * 10**7)
+    monkeypatch.setattr(Examples, "dense_targets", lambda self: pytest.fail("written out"))
+    with pytest.raises(InputError, match=r"wide\.svm: 100 rows x 60 labels take about .* take fewer rows, or a larger"):
+        train(Config(data=str(path), loss="zlpr", weights="dense", out=str(tmp_path / "run")))
+
+
+def test_more_features_than_fit_are_refused_before_they_are_scaled(tmp_path, monkeypatch):
+    path = tmp_path / "wide.txt"
+    path.write_text("3 900000000 5\n0 1:1\n1 2:1\n0,1 3:1\n")
+    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 10**9)
+    with pytest.raises(InputError, match=r"wide\.txt: 900,000,000 features take about 90\.0 GB as means and"):
+        train(Config(data=str(path), out=str(tmp_path / "run")))

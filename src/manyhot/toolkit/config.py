@@ -43,7 +43,7 @@ DESIGNS = ("gplinker", "cascade")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
     *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
-    *("max_iter", "from_run"),
+    *("max_iter", "weights", "from_run"),
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
@@ -62,6 +62,8 @@ NETWORKS = ("cnn", "encoder:NAME_OR_DIR")
 MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": NETWORKS, "relations": NETWORKS}
 # What is there unless it is turned off: votes of training rows, parts of words, columns of a kernel.
 SWITCHES = ("neighbours", "characters", "kernel")
+# Of linear models: sparse, fitted by blocks of labels, where rows x labels are very many; or as asked.
+WEIGHTS = ("auto", "sparse", "dense")
 # A text longer than an encoder takes is cut off, or read in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
@@ -103,6 +105,7 @@ class Config:
     decision: str = "f1"
     C: float | Auto = "auto"
     max_iter: int = 60
+    weights: str = "auto"
     nested: str = "auto"
     tokens: str = "auto"
     end: str = "exclusive"
@@ -187,7 +190,7 @@ def _checked(merged: dict[str, Any]) -> Config:
             merged[key] = _names(key, merged[key])
     texts = ("data", "test", "valid", "label_sep", "label_names", "split_column", "group", "uncertain", "encoding")
     of_model = ("task", "model", "device", "long", "loss", "decision", "design", "from_run", "out")
-    of_model += (*CHOICES, *SWITCHES)
+    of_model += (*CHOICES, *SWITCHES, "weights")
     for key in SWITCHES:
         if isinstance(merged.get(key), bool):  # true and false say it too
             merged[key] = "auto" if merged[key] else "off"
@@ -290,6 +293,15 @@ def hears_neighbours(config: Config) -> bool:
     return measured and config.tau == "auto" and config.neighbours != "off" and not config.no_rows
 
 
+def takes_blocks(config: Config) -> bool:
+    """Say whether labels can be fitted in blocks, with sparse targets and weights.
+
+    Only of binary cross-entropy is a label a problem of its own, and a promise is read off the logits of all rows.
+    """
+    linear = config.model != "mlp" and not config.fine_tune
+    return linear and config.task == "multilabel" and config.loss == "bce" and promised_precision(config) is None
+
+
 def check_task(config: Config) -> None:
     """Refuse options that the task has no use for, and values of its own that are none.
 
@@ -381,6 +393,13 @@ def check_model(config: Config) -> None:
     for key in SWITCHES:
         if (value := getattr(config, key)) not in ("auto", "off"):
             raise InputError(f"{key} expects auto or off; got {value!r}.")
+    if config.weights not in WEIGHTS:
+        raise InputError(f"weights expects one of {', '.join(WEIGHTS)}; got {shown(config.weights)}.")
+    if config.weights == "sparse" and not takes_blocks(config):
+        raise InputError(
+            "weights sparse is of the linear model on label sets, with --loss bce and no --decision precision=...; "
+            "leave these out, or weights."
+        )
     if config.device not in DEVICES:
         raise InputError(f"device expects one of {', '.join(DEVICES)}; got {shown(config.device)}.")
     if config.task in MARKED_TEXTS:

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from manyhot.labels import CardinalityRange, label_counts
 from manyhot.toolkit.choose.blend import Blend, blended
+from manyhot.toolkit.choose.by_blocks import Parted, choose_by_blocks, fit_kept, part_rows
 from manyhot.toolkit.choose.calibrate import Calibrated, calibrate
 from manyhot.toolkit.choose.cross_fit import (
     STRENGTHS_TRIED,
     Choice,
     Fold,
-    Rule,
+    OneOffset,
     Step,
     choose,
     choose_tau,
@@ -30,6 +32,7 @@ from manyhot.toolkit.choose.cross_fit import (
     score_by,
 )
 from manyhot.toolkit.choose.promised import with_promise
+from manyhot.toolkit.choose.ranked_rows import calibrate_ranked
 from manyhot.toolkit.config import (
     WITHOUT_PRIOR,
     Config,
@@ -37,6 +40,7 @@ from manyhot.toolkit.config import (
     check_loss,
     hears_neighbours,
     promised_precision,
+    takes_blocks,
 )
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT, Checkpoint, reserved
 from manyhot.toolkit.disk.fits import Arrays, Fits, Remembered
@@ -46,14 +50,15 @@ from manyhot.toolkit.models.adamw import NetLearner
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.kinds import learner_for, read_encoder
+from manyhot.toolkit.models.label_blocks import BlockLearner, SparseLinear
 from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.models.model import Curve, Learner, free_memory, gigabytes
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
-from manyhot.toolkit.objectives import COUPLED, loss_of
+from manyhot.toolkit.models.ranked import TOP
+from manyhot.toolkit.objectives import COUPLED, FORMULAS, loss_of
 from manyhot.toolkit.read.data import files_of
-from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import Kept, Training, read
 from manyhot.toolkit.read.uses import Use
 from manyhot.toolkit.report.findings import Judged, find, of_run
@@ -61,14 +66,19 @@ from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.report.suspects import rows_shown, suspected
 from manyhot.toolkit.runs.continued import continued, said_of_rows
 from manyhot.toolkit.runs.drift import usual_of
-from manyhot.toolkit.runs.evaluate import Aligned, align
+from manyhot.toolkit.runs.evaluate import Aligned, align, align_sparse
 from manyhot.toolkit.runs.predict import Measured, Run
 from manyhot.toolkit.runs.saved_run import run_files
 from manyhot.toolkit.runs.trained_rows import row_hashes
 
 SAMPLE = 16
-# Bytes a cell, row by label: targets, twice for the folds, and held-out logits in float32, with prior and shifted.
-CELL = 3 + 3 * 4
+# Bytes a cell, row by label, at the peak of choosing C and tau: targets, those of the folds, held-out logits with prior
+# and shifted, label sets, and what is made of all of them to measure.
+CELL = 90
+# Bytes of a feature: its mean, its scale, and what these are made from.
+FEATURE = 100
+# Rows x labels from which on labels are fitted in blocks.
+MOST_CELLS = 10**8
 
 
 @dataclass(frozen=True)
@@ -153,9 +163,7 @@ def train(
         if not group.first:
             return None
         run = fitted.run
-        metrics: dict[str, Any] = {
-            "valid" if training.valid else "cross_fitted": fitted.choice.step.metrics | fitted.calibrated.measured
-        }
+        metrics: dict[str, Any] = {_chosen_by(training, run): fitted.choice.step.metrics | fitted.calibrated.measured}
         if "promise" in run.info:
             hits = run.hits(fitted.choice.logits, fitted.choice.held.targets)
             metrics = {part: of | hits for part, of in metrics.items()}
@@ -185,6 +193,7 @@ def cross_fitted(config: Config, listener: Listener = Listener()) -> tuple[Fitte
     """
     check_loss(config)
     config, before = continued(config)
+    config = replace(config, weights="dense")
     training, features, X, targets, learner = _planned(config, listener, before)
     return fit(config, training, features, X, targets, learner, listener), training
 
@@ -232,18 +241,22 @@ def findings_of(
         rows = np.arange(measured.examples.rows)
         judged = Judged("test", measured.examples, rows, measured.aligned, measured.logits)
     else:
-        part, examples = ("valid", training.valid) if training.valid else ("cross_fitted", training.train)
+        part, examples = _chosen_by(training, run), training.valid or training.train
         rows = np.arange(examples.rows) if held.rows is None else held.rows
-        aligned = Aligned(held.targets, np.zeros((len(held.targets), 0), dtype=bool), [])
+        number = held.targets.shape[0]
+        none: Any = sp.csr_array((number, 0), dtype=bool) if sp.issparse(held.targets) else np.zeros((number, 0), bool)
+        aligned = Aligned(held.targets, none, [])
         judged = Judged(part, examples, rows, aligned, fitted.choice.logits, fitted.calibrated.reliability)
     seen = training.train if training.valid is None else training.valid
-    found = suspected(
-        run,
-        seen if held.rows is None else seen.taken(held.rows),
-        held.targets,
-        fitted.choice.logits,
-        with_rows=not config.no_rows,
-    )
+    found = None
+    if not isinstance(run.model, SparseLinear):
+        found = suspected(
+            run,
+            seen if held.rows is None else seen.taken(held.rows),
+            held.targets,
+            fitted.choice.logits,
+            with_rows=not config.no_rows,
+        )
     limits = None if found is None else found.limits
     return {
         **of_run(config, training.train.rows, training.said, run.info, metrics, origin),
@@ -262,6 +275,13 @@ def findings_of(
     }
 
 
+def _chosen_by(training: Training, run: Run) -> str:
+    """Name the rows by which penalty, prior and offset were chosen."""
+    if training.valid:
+        return "valid"
+    return "held_out" if isinstance(run.model, SparseLinear) else "cross_fitted"
+
+
 def files_named(config: Config, say: Callable[[str], None] = lambda text: None) -> list[Path]:
     """Return every file that a config names, parts by themselves, and those of an encoder, downloaded if need be."""
     named = [config.data, config.valid, config.test]
@@ -274,7 +294,7 @@ def files_named(config: Config, say: Callable[[str], None] = lambda text: None) 
 
 def _planned(
     config: Config, listener: Listener, before: Run | None = None, *, sample: bool = False
-) -> tuple[Training, Features, DesignMatrix, np.ndarray, Learner]:
+) -> tuple[Training, Features, DesignMatrix, Any, Any]:
     kept = None if before is None else Kept(str(config.from_run), before.columns, before.label_names)
     training, encoder = read(config, kept), read_encoder(config, listener.say)
     listener.on_columns(training.uses)
@@ -286,9 +306,19 @@ def _planned(
     if before is not None:
         for warns, sentence in said_of_rows(before, rows):
             (listener.warn if warns else listener.say)(sentence)
-    check_cells(rows)
+    sparse = in_blocks(config, training)
+    if sparse:
+        listener.say(
+            f"weights sparse: {rows.rows:,} rows x {len(rows.label_names):,} labels are fitted by blocks of labels, "
+            f"small weights are dropped, and a row keeps its {TOP} best labels; {LACKING}"
+        )
+    else:
+        check_cells(training, _advice(config, training))
+    check_features(training)
     if encoder is None:
-        features, X = Features.fit_transform(rows, **blocks_of(config))
+        options = blocks_of(config)
+        options["kernel"] = options["kernel"] and not sparse
+        features, X = Features.fit_transform(rows, **options)
     elif config.fine_tune:
         features, X = Features.fit_transform(rows, encoder.tokens)
     else:
@@ -297,27 +327,93 @@ def _planned(
         elif rows.texts is not None:
             embed(encoder, rows.texts, listener)
         features, X = Features.fit_transform(rows, encoder, words=config.words)
-    targets = training.train.dense_targets()
-    learner = plan(config, training, features, targets, encoder)
+    if sparse:
+        learner = plan_blocks(config, training, features, X)
+        targets: Any = training.train.targets
+    else:
+        learner = plan(config, training, features, None, encoder)
+        check_cells(training, _advice(config, training), beside=learner.memory.bytes)
+        targets = training.train.dense_targets()
+        learner = replace(learner, loss=loss_of(config.loss, targets))
     listener.detail(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
     return training, features, X, targets, learner
 
 
-def check_cells(rows: Examples, free: int | None = None) -> None:
+# What only dense logits have.
+LACKING = "it has no votes of training rows, no columns of a kernel, no labels to check and no LRAP"
+
+
+def in_blocks(config: Config, training: Training, free: int | None = None) -> bool:
+    """Say whether labels are fitted in blocks, with sparse targets and weights: as asked, or where they are very many.
+
+    Raises:
+        InputError: it is asked for, and label cells are unknown.
+    """
+    if config.weights == "dense" or not takes_blocks(config):
+        return False
+    unknown = [
+        part.source for part in (training.train, training.valid) if part is not None and part.unknown is not None
+    ]
+    if config.weights == "sparse" and unknown:
+        raise InputError(
+            f"{unknown[0]}: expected label cells that are all known with weights sparse, got some that nobody knows; "
+            "leave weights out"
+        )
+    count, labels = training.train.targets.shape
+    free = free_memory() if free is None else free
+    many = count * labels > MOST_CELLS or CELL * count * labels > free
+    return not unknown and (config.weights == "sparse" or many)
+
+
+def check_cells(training: Training, advice: str, *, each: int = CELL, beside: int = 0, free: int | None = None) -> None:
     """Refuse what does not fit in memory as rows x labels numbers, before any such is made.
+
+    Args:
+        training: the rows; those of --test are measured after training, with as much of each.
+        advice: what else to do.
+        each: bytes a cell.
+        beside: bytes that are needed with them.
+        free: bytes.
 
     Raises:
         InputError: targets, their folds and held-out logits that take more than is free.
     """
-    count, labels = rows.targets.shape
-    needed, free = CELL * count * labels, free_memory() if free is None else free
-    if needed > free:
-        most = free // (CELL * count)
+    free = free_memory() if free is None else free
+    parts = [part for part in (training.train, training.valid, training.test) if part is not None]
+    most, labels = max(part.rows for part in parts), len(training.train.label_names)
+    needed = each * most * labels + beside
+    if needed <= free:
+        return
+    fit = max((free - beside) // (each * most), 0)
+    keep = f"keep the {fit:,} most frequent labels or fewer rows" if fit > 1 else "take fewer rows"
+    raise InputError(
+        f"{training.train.source}: {most:,} rows x {labels:,} labels take about {gigabytes(needed)} while C and tau "
+        f"are chosen, and {gigabytes(free)} are free; {keep}, or a larger machine. {advice}"
+    )
+
+
+def check_features(training: Training) -> None:
+    """Refuse more numbers a row than their means and scales fit in memory, before any such is made.
+
+    Raises:
+        InputError: a file that says that it has so many.
+    """
+    numbers, free = training.train.numbers, free_memory()
+    features = 0 if numbers is None else numbers.shape[1]
+    if FEATURE * features > free:
         raise InputError(
-            f"{rows.source}: {count:,} rows x {labels:,} labels take about {gigabytes(needed)} while C and tau are "
-            f"chosen, and {gigabytes(free)} are free; keep the {most:,} most frequent labels or "
-            "fewer rows, or take a larger machine. A loss that holds no such numbers is manyhot.LinearZLPRLoss"
+            f"{training.train.source}: {features:,} features take about {gigabytes(FEATURE * features)} as means and "
+            f"scales alone, and {gigabytes(free)} are free; number those that are used from 0 on"
         )
+
+
+def _advice(config: Config, training: Training) -> str:
+    """Say which options would have labels fitted in blocks."""
+    if takes_blocks(config) and config.weights == "auto":
+        return "Where all label cells are known, labels are fitted in blocks, which takes less"
+    if config.task == "multilabel" and config.model != "mlp" and not config.fine_tune:
+        return "With --loss bce, without weights=dense and --decision precision=..., labels are fitted in blocks"
+    return "A loss that holds no such numbers is manyhot.LinearZLPRLoss"
 
 
 def embed(encoder: Encoder, texts: list[str], listener: Listener) -> None:
@@ -329,16 +425,34 @@ def embed(encoder: Encoder, texts: list[str], listener: Listener) -> None:
 
 
 def plan(
-    config: Config, training: Training, features: Features, targets: np.ndarray, encoder: Encoder | None = None
-) -> Learner:
+    config: Config,
+    training: Training,
+    features: Features,
+    targets: np.ndarray | None,
+    encoder: Encoder | None = None,
+) -> Any:
     """Say how the models of a run are fitted, and what that takes.
+
+    Without targets, which a few losses are made from, it is a plan alone: its loss is another's.
 
     Raises:
         InputError: a device that is not there, or more memory than is free.
     """
-    loss, score = loss_of(config.loss, targets), score_by(training.train.cardinality())
+    loss = FORMULAS[config.loss] if targets is None else loss_of(config.loss, targets)
     size = 0 if config.fine_tune else features.size
-    return learner_for(config, training.train.rows, size, targets.shape[1], loss, score, encoder)
+    score, labels = score_by(training.train.cardinality()), len(training.train.label_names)
+    return learner_for(config, training.train.rows, size, labels, loss, score, encoder)
+
+
+def plan_blocks(config: Config, training: Training, features: Features, X: DesignMatrix) -> BlockLearner:
+    """Say how labels are fitted in blocks, and what that takes.
+
+    Raises:
+        InputError: more memory than is free.
+    """
+    rows, labels = training.train.targets.shape
+    cells = X.nnz if sp.issparse(X) else X.size
+    return BlockLearner.planned(rows, features.size, labels, cells=cells, max_iter=config.max_iter)
 
 
 def fit(
@@ -346,12 +460,14 @@ def fit(
     training: Training,
     features: Features,
     X: DesignMatrix,
-    targets: np.ndarray,
-    learner: Learner,
+    targets: Any,
+    learner: Learner | BlockLearner,
     listener: Listener,
     checkpoint: Fits = NO_CHECKPOINT,
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
+    if isinstance(learner, BlockLearner):
+        return _fit_by_blocks(config, training, features, X, targets, learner, listener, checkpoint)
     cardinality, counts = training.train.cardinality(), label_counts(training.train.targets)
     multiclass = config.task == "multiclass"
     steps: list[Step] = []
@@ -441,6 +557,106 @@ def fit(
     return Fitted(run, choice, steps, calibrated, curve)
 
 
+def _fit_by_blocks(
+    config: Config,
+    training: Training,
+    features: Features,
+    X: DesignMatrix,
+    targets: Any,
+    learner: BlockLearner,
+    listener: Listener,
+    checkpoint: Fits,
+) -> Fitted:
+    """Do what :func:`fit` does where labels are very many, with sparse targets and weights."""
+    low, high = training.train.cardinality()
+    cardinality, counts = CardinalityRange(min(low, TOP), min(high, TOP)), label_counts(targets)
+    steps: list[Step] = []
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+        listener.on_step(step)
+
+    parts = iter(range(MOST_FITS))
+    heard: dict[str, int] = {}
+
+    def progress(what: str, share: float, loss: float) -> None:
+        number = heard[what] if what in heard else heard.setdefault(what, next(parts, MOST_FITS - 1))
+        listener.progress(what, (number + share) / MOST_FITS, loss)
+
+    chosen = choose_by_blocks(
+        _parted(training, X, targets, features, config.seed, listener),
+        learner=learner,
+        C=config.C,
+        rule=_rule(config),
+        cardinality=cardinality,
+        train_counts=counts,
+        checkpoint=checkpoint,
+        on_step=on_step,
+        progress=progress,
+    )
+    choice = chosen.choice
+    step, held = choice.step, choice.held
+    assert step.C is not None
+    before, after = chosen.scores
+    listener.say(
+        f"{100 * chosen.kept:.1f} % of the weights are kept, those of {chosen.drop:g} or more for rows of length 1; "
+        f"the mean of micro- and macro-F1 on {len(held.logits):,} held-out rows is {100 * after:.1f} with these, "
+        f"{100 * before:.1f} with all"
+    )
+    logits: Any = choice.logits
+    calibrated = calibrate_ranked(logits, held.targets, groups=held.groups, seed=config.seed)
+    name = fit_name(step.C, "all rows")
+    curve = Curve(checkpoint, lambda block, of, loss, score: None)
+    fitted = fit_kept(
+        learner,
+        X,
+        targets,
+        C=step.C,
+        drop=chosen.drop,
+        fits=curve,
+        name=name,
+        progress=progress,
+        done=curve.progress,
+    )
+    info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info
+    info |= {"dropped": chosen.drop, "weights_kept": round(chosen.kept, 6)}
+    info |= {"score": round(after, 4), "score_of_all_weights": round(before, 4)}
+    # How frequent labels are is measured by the rows.
+    info |= {"rows": training.train.rows, "fits": 2, "at_limit": choice.at_limit + fitted.at_limit}
+    by = np.float32(step.offset) - np.float32(step.tau) * prior_logits(targets)
+    run = Run(
+        features=features,
+        model=fitted.model.shifted(by.astype(np.float32)),
+        columns=training.columns,
+        label_names=training.train.label_names,
+        train_counts=counts,
+        cardinality=cardinality,
+        calibration=calibrated.calibration,
+        drop_unlabelled=config.drop_unlabelled,
+        info=info,
+        task=config.task,
+        trained_rows=None if config.no_rows else np.unique(row_hashes(training.train)),
+        usual=usual_of(features, training.train, logits, cardinality),
+    )
+    return Fitted(run, choice, steps, calibrated, curve)
+
+
+# Fits of labels in blocks: of a sample at three strengths, of all without the rows held out, of all.
+MOST_FITS = 5
+
+
+def _parted(
+    training: Training, X: DesignMatrix, targets: Any, features: Features, seed: int, listener: Listener
+) -> Parted:
+    """Hold out the rows of --valid, or else a part of the training rows."""
+    if (valid := training.valid) is None:
+        return part_rows(X, targets, seed, training.train.groups)
+    held = align_sparse(valid.targets, valid.label_names, training.train.label_names)
+    if warning := held.warning():
+        listener.warn(warning)
+    return Parted(X, targets, features.transform(valid), held.targets)
+
+
 def said_of(blend: Blend | None) -> dict[str, float] | None:
     """Say how much neighbours weigh, and the score on held-out rows without them and with them; None: nothing."""
     if blend is None:
@@ -449,7 +665,7 @@ def said_of(blend: Blend | None) -> dict[str, float] | None:
     return {"share": round(blend.share, 4), "score_without": round(before, 4), "score": round(after, 4)}
 
 
-def _rule(config: Config) -> Rule:
+def _rule(config: Config) -> OneOffset:
     if config.loss in WITHOUT_PRIOR:
         return fixed(0.0)
     if config.tau != "auto":

@@ -309,7 +309,7 @@ def test_the_walk_over_strengths_finds_a_single_peak(monkeypatch, peak):
         score = -abs(module.STRENGTHS.index(C) - peak)
         return module.Choice(module.Step(C, tau=0.0, offset=0.0, loss=0.0, score=score, metrics={}), nothing, None)
 
-    assert module._climb(score).step.C == module.STRENGTHS[peak]
+    assert module.climb(score).step.C == module.STRENGTHS[peak]
     assert tried[0] == module.STRENGTHS[1]
     assert len(set(tried)) == len(tried)
 

@@ -77,6 +77,9 @@ PIECES = {
         *(b"1,2 3:0.5\n", b"1", b",", b" ", b":", b"nan", b"inf", b"-1", b"#", b"\n", b"9" * 30, b"1e999", b"qid:1"),
         *(b"2 5 3\n", b"\0", b"1:1 1:1"),
     ],
+    ".txt": [
+        *(b"2 5 3\n", b"1 1 1\n", b"0 0 0\n", b"9" * 30, b"1,2 3:0.5\n", b" 0:1\n", b"\n", b" ", b"-1", b"\0", b"\r")
+    ],
     ".json": [b"[", b"]", b'{"data": {"text": "ab"}, "annotations": [', b"{", b"}", b'"result": ', b",", b"1", b"null"],
     ".conll": [b"Anna B-PER\n", b"x O\n", b"\n", b"\t", b"B-", b"I-X", b"-DOCSTART-", b" ", b"\0", b"a b c\n"],
 }

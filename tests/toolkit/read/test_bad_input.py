@@ -181,7 +181,12 @@ TRAINING = {
             "d.jsonl --no-header",
             "d.jsonl: expected a CSV or TSV file with --no-header, got",
         ),
-        ({"d.txt": b"text"}, None, "d.txt: expected a file in one of these formats"),
+        (
+            {"d.txt": b"text"},
+            None,
+            "d.txt, line 1: expected in a .txt file the sizes that files of the Extreme Classifica",
+        ),
+        ({"d.txt": b"2 1 1\n0 0:1\n"}, None, "d.txt: expected 2 rows, as its first line says, got 1"),
     ]
     + [
         ({"d.arff": content}, None, f"d.arff{expected}")

@@ -422,7 +422,7 @@ def test_paths_that_are_no_file(tmp_path):
 @pytest.mark.parametrize("name", ["a.xlsx", "a.arff.zip", "a.parquet.gz", "a", "a.npz.gz"])
 def test_other_formats_are_refused_with_the_list_of_formats(tmp_path, name):
     message = refused(write(tmp_path / name, b"x"))
-    assert "formats: .csv, .tsv, .jsonl or .ndjson, .arff, .svm, .svmlight or .libsvm (each also with .gz" in message
+    assert "formats: .csv, .tsv, .jsonl or .ndjson, .arff, .svm, .svmlight or .libsvm, .txt of the Extreme" in message
     assert ".parquet, or NAME.X.npz" in message
     assert f"got {name!r}" in message
 

@@ -71,6 +71,56 @@ def test_first_line_of_sizes(tmp_path):
     assert examples.numbers.toarray().tolist() == [[0, 0.5, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize(("ending", "pack"), [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress)])
+def test_files_of_the_extreme_classification_repository(tmp_path, ending, pack):
+    """A round trip: rows as the repository writes them, some without labels or features, one without both."""
+    rng = np.random.default_rng(3)
+    X = np.where(rng.random((40, 9)) < 0.3, rng.random((40, 9)).round(3), 0).astype(np.float32)
+    Y = rng.random((40, 12)) < 0.15
+    X[5] = X[7] = 0
+    Y[6] = Y[7] = False
+    lines = ["40 9 12"]
+    for x, y in zip(X, Y, strict=True):
+        cells = " ".join(f"{i}:{value:.3f}" for i, value in enumerate(x) if value)
+        lines.append(f"{','.join(map(str, np.flatnonzero(y)))} {cells}".rstrip())
+    assert "" in lines
+    columns, said, examples = both(write(tmp_path / f"train.txt{ending}", pack(("\n".join(lines) + "\n").encode())))
+    assert (columns.indices, said) == ((0, 9), ["features: 9, numbered from 0"])
+    np.testing.assert_allclose(examples.numbers.toarray(), X, rtol=1e-6)
+    names = [int(name) for name in examples.label_names]
+    assert names == np.flatnonzero(Y.any(0)).tolist()
+    np.testing.assert_array_equal(examples.targets.toarray(), Y[:, names])
+    later = examples_of(raw_of(write(tmp_path / "test.txt", "1 9 12\n3,11 8:0.5\n")), columns, "test.txt")
+    assert (later.numbers.toarray().tolist(), later.label_names) == ([[0] * 8 + [0.5]], ["3", "11"])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("0 1:1\n", r"a\.txt, line 1: expected in a \.txt file the sizes .*, rows features labels, got '0 1:1'; write"),
+        ("some words\n", r"a\.txt, line 1: expected in a \.txt file the sizes .*, got 'some words'; .*, one of: \.csv"),
+        (
+            "3 4 5\n0 1:1\n1 2:1\n",
+            r"a\.txt: expected 3 rows, as its first line says, got 2; download or write it again",
+        ),
+        ("1 4 5\n0 1:1\n1 2:1\n", r"a\.txt: expected 1 rows, as its first line says, got 2;"),
+        (f"{10**17} 4 5\n0 1:1\n", r"expected 100,000,000,000,000,000 rows, as its first line says, got 1;"),
+        ("2 4 5\n0 1:1\n1 2:1 4:1\n", r"a\.txt, row 2: expected features from 0 to 3, as its first line says, got 4;"),
+        ("2 4 5\n0 1:1\n1,5 2:1\n", r"a\.txt, row 2: expected labels from 0 to 4, as its first line says, got 5;"),
+        ("2 4 5\n0 1:1\n-1 2:1\n", r"a\.txt, row 2: expected labels from 0 to 4, as its first line says, got -1;"),
+        (
+            "2 4 5\n0 1:1\n1 2:x\n",
+            r"a\.txt, line 3: expected labels and features such as .*, got '1 2:x' \(.*\); correct",
+        ),
+        ("0 4 5\n", r"a\.txt: expected rows of data, got none"),
+        ("0 4 5", r"a\.txt: expected rows of data, got none"),
+    ],
+)
+def test_a_file_that_is_not_as_its_first_line_says(tmp_path, content, expected):
+    with pytest.raises(InputError, match=expected):
+        read_file(write(tmp_path / "a.txt", content))
+
+
 def test_later_files_have_the_features_of_training(tmp_path):
     columns, _, _ = both(write(tmp_path / "a.svm", "1 1:1 3:1\n2 2:1\n"))
     short = examples_of(raw_of(write(tmp_path / "b.svm", "1 1:4\n")), columns, "b.svm")

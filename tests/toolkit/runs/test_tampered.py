@@ -30,7 +30,7 @@ from relation_rows import linked_sentences, write_relations
 
 TAMPERINGS = int(os.environ.get("TAMPERINGS", "12"))
 ENCODER = importlib.util.find_spec("transformers") is not None
-KINDS = ["table", "mlp", "encoder", "fine-tuned", "spans", "relations"]
+KINDS = ["table", "sparse", "mlp", "encoder", "fine-tuned", "spans", "relations"]
 VALUES: list[Any] = [
     *(None, True, False, -1, 0, 1, 2, 7, 2**31, 2**53, 2**63, 10**400, -0.5, 1e-300, 1e30, 1e308, "", "x", "\x1b[2J"),
     *("\ud800", "../../etc/passwd", [], {}, [0], ["x"], [[]], {"x": 1}, [None], [1.5, "x"]),
@@ -57,6 +57,8 @@ def trained(kind: str, folder: Path) -> Path:
     options: dict[str, Any] = {"data": str(data), "text": ("text",), "out": out}
     if kind == "table":  # with votes of neighbours, and columns of a kernel
         train(Config(features=("n", "m", "cat"), C=1.0, neighbours="on", characters="on", kernel="on", **options))
+    elif kind == "sparse":
+        train(Config(features=("n", "m", "cat"), weights="sparse", **options))
     elif kind == "mlp":
         train(Config(features=("n", "m", "cat"), model="mlp", **options))
     else:
@@ -150,7 +152,7 @@ def used(run: Path, kind: str, folder: Path) -> None:
         entities = found.entities if kind == "relations" else found
         assert all(0 <= start < end <= 4 and np.isfinite(score) for start, end, _, score in entities)
     else:
-        row = pl.DataFrame([ROW if kind in ("table", "mlp") else {"text": ROW["text"]}])
+        row = pl.DataFrame([ROW if kind in ("table", "sparse", "mlp") else {"text": ROW["text"]}])
         logits, probs = loaded.predict_logits(row), loaded.probs(row)
         assert np.isfinite(logits).all()
         assert logits.shape == probs.shape == (1, len(loaded.label_names))

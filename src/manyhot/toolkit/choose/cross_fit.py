@@ -16,7 +16,7 @@ largest logit decides, so there is no offset, and micro-F1 is the accuracy.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -95,6 +95,28 @@ class Held(NamedTuple):
         """Return the loss a row, before prior and offset."""
         return loss(torch.from_numpy(self.logits), torch.from_numpy(self.targets)).item() / len(self.logits)
 
+    def best_offset(self, tau: float, cardinality: CardinalityRange) -> tuple[float, float]:
+        """Return the best mean of micro- and macro-F1 that an offset gives, and this offset."""
+        return best_offset(self.shifted(tau, 0.0), self.targets, cardinality)
+
+    def right_offset(self, tau: float, cardinality: CardinalityRange) -> float:
+        """Return the offset at which as many labels are predicted as there are."""
+        return _offset_as_true(self.shifted(tau, 0.0), self.targets, cardinality)
+
+    def score(self, tau: float, offset: float, cardinality: CardinalityRange) -> float:
+        """Return the mean of micro- and macro-F1."""
+        logits = self.shifted(tau, offset)
+        preds = decide(logits, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+        return mean_f1(preds, self.targets)
+
+
+class HeldOut(Protocol):
+    """What the rules for tau and one offset ask of held-out rows, whether all of their logits are known or the best."""
+
+    def best_offset(self, tau: float, cardinality: CardinalityRange) -> tuple[float, float]: ...  # noqa: D102
+    def right_offset(self, tau: float, cardinality: CardinalityRange) -> float: ...  # noqa: D102
+    def score(self, tau: float, offset: float, cardinality: CardinalityRange) -> float: ...  # noqa: D102
+
 
 class Choice(NamedTuple):
     """The best step, what is known of its held-out rows, and the mean of its folds' models.
@@ -113,8 +135,9 @@ class Choice(NamedTuple):
         return self.held.shifted(self.step.tau, self.step.offset)
 
 
-# (held-out rows, range of labels a row) to tau and the offset.
+# (held-out rows, range of labels a row) to tau and the offset; of one offset for all labels.
 Rule = Callable[[Held, CardinalityRange], tuple[float, float | np.ndarray]]
+OneOffset = Callable[[HeldOut, CardinalityRange], tuple[float, float]]
 
 
 def make_folds(X: DesignMatrix, targets: np.ndarray, seed: int, groups: np.ndarray | None = None) -> list[Fold]:
@@ -187,7 +210,7 @@ def choose(
     if not learner.penalised or C != "auto":
         choice = choice_at(C if learner.penalised and C != "auto" else None)
     else:
-        choice = _climb(lambda strength: choice_at(penalty_at(strength, folds)))
+        choice = climb(lambda strength: choice_at(penalty_at(strength, folds)))
     return choice._replace(at_limit=all_at_limit)
 
 
@@ -267,9 +290,9 @@ def fit_name(C: float | None, rows: str) -> str:
     return rows if C is None else f"C {C:g}, {rows}"
 
 
-def fixed(tau: float) -> Rule:
+def fixed(tau: float) -> OneOffset:
     """Return the rule that takes this strength of the prior and no offset."""
-    return fixed_offset(tau, 0.0)
+    return lambda held, cardinality: (tau, 0.0)
 
 
 def fixed_offset(tau: float, offset: float | np.ndarray) -> Rule:
@@ -277,23 +300,21 @@ def fixed_offset(tau: float, offset: float | np.ndarray) -> Rule:
     return lambda held, cardinality: (tau, offset)
 
 
-def choose_tau(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+def choose_tau(held: HeldOut, cardinality: CardinalityRange) -> tuple[float, float]:
     """Find the tau and the offset with the best mean of micro- and macro-F1."""
     best = (-1.0, 0.0, 0.0)
     for tau in TAUS:
-        score, offset = best_offset(held.shifted(tau, 0.0), held.targets, cardinality)
+        score, offset = held.best_offset(tau, cardinality)
         best = max(best, (score, -tau, offset))
     return -best[1], best[2]
 
 
-def choose_tau_of_right_cardinality(held: Held, cardinality: CardinalityRange) -> tuple[float, float]:
+def choose_tau_of_right_cardinality(held: HeldOut, cardinality: CardinalityRange) -> tuple[float, float]:
     """Find the tau with the best mean of micro- and macro-F1 where as many labels are predicted as there are."""
-    score = score_by(cardinality)
     best = (-1.0, 0.0)
     for tau in TAUS:
-        best = max(best, (score(held.shifted(tau, 0.0), held.targets), -tau))
-    tau = -best[1]
-    return tau, _offset_as_true(held.shifted(tau, 0.0), held.targets, cardinality)
+        best = max(best, (held.score(tau, held.right_offset(tau, cardinality), cardinality), -tau))
+    return -best[1], held.right_offset(-best[1], cardinality)
 
 
 def score_by(cardinality: CardinalityRange) -> Score:
@@ -319,7 +340,7 @@ def _offset_as_true(logits: np.ndarray, targets: np.ndarray, cardinality: Cardin
     return right_offset(logits, int((targets > 0).sum()), cardinality, known)
 
 
-def prior_logits(targets: np.ndarray, multiclass: bool = False) -> np.ndarray:
+def prior_logits(targets: Any, multiclass: bool = False) -> np.ndarray:
     """Return logit(prior)/2 of each label, log(prior) of each class: what one unit of tau takes off its logit."""
     prior = label_prior(targets)
     if multiclass:
@@ -327,7 +348,7 @@ def prior_logits(targets: np.ndarray, multiclass: bool = False) -> np.ndarray:
     return (np.log(prior / (1 - prior)) / 2).astype(np.float32)
 
 
-def _climb(choice_at: Callable[[float], Choice]) -> Choice:
+def climb(choice_at: Callable[[float], Choice]) -> Choice:
     """Walk up from the second strength while the score rises; down, if the first step up does not."""
     best = choice_at(STRENGTHS[1])
     for path in (STRENGTHS[2:], STRENGTHS[:1]):

@@ -94,7 +94,7 @@ def numbers_in_words(metrics: dict[str, Any], train_counts: Any, task: str) -> T
 def held_out_said(run: Any, metrics: dict[str, dict[str, Any]]) -> str:
     """Say what was chosen by rows that a model had not seen, in a sentence."""
     info = run.info
-    held = next((metrics[part] for part in ("cross_fitted", "valid") if part in metrics), None)
+    held = next((metrics[part] for part in ("cross_fitted", "held_out", "valid") if part in metrics), None)
     words = []
     if info["C"] is not None:
         words.append(f"penalty C {written_penalty(info['C'])}")

@@ -45,9 +45,10 @@ from manyhot.toolkit.report.findings import of_labels, warnings_of
 from manyhot.toolkit.report.hard_rows import hard_rows
 from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.runs.evaluate import align
-from manyhot.toolkit.train import Listener, check_cells, embed, files_named, folds_of
+from manyhot.toolkit.train import CELL, Listener, check_cells, embed, files_named, folds_of
 
 LEAST = 3  # with two, a fold is fitted on one row, and there is none to hold out
+DECIDED = 5  # bytes of a cell, of each method: its logit and its decision
 RANDOM = ("mlp",)  # models whose fits depend on the seed
 
 
@@ -101,7 +102,8 @@ def compare(
         seeds = [config.seed + i for i in range(comparison.seeds if config.model in RANDOM else 1)]
         if comparison.seeds > len(seeds):
             listener.say("linear fits are the same for every seed: one is enough")
-        check_cells(training.train)
+        each = CELL + DECIDED * len(comparison.methods) * len(seeds)
+        check_cells(training, "manyhot train fits very many labels in blocks", each=each)
         trials = Trials(comparison, training, test, seeds, listener, checkpoint, encoder, jobs)
         listener.say(trials.design)
         numbers = trials.run()

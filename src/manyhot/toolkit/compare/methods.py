@@ -105,6 +105,8 @@ def make_comparison(config: Config, losses: str | None, folds: int, seeds: int) 
         raise InputError(
             "decision is what compare compares; leave it out, or use manyhot train --decision cardinality."
         )
+    if config.weights == "sparse":
+        raise InputError("weights sparse is of manyhot train: compare measures all logits; leave weights out.")
     for option, value, low in (("folds", folds, 2), ("seeds", seeds, 1)):
         if value < low:
             raise InputError(f"--{option} expects a number of {low} or more; got {value}.")

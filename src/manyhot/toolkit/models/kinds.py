@@ -7,6 +7,7 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.encoder import FineTuned, plan_encoder
 from manyhot.toolkit.models.hub import encoder_folder
+from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.linear import Linear, LinearLearner
 from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.model import Learner, Model, Score, device_of
@@ -49,6 +50,8 @@ def described(model: Model) -> dict[str, Any]:
     """Return what a run says of its model beside the arrays; :func:`restored` reads it."""
     if isinstance(model, FineTuned):
         return {"model": "encoder", "encoder": model.config, "pooling": model.pooling.modes}
+    if isinstance(model, SparseLinear):
+        return {"model": "sparse"}
     return {"model": "mlp" if isinstance(model, Mlp) else "linear"}
 
 
@@ -61,4 +64,4 @@ def restored(state: dict[str, Any], arrays: Arrays, features: int, labels: int) 
     if state["model"] == "encoder":
         pooling = Pooling(tuple(state["pooling"]))
         return FineTuned.restored(state["encoder"], pooling, arrays, labels, device_of("auto"))
-    return {"linear": Linear, "mlp": Mlp}[state["model"]].restored(arrays, features, labels)
+    return {"linear": Linear, "sparse": SparseLinear, "mlp": Mlp}[state["model"]].restored(arrays, features, labels)

@@ -73,6 +73,8 @@ def _read_file(path: Path, header: bool, encoding: str | None) -> Raw:
         return read_arff(path, read_text(path, encoding))
     elif kind in (".svm", ".svmlight", ".libsvm"):
         return read_svmlight(path, read_text(path, encoding))
+    elif kind == ".txt":
+        return read_svmlight(path, read_text(path, encoding), sizes=True)
     elif is_span_file(path):
         raise InputError(f"{path}: expected a table, got a file of spans; they are learned with --task spans")
     else:

@@ -18,8 +18,10 @@ from manyhot.decisions import decide
 from manyhot.labels import label_groups
 from manyhot.toolkit.choose.calibrate import reliability
 from manyhot.toolkit.choose.label_errors import Limits
+from manyhot.toolkit.choose.ranked_rows import probs_of_cells, reliability_of_cells
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.models.features import DesignMatrix
+from manyhot.toolkit.models.ranked import Ranked
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.cautions import NAMED, of_few_known, warnings_of
@@ -37,6 +39,8 @@ WORST = 50
 PAIRS = 30
 # Labels shown for one of the worst rows: more tell nothing more.
 SHOWN_LABELS = 30
+# What a probability of 0 or 1 is taken as, in a logarithm.
+LEAST_PROB = 1e-7
 # Rows in which one label is given in place of another: once may be chance.
 LEAST_CONFUSED = 2
 # Rows that have two labels together; with fewer it may be chance.
@@ -83,11 +87,11 @@ class Judged:
     """The rows that a report is about, and what the run says of them.
 
     Attributes:
-        part: "test", "valid" or "cross_fitted".
+        part: "test", "valid", "cross_fitted", or "held_out" of the training rows.
         examples: where the rows were taken from.
         rows: (rows,), positions in `examples`.
         aligned: their targets.
-        logits: (rows, labels), as the decision sees them.
+        logits: (rows, labels), as the decision sees them, all or the best.
         reliability: what :func:`manyhot.toolkit.choose.calibrate.reliability` says of probabilities of a calibration
             that was fitted on other rows; None where the run's own was.
     """
@@ -96,7 +100,7 @@ class Judged:
     examples: Examples
     rows: np.ndarray
     aligned: Aligned
-    logits: np.ndarray
+    logits: Any
     reliability: np.ndarray | None = None
 
 
@@ -120,7 +124,7 @@ def find(
         limits: from which probability a label of a worst row looks wrong or missing in the data.
     """
     multiclass = run.task == "multiclass"
-    preds, row_losses, reliable = _look(run, judged)
+    preds, row_losses, reliable = (_look_at_best if isinstance(judged.logits, Ranked) else _look)(run, judged)
     targets = sp.csr_array(judged.aligned.targets > 0)
     right = preds.multiply(targets).tocsr()
     # Where nobody knows, a label that is predicted is neither right nor wrong.
@@ -164,7 +168,7 @@ def _look(run: Run, judged: Judged) -> tuple[sp.csr_array, np.ndarray, np.ndarra
         logits, targets = judged.logits[rows], judged.aligned.targets[rows]
         preds.append(sp.csr_array(decide(logits, min_labels=low, max_labels=high).astype(bool)))
         probs = run.calibration.probs(logits)
-        inside = np.clip(probs, 1e-7, 1 - 1e-7)
+        inside = np.clip(probs, LEAST_PROB, 1 - LEAST_PROB)
         if run.calibration.classes:
             # A row of an unseen class has no class to be likely.
             losses.append(-np.where(targets, np.log(inside), 0).sum(1))
@@ -176,6 +180,17 @@ def _look(run: Run, judged: Judged) -> tuple[sp.csr_array, np.ndarray, np.ndarra
             reliable = reliable + reliability(probs, targets)
     sets: Any = sp.vstack(preds, format="csr")
     return sets, np.concatenate(losses), reliable
+
+
+def _look_at_best(run: Run, judged: Judged) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
+    """Do what :func:`_look` does, of the best logits of each row: a label that is not among them is as good as 0."""
+    ranked, targets = judged.logits, judged.aligned.targets
+    truth = ranked.has(targets)
+    probs = probs_of_cells(run.calibration, ranked.cells.data, ranked.cells.indices)
+    inside = np.clip(probs, LEAST_PROB, 1 - LEAST_PROB)
+    losses = np.bincount(ranked.rows, -np.log(np.where(truth, inside, 1 - inside)), minlength=len(ranked))
+    lost = np.diff(targets.indptr) - np.bincount(ranked.rows[truth], minlength=len(ranked))
+    return ranked.decided(run.cardinality), losses - lost * np.log(LEAST_PROB), reliability_of_cells(probs, truth)
 
 
 def blocks(shape: tuple[int, int]) -> Iterator[slice]:
@@ -218,8 +233,13 @@ def of_labels(
     ]
 
 
-def score_histogram(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-    """Count the logits of positives and of negatives in bins; the outer ones take the thousandth further out."""
+def score_histogram(logits: Any, targets: Any) -> dict[str, Any]:
+    """Count the logits of positives and of negatives in bins; the outer ones take the thousandth further out.
+
+    Where the best of each row are known alone, it is these.
+    """
+    if isinstance(logits, Ranked):
+        logits, targets = logits.cells.data[:, None], logits.has(targets)[:, None]
     step = max(logits.size // 1_000_000, 1)
     sample = np.concatenate([logits.ravel()[::step], logits[targets > 0][:1_000_000]])
     low, high = (float(q) for q in np.quantile(sample, [0.001, 0.999]))
@@ -322,7 +342,7 @@ def worst_rows(
         return said
 
     def unseen(i: int) -> list[dict[str, Any]]:
-        columns = np.flatnonzero(judged.aligned.unseen[order[i]])[:SHOWN_LABELS]
+        columns = judged.aligned.unseen_of(int(order[i]))[:SHOWN_LABELS]
         return [{"name": judged.aligned.unseen_names[c], "prob": None} for c in columns]
 
     return [

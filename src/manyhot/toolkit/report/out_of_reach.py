@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from manyhot.reach import reachable_classes, reachable_sets
+from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.runs.predict import Run
 
 MOST_SETS, FEWEST_SETS = 2000, 20
@@ -23,7 +24,8 @@ def never_predicted(run: Run, targets: sp.csr_array) -> list[dict[str, Any]]:
         run: the run; of a model that ends in `weight` (inputs, labels) and `bias`, with inputs >= 0 behind a ReLU.
         targets: of training rows; their distinct label sets are looked at, the most frequent first.
     """
-    if run.neighbours is not None:  # a row with votes is not bound by the last layer
+    # A row with votes is not bound by the last layer; of very many labels no linear programme ends.
+    if run.neighbours is not None or isinstance(run.model, SparseLinear):
         return []
     arrays = run.model.arrays()
     inputs, labels = arrays["weight"].shape

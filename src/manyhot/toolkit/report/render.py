@@ -60,6 +60,8 @@ def render_run(findings: dict[str, Any]) -> str:
     labels = sorted(shown_labels(findings["labels"]), key=lambda label: (-label["rows"], -label["train_rows"]))
     steps = findings["steps"]
     unit = "iteration" if findings["chosen"].get("solver") == "lbfgs" else "epoch"
+    if findings["chosen"].get("weights") == "sparse":
+        unit = "block"
     return _page(
         "run.html",
         f=findings,

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from manyhot.toolkit.models.features import DesignMatrix
+from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.runs.predict import Run
 
@@ -30,9 +31,9 @@ def top_words(run: Run, X: DesignMatrix, targets: sp.csr_array) -> list[list[str
         Names for each label, the one that adds most first; none for a model that is not linear.
     """
     names = column_names(run)
-    if not isinstance(run.model, Linear) or not any(names):
+    if not isinstance(run.model, Linear | SparseLinear) or not any(names):
         return [[] for _ in run.label_names]
-    weight = run.model.arrays()["weight"]
+    weight: Any = sp.csc_array(run.model.weight) if isinstance(run.model, SparseLinear) else run.model.weight.numpy()
     named = np.array([name is not None for name in names])
     found: list[list[str]] = []
     sums: Any = sp.csr_array(targets.astype(np.float32).T) @ (X if isinstance(X, np.ndarray) else sp.csr_array(X))
@@ -40,7 +41,8 @@ def top_words(run: Run, X: DesignMatrix, targets: sp.csr_array) -> list[list[str
     for label in range(len(run.label_names)):
         cells = slice(sums.indptr[label], sums.indptr[label + 1])
         columns, values = sums.indices[cells], sums.data[cells]
-        adds = np.where(named[columns], values * weight[columns, label], 0)
+        of_label = weight[:, [label]].toarray()[:, 0] if sp.issparse(weight) else weight[:, label]
+        adds = np.where(named[columns], values * of_label[columns], 0)
         said: list[str] = []
         for i in np.argsort(-adds, kind="stable")[: 2 * NAMED].tolist():
             name = _with_direction(names[columns[i]] or "", float(values[i]))

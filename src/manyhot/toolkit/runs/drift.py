@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.stats import binom, norm
 
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.ranked import Ranked
 from manyhot.toolkit.read.examples import Examples
 
 # The share of files like the training rows that are reported all the same, for each of the three.
@@ -75,27 +77,30 @@ class Usual(NamedTuple):
         )
 
 
-def usual_of(features: Features, train: Examples, held: np.ndarray, cardinality: CardinalityRange) -> Usual:
+def usual_of(features: Features, train: Examples, held: np.ndarray | Ranked, cardinality: CardinalityRange) -> Usual:
     """Count what is usual of training rows.
 
     Args:
         features: fitted on them.
         train: the rows.
-        held: (rows, labels), held-out logits of the decision.
+        held: (rows, labels), held-out logits of the decision, all or the best.
         cardinality: how many labels a prediction may have.
     """
     words, texts = None, train.texts or []
     shares = features.unknown_shares(texts[:: max(len(texts) // SAMPLE, 1)], among=train.rows)
     if np.isfinite(shares).any():
         words = (round(float(np.nanmean(shares)), 6), round(float(np.nanstd(shares)), 6))
-    given = decide(held, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels)
+    if isinstance(held, Ranked):
+        of_labels = np.asarray(held.decided(cardinality).sum(0)) / len(held)
+    else:
+        of_labels = decide(held, min_labels=cardinality.min_labels, max_labels=cardinality.max_labels).mean(0)
     skewness = None
     if _watched(features):
         z, counts = _standardised(features, train.numbers)
         skewness = np.nan_to_num((z**3).sum(0) / np.maximum(counts, 1))
     known = train.rows - (0 if train.unknown is None else np.asarray(train.unknown.sum(axis=0)).ravel())
     shares = np.asarray(train.targets.sum(axis=0)).ravel() / np.maximum(known, 1)
-    return Usual(words, shares, given.mean(0), skewness)
+    return Usual(words, shares, of_labels, skewness)
 
 
 def _watched(features: Features) -> bool:
@@ -140,19 +145,19 @@ class Drift:
         low, high = self.cardinality
         self._count(examples, decide(logits, min_labels=low, max_labels=high), unknown)
 
-    def look_at_labels(self, examples: Examples, targets: np.ndarray) -> None:
-        """Count rows by their labels, (rows, labels) of bool, or int8 with -1 where nobody knows."""
+    def look_at_labels(self, examples: Examples, targets: Any) -> None:
+        """Count rows by their labels, (rows, labels) of bool, or int8 with -1 where nobody knows; or CSR of bool."""
         self._count(examples, targets, self.features.unknown_shares(examples.texts or [""] * examples.rows))
         # What the model predicts has no part in it.
         self.usual = self.usual._replace(given=self.usual.shares)
 
-    def _count(self, examples: Examples, given: np.ndarray, unknown: np.ndarray) -> None:
+    def _count(self, examples: Examples, given: Any, unknown: np.ndarray) -> None:
         self.rows += examples.rows
         has_words = np.isfinite(unknown)
         self._words += float(unknown[has_words].sum())
         self._with_words += int(has_words.sum())
         self._given += (given > 0).sum(0)
-        self._known += (given >= 0).sum(0)
+        self._known += examples.rows if sp.issparse(given) else (given >= 0).sum(0)
         if self._sums.size and examples.numbers is not None:
             z, counts = _standardised(self.features, examples.numbers)
             self._sums, self._counts = self._sums + z.sum(0), self._counts + counts

@@ -11,6 +11,8 @@ from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.metrics import multiclass_metrics, multilabel_metrics
 from manyhot.toolkit.choose.calibrate import SCORES, beside_sigmoid
+from manyhot.toolkit.choose.ranked_rows import first_of, measured_of_cells, metrics_of_sets, probs_of_cells
+from manyhot.toolkit.models.ranked import Ranked
 
 
 @dataclass(frozen=True)
@@ -18,18 +20,22 @@ class Aligned:
     """Targets in the order of the training labels, and beside them those of labels that training did not see.
 
     Attributes:
-        targets: (rows, labels), bool, or int8 with -1 where nobody knows.
-        unseen: (rows, other labels), bool.
+        targets: (rows, labels), bool, or int8 with -1 where nobody knows; scipy CSR of bool where labels are very many.
+        unseen: (rows, other labels), bool, an array or CSR as `targets` is.
         unseen_names: of these.
     """
 
-    targets: np.ndarray
-    unseen: np.ndarray
+    targets: Any
+    unseen: Any
     unseen_names: list[str]
 
     def sizes(self) -> np.ndarray:
         """Count the labels of each row, (rows,)."""
         return (self.targets > 0).sum(1) + self.unseen.sum(1)
+
+    def unseen_of(self, row: int) -> np.ndarray:
+        """Return which of the unseen labels a row has."""
+        return self.unseen[[row]].indices if sp.issparse(self.unseen) else np.flatnonzero(self.unseen[row])
 
     def warning(self) -> str | None:
         """Say what the unseen labels do to the numbers; None without any."""
@@ -59,6 +65,47 @@ def align(targets: Any, names: list[str], label_names: list[str], unknown: Any =
     used = np.asarray(cells.sum(axis=0)).ravel() > 0
     others = [i for i, name in enumerate(names) if name not in trained and used[i]]
     return Aligned(ordered, cells[:, others].toarray().astype(bool), [names[i] for i in others])
+
+
+def align_sparse(targets: Any, names: list[str], label_names: list[str]) -> Aligned:
+    """Do what :func:`align` does, and write nothing out; all cells are known."""
+    cells: Any = sp.csc_array(targets, dtype=bool)
+    place = {name: i for i, name in enumerate(names)}
+    here = np.array([place.get(name, -1) for name in label_names], dtype=np.int64)
+    known = np.flatnonzero(here >= 0)
+    moved = sp.csc_array(cells[:, here[known]])
+    sizes = np.zeros(len(label_names), dtype=np.int64)
+    sizes[known] = np.diff(moved.indptr)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    ordered = sp.csc_array((moved.data, moved.indices, starts), shape=(cells.shape[0], len(label_names)))
+    trained, used = set(label_names), np.diff(cells.indptr) > 0
+    others = [i for i, name in enumerate(names) if name not in trained and used[i]]
+    return Aligned(sp.csr_array(ordered), sp.csr_array(cells[:, others]), [names[i] for i in others])
+
+
+def measure_ranked(
+    logits: Ranked,
+    aligned: Aligned,
+    *,
+    cardinality: CardinalityRange,
+    calibration: Calibration,
+    train_counts: np.ndarray,
+    train_rows: int,
+) -> dict[str, float | int | None]:
+    """Do what :func:`measure` and :func:`measure_probs` do, of the best logits of each row and sparse targets.
+
+    The keys are those of :func:`manyhot.toolkit.choose.ranked_rows.metrics_of_sets`.
+    """
+    preds, targets, counts = logits.decided(cardinality), aligned.targets, train_counts
+    if others := len(aligned.unseen_names):
+        # A label that training did not see is missed.
+        preds = sp.csr_array(sp.hstack([preds, sp.csr_array((len(logits), others), dtype=bool)]))
+        targets = sp.csr_array(sp.hstack([targets, aligned.unseen]))
+        counts = np.concatenate([train_counts, np.zeros(others)])
+    metrics = metrics_of_sets(preds, targets, first_of(logits), train_counts=counts, train_rows=train_rows)
+    scores, label, truth = logits.cells.data, logits.cells.indices, logits.has(aligned.targets)
+    probs = probs_of_cells(calibration, scores, label)
+    return metrics | {"labels": len(train_counts)} | dict(measured_of_cells(scores, truth, probs))
 
 
 def measure(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.encoder import FineTuned
 from manyhot.toolkit.models.kernel import Kernel
+from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.mlp import Mlp
@@ -32,6 +33,8 @@ def network_of_run(run: Run) -> nn.Module:
         raise InputError(
             "training rows vote in this run, and they are no part of a network: train with --neighbours off"
         )
+    if isinstance(run.model, SparseLinear):
+        raise InputError("weights are sparse in this run, and a network has dense ones: train with --set weights=dense")
     features = run.features
     if features.blocks:
         raise InputError(

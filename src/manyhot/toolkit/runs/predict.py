@@ -16,6 +16,7 @@ from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError, reading, shown
 from manyhot.toolkit.models.features import DesignMatrix, Features, little_known
+from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.read.cells import close_matches, counted, listed
@@ -31,7 +32,7 @@ from manyhot.toolkit.read.examples import (
     known_of,
 )
 from manyhot.toolkit.runs.drift import Drift, Usual
-from manyhot.toolkit.runs.evaluate import Aligned, align, measure, measure_probs
+from manyhot.toolkit.runs.evaluate import Aligned, align, align_sparse, measure, measure_probs, measure_ranked
 from manyhot.toolkit.runs.explain import Explained, Reason, guessed, sums, without_each_word, words_of
 from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
 from manyhot.toolkit.runs.trained_rows import row_hashes, said_of_known
@@ -52,7 +53,7 @@ class Measured(NamedTuple):
     notes: list[str]
     examples: Examples
     aligned: Aligned
-    logits: np.ndarray
+    logits: Any  # (rows, labels), an array, or the best alone where labels are very many
 
 
 class Run:
@@ -264,6 +265,8 @@ class Run:
             check_one_class(examples)
         if self.trained_rows is not None and (note := said_of_known(row_hashes(examples), self.trained_rows)):
             notes.append(note)
+        if isinstance(self.model, SparseLinear):
+            return self._evaluate_ranked(self.model, examples, notes)
         aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning():
             notes.append(warning)
@@ -274,6 +277,27 @@ class Run:
         metrics |= measure_probs(logits, aligned, self.calibration)
         if "promise" in self.info:
             metrics |= self.hits(logits, aligned.targets)
+        return Measured(metrics, notes, examples, aligned, logits)
+
+    def _evaluate_ranked(self, model: SparseLinear, examples: Examples, notes: list[str]) -> Measured:
+        """Measure on examples where labels are very many: no rows x labels numbers but of a block of rows."""
+        if examples.unknown is not None:
+            raise InputError(
+                f"{examples.source}: expected label cells that are all known, as in training, got some that nobody "
+                "knows; leave these rows out"
+            )
+        aligned = align_sparse(examples.targets, examples.label_names, self.label_names)
+        if warning := aligned.warning():
+            notes.append(warning)
+        logits = model.ranked(self.features.transform(examples))
+        metrics = measure_ranked(
+            logits,
+            aligned,
+            cardinality=self.cardinality,
+            calibration=self.calibration,
+            train_counts=self.train_counts,
+            train_rows=int(self.info["rows"]),
+        )
         return Measured(metrics, notes, examples, aligned, logits)
 
     def hits(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:

@@ -79,6 +79,7 @@ _chosen = record(
     },
     others=schema.one_scalar,
 )
+_chosen_sparse = record({"loss": text, "rows": whole(1, MOST_ROWS)}, others=schema.one_scalar)
 COLUMNS = record(
     {
         "text": _names,
@@ -162,6 +163,8 @@ RUN_JSON = either(
     "model",
     {
         "linear": record({"model": text, **_run}, _optional),
+        # Sparse weights of very many labels; the rows of training say how often a label is forgotten.
+        "sparse": record({"model": text, **_run, "chosen": _chosen_sparse}, _optional),
         "mlp": record({"model": text, **_run}, _optional),
         "encoder": record(
             {"model": text, "encoder": _configuration, "pooling": several(one_of(*MODES), 1), **_run}, _optional
@@ -240,6 +243,7 @@ ARRAYS: dict[str, tuple[int | None, float, float]] = {
     "numbers.mean": (1, -LARGEST_NUMBER, LARGEST_NUMBER),
     "numbers.std": (1, _SMALLEST, LARGEST_NUMBER),
     "weight": (2, -LARGEST_WEIGHT, LARGEST_WEIGHT),
+    "weight.data": (1, -LARGEST_WEIGHT, LARGEST_WEIGHT),
     "bias": (1, -LARGEST_WEIGHT, LARGEST_WEIGHT),
     "hidden_weight": (2, -LARGEST_WEIGHT, LARGEST_WEIGHT),
     "hidden_bias": (1, -LARGEST_WEIGHT, LARGEST_WEIGHT),
@@ -258,7 +262,11 @@ ARRAYS: dict[str, tuple[int | None, float, float]] = {
     "neighbours.known.data": (1, 0.0, 1.0),
 }
 # Where the numbers of a sparse matrix stand.
-PLACES = {f"neighbours.{part}.{key}" for part in ("rows", "targets", "known") for key in ("indices", "indptr")}
+PLACES = {
+    f"{matrix}.{key}"
+    for matrix in ("weight", "neighbours.rows", "neighbours.targets", "neighbours.known")
+    for key in ("indices", "indptr")
+}
 # Hashes of the rows that were trained on.
 ROW_HASHES = "rows.hashes"
 

@@ -18,8 +18,8 @@ import polars as pl
 from manyhot.toolkit.errors import InputError, first_line
 
 FORMATS = (
-    ".csv, .tsv, .jsonl or .ndjson, .arff, .svm, .svmlight or .libsvm (each also with .gz or .bz2), .parquet, "
-    "or NAME.X.npz with NAME.Y.npz and labels.txt beside it"
+    ".csv, .tsv, .jsonl or .ndjson, .arff, .svm, .svmlight or .libsvm, .txt of the Extreme Classification Repository "
+    "(each also with .gz or .bz2), .parquet, or NAME.X.npz with NAME.Y.npz and labels.txt beside it"
 )
 # polars panics, instead of raising, on some damaged files.
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
