@@ -145,6 +145,19 @@ def test_outputs_of_another_run_are_refused(run: Path, folder: Path, tmp_path: P
         predict_folder(run, folder, tmp_path / "out", keep=["id"])
 
 
+def test_a_folder_without_outputs_is_free_for_other_options(run: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (folder / "empty.csv").unlink()  # what has no rows lacks nothing
+    assert len(predict_folder(run, folder, out, keep=["missing"]).failed) == len(OUTPUTS) - 1
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    predict_folder(run, folder, out, keep=["missing"])
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+    (out / "notes.txt").unlink()
+    assert not predict_folder(run, folder, out).failed
+
+
 def test_a_file_that_cannot_be_read_keeps_no_other_from_its_output(run: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "broken.parquet").write_bytes(b"no parquet")
     summary = predict_folder(run, folder, tmp_path / "out")

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,7 +175,17 @@ def predict_folder(
     summary = Summary(files, skipped, left_out, sum(done.rows == 0 and done.error is None for done in files))
     if not summary.failed:
         write_file(out / _manifest_name(shard), to_json(_manifest(folder, digest, files)))
+    elif not any(out.rglob("*.parquet")):  # the same command with a mended option finds its place free
+        _leave(out)
     return summary
+
+
+def _leave(out: Path) -> None:
+    """Remove the claim to a folder without outputs, and what folders it has."""
+    (out / OF_RUN).unlink(missing_ok=True)
+    for place in (*sorted((path for path in out.rglob("*") if path.is_dir()), reverse=True), out):
+        with suppress(OSError):  # one that holds something
+            place.rmdir()
 
 
 def _manifest_name(shard: str | None) -> str:

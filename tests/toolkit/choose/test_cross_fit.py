@@ -324,7 +324,7 @@ def test_the_walk_keeps_the_first_of_equal_strengths(scores, best):
         score = scores[module.STRENGTHS.index(C)]
         return module.Choice(module.Step(C, tau=0.0, offset=0.0, loss=0.0, score=score, metrics={}), nothing, None)
 
-    assert module._climb(choice_at).step.C == module.STRENGTHS[best]
+    assert module.climb(choice_at).step.C == module.STRENGTHS[best]
 
 
 @pytest.mark.parametrize(("length", "C"), [(3.0, 3.3), (7.0, 1.4), (0.0123, 810.0)])
