@@ -173,6 +173,7 @@ def test_a_learner_on_test_rows(matrices: Path, name: str, make: Any) -> None:
     assert result["seconds"]["fit"] > 0
 
 
+@pytest.mark.slow
 def test_a_learner_of_more_labels_than_a_byte_counts(tmp_path: Path) -> None:
     Y = np.eye(200, dtype=np.int8).repeat(2, 0)
     for name, matrix in (("X", Y.astype(np.float32)), ("Y", Y)):

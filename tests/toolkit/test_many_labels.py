@@ -242,6 +242,7 @@ def test_unknown_cells_are_refused(tmp_path):
         train(Config(data=str(tmp_path / "d.csv"), text=("text",), weights="sparse", out=str(tmp_path / "r")))
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_run(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("manyhot.toolkit.models.label_blocks.LABELS", 7)

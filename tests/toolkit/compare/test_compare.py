@@ -77,7 +77,9 @@ DEFAULT = "bce+prior+neighbours"
 
 
 @pytest.mark.parametrize(
-    ("names", "penalty"), [(NAMES, "--set C=1"), (("bce", DEFAULT), "")], ids=["each loss", "penalty searched"]
+    ("names", "penalty"),
+    [pytest.param(NAMES, "--set C=1", marks=pytest.mark.slow), (("bce", DEFAULT), "")],
+    ids=["each loss", "penalty searched"],
 )
 def test_every_method_is_what_train_gives(names, penalty):
     numbers("d.csv"), numbers("t.csv", rows=40, seed=1)

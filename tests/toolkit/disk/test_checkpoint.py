@@ -432,6 +432,7 @@ def killed_often(number, arguments, vectors=None):
     return kills
 
 
+@pytest.mark.slow
 def test_a_kill_at_a_random_moment_leaves_no_broken_run():
     assert killed_often(3, ["train", "d.csv", "--set", "C=1"]) >= 3
 

@@ -171,6 +171,7 @@ def test_the_second_fit_has_all_rows_and_the_epochs_that_the_first_one_found(mon
     assert all(step <= of for step, of in said)
 
 
+@pytest.mark.slow
 def test_where_it_is_interrupted_changes_no_bit():
     whole = Recorded()
     net, _, _ = fitted(whole)

@@ -213,7 +213,7 @@ def test_mini_batches_come_close_to_the_same_objective(monkeypatch, loss, C):
     assert objective(batches, X, targets, loss, C) < best + 0.02 * (start - best)
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "adamw"])
+@pytest.mark.parametrize("solver", ["lbfgs", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_same_seed_same_weights_bitwise(solver):
     X, targets = example(rows=1300)
     X = sp.csr_array(X)
