@@ -43,7 +43,7 @@ def test_ranks_and_first_labels_are_those_of_a_stable_sort():
 
 @pytest.mark.parametrize("cardinality", [(0, 30), (1, 3), (2, 2), (0, 0)])
 def test_label_sets_are_those_of_decide(cardinality):
-    logits = logits_of() - 0.5
+    logits = logits_of() - np.linspace(0, 4, 20, dtype=np.float32)[:, None]
     low, high = cardinality
     wanted = decide(logits, min_labels=low, max_labels=high)
     got = Ranked.of(logits, 30).decided(CardinalityRange(low, high))
