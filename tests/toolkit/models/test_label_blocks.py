@@ -92,6 +92,18 @@ def test_small_weights_are_dropped_and_held_out_rows_see_it():
         np.testing.assert_allclose(dense[some], model.logits(X[:20])[some], atol=1e-5)
 
 
+def test_no_more_weights_stay_than_memory_was_planned_for(monkeypatch):
+    X, targets = rows()
+    whole = learner(block=11).fit(X, targets, C=3.0, drop=1e-6).model.weight.toarray()
+    monkeypatch.setattr(module, "STAYS", 7)
+    held = HeldRows(X, np.zeros(11, np.float32), 2.0)
+    cut = learner(block=11).fit(X, targets, C=3.0, drop=1e-6, held=held, drops=(1e-6,))
+    least = np.sort(np.abs(whole), axis=None)[-70]
+    np.testing.assert_array_equal(cut.model.weight.toarray(), np.where(np.abs(whole) < least, 0, whole))
+    dense, some = cut.held[1][np.arange(120)], np.isfinite(cut.held[1][np.arange(120)])
+    np.testing.assert_allclose(dense[some], cut.model.logits(X)[some], atol=1e-5)
+
+
 class Kept:
     """The state after each block, of which one is gone on from."""
 

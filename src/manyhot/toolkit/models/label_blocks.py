@@ -30,7 +30,7 @@ from manyhot.toolkit.models.ranked import TOP, Best, Ranked
 # Weights that are nearer to 0 are dropped, where rows are of length 1; of longer rows, less by their length. The first
 # is DiSMEC's; the others are for where held-out rows say that they cost nothing.
 DROPPED = (0.01, 0.03, 0.1, 0.3)
-# Weights of a label that are taken to stay, where memory is planned, and bytes of each: a number and where it is.
+# Weights of a label that stay at most, in the mean of a block, and bytes of each: a number and where it is.
 STAYS, BYTES = 10_000, 8
 # Tensors of rows x labels that a fit holds at its peak.
 TENSORS = 8
@@ -291,7 +291,13 @@ def _side_by_side(of_block: Callable[[np.ndarray], _Block], blocks: list[np.ndar
 
 
 def _cut(weight: np.ndarray, least: float) -> np.ndarray:
-    return np.where(np.abs(weight) < least, np.float32(0), weight) if least else weight
+    """Drop weights below the least, and of more than may stay the smallest; all stay where the least is 0."""
+    if not least:
+        return weight
+    size = np.abs(weight)
+    if np.count_nonzero(size >= least) > (most := STAYS * weight.shape[1]):
+        least = max(least, float(np.partition(size, size.size - most, axis=None)[size.size - most]))
+    return np.where(size < least, np.float32(0), weight)
 
 
 def bce_of(targets: Any) -> lbfgs.Objective:
@@ -321,9 +327,11 @@ def bce_of(targets: Any) -> lbfgs.Objective:
 
 
 def _put_together(parts: list[Any], order: np.ndarray, labels: int) -> Any:
-    """Put the weights of blocks where their labels are."""
+    """Put the weights of blocks where their labels are; each piece is let go of when it is copied."""
     joined: Any = sp.csc_array(sp.hstack(parts, format="csc"))
-    label = np.repeat(order, np.diff(joined.indptr))
-    weight = sp.csr_array((joined.data, (joined.indices, label)), shape=(joined.shape[0], labels))
-    weight.sort_indices()
-    return weight
+    parts.clear()
+    joined = joined[:, np.argsort(order)]
+    sizes = np.zeros(labels, dtype=np.int64)
+    sizes[np.sort(order)] = np.diff(joined.indptr)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return sp.csc_array((joined.data, joined.indices, starts), shape=(joined.shape[0], labels)).tocsr()
