@@ -74,7 +74,7 @@ def test_numbers_are_those_of_multilabel_metrics():
     preds = shifted.decided(limits)
     found = metrics_of_sets(preds, ranked.targets, first_of(shifted), train_counts=counts, train_rows=1000)
     logits = dense.shifted(0.5, 0.3)
-    wanted = multilabel_metrics(preds.toarray(), dense.targets, logits, train_counts=counts)
+    wanted: Any = multilabel_metrics(preds.toarray(), dense.targets, logits, train_counts=counts)
     assert set(wanted) - set(found) == {"lrap"}
     assert {key: found[key] for key in wanted if key in found} == pytest.approx(
         {key: value for key, value in wanted.items() if key in found}

@@ -66,7 +66,7 @@ def test_blocks_of_labels_in_any_order_leave_the_best_of_both_ends_of_the_prior(
     logits, prior = logits_of(25, 40), np.random.default_rng(2).normal(size=40).astype(np.float32)
     best = Best(25, 10, prior, 2.0)
     order = np.random.default_rng(3).permutation(40)
-    state = {}
+    again, state = best, {}
     for columns in np.array_split(order, 6):
         again = Best(25, 10, prior, 2.0)
         if state:

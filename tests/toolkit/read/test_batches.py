@@ -163,6 +163,7 @@ def test_jsonl_has_the_types_of_the_whole_file(tmp_path, monkeypatch, seed, long
         "o": [{"p": 1}, {"q": [1]}, None, {}],
         "b": [True, None, False],
         "m": [[1, None, 7, 0.5, 3], [2**62, -(2**62)], [], None],
+        "u": [[{"p": 1, "q": [1]}, {"p": 0.5}, None], [{"q": [0.5]}], [{}], None],
         "s": [[[1], [0.5, None]], [None, [2]], [[]], None],
         "e": [None],
     }

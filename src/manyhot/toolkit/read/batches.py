@@ -144,7 +144,7 @@ def _read_jsonl(
     path: Path, wanted: Sequence[str], encoding: str | None, size: int, surveying: Callable[[float], None]
 ) -> Iterator[tuple[pl.DataFrame, float]]:
     with TextFile(path, encoding=encoding) as file:
-        schema, rows = jsonl.survey(path, file, size, lambda: surveying(file.share))
+        schema, rows = jsonl.survey(path, file, size, lambda: surveying(file.share), wanted)
     if not rows:
         raise empty(path)
     if wanted and set(wanted) <= set(schema):

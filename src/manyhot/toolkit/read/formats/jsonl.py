@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def survey(
     file: TextFile | io.BytesIO,
     size: int = BLOCK_BYTES,
     surveyed: Callable[[], None] = lambda: None,
+    wanted: Sequence[str] = (),
 ) -> tuple[pl.Schema, int]:
     """Check a file block by block, and return its columns and the number of its rows.
 
@@ -49,16 +50,28 @@ def survey(
         file: its text.
         size: bytes that are read at a time, about.
         surveyed: called after each block.
+        wanted: columns whose types matter; by default all. Lists and objects of others are left out of long lines.
 
     Raises:
         InputError: what :func:`read_jsonl` refuses.
     """
+
+    def types_alone(record: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: _shortened(value)
+            if not wanted or name in wanted
+            else None
+            if isinstance(value, list | dict)
+            else value
+            for name, value in record.items()
+        }
+
     kinds: Kinds = {}
     columns, rows = pl.DataFrame(), 0
     for line, block in cut_blocks(path, file, end_of_lines, size):
         _check_lines(path, block, kinds, line)
         if block.strip():
-            frame = _parsed(path, _rewritten(path, block, _types_alone, line))
+            frame = _parsed(path, _rewritten(path, block, types_alone, line))
             rows += frame.height
             try:
                 columns = pl.concat([columns, frame.clear()], how="diagonal_relaxed")
@@ -100,19 +113,23 @@ def _rewritten(path: Path, data: bytes, change: Callable[[dict[str, Any]], dict[
     )
 
 
-def _types_alone(record: dict[str, Any]) -> dict[str, Any]:
-    """Shorten lists to a value of each type, of numbers the extremes: what the types of columns depend on."""
-    return {name: _shortened(value) for name, value in record.items()}
-
-
 def _shortened(value: Any) -> Any:
+    """Keep of a list a value of each type, of numbers the extremes: what the type of a column depends on."""
     if isinstance(value, dict):
-        return _types_alone(value)
+        return {name: _shortened(of) for name, of in value.items()}
     kinds = {type(item) for item in value} if isinstance(value, list) else set()
-    if kinds <= {list, type(None)} and list in kinds:
-        return [_shortened([item for inner in value if inner is not None for item in inner])]
-    if not kinds or dict in kinds:
+    if not kinds or (kinds & {list, dict} and len(kinds - {type(None)}) > 1):
         return value
+    if list in kinds:
+        return [_shortened([item for inner in value if inner is not None for item in inner])]
+    if dict in kinds:
+        fields: dict[str, list[Any]] = {}
+        for item in value:
+            for name, of in (item or {}).items():
+                fields.setdefault(name, []).append(of)
+        short = {name: _shortened(of) for name, of in fields.items()}
+        most = max(map(len, short.values()), default=1)
+        return [{name: of[i] for name, of in short.items() if i < len(of)} for i in range(most)]
     found: list[Any] = []
     for kind in kinds:
         of_kind = [item for item in value if type(item) is kind]
