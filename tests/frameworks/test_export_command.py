@@ -90,7 +90,7 @@ def test_a_file_that_decides_otherwise_is_exit_code_1(monkeypatch: pytest.Monkey
     call(f"train d.csv --labels {','.join(LABELS)} --neighbours off --set kernel=off {FAST} --out run")
     from manyhot import onnx as leaf
 
-    monkeypatch.setattr(leaf, "compare", lambda *_: {"rows": 60, "largest": 0.1, "differing": 2})
+    monkeypatch.setattr(leaf, "check_export", lambda *_: {"rows": 60, "largest": 0.1, "differing": 2})
     _, stderr = call("export run -o model.onnx --check d.csv", 1)
     assert stderr.splitlines()[-1] == "error: label sets of 2 of 60 rows differ from those of the run"
 
