@@ -104,7 +104,7 @@ ATTACKS := disk/test_checkpoint.py::test_a_hundred_kills_at_random_moments_leave
   runs/test_stream.py::test_large_files_in_less_than_1_gb read/test_any_bytes.py runs/test_tampered.py
 
 attacks: $(STAMP)
-	KILLS=2 STREAM_GB=0.02 STREAM_EVERY=3 READER_EXAMPLES=150 TAMPERINGS=20 \
+	KILLS=1 STREAM_GB=0.02 STREAM_EVERY=4 READER_EXAMPLES=80 TAMPERINGS=10 \
 	  $(BIN)/python -m pytest -m "" $(ATTACKS:%=tests/toolkit/%)
 	$(MAKE) -j2 fuzz FUZZ_SECONDS=20 X86= NATIVE=build/baseline
 
