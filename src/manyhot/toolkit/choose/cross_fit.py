@@ -113,9 +113,17 @@ class Held(NamedTuple):
 class HeldOut(Protocol):
     """What the rules for tau and one offset ask of held-out rows, whether all of their logits are known or the best."""
 
-    def best_offset(self, tau: float, cardinality: CardinalityRange) -> tuple[float, float]: ...  # noqa: D102
-    def right_offset(self, tau: float, cardinality: CardinalityRange) -> float: ...  # noqa: D102
-    def score(self, tau: float, offset: float, cardinality: CardinalityRange) -> float: ...  # noqa: D102
+    def best_offset(self, tau: float, cardinality: CardinalityRange) -> tuple[float, float]:
+        """Return the best mean of micro- and macro-F1 at a tau, and its offset."""
+        ...
+
+    def right_offset(self, tau: float, cardinality: CardinalityRange) -> float:
+        """Return the offset at which as many labels are predicted as there are."""
+        ...
+
+    def score(self, tau: float, offset: float, cardinality: CardinalityRange) -> float:
+        """Return the mean of micro- and macro-F1."""
+        ...
 
 
 class Choice(NamedTuple):

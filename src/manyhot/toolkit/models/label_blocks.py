@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,7 +254,7 @@ class BlockLearner:
             for of, logits in zip(best, block.logits, strict=True):
                 of.offer(columns, logits)
             done(number + 1, len(blocks), block.loss, None)
-            bookmark.save(lambda number=number: _state(number + 1, at_limit, bias, parts, best))  # noqa: B023
+            bookmark.save(partial(_state, number + 1, at_limit, bias, parts, best))
         model = SparseLinear(_put_together(parts, order, labels), bias)
         kept = model.weight.nnz / max(X.shape[1] * len(order), 1)
         return Blocked(model, at_limit, kept, [of.ranked() for of in best])

@@ -57,14 +57,8 @@ def survey(
     """
 
     def types_alone(record: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: _shortened(value)
-            if not wanted or name in wanted
-            else None
-            if isinstance(value, list | dict)
-            else value
-            for name, value in record.items()
-        }
+        unread = {name for name, of in record.items() if wanted and name not in wanted and isinstance(of, list | dict)}
+        return {name: None if name in unread else _shortened(of) for name, of in record.items()}
 
     kinds: Kinds = {}
     columns, rows = pl.DataFrame(), 0
