@@ -620,6 +620,7 @@ def test_exit_codes_of_the_process_and_streams(run):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_training_is_exit_code_130_and_leaves_nothing(here):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(3000, 60))

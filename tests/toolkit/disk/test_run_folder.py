@@ -568,6 +568,7 @@ def test_a_full_disk_is_one_sentence_and_exit_code_1(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.csv"]
 
 
+@pytest.mark.slow
 def test_wherever_the_disk_is_full_a_run_beside_stays_as_it_was(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
