@@ -22,11 +22,13 @@ from defaults import ROOT
 from manyhot.promises import promise
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config, blocks_of
+from manyhot.toolkit.fit import fit
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.plan import plan
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.runs.evaluate import align
-from manyhot.toolkit.train import Listener, fit, plan
 
 RESULTS = Path(__file__).parent / "results" / "promises.json"
 TRAIN_ROWS, TEST_ROWS = 2400, 4000

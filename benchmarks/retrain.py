@@ -21,9 +21,11 @@ import numpy as np
 from defaults import ROOT
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config, blocks_of
+from manyhot.toolkit.fit import Fitted, fit
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.plan import plan
 from manyhot.toolkit.read.inputs import read
-from manyhot.toolkit.train import Fitted, Listener, fit, plan
 from promises import SETS, TEST_ROWS, TRAIN_ROWS, some_of
 
 RESULTS = Path(__file__).parent / "results" / "retrain.json"

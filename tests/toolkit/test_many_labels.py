@@ -16,12 +16,13 @@ from interrupted import contents, killed
 from manyhot import load_run, multilabel_metrics
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.evaluate import align, measure
 from manyhot.toolkit.runs.network import network_of_run
 from manyhot.toolkit.runs.predict import read_for
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 
 LABELS = 24
 
@@ -206,7 +207,7 @@ def test_the_score_is_that_of_dense_weights(folder, tmp_path):
 
 
 def test_very_many_cells_are_fitted_in_blocks_and_what_cannot_be_is_refused(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("manyhot.toolkit.train.MOST_CELLS", 1000)
+    monkeypatch.setattr("manyhot.toolkit.plan.MOST_CELLS", 1000)
     config = Config(data=str(folder / "train.txt"), out=str(tmp_path / "r"), C=1.0)
     found = train(config)
     assert found is not None

@@ -19,9 +19,10 @@ from manyhot.toolkit.choose.cross_fit import choose, choose_tau, fixed, make_fol
 from manyhot.toolkit.cli.main import app
 from manyhot.toolkit.config import TASKS, Config, make_config
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.linear import LinearLearner, fit_linear
 from manyhot.toolkit.objectives import FORMULAS
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 
 CLASSES = ["apple", "fig", "pear"]
 MULTICLASS: Any = {"task": "multiclass"}

@@ -19,9 +19,11 @@ from manyhot import load_run, multilabel_metrics
 from manyhot.toolkit.choose.cross_fit import FOLDS
 from manyhot.toolkit.config import LABEL_LOSSES, Config, make_config
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.objectives import FORMULAS, loss_of
+from manyhot.toolkit.plan import CELL
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.train import CELL, Listener, Trained, train
+from manyhot.toolkit.train import Trained, train
 from tiny_texts import KINDS, texts_and_sets
 
 TRUST = {name + end for name in ("ece", "brier", "log_loss") for end in ("", "_uncalibrated")}
@@ -537,7 +539,7 @@ def test_rows_by_labels_that_do_not_fit_are_refused_before_any_are_made(tmp_path
     path = tmp_path / "many.svm"
     path.write_text("".join(f"{i},{999_999 - i} 1:1\n" for i in range(1000)))
     monkeypatch.setattr(Examples, "dense_targets", lambda self: pytest.fail("written out"))
-    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 10**7)
+    monkeypatch.setattr("manyhot.toolkit.plan.free_memory", lambda: 10**7)
     most = 10**7 // (CELL * 1000)
     refused: list[tuple[dict[str, Any], str]] = [
         ({"loss": "zlpr"}, "With --loss bce, without weights=dense and --decision precision=..., labels are fitted in"),
@@ -556,7 +558,7 @@ def test_rows_by_labels_that_do_not_fit_are_refused_before_any_are_made(tmp_path
 def test_rows_that_are_measured_count_too(tmp_path, monkeypatch, part):
     for name, rows in (("few", 10), ("many", 1000)):
         (tmp_path / f"{name}.svm").write_text("".join(f"{i % 20},{(i + 1) % 20} 1:{i}\n" for i in range(rows)))
-    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 100 * 20 * CELL)
+    monkeypatch.setattr("manyhot.toolkit.plan.free_memory", lambda: 100 * 20 * CELL)
     named: Any = {part: str(tmp_path / "many.svm")}
     with pytest.raises(InputError, match=r"few\.svm: 1,000 rows x 11 labels take about 1 MB .* keep the 2 most"):
         train(Config(data=str(tmp_path / "few.svm"), loss="zlpr", out=str(tmp_path / "run"), **named), dry_run=True)
@@ -565,7 +567,7 @@ def test_rows_that_are_measured_count_too(tmp_path, monkeypatch, part):
 def test_what_a_fit_takes_is_added_to_rows_by_labels(tmp_path, monkeypatch):
     path = tmp_path / "wide.svm"
     path.write_text("".join(f"{i % 60},{(i + 1) % 60} {i + 1}:1 300000:1\n" for i in range(100)))
-    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 4 * 10**7)
+    monkeypatch.setattr("manyhot.toolkit.plan.free_memory", lambda: 4 * 10**7)
     monkeypatch.setattr(Examples, "dense_targets", lambda self: pytest.fail("written out"))
     with pytest.raises(InputError, match=r"wide\.svm: 100 rows x 60 labels take about .* take fewer rows, or a larger"):
         train(Config(data=str(path), loss="zlpr", weights="dense", out=str(tmp_path / "run")))
@@ -574,6 +576,6 @@ def test_what_a_fit_takes_is_added_to_rows_by_labels(tmp_path, monkeypatch):
 def test_more_features_than_fit_are_refused_before_they_are_scaled(tmp_path, monkeypatch):
     path = tmp_path / "wide.txt"
     path.write_text("3 900000000 5\n0 1:1\n1 2:1\n0,1 3:1\n")
-    monkeypatch.setattr("manyhot.toolkit.train.free_memory", lambda: 10**9)
+    monkeypatch.setattr("manyhot.toolkit.plan.free_memory", lambda: 10**9)
     with pytest.raises(InputError, match=r"wide\.txt: 900,000,000 features take about 90\.0 GB as means and"):
         train(Config(data=str(path), out=str(tmp_path / "run")))

@@ -15,13 +15,14 @@ from manyhot.toolkit.compare.compare import compare
 from manyhot.toolkit.compare.methods import make_comparison
 from manyhot.toolkit.config import LABEL_LOSSES, Config
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.report.hard_rows import hard_rows
 from manyhot.toolkit.runs.evaluate import Aligned
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 
 NAMES = ["p", "q", "r", "s"]
 

@@ -16,13 +16,14 @@ from manyhot.toolkit.choose.label_errors import Limits, Suspects, counted_by_lab
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import SILENT, Listener
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.cautions import fingerprints
 from manyhot.toolkit.report.findings import excerpt_of
 from manyhot.toolkit.runs.evaluate import align
 from manyhot.toolkit.runs.predict import Run, read_for
 from manyhot.toolkit.runs.predictions import WRITERS, writer_for
-from manyhot.toolkit.train import Listener, cross_fitted
+from manyhot.toolkit.train import cross_fitted
 
 OUTPUTS = (".csv", ".jsonl")
 # Two labels may be one from this share of the rows with either that have both, and from so many rows with both.
@@ -33,8 +34,6 @@ SAME_NAMES = 0.9
 NAMED_WORDS, EXPLAINED_ROWS = 3, 1000
 # Parts of a score that say nothing to a reader.
 UNNAMED = ("meaning", "nearness", "neighbours")
-# Nobody hears of progress.
-SILENT = Listener()
 # Names are compared with each other up to so many labels.
 MOST_NAMES = 2000
 

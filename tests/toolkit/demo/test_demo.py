@@ -23,9 +23,10 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.demo import digits, run
 from manyhot.toolkit.demo.packages import SAMPLE, packages
 from manyhot.toolkit.demo.today import RIVALS, decided_today
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.runs.evaluate import Aligned
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 
 LINES = gzip.decompress((files_of("manyhot.toolkit.demo") / "sample" / SAMPLE).read_bytes()).decode().splitlines()
 ROWS = [json.loads(line) for line in LINES]

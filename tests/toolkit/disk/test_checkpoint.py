@@ -21,8 +21,9 @@ from manyhot.toolkit.disk import checkpoint as module
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, RUN, partial_of, read_folder
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models import mlp, products
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 
 KINDS = {
     "one penalty": {"max_iter": 50, "C": 1.0},
@@ -253,6 +254,7 @@ def test_ctrl_c_before_the_first_checkpoint(monkeypatch):
         assert os.listdir() == ["d.csv"]
 
 
+@pytest.mark.slow
 def test_what_was_left_is_said_and_not_used(monkeypatch, always):
     table()
     interrupt(monkeypatch, "train d.csv")

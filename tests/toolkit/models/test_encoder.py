@@ -21,6 +21,7 @@ from manyhot.toolkit.compare.compare import compare
 from manyhot.toolkit.compare.methods import make_comparison
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
 from manyhot.toolkit.models.features import Features
@@ -28,7 +29,7 @@ from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.read.examples import Examples
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 from tiny_texts import KINDS, texts_and_sets
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not here")

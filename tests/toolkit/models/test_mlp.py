@@ -14,11 +14,12 @@ from manyhot.toolkit.choose.cross_fit import score_by
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.disk.fits import Unsaved
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models import mlp as module
 from manyhot.toolkit.models.linear import fit_linear
 from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.model import device_of, unheard
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
 
 

@@ -8,9 +8,11 @@ import pytest
 
 from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.fit import folds_of
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.read.inputs import read
-from manyhot.toolkit.train import Listener, folds_of, train
+from manyhot.toolkit.train import train
 
 TEXTS = ["a red fox", "two blue birds", "the green tree", "one more line", "a fifth one", "the last line"]
 TAGS = ["a|b", "b", "a", "c|a", "b", "a|d"]

@@ -12,6 +12,7 @@ from compared import comparison
 from manyhot import load_run
 from manyhot.toolkit.compare.methods import METHODS
 from manyhot.toolkit.config import Config, make_config
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.render import render_comparison, render_run
 from manyhot.toolkit.report.scorer import scorer_of
@@ -19,7 +20,7 @@ from manyhot.toolkit.report.write import write_report
 from manyhot.toolkit.spans.compare import compare_spans
 from manyhot.toolkit.spans.methods import make_span_comparison
 from manyhot.toolkit.spans.train import train_spans
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 from reported import IMAGE, NAMES, SAID, SCRIPT, train_hostile
 from span_rows import sentences, write_jsonl
 

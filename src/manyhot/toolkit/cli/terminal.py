@@ -23,11 +23,12 @@ from manyhot.toolkit.report.metric_names import (
 )
 
 if TYPE_CHECKING:
+    from manyhot.toolkit.listener import Listener
     from manyhot.toolkit.read.uses import Use
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.predictions import Progress
     from manyhot.toolkit.spans.train import TrainedSpans
-    from manyhot.toolkit.train import Listener, Trained
+    from manyhot.toolkit.train import Trained
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -52,7 +53,7 @@ def print_json(value: dict[str, Any]) -> None:
 @contextmanager
 def listening(*, verbose: bool = False) -> "Iterator[Listener]":
     """Print what training says on stderr: sentences, and on a terminal what is being fitted; verbose, a line a step."""
-    from manyhot.toolkit.train import Listener
+    from manyhot.toolkit.listener import Listener
 
     header = False
 

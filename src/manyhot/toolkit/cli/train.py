@@ -146,8 +146,9 @@ def train(
     """
     with failing_clearly():
         from manyhot.toolkit.config import MARKED_TEXTS, make_config
+        from manyhot.toolkit.listener import Listener
         from manyhot.toolkit.models.processes import joined
-        from manyhot.toolkit.train import Listener, Trained
+        from manyhot.toolkit.train import Trained
         from manyhot.toolkit.train import train as run_together
 
         settings = make_config(config, set_ or [], options_of(context))

@@ -34,10 +34,13 @@ from manyhot.toolkit.config import Config, blocks_of
 from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.run_folder import COMPARISON, file_sha256, to_json, versions, write_folder
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.fit import folds_of
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import read_encoder
 from manyhot.toolkit.models.linear import shared
 from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.plan import CELL, check_cells, embed
 from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.examples import Examples, drop_unknown, drop_unlabelled
 from manyhot.toolkit.read.inputs import Training, read
@@ -45,7 +48,7 @@ from manyhot.toolkit.report.findings import of_labels, warnings_of
 from manyhot.toolkit.report.hard_rows import hard_rows
 from manyhot.toolkit.report.render import render_comparison
 from manyhot.toolkit.runs.evaluate import align
-from manyhot.toolkit.train import CELL, Listener, check_cells, embed, files_named, folds_of
+from manyhot.toolkit.train import files_named
 
 LEAST = 3  # with two, a fold is fitted on one row, and there is none to hold out
 DECIDED = 5  # bytes of a cell, of each method: its logit and its decision

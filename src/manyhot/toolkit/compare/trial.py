@@ -18,10 +18,12 @@ from manyhot.toolkit.compare.methods import Method
 from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark
+from manyhot.toolkit.fit import folds_of
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
+from manyhot.toolkit.plan import plan
 from manyhot.toolkit.read.inputs import Training
-from manyhot.toolkit.train import Listener, folds_of, plan
 
 
 class Split(NamedTuple):

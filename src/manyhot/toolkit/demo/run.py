@@ -17,10 +17,11 @@ from manyhot.toolkit.demo.today import RIVALS, decided_today
 from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.disk.run_folder import check_free, free_path
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.report.metric_names import AHEAD, BEHIND, EVEN, in_words, signed_interval
 from manyhot.toolkit.runs.evaluate import align
-from manyhot.toolkit.train import Listener, train
+from manyhot.toolkit.train import train
 
 JOBS: dict[str, Callable[[], AbstractContextManager[Job]]] = {"packages": packages, "digits": digits}
 OURS = "manyhot"

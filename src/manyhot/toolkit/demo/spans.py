@@ -10,6 +10,7 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.demo.run import OURS, SHOWN, Example, Shown, meaning, part
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, check_free, free_path, provenance, write_folder
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.report.render import render_run
 from manyhot.toolkit.spans.fit import Fitted, Held, SpanLearner, fit, plan
@@ -19,7 +20,6 @@ from manyhot.toolkit.spans.saved_run import run_files
 from manyhot.toolkit.spans.sentences import Sentences, Triple
 from manyhot.toolkit.spans.standings import Predicted, Truth, stand
 from manyhot.toolkit.spans.train import findings_of, held_metrics, run_of
-from manyhot.toolkit.train import Listener
 
 SAMPLE = "germeval2014"
 CREDIT = "sentences of GermEval 2014 (Benikova, Biemann, Reznicek), CC BY 4.0: names of 12 types, some inside others"

@@ -16,10 +16,11 @@ from manyhot.toolkit.compare.tally import PeakMemory, Tally
 from manyhot.toolkit.compare.trial import Split, try_method
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays, Unsaved
+from manyhot.toolkit.fit import folds_of
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.linear import is_shared
 from manyhot.toolkit.read.inputs import Training
 from manyhot.toolkit.runs.predict import Run
-from manyhot.toolkit.train import Listener, folds_of
 
 WHERE = "test"
 RIVALS = {"bce": "BCE, cut at 0.5", "bce+threshold": "BCE, one threshold"}

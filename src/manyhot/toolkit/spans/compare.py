@@ -22,6 +22,7 @@ from manyhot.toolkit.disk.checkpoint import Checkpoint, reserved
 from manyhot.toolkit.disk.fits import Arrays, Bookmark
 from manyhot.toolkit.disk.run_folder import file_sha256
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.kinds import read_encoder
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.models.pretrained import Encoder
@@ -34,7 +35,7 @@ from manyhot.toolkit.spans.pieces import Pieces, find_linked, find_spans, prepar
 from manyhot.toolkit.spans.relation_network import RelationNetwork
 from manyhot.toolkit.spans.sentences import Sentences
 from manyhot.toolkit.spans.standings import Predicted, Truth, stand
-from manyhot.toolkit.train import Listener, files_named
+from manyhot.toolkit.train import files_named
 from manyhot.triples import Triple
 
 

@@ -11,6 +11,7 @@ from manyhot.toolkit.config import Config, check_loss, check_task
 from manyhot.toolkit.disk.checkpoint import reserved
 from manyhot.toolkit.disk.fits import Fits
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, file_sha256, free_path, provenance, write_folder
+from manyhot.toolkit.listener import SILENT, Listener
 from manyhot.toolkit.models.kinds import read_encoder
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.report.findings import of_run
@@ -23,9 +24,7 @@ from manyhot.toolkit.spans.predict import MeasuredSpans, SpanRun, hashes_of, mea
 from manyhot.toolkit.spans.relation_run import RelationRun, measure_triples
 from manyhot.toolkit.spans.saved_run import run_files
 from manyhot.toolkit.spans.sentences import Sentences
-from manyhot.toolkit.train import Listener, files_named
-
-SILENT = Listener()
+from manyhot.toolkit.train import files_named
 
 
 @dataclass(frozen=True)
