@@ -355,6 +355,7 @@ PROPERTIES = (
     extreme_logits_stay_finite,
     inputs_are_left_alone,
     the_module_is_a_shell,
-    compiled_and_transformed_it_is_the_same,
+    # Builds for each loss anew, seconds each.
+    pytest.param(compiled_and_transformed_it_is_the_same, marks=pytest.mark.slow),
     errors_say_what_came,
 )

@@ -50,6 +50,7 @@ def test_r_drop_is_repeatable() -> None:
         assert scores.tolist() == again[0][name].tolist()
 
 
+@pytest.mark.slow
 def test_top_k_layer(capsys: pytest.CaptureFixture[str]) -> None:
     load("top_k_layer").main(steps=120, trials=3)
     lines = capsys.readouterr().out.splitlines()

@@ -135,6 +135,7 @@ def test_a_kill_at_any_call_of_the_system_leaves_what_can_be_gone_on_from(monkey
     assert resumed > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_twice(monkeypatch, always):
     table()
     train(Config(data="d.csv", out="whole"))

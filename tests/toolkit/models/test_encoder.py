@@ -263,6 +263,7 @@ def _weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_pooling_of_a_folder(checkpoint, tmp_path):
     files()
     folder = sentences(checkpoint, tmp_path / "mine", {"pooling_mode": ["cls", "mean"]}, "Normalize")

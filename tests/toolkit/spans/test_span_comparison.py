@@ -56,6 +56,7 @@ def test_folds_where_there_are_no_test_rows(here: Path) -> None:
     assert bad(f"compare {data} --task spans --losses dice").startswith("--losses expects some of zlpr, bce, bce+bias")
 
 
+@pytest.mark.slow
 def test_a_comparison_of_relations_has_both_designs(here: Path) -> None:
     data, test = (write_relations(f"{n}.jsonl", linked_sentences(rows, n)) for n, rows in enumerate((40, 15)))
     line = f"compare {data} --test {test} --task relations --seeds 1 --set epochs=4"
