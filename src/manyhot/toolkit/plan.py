@@ -208,4 +208,5 @@ def plan_blocks(config: Config, training: Training, features: Features, X: Desig
     """
     rows, labels = training.train.targets.shape
     cells = X.nnz if sp.issparse(X) else X.size
-    return BlockLearner.planned(rows, features.size, labels, cells=cells, max_iter=config.max_iter)
+    positives = int(training.train.targets.nnz)
+    return BlockLearner.planned(rows, features.size, labels, cells=cells, positives=positives, max_iter=config.max_iter)

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from interrupted import Stopped
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import label_blocks as module
 from manyhot.toolkit.models.label_blocks import BlockLearner, HeldRows, SparseLinear, bce_of
@@ -104,28 +105,12 @@ def test_no_more_weights_stay_than_memory_was_planned_for(monkeypatch):
     np.testing.assert_allclose(dense[some], cut.model.logits(X)[some], atol=1e-5)
 
 
-class Kept:
-    """The state after each block, of which one is gone on from."""
-
-    def __init__(self, stop=None):
-        self.states: list[Any] = []
-        self.stop = stop
-
-    def load(self):
-        return self.states[-1] if self.states else None
-
-    def save(self, state):
-        self.states.append({name: np.array(array) for name, array in state().items()})
-        if len(self.states) == self.stop:
-            raise KeyboardInterrupt
-
-
 def test_an_interrupted_fit_ends_in_the_same_bits():
     X, targets = rows()
     options: Any = {"C": 3.0, "held": HeldRows(X[:20], np.linspace(0, 1, 11).astype(np.float32), 2.0), "drops": (0.1,)}
     whole = learner().fit(X[20:], targets[20:], **options)
     for stop in (1, 2, 3):
-        kept = Kept(stop)
+        kept = Stopped(stop)
         with pytest.raises(KeyboardInterrupt):
             learner(threads=2).fit(X[20:], targets[20:], bookmark=kept, **options)
         kept.stop = None

@@ -2,8 +2,9 @@
 
 BCE is a sum over labels, so a block of them is a problem of its own: dense targets and dense weights are there of one
 block at a time. Of its weights small ones are dropped, as DiSMEC does (Babbar and Schölkopf 2017, arXiv 1609.02521):
-its squared hinge has more of them, and here held-out rows say from where on they are of use. Labels go by how many rows
-have them, the most first, so that those of a block come to rest at about the same time.
+its squared hinge has more of them, and here held-out rows say from where on they are of use. Frequent labels are
+fitted on all rows, the most frequent first, so that those of a block come to rest at about the same time. Rare ones go
+by their topic, and are fitted on some of the rows (:mod:`working_rows`).
 """
 
 from collections import deque
@@ -27,6 +28,7 @@ from manyhot.toolkit.models.linear import LABELS, LBFGS_VECTORS, mean_squared_le
 from manyhot.toolkit.models.model import BLOCK, Around, Memory, Progress, free_memory, unheard
 from manyhot.toolkit.models.products import Product, transposed
 from manyhot.toolkit.models.ranked import TOP, Best, Ranked
+from manyhot.toolkit.models.working_rows import TOPIC, Working, are_rare, means_of, topics_of, working_rows
 
 # Weights that are nearer to 0 are dropped, where rows are of length 1; of longer rows, less by their length. The first
 # is DiSMEC's; the others are for where held-out rows say that they cost nothing.
@@ -124,6 +126,19 @@ class _Block(NamedTuple):
     loss: float
 
 
+class _Products(NamedTuple):
+    """The products with a matrix (rows, features) and with its transpose."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    multiply: Product
+    transpose: Product
+
+    @classmethod
+    def of(cls, X: DesignMatrix) -> "_Products":
+        return cls(X.shape, X.dtype, Product(X), Product(transposed(X)))
+
+
 @dataclass(frozen=True)
 class BlockLearner:
     """How linear models of very many labels are fitted: BCE, a block of labels after the other.
@@ -151,6 +166,7 @@ class BlockLearner:
         labels: int,
         *,
         cells: int,
+        positives: int = 0,
         max_iter: int = 60,
         free: int | None = None,
     ) -> "BlockLearner":
@@ -159,6 +175,7 @@ class BlockLearner:
         Args:
             rows, features, labels: how many there are.
             cells: of the rows, that are not 0.
+            positives: of all labels together.
             max_iter: of L-BFGS.
             free: bytes.
 
@@ -173,6 +190,8 @@ class BlockLearner:
         # The rows of a fold and all transposes, the weights that stay, in pieces and put together, and what rows keep.
         stay = int(min(STAYS, features) * labels)
         kept = 24 * cells + 2 * BYTES * stay + 48 * TOP * rows
+        # The mean row of each label, and as they are halved.
+        kept += 2 * (BYTES + 4) * min(cells * positives // max(rows, 1), features * labels)
         block = int(min(max((free // 2 - kept) // label, FEWEST), LABELS, labels))
         threads = int(min(max((free // 2 - kept) // (label * block), 1), torch.get_num_threads(), -(-labels // block)))
         memory = Memory(
@@ -216,23 +235,28 @@ class BlockLearner:
             bookmark: where the state is left after each block.
             done: called after each block, with the mean loss.
         """
-        labels, counts = targets.shape[1], label_counts(targets)
-        order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
-        blocks = np.array_split(order, max(-(-len(order) // self.block), 1))
+        labels = targets.shape[1]
+        blocks, means = self._blocks(X, targets)
+        order = np.concatenate([columns for columns, _ in blocks])
         # A label that no row has is as frequent as one may be that was not seen.
         bias = torch.logit(torch.from_numpy(label_prior(targets))).float().numpy()
         by_label: Any = sp.csc_array(targets)
-        multiply, transpose = Product(X), Product(transposed(X))
-        space: Space = (Rows if self.by_rows else Weights)(multiply, transpose, C)
+        whole = _Products.of(X)
         length = mean_squared_length(X) ** 0.5
         multiply_held = None if held is None else Product(held.X)
 
-        def of_block(columns: np.ndarray) -> _Block:
-            left = np.zeros((X.shape[0] if self.by_rows else X.shape[1], len(columns)), dtype=X.dtype)
-            fit = Fit.begun(left, bias[columns], together=False)
-            objective = bce_of(by_label[:, columns])
-            minimise(space, objective, fit, max_iter=self.max_iter, tolerance=TOLERANCE, history=HISTORY)
-            weight = transpose(fit.left) if self.by_rows else fit.left
+        def of_block(number: int) -> _Block:
+            columns, is_topic = blocks[number]
+            of_columns = by_label[:, columns]
+            working = None
+            if is_topic:
+                likeness = whole.multiply(np.ascontiguousarray(means[columns].toarray().T))
+                working = working_rows(likeness, of_columns, number)
+                del likeness
+            if working is None:
+                weight, fit = self._fitted(whole, self.by_rows, C, of_columns, bias[columns])
+            else:
+                weight, fit = self._fitted_on_some(X, working, C, of_columns, bias[columns])
             logits: list[np.ndarray] = []
             if multiply_held is not None:
                 logits = [multiply_held(_cut(weight, least / length)) + fit.bias for least in (0.0, *drops)]
@@ -247,8 +271,8 @@ class BlockLearner:
             parts = [sp.csc_array(pieces, shape=(X.shape[1], len(pieces[2]) - 1))]
             for i, of in enumerate(best):
                 of.restore(saved, str(i))
-        for number, block in enumerate(_side_by_side(of_block, blocks[first:], self.threads), first):
-            columns = blocks[number]
+        for number, block in enumerate(_side_by_side(of_block, range(first, len(blocks)), self.threads), first):
+            columns, _ = blocks[number]
             parts.append(block.weight)
             bias[columns], at_limit = block.bias, at_limit + int(not block.at_rest)
             for of, logits in zip(best, block.logits, strict=True):
@@ -258,6 +282,44 @@ class BlockLearner:
         model = SparseLinear(_put_together(parts, order, labels), bias)
         kept = model.weight.nnz / max(X.shape[1] * len(order), 1)
         return Blocked(model, at_limit, kept, [of.ranked() for of in best])
+
+    def _blocks(self, X: DesignMatrix, targets: Any) -> tuple[list[tuple[np.ndarray, bool]], Any]:
+        """Part the labels: positions, and whether they are rare ones of a topic; and return the means of their rows."""
+        counts, rare = label_counts(targets), are_rare(X, targets)
+        order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+        frequent = order[~rare[order]]
+        parts = -(-len(frequent) // self.block)
+        blocks = [(columns, False) for columns in (np.array_split(frequent, parts) if parts else ())]
+        if not rare.any():
+            return blocks or [(frequent, False)], None
+        means = means_of(X, targets)
+        rarer = np.flatnonzero(rare)
+        return [*blocks, *((rarer[of], True) for of in topics_of(means[rarer], min(self.block, TOPIC)))], means
+
+    def _fitted(
+        self, X: _Products, by_rows: bool, C: float, targets: Any, bias: np.ndarray, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Fit]:
+        """Fit some labels from their biases on; their weights (features, labels), and where the fit stands."""
+        space: Space = (Rows if by_rows else Weights)(X.multiply, X.transpose, C)
+        left = np.zeros((X.shape[0] if by_rows else X.shape[1], len(bias)), dtype=X.dtype)
+        fit = Fit.begun(left, bias, together=False)
+        objective = bce_of(targets, weights)
+        minimise(space, objective, fit, max_iter=self.max_iter, tolerance=TOLERANCE, history=HISTORY)
+        return X.transpose(fit.left) if by_rows else fit.left, fit
+
+    def _fitted_on_some(
+        self, X: Any, working: Working, C: float, targets: Any, bias: np.ndarray
+    ) -> tuple[np.ndarray, Fit]:
+        """Do the same on some rows, and on the features that these have."""
+        part = X[working.rows]
+        used = np.flatnonzero(np.bincount(part.indices, minlength=X.shape[1]))
+        part = _Products.of(sp.csr_array(part[:, used]))
+        of_rows = sp.csc_array(sp.csr_array(targets)[working.rows])
+        by_rows = 2 * part.shape[0] < part.shape[1]
+        weight, fit = self._fitted(part, by_rows, C, of_rows, bias, working.weights)
+        whole = np.zeros((X.shape[1], len(bias)), dtype=weight.dtype)
+        whole[used] = weight
+        return whole, fit
 
 
 # What a sparse matrix is made of.
@@ -274,14 +336,14 @@ def _state(block: int, at_limit: int, bias: np.ndarray, parts: list[Any], best: 
     return state
 
 
-def _side_by_side(of_block: Callable[[np.ndarray], _Block], blocks: list[np.ndarray], threads: int) -> Iterator[_Block]:
+def _side_by_side(of_block: Callable[[int], _Block], numbers: range, threads: int) -> Iterator[_Block]:
     """Fit some blocks at once, and yield them in their order; each by one thread of torch, which is the faster way."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[Any] = deque()
     try:
-        for columns in blocks:
-            waiting.append(pool.submit(of_block, columns))
+        for number in numbers:
+            waiting.append(pool.submit(of_block, number))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -301,13 +363,18 @@ def _cut(weight: np.ndarray, least: float) -> np.ndarray:
     return np.where(size < least, np.float32(0), weight)
 
 
-def bce_of(targets: Any) -> lbfgs.Objective:
-    """Return BCE of each label as a sum over rows, and its gradient by the logits; targets are CSC of bool.
+def bce_of(targets: Any, weights: np.ndarray | None = None) -> lbfgs.Objective:
+    """Return BCE of each label as a sum over rows, and its gradient by the logits.
+
+    Args:
+        targets: (rows, labels), scipy CSC of bool.
+        weights: (rows,), float32, of the sum; rows that have a label have a weight of 1.
 
     A row of a block stays in the cache from the sigmoid to the sum, and positives, which are few, are added by
     themselves: dense targets in a loss of torch's take twice the time.
     """
     taken: list[Any] = [np.zeros(0, np.int64), None, None]
+    by_row = None if weights is None else torch.from_numpy(weights)[:, None]
 
     def objective(logits: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not np.array_equal(taken[0], columns):
@@ -318,8 +385,11 @@ def bce_of(targets: Any) -> lbfgs.Objective:
         values = torch.zeros(len(columns), dtype=torch.float64)
         for first in range(0, len(logits), CHUNK):
             part = s[first : first + CHUNK]
-            torch.sigmoid(part, out=by_logits[first : first + CHUNK])
-            values += F.softplus(part).sum(0)
+            losses, slopes = F.softplus(part), torch.sigmoid(part, out=by_logits[first : first + CHUNK])
+            if by_row is not None:
+                for of in (losses, slopes):
+                    of *= by_row[first : first + CHUNK]
+            values += losses.sum(0)
         gradient = by_logits.numpy()
         gradient[row, column] -= 1
         return values.numpy() - np.bincount(column, logits[row, column], minlength=len(columns)), gradient
