@@ -151,10 +151,12 @@ ROOMS = {
             "features",
             "model",
             "processes",
+            "ranked",
             "adamw",
             "products",
         ),
-        *("line_search", "lbfgs", "linear", "ranked", "label_blocks", "neighbours", "mlp", "encoder", "kinds"),
+        *("line_search", "lbfgs", "linear", "working_rows", "label_blocks", "listed", "neighbours"),
+        *("mlp", "encoder", "kinds"),
     ),
     "choose": (
         *("calibrate", "cross_fit", "offsets", "blend", "label_errors", "promised", "ranked_rows", "by_blocks"),

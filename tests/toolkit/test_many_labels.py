@@ -10,14 +10,20 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+import torch
 
 from command import as_json, bad, call
 from interrupted import contents, killed
-from manyhot import load_run, multilabel_metrics
+from manyhot import CardinalityRange, load_run, multilabel_metrics, stratified_split
+from manyhot.toolkit.choose.ranked_rows import score_of_best
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.listener import Listener
+from manyhot.toolkit.models.adamw import mean_loss
 from manyhot.toolkit.models.label_blocks import SparseLinear
+from manyhot.toolkit.models.listed import ListedLearner
+from manyhot.toolkit.models.mlp import Mlp, plan_mlp
+from manyhot.toolkit.objectives import FORMULAS, LISTED_LOSSES
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.runs.evaluate import align, measure
 from manyhot.toolkit.runs.network import network_of_run
@@ -274,3 +280,127 @@ def test_labels_of_python_callers(trained):
     assert measured["micro_f1"] == pytest.approx(wanted["micro_f1"])
     with pytest.raises(InputError, match="expected label cells that are all known"):
         run.evaluate(X, np.where(np.eye(30, LABELS) > 0, 1.0, np.nan))
+
+
+@pytest.fixture(scope="module")
+def network(folder):
+    """Train an mlp on so many rows x labels that its labels stay lists."""
+    said: list[str] = []
+    config = Config(
+        data=str(folder / "train.txt"), test=str(folder / "test.txt"), model="mlp", loss="zlpr", out=str(folder / "n")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("manyhot.toolkit.plan.MOST_CELLS", 1000)
+        patch.setattr(Examples, "dense_targets", lambda self: pytest.fail("rows x labels were written out"))
+        found = train(config, Listener(say=said.append, warn=said.append))
+    assert found is not None
+    return found, said
+
+
+def test_a_network_is_trained_from_lists(folder, network):
+    found, said = network
+    (lists,) = (line for line in said if line.startswith("labels listed"))
+    assert "180 rows x 24 labels are too many for all logits" in lists
+    assert not any("% of the weights are kept" in line for line in said)
+    run, metrics = found.run, found.metrics["test"]
+    assert run.keeps_best
+    assert run.info["targets"] == "listed"
+    assert run.info["C"] is None
+    assert {"held_out", "test"} == set(found.metrics)
+    test = read_for(run, str(folder / "test.txt"), with_labels=True)
+    aligned = align(test.targets, test.label_names, run.label_names)
+    wanted = measure(run.logits(test), aligned, cardinality=run.cardinality, train_counts=run.train_counts)
+    shared = {key: value for key, value in wanted.items() if key in metrics}
+    assert set(wanted) - set(shared) == {"lrap"}
+    assert {key: metrics[key] for key in shared} == pytest.approx(shared)
+    assert metrics["micro_f1"] > 0.75
+
+
+def test_a_network_from_lists_is_as_good_as_from_dense_targets(folder, network, tmp_path):
+    dense = train(
+        Config(data=str(folder / "train.txt"), test=str(folder / "test.txt"), model="mlp", out=str(tmp_path / "d"))
+    )
+    assert dense is not None
+    assert not dense.run.keeps_best
+    for key in ("micro_f1", "macro_f1", "precision_at_1"):
+        assert network[0].metrics["test"][key] == pytest.approx(dense.metrics["test"][key], abs=0.05)
+
+
+def test_the_command_uses_a_network_from_lists(folder, network, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "n", "n")
+    again = load_run("n")
+    X = sp.csr_array(np.eye(60, dtype=np.float32)[:30])
+    np.testing.assert_array_equal(again.predict_logits(X), network[0].run.predict_logits(X))
+    measured = as_json(f"evaluate n {folder}/test.txt")
+    assert measured["micro_f1"] == json.loads(Path("n/metrics.json").read_text())["test"]["micro_f1"]
+    call(f"predict n {folder}/test.txt -o out.jsonl")
+    call("report n -o page.html")
+    page = Path("page.html").read_text()
+    assert "PSP@5" in page
+    assert "its labels are too many" in page
+    state = json.loads(Path("n/run.json").read_text())
+    assert state["chosen"]["rows"] == 180
+
+
+@pytest.mark.parametrize("loss", ["zlpr", "bce"])
+def test_the_loss_of_lists_is_that_of_dense_targets(loss):
+    rng = np.random.default_rng(0)
+    X, targets = rng.normal(size=(12, 5)).astype(np.float32), rng.random((12, 7)) < 0.3
+    nets = [Mlp.drawn(X, 7, seed=0, device="cpu") for _ in range(2)]
+    rows, random = np.array([3, 1, 8]), torch.Generator()
+    values = []
+    for net, given, formula in (
+        (nets[0], torch.from_numpy(targets), FORMULAS[loss]),
+        (nets[1], sp.csr_array(targets), LISTED_LOSSES[loss]),
+    ):
+        value = mean_loss(net, X, given, formula)(rows, random.manual_seed(0))
+        value.backward()
+        values.append(value.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    for (name, one), other in zip(nets[0].parameters().items(), nets[1].parameters().values(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_killed_network_goes_on_to_the_same_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("manyhot.toolkit.plan.MOST_CELLS", 1000)
+    config = Config(data=str(folder / "train.txt"), model="mlp", loss="zlpr", out="whole")
+    train(config)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.WRITE_SECONDS", 0.0)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
+    kills = 0
+    for after in (2, 15, 40):
+        place = replace(config, out=f"after{after}")
+        kills += killed(place, monkeypatch, after=after)
+        train(place, resume=True)
+        assert contents(place.out) == contents("whole")
+    assert kills == 3
+
+
+def test_groups_are_held_out_together_where_a_network_stops(monkeypatch):
+    X, targets = np.eye(40, dtype=np.float32), sp.csr_array(np.eye(40, dtype=bool))
+    groups, seen = np.repeat(np.arange(20), 2), []
+    original = stratified_split
+
+    def spied(targets, shares, *, groups=None, seed=0):
+        seen.append(groups)
+        return original(targets, shares, groups=groups, seed=seed)
+
+    monkeypatch.setattr("manyhot.toolkit.models.adamw.stratified_split", spied)
+    score = score_of_best(CardinalityRange(1, 1))
+    net = plan_mlp(40, 40, 40, loss=LISTED_LOSSES["zlpr"], score=score, listed=True)
+    learner = ListedLearner(replace(net, schedule=replace(net.schedule, epochs=2)), Mlp.restored)
+    learner.fit(X, targets, groups=groups)
+    assert seen[0] is groups
+
+
+def test_lists_take_no_rows_x_labels_memory():
+    options: Any = {"score": lambda logits, targets: 0.0, "free": 10**15}
+    dense = plan_mlp(10**6, 1000, 10**5, loss=FORMULAS["zlpr"], **options).memory.bytes
+    lists = plan_mlp(10**6, 1000, 10**5, loss=LISTED_LOSSES["zlpr"], listed=True, **options).memory.bytes
+    assert dense > 10**5 * 10**5 * 12
+    assert lists < 3e9

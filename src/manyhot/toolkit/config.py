@@ -64,6 +64,8 @@ MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": NETWORKS, "relati
 SWITCHES = ("neighbours", "characters", "kernel")
 # Of linear models: sparse, fitted by blocks of labels, where rows x labels are very many; or as asked.
 WEIGHTS = ("auto", "sparse", "dense")
+# Losses for which targets may stay lists; of linear models the first alone.
+LISTED = ("bce", "zlpr")
 # A text longer than an encoder takes is cut off, or read in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
@@ -258,8 +260,8 @@ def default_loss(task: str, model: str, *, fine_tune: bool = False) -> str:
     ZLPR on 18 of 21 sets of training rows, by 0.27 points (standard error 0.10), and it takes a fifth of the time, as
     each label is a problem of its own (benchmarks/pieces.py). Networks, and spans, take ZLPR.
     """
-    networks = model == "mlp" or fine_tune
-    return "bce" if task == "multilabel" and not networks else TASKS[task][0]
+    network = model == "mlp" or fine_tune
+    return "bce" if task == "multilabel" and not network else TASKS[task][0]
 
 
 class Blocks(TypedDict):
@@ -293,13 +295,19 @@ def hears_neighbours(config: Config) -> bool:
     return measured and config.tau == "auto" and config.neighbours != "off" and not config.no_rows
 
 
-def takes_blocks(config: Config) -> bool:
-    """Say whether labels can be fitted in blocks, with sparse targets and weights.
+def is_network(config: Config) -> bool:
+    """Say whether a table gets a network, and no linear model."""
+    return config.model == "mlp" or config.fine_tune
 
-    Only of binary cross-entropy is a label a problem of its own, and a promise is read off the logits of all rows.
+
+def takes_lists(config: Config) -> bool:
+    """Say whether very many labels can stay lists: in blocks of labels with sparse weights, or in a network.
+
+    In a linear model only of binary cross-entropy is a label a problem of its own; the last layer of a network has
+    ZLPR too without its logits. A promise is read off the logits of all rows.
     """
-    linear = config.model != "mlp" and not config.fine_tune
-    return linear and config.task == "multilabel" and config.loss == "bce" and promised_precision(config) is None
+    losses = LISTED if is_network(config) else LISTED[:1]
+    return config.task == "multilabel" and config.loss in losses and promised_precision(config) is None
 
 
 def check_task(config: Config) -> None:
@@ -395,7 +403,9 @@ def check_model(config: Config) -> None:
             raise InputError(f"{key} expects auto or off; got {value!r}.")
     if config.weights not in WEIGHTS:
         raise InputError(f"weights expects one of {', '.join(WEIGHTS)}; got {shown(config.weights)}.")
-    if config.weights == "sparse" and not takes_blocks(config):
+    if config.weights != "auto" and is_network(config):
+        raise InputError(f"weights {config.weights} is of the linear model on label sets; leave weights out.")
+    if config.weights == "sparse" and not takes_lists(config):
         raise InputError(
             "weights sparse is of the linear model on label sets, with --loss bce and no --decision precision=...; "
             "leave these out, or weights."

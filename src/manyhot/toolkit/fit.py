@@ -34,9 +34,10 @@ from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.label_blocks import BlockLearner
 from manyhot.toolkit.models.linear import Linear
+from manyhot.toolkit.models.listed import ListedLearner
 from manyhot.toolkit.models.model import Curve, Learner, Model
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
-from manyhot.toolkit.models.ranked import TOP
+from manyhot.toolkit.plan import best_of
 from manyhot.toolkit.read.inputs import Training
 from manyhot.toolkit.runs.drift import usual_of
 from manyhot.toolkit.runs.evaluate import align, align_sparse
@@ -64,13 +65,13 @@ def fit(
     features: Features,
     X: DesignMatrix,
     targets: Any,
-    learner: Learner | BlockLearner,
+    learner: Learner | BlockLearner | ListedLearner,
     listener: Listener,
     checkpoint: Fits = NO_CHECKPOINT,
 ) -> Fitted:
     """Choose C and tau by held-out rows, calibrate on the same rows, then fit on all training rows."""
-    if isinstance(learner, BlockLearner):
-        return _fit_by_blocks(config, training, features, X, targets, learner, listener, checkpoint)
+    if isinstance(learner, BlockLearner | ListedLearner):
+        return _fit_lists(config, training, features, X, targets, learner, listener, checkpoint)
     cardinality, counts = training.train.cardinality(), label_counts(training.train.targets)
     multiclass = config.task == "multiclass"
     steps: list[Step] = []
@@ -149,31 +150,31 @@ def fit(
     return Fitted(run, choice, steps, calibrated, curve)
 
 
-def _fit_by_blocks(
+def _fit_lists(
     config: Config,
     training: Training,
     features: Features,
     X: DesignMatrix,
     targets: Any,
-    learner: BlockLearner,
+    learner: BlockLearner | ListedLearner,
     listener: Listener,
     checkpoint: Fits,
 ) -> Fitted:
-    """Do what :func:`fit` does where labels are very many, with sparse targets and weights."""
-    low, high = training.train.cardinality()
-    cardinality, counts = CardinalityRange(min(low, TOP), min(high, TOP)), label_counts(targets)
+    """Do what :func:`fit` does where labels are very many, with targets that are lists."""
+    cardinality, counts = best_of(training), label_counts(targets)
     steps: list[Step] = []
 
     def on_step(step: Step) -> None:
         steps.append(step)
         listener.on_step(step)
 
-    parts = iter(range(MOST_FITS))
+    most = MOST_FITS if learner.penalised else 2
+    parts = iter(range(most))
     heard: dict[str, int] = {}
 
     def progress(what: str, share: float, loss: float) -> None:
-        number = heard[what] if what in heard else heard.setdefault(what, next(parts, MOST_FITS - 1))
-        listener.progress(what, (number + share) / MOST_FITS, loss)
+        number = heard[what] if what in heard else heard.setdefault(what, next(parts, most - 1))
+        listener.progress(what, (number + share) / most, loss)
 
     chosen = choose_by_blocks(
         _parted(training, X, targets, features, config.seed, listener),
@@ -188,13 +189,13 @@ def _fit_by_blocks(
     )
     choice = chosen.choice
     step, held = choice.step, choice.held
-    assert step.C is not None
     before, after = chosen.scores
-    listener.say(
-        f"{100 * chosen.kept:.1f} % of the weights are kept, those of {chosen.drop:g} or more for rows of length 1; "
-        f"the mean of micro- and macro-F1 on {len(held.logits):,} held-out rows is {100 * after:.1f} with these, "
-        f"{100 * before:.1f} with all"
-    )
+    if learner.penalised:
+        listener.say(
+            f"{100 * chosen.kept:.1f} % of the weights are kept, those of {chosen.drop:g} or more for rows of length "
+            f"1; the mean of micro- and macro-F1 on {len(held.logits):,} held-out rows is {100 * after:.1f} with "
+            f"these, {100 * before:.1f} with all"
+        )
     logits: Any = choice.logits
     calibrated = calibrate_ranked(logits, held.targets, groups=held.groups, seed=config.seed)
     name = fit_name(step.C, "all rows")
@@ -205,16 +206,19 @@ def _fit_by_blocks(
         targets,
         C=step.C,
         drop=chosen.drop,
+        groups=training.train.groups,
         fits=curve,
         name=name,
         progress=progress,
         done=curve.progress,
     )
     info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info
-    info |= {"dropped": chosen.drop, "weights_kept": round(chosen.kept, 6)}
-    info |= {"score": round(after, 4), "score_of_all_weights": round(before, 4)}
     # How frequent labels are is measured by the rows.
-    info |= {"rows": training.train.rows, "fits": 2, "at_limit": choice.at_limit + fitted.at_limit}
+    info["rows"] = training.train.rows
+    if learner.penalised:
+        info |= {"dropped": chosen.drop, "weights_kept": round(chosen.kept, 6)}
+        info |= {"score": round(after, 4), "score_of_all_weights": round(before, 4)}
+        info |= {"fits": 2, "at_limit": choice.at_limit + fitted.at_limit}
     by = np.float32(step.offset) - np.float32(step.tau) * prior_logits(targets)
     run = _run(
         *(config, training, features, fitted.model.shifted(by.astype(np.float32)), None),

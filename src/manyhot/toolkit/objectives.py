@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyhot.labels import label_prior
+from manyhot.linear_loss import linear_bce_loss, linear_zlpr_loss
 from manyhot.losses.baselines import asymmetric_loss, bce_loss, focal_loss, tversky_loss
 from manyhot.losses.multiway import multiway_loss
 from manyhot.losses.smooth import f_weighted_bce_loss, smooth_accuracy_loss, smooth_f_loss
@@ -68,6 +69,8 @@ def _ids(targets: Tensor) -> Tensor:
     return targets.to(torch.uint8).argmax(1)
 
 
+# Losses that need no logits of all labels, by the names of --loss: (hidden, weight, targets, bias=, reduction=).
+LISTED_LOSSES: dict[str, Callable[..., Tensor]] = {"zlpr": linear_zlpr_loss, "bce": linear_bce_loss}
 # (logits, targets) to the sum over rows, by the names of --loss. A prior of ZLPR or of classes enters by the bias: see
 # cross_fit.
 FORMULAS: dict[str, Loss] = {

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from manyhot.labels import CardinalityRange
 from manyhot.toolkit.choose.cross_fit import score_by
-from manyhot.toolkit.config import Config, blocks_of, takes_blocks
+from manyhot.toolkit.choose.ranked_rows import score_of_best
+from manyhot.toolkit.config import Config, blocks_of, is_network, takes_lists
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.features import DesignMatrix, Features
-from manyhot.toolkit.models.kinds import learner_for, read_encoder
+from manyhot.toolkit.models.kinds import learner_for, listed_learner_for, read_encoder
 from manyhot.toolkit.models.label_blocks import BlockLearner
+from manyhot.toolkit.models.listed import ListedLearner
 from manyhot.toolkit.models.model import free_memory, gigabytes
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.models.ranked import TOP
@@ -31,10 +34,10 @@ SAMPLE = 16
 CELL = 90
 # Bytes of a feature: its mean, its scale, and what these are made from.
 FEATURE = 100
-# Rows x labels from which on labels are fitted in blocks.
+# Rows x labels from which on targets stay lists.
 MOST_CELLS = 10**8
 # What only dense logits have.
-LACKING = "it has no votes of training rows, no columns of a kernel, no labels to check and no LRAP"
+LACKING = "no labels to check and no LRAP"
 
 
 def planned(
@@ -66,18 +69,25 @@ def planned(
     if before is not None:
         for warns, sentence in said_of_rows(before, rows):
             (listener.warn if warns else listener.say)(sentence)
-    sparse = in_blocks(config, training)
-    if sparse:
-        listener.say(
-            f"weights sparse: {rows.rows:,} rows x {len(rows.label_names):,} labels are fitted by blocks of labels, "
-            f"small weights are dropped, and a row keeps its {TOP} best labels; {LACKING}"
-        )
+    lists = stay_lists(config, training)
+    if lists:
+        size = f"{rows.rows:,} rows x {len(rows.label_names):,} labels"
+        if is_network(config):
+            listener.say(
+                f"labels listed: {size} are too many for all logits; the last layer takes them in chunks, and a row "
+                f"keeps its {TOP} best labels; there are {LACKING}"
+            )
+        else:
+            listener.say(
+                f"weights sparse: {size} are fitted by blocks of labels, small weights are dropped, and a row keeps "
+                f"its {TOP} best labels; it has no votes of training rows, no columns of a kernel, {LACKING}"
+            )
     else:
         check_cells(training, _advice(config, training))
     check_features(training)
     if encoder is None:
         options = blocks_of(config)
-        options["kernel"] = options["kernel"] and not sparse
+        options["kernel"] = options["kernel"] and not lists
         features, X = Features.fit_transform(rows, **options)
     elif config.fine_tune:
         features, X = Features.fit_transform(rows, encoder.tokens)
@@ -87,8 +97,8 @@ def planned(
         elif rows.texts is not None:
             embed(encoder, rows.texts, listener)
         features, X = Features.fit_transform(rows, encoder, words=config.words)
-    if sparse:
-        learner = plan_blocks(config, training, features, X)
+    if lists:
+        learner = plan_lists(config, training, features, X, encoder)
         targets: Any = training.train.targets
     else:
         learner = plan(config, training, features, None, encoder)
@@ -99,13 +109,13 @@ def planned(
     return training, features, X, targets, learner
 
 
-def in_blocks(config: Config, training: Training, free: int | None = None) -> bool:
-    """Say whether labels are fitted in blocks, with sparse targets and weights: as asked, or where they are very many.
+def stay_lists(config: Config, training: Training, free: int | None = None) -> bool:
+    """Say whether targets stay lists, so that nothing has rows x labels numbers: as asked, or where they are very many.
 
     Raises:
         InputError: it is asked for, and label cells are unknown.
     """
-    if config.weights == "dense" or not takes_blocks(config):
+    if config.weights == "dense" or not takes_lists(config):
         return False
     unknown = [
         part.source for part in (training.train, training.valid) if part is not None and part.unknown is not None
@@ -165,10 +175,12 @@ def check_features(training: Training) -> None:
 
 def _advice(config: Config, training: Training) -> str:
     """Say which options would have labels fitted in blocks."""
-    if takes_blocks(config) and config.weights == "auto":
-        return "Where all label cells are known, labels are fitted in blocks, which takes less"
-    if config.task == "multilabel" and config.model != "mlp" and not config.fine_tune:
+    if takes_lists(config) and config.weights == "auto":
+        return "Where all label cells are known, labels stay lists, which takes less"
+    if config.task == "multilabel" and not is_network(config):
         return "With --loss bce, without weights=dense and --decision precision=..., labels are fitted in blocks"
+    if config.task == "multilabel":
+        return "With --loss zlpr or bce, without --decision precision=..., labels stay lists, which takes less"
     return "A loss that holds no such numbers is manyhot.LinearZLPRLoss"
 
 
@@ -200,13 +212,24 @@ def plan(
     return learner_for(config, training.train.rows, size, labels, loss, score, encoder)
 
 
-def plan_blocks(config: Config, training: Training, features: Features, X: DesignMatrix) -> BlockLearner:
-    """Say how labels are fitted in blocks, and what that takes.
+def plan_lists(
+    config: Config, training: Training, features: Features, X: DesignMatrix, encoder: Encoder | None = None
+) -> BlockLearner | ListedLearner:
+    """Say how lists of labels are fitted, and what that takes.
 
     Raises:
         InputError: more memory than is free.
     """
     rows, labels = training.train.targets.shape
+    if is_network(config):
+        score = score_of_best(best_of(training))
+        return listed_learner_for(config, rows, 0 if config.fine_tune else features.size, labels, score, encoder)
     cells = X.nnz if sp.issparse(X) else X.size
     positives = int(training.train.targets.nnz)
     return BlockLearner.planned(rows, features.size, labels, cells=cells, positives=positives, max_iter=config.max_iter)
+
+
+def best_of(training: Training) -> CardinalityRange:
+    """Return how many labels a row may be given, of those that it keeps."""
+    low, high = training.train.cardinality()
+    return CardinalityRange(min(low, TOP), min(high, TOP))

@@ -21,7 +21,6 @@ from manyhot.toolkit.listener import SILENT, Listener
 from manyhot.toolkit.models.adamw import NetLearner
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.hub import encoder_folder
-from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
 from manyhot.toolkit.objectives import COUPLED
 from manyhot.toolkit.plan import planned
@@ -174,7 +173,7 @@ def findings_of(
         judged = Judged(part, examples, rows, aligned, fitted.choice.logits, fitted.calibrated.reliability)
     seen = training.train if training.valid is None else training.valid
     found = None
-    if not isinstance(run.model, SparseLinear):
+    if not run.keeps_best:
         found = suspected(
             run,
             seen if held.rows is None else seen.taken(held.rows),
@@ -204,7 +203,7 @@ def _chosen_by(training: Training, run: Run) -> str:
     """Name the rows by which penalty, prior and offset were chosen."""
     if training.valid:
         return "valid"
-    return "held_out" if isinstance(run.model, SparseLinear) else "cross_fitted"
+    return "held_out" if run.keeps_best else "cross_fitted"
 
 
 def files_named(config: Config, say: Callable[[str], None] = lambda text: None) -> list[Path]:

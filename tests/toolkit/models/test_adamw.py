@@ -119,11 +119,12 @@ class Line:
     def __init__(self):
         self.w = torch.zeros(2, 3, requires_grad=True)
         self.unused = torch.ones(2, requires_grad=True)  # as a pooling layer that no loss reaches
+        self.weight, self.bias = torch.eye(3), torch.zeros(3)
 
     def parameters(self):
         return {"w": self.w, "unused": self.unused}
 
-    def forward(self, X, random, share):
+    def hidden(self, X, random, share):
         return torch.from_numpy(X) @ self.w + 0.3 * torch.randn(len(X), 3, generator=random)
 
     def logits(self, X):

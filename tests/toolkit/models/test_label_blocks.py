@@ -13,6 +13,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import label_blocks as module
 from manyhot.toolkit.models.label_blocks import BlockLearner, HeldRows, SparseLinear, bce_of
 from manyhot.toolkit.models.model import Memory
+from manyhot.toolkit.models.ranked import Ranked
 
 
 def rows(number=120, features=30, labels=11, seed=0):
@@ -127,7 +128,7 @@ def test_a_row_has_the_same_bits_whatever_rows_come_with_it():
     logits = model.logits(X)
     for some in (slice(0, 1), slice(3, 300), slice(599, 600)):
         np.testing.assert_array_equal(model.logits(X[some]), logits[some])
-    ranked = model.ranked(X, 11)
+    ranked = Ranked.of_blocks(model.logits, X, 11)
     np.testing.assert_array_equal(ranked[np.arange(600)], logits)
     np.testing.assert_allclose(logits, X @ model.weight.toarray() + model.bias, atol=1e-5)
 

@@ -20,8 +20,9 @@ from manyhot.toolkit.config import Auto
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.fits import Arrays, Fits
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.label_blocks import CSR_PARTS, DROPPED, Blocked, BlockLearner, HeldRows, SparseLinear
+from manyhot.toolkit.models.label_blocks import CSR_PARTS, DROPPED, Blocked, BlockLearner, HeldRows
 from manyhot.toolkit.models.linear import mean_squared_length
+from manyhot.toolkit.models.listed import ListedLearner
 from manyhot.toolkit.models.model import Progress, unheard
 from manyhot.toolkit.models.ranked import Ranked
 
@@ -81,7 +82,7 @@ def part_rows(X: DesignMatrix, targets: Any, seed: int, groups: np.ndarray | Non
 def choose_by_blocks(
     parted: Parted,
     *,
-    learner: BlockLearner,
+    learner: BlockLearner | ListedLearner,
     C: float | Auto,
     rule: OneOffset,
     cardinality: CardinalityRange,
@@ -95,7 +96,7 @@ def choose_by_blocks(
     Args:
         parted: the rows.
         learner: how models are fitted.
-        C: a number fixes it.
+        C: a number fixes it; a network has none.
         rule: what makes tau and the offset of held-out rows.
         cardinality: how many labels a prediction may have.
         train_counts: positives of each label in all training rows, for the groups of the metrics.
@@ -103,17 +104,20 @@ def choose_by_blocks(
         on_step: called with what was chosen.
         progress: called with what is being fitted, the share of it that is done, and the mean loss.
     """
-    C, drop = _penalty(parted, learner, C, rule, checkpoint, progress)
-    name = fit_name(C, "without held-out rows")
+    penalty, drop = None, 0.0
+    if isinstance(learner, BlockLearner):
+        penalty, drop = _penalty(parted, learner, C, rule, checkpoint, progress)
+    name = fit_name(penalty, "without held-out rows")
     prior = prior_logits(parted.targets)
     fitted = fit_kept(
         learner,
         parted.X,
         parted.targets,
-        C=C,
+        C=penalty,
         drop=drop,
         held=HeldRows(parted.X_held, prior, max(TAUS)),
         drops=(drop,),
+        groups=parted.groups,
         fits=checkpoint,
         name=name,
         progress=progress,
@@ -131,7 +135,7 @@ def choose_by_blocks(
         train_counts=train_counts,
         train_rows=parted.X.shape[0] + (0 if parted.rows_held is None else len(parted.rows_held)),
     )
-    step = Step(C, tau, offset, held.mean_loss(), scores[1], metrics, fitted.at_limit)
+    step = Step(penalty, tau, offset, held.mean_loss(), scores[1], metrics, fitted.at_limit)
     on_step(step)
     held_out: Any = held
     return Chosen(Choice(step, held_out, None, fitted.at_limit), drop, fitted.kept, scores)
@@ -181,14 +185,15 @@ def _penalty(
 
 
 def fit_kept(
-    learner: BlockLearner,
+    learner: BlockLearner | ListedLearner,
     X: DesignMatrix,
     targets: Any,
     *,
-    C: float,
+    C: float | None,
     drop: float = DROPPED[0],
     held: HeldRows | None = None,
     drops: tuple[float, ...] = (),
+    groups: np.ndarray | None = None,
     fits: Fits,
     name: str,
     progress: Callable[[str, float, float], None],
@@ -197,13 +202,13 @@ def fit_kept(
     """Fit as :meth:`BlockLearner.fit` does, or find that it was done before an interruption."""
     result = fits.finished(name)
     if result is not None:
-        return _restored(result, X.shape[1], targets.shape[1])
+        return _restored(result, learner.restore, X.shape[1], targets.shape[1])
 
     def heard(block: int, of: int, loss: float, score: float | None) -> None:
         done(block, of, loss, score)
         progress(name, block / of, loss)
 
-    options: dict[str, Any] = {"C": C, "drop": drop, "held": held, "drops": drops}
+    options: dict[str, Any] = {"C": C, "drop": drop, "held": held, "drops": drops, "groups": groups}
     fitted = learner.fit(X, targets, bookmark=fits.bookmark(name), done=heard, **options)
     fits.finish(name, _arrays(fitted))
     return fitted
@@ -216,10 +221,10 @@ def _arrays(fitted: Blocked) -> Arrays:
     return arrays
 
 
-def _restored(arrays: Arrays, features: int, labels: int) -> Blocked:
+def _restored(arrays: Arrays, restore: Callable[[Arrays, int, int], Any], features: int, labels: int) -> Blocked:
     held = []
     while f"held.{len(held)}.data" in arrays:
         parts = tuple(arrays[f"held.{len(held)}.{part}"] for part in CSR_PARTS)
         held.append(Ranked(sp.csr_array(parts, shape=(len(parts[2]) - 1, labels))))
-    model = SparseLinear.restored(arrays, features, labels)
+    model = restore(arrays, features, labels)
     return Blocked(model, int(arrays["at_limit"]), float(arrays["kept"]), held)

@@ -17,6 +17,7 @@ from manyhot.offset import best_offset_among, mean_f1_of_counts, offset_of_rank
 from manyhot.rankings import top_k_metrics
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.calibrate import SCORES, THIRDS, Calibrated, reliability
+from manyhot.toolkit.models.model import Score
 from manyhot.toolkit.models.ranked import Ranked
 
 # How many first labels rankings are measured by.
@@ -76,6 +77,16 @@ class RankedHeld:
     def score(self, tau: float, offset: float, cardinality: CardinalityRange) -> float:
         """Return the mean of micro- and macro-F1."""
         return mean_f1_of_sets(self.shifted(tau, offset).decided(cardinality), self.targets)
+
+
+def score_of_best(cardinality: CardinalityRange) -> Score:
+    """Return the score that stops a network: that of :func:`score_by`, of the best logits of each row."""
+
+    def score(logits: Ranked, targets: Any) -> float:
+        held = RankedHeld(logits, np.zeros(logits.shape[1], dtype=np.float32), targets)
+        return held.score(0.0, held.right_offset(0.0, cardinality), cardinality)
+
+    return score
 
 
 def mean_f1_of_sets(preds: Any, targets: Any) -> float:

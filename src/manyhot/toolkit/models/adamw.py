@@ -6,7 +6,7 @@ that parameters, moments and what was heard of the epochs so far are the whole s
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 from manyhot.split import stratified_split
 from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.model import Memory, Model, Outcome, Progress, Score, tensors
+from manyhot.toolkit.models.model import BLOCK, Memory, Model, Outcome, Progress, Score, tensors
 from manyhot.toolkit.models.processes import ALONE, Group, Share
-from manyhot.toolkit.objectives import Loss
+from manyhot.toolkit.models.ranked import TOP
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 # One row in so many is held out to say when to stop. With fewer rows than this none can be spared: a fixed number of
@@ -34,8 +34,16 @@ class Net(Model, Protocol):
         """Return what is fitted, by name."""
         ...
 
-    def forward(self, X: DesignMatrix, random: torch.Generator, share: Share) -> Tensor:
-        """Return the logits of a share of a mini-batch in training; `random` is what dropout draws from."""
+    @property
+    def weight(self) -> Tensor: ...  # noqa: D102
+    @property
+    def bias(self) -> Tensor: ...  # noqa: D102
+
+    def hidden(self, X: DesignMatrix, random: torch.Generator, share: Share) -> Tensor:
+        """Return what the last layer, weight (width, labels) and bias (labels,), makes logits of: (rows, width).
+
+        It is of a share of a mini-batch in training; `random` is what dropout draws from.
+        """
         ...
 
 
@@ -68,11 +76,12 @@ class NetLearner:
     """How networks of one kind are fitted. They have no penalty: early stopping is in its place.
 
     Attributes:
+        loss: of logits and targets, or where targets are lists, of the last layer and these: `LISTED_LOSSES`.
         draw: (X, labels) to the network that a fit starts from, the same every time.
         group: the processes that fit together.
     """
 
-    loss: Loss
+    loss: Any
     score: Score
     memory: Memory
     schedule: Schedule
@@ -122,10 +131,11 @@ class NetLearner:
 def fit_stopped_early(
     start: Callable[[], AnyNet],
     X: DesignMatrix,
-    targets: Tensor,
+    targets: Any,
     *,
-    loss: Loss,
+    loss: Any,
     score: Score,
+    judged: Callable[[AnyNet, DesignMatrix], Any] = lambda net, X: net.logits(X),
     schedule: Schedule,
     seed: int,
     groups: np.ndarray | None = None,
@@ -138,10 +148,11 @@ def fit_stopped_early(
     Args:
         start: draws the same network every time.
         X: (rows, features).
-        targets: (rows, labels), on the device of the network.
+        targets: (rows, labels), on the device of the network; or scipy CSR of bool, with one of `LISTED_LOSSES`.
         loss: (logits, targets) to the sum over rows.
         score: of the rows held out. The loss would stop too soon: it rises with the certainty of a few wrong logits
             while label sets still get better.
+        judged: (network, X) to what the score is of: logits, or the best of each row.
         schedule: batches, epochs, rate and patience.
         seed: of the tenth and of the order of rows.
         groups: (rows,), the same for rows that are on one side of the tenth.
@@ -157,19 +168,20 @@ def fit_stopped_early(
     elif rows < FEW_ROWS or held.all() or not held.any():  # few groups may all be on one side
         epochs, before = FEW_EPOCHS, 0
     else:
-        X_held, targets_held = X[held], targets[torch.from_numpy(held)].cpu().numpy()
-        X_kept, targets_kept = X[~held], targets[torch.from_numpy(~held)]
+        X_held, targets_held = X[held], _taken(targets, held)
+        targets_held = targets_held.cpu().numpy() if isinstance(targets_held, Tensor) else targets_held
+        X_kept, targets_kept = X[~held], _taken(targets, ~held)
         net = start()
 
         heard = descend(
             net.parameters(),
-            len(targets_kept),
+            X_kept.shape[0],
             mean_loss(net, X_kept, targets_kept, loss, group),
             schedule,
             seed=seed,
             bookmark=bookmark,
             progress=lambda step, of, loss, score: progress(step, of + min(step, of), loss, score),
-            held=lambda: group.told(lambda: score(net.logits(X_held), targets_held)),
+            held=lambda: group.told(lambda: score(judged(net, X_held), targets_held)),
             group=group,
         )
         epochs, before = int(np.argmax(heard)) + 1, len(heard)
@@ -190,20 +202,35 @@ def fit_stopped_early(
 
 
 def mean_loss(
-    net: Net, X: DesignMatrix, targets: Tensor, loss: Loss, group: Group = ALONE
+    net: Net, X: DesignMatrix, targets: Any, loss: Any, group: Group = ALONE
 ) -> Callable[[np.ndarray, torch.Generator], Tensor]:
     """Return what :func:`descend` minimises: the mean loss of some rows, or what this process's share adds to it."""
+
+    def summed(rows: np.ndarray, random: torch.Generator, share: Share) -> Tensor:
+        hidden, some = net.hidden(X[rows], random, share), _taken(targets, rows)
+        if isinstance(some, Tensor):
+            return loss(hidden @ net.weight + net.bias, some)
+        return loss(hidden, net.weight.T, some, bias=net.bias, reduction="sum")
 
     def value(rows: np.ndarray, random: torch.Generator) -> Tensor:
         share = group.share(len(rows))
         own = rows[share.here]
         if not len(own):
             # A small batch may leave nothing for this process; its gradient is then 0, and all wait for it.
-            one = Share(0, 1, len(rows), share.rank)
-            return net.forward(X[rows[:1]], random, one).sum() * 0
-        return loss(net.forward(X[own], random, share), targets[torch.from_numpy(own)]) / len(rows)
+            return summed(rows[:1], random, Share(0, 1, len(rows), share.rank)) * 0
+        return summed(own, random, share) / len(rows)
 
     return value
+
+
+def listed_bytes(rows: int, labels: int, width: int) -> int:
+    """Return what lists of labels take beside the parameters: a gradient turned round, logits of a block, best ones."""
+    return 4 * labels * width + 16 * BLOCK * labels + 48 * TOP * (rows // HELD)
+
+
+def _taken(targets: Any, rows: np.ndarray) -> Any:
+    """Take rows by positions or by a mask."""
+    return targets[torch.from_numpy(rows)] if isinstance(targets, Tensor) else targets[rows]
 
 
 def descend(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
+from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule, listed_bytes
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Score, free_memory, tensors
 from manyhot.toolkit.models.pooling import Pooling
@@ -51,14 +51,14 @@ class FineTuned:
         named = {NETWORK + name: parameter for name, parameter in self.network.named_parameters()}
         return named | {"weight": self.weight, "bias": self.bias}
 
-    def forward(self, X: np.ndarray, random: torch.Generator, share: Share) -> Tensor:
-        """Return the logits of token ids in training; with several processes, each drops out numbers of its own."""
+    def hidden(self, X: np.ndarray, random: torch.Generator, share: Share) -> Tensor:
+        """Return vectors of token ids in training; with several processes, each drops out numbers of its own."""
         self.network.train()
         devices = [self.bias.device] if self.bias.device.type == "cuda" else []
         # Dropout inside of transformers draws from torch's own random numbers, which are not ours to move.
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)) + share.rank)
-            return pooled(self.network, self.pooling, X) @ self.weight + self.bias
+            return pooled(self.network, self.pooling, X)
 
     def logits(self, X: np.ndarray) -> np.ndarray:
         """Return (rows, labels) float32."""
@@ -106,9 +106,10 @@ def plan_encoder(
     score: Score,
     seed: int = 0,
     device: str = "cpu",
+    listed: bool = False,
     free: int | None = None,
 ) -> NetLearner:
-    """Say how an encoder is fine-tuned, on token ids, and count what that takes.
+    """Say how an encoder is fine-tuned, on token ids, and count what that takes; `listed` where targets are lists.
 
     Raises:
         InputError: more than is free.
@@ -117,7 +118,8 @@ def plan_encoder(
     config, pooling, length = encoder.config, Pooling(encoder.pooling.modes), encoder.tokens.limit
     # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
     layer = 2 * SCHEDULE.batch * length * (34 * encoder.hidden + 5 * config.get("num_attention_heads", 12) * length)
-    needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + 4 * rows // HELD * labels * 3
+    logits = listed_bytes(rows, labels, encoder.width) if listed else 12 * (rows // HELD) * labels
+    needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + logits
     memory = Memory(
         f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
         parameters,

@@ -9,11 +9,12 @@ from manyhot.toolkit.models.encoder import FineTuned, plan_encoder
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.linear import Linear, LinearLearner
+from manyhot.toolkit.models.listed import ListedLearner
 from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.model import Learner, Model, Score, device_of
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
-from manyhot.toolkit.objectives import Loss, route_of
+from manyhot.toolkit.objectives import LISTED_LOSSES, Loss, route_of
 
 
 def learner_for(
@@ -32,6 +33,25 @@ def learner_for(
     if encoder is not None:
         return plan_encoder(rows, labels, encoder=encoder, **options)
     return plan_mlp(rows, features, labels, **options)
+
+
+def listed_learner_for(
+    config: Config, rows: int, features: int, labels: int, score: Score, encoder: Encoder | None = None
+) -> ListedLearner:
+    """Plan how a run fits a network from lists of labels.
+
+    Raises:
+        InputError: a device that is not there, or more memory than is free.
+    """
+    device = device_of(config.device)
+    options: Any = {"loss": LISTED_LOSSES[config.loss], "score": score, "seed": config.seed, "device": device}
+    if encoder is None:
+        return ListedLearner(plan_mlp(rows, features, labels, listed=True, **options), Mlp.restored)
+    config_of, pooling = encoder.config, Pooling(encoder.pooling.modes)
+    return ListedLearner(
+        plan_encoder(rows, labels, encoder=encoder, listed=True, **options),
+        lambda arrays, features, labels: FineTuned.restored(config_of, pooling, arrays, labels, device),
+    )
 
 
 def read_encoder(config: Config, say: Callable[[str], None] = lambda text: None) -> Encoder | None:

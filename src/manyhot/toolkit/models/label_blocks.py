@@ -59,13 +59,6 @@ class SparseLinear:
         products = [sp.csr_array(block) @ self.weight for block in blocks]
         return np.concatenate([product.toarray() for product in products]).astype(np.float32) + self.bias
 
-    def ranked(self, X: DesignMatrix, k: int = TOP) -> Ranked:
-        """Return the k best logits of each row; those of all labels are there of a block of rows alone."""
-        parts = [
-            Ranked.of(self.logits(X[first : first + BLOCK]), k).cells for first in range(0, max(X.shape[0], 1), BLOCK)
-        ]
-        return Ranked(sp.csr_array(sp.vstack(parts, format="csr")))
-
     def shifted(self, by: np.ndarray) -> "SparseLinear":
         """Return the model whose logits are higher by `by`, a number a label."""
         return SparseLinear(self.weight, self.bias + by.astype(np.float32))
@@ -112,7 +105,7 @@ class Blocked(NamedTuple):
         held: the best logits of held-out rows: with all weights, and as each way of dropping leaves them.
     """
 
-    model: SparseLinear
+    model: Any
     at_limit: int
     kept: float
     held: list[Ranked]
@@ -211,6 +204,11 @@ class BlockLearner:
         """The solver, and that weights are sparse."""
         return {"solver": "lbfgs", "weights": "sparse"}
 
+    @property
+    def restore(self) -> Callable[[Arrays, int, int], SparseLinear]:
+        """(arrays, features, labels) to the model that they are of."""
+        return SparseLinear.restored
+
     def fit(
         self,
         X: DesignMatrix,
@@ -220,6 +218,7 @@ class BlockLearner:
         drop: float = DROPPED[0],
         held: HeldRows | None = None,
         drops: tuple[float, ...] = (),
+        groups: np.ndarray | None = None,
         bookmark: Bookmark = UNSAVED,
         done: Progress = unheard,
     ) -> Blocked:
@@ -232,6 +231,7 @@ class BlockLearner:
             drop: weights that are nearer to 0 are dropped, where rows are of length 1.
             held: rows whose best logits are asked for: of all weights, and of those that each of `drops` leaves.
             drops: ways of dropping.
+            groups: of no use here; a network holds rows out.
             bookmark: where the state is left after each block.
             done: called after each block, with the mean loss.
         """

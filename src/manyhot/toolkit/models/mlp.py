@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule
+from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule, listed_bytes
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
 from manyhot.toolkit.models.model import BLOCK, Around, Memory, Score, free_memory, tensors
@@ -57,8 +57,8 @@ class Mlp:
         """Return the weights by name."""
         return {name: getattr(self, name) for name in ("hidden_weight", "hidden_bias", "weight", "bias")}
 
-    def forward(self, X: DesignMatrix, random: torch.Generator | None = None, share: Share | None = None) -> Tensor:
-        """Return logits; in training `random` draws which hidden numbers of a mini-batch drop out, shared or not."""
+    def hidden(self, X: DesignMatrix, random: torch.Generator | None = None, share: Share | None = None) -> Tensor:
+        """Return hidden numbers; in training `random` draws which of a mini-batch drop out, shared or not."""
         device = self.bias.device
         if sp.issparse(X):
             rows = sp.csr_array(X)
@@ -76,7 +76,7 @@ class Mlp:
             rows, here = (len(hidden), slice(None)) if share is None else (share.rows, share.here)
             kept = (torch.rand((rows, hidden.shape[1]), generator=random) >= DROPOUT)[here]
             hidden = hidden * (kept.to(device) / (1 - DROPOUT))
-        return hidden @ self.weight + self.bias
+        return hidden
 
     def logits(self, X: DesignMatrix) -> np.ndarray:
         """Return (rows, labels) float32."""
@@ -90,7 +90,8 @@ class Mlp:
                     part.resize(BLOCK, X.shape[1])
                 elif rows < BLOCK:
                     part = np.pad(part, ((0, BLOCK - rows), (0, 0)))
-                blocks.append(self.forward(part)[:rows].cpu().numpy())
+                logits = self.hidden(part) @ self.weight + self.bias
+                blocks.append(logits[:rows].cpu().numpy())
         return np.concatenate(blocks)
 
     def shifted(self, by: np.ndarray) -> "Mlp":
@@ -138,16 +139,19 @@ def plan_mlp(
     score: Score,
     seed: int = 0,
     device: str = "cpu",
+    listed: bool = False,
     free: int | None = None,
 ) -> NetLearner:
-    """Say how models with a hidden layer are fitted, and count what that takes.
+    """Say how models with a hidden layer are fitted, and count what that takes; `listed` where targets are lists.
 
     Raises:
         InputError: more than is free.
     """
     parameters = (features + 1) * HIDDEN + (HIDDEN + 1) * labels
-    batch = SCHEDULE.batch * (labels * LOGITS_TENSORS + 4 * HIDDEN)
-    needed = 4 * (parameters * VECTORS + batch + rows // HELD * labels * 3)
+    logits = 4 * SCHEDULE.batch * labels * LOGITS_TENSORS + 12 * (rows // HELD) * labels
+    if listed:
+        logits = listed_bytes(rows, labels, HIDDEN)
+    needed = 4 * (parameters * VECTORS + 4 * SCHEDULE.batch * HIDDEN) + logits
     memory = Memory(
         f"{HIDDEN} hidden units, AdamW in mini-batches on {device.upper()}",
         parameters,

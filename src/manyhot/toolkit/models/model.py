@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import psutil
@@ -17,8 +17,8 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.objectives import Loss
 
-# (logits, targets) of held-out rows to a score: the higher, the better.
-Score = Callable[[np.ndarray, np.ndarray], float]
+# (logits, targets) of held-out rows to a score: the higher, the better. Where labels are very many, of the best logits.
+Score = Callable[[Any, Any], float]
 # Called with the step that was made, how many there are at most, the mean loss, and the score of rows held out, if any.
 Progress = Callable[[int, int, float, float | None], None]
 # Prediction goes by blocks of exactly so many rows, so that a row's logits have the same bits whatever rows come with

@@ -1,5 +1,6 @@
 """The best logits of each row, where those of all labels are too many to keep."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import scipy.sparse as sp
 
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.disk.fits import Arrays
+from manyhot.toolkit.models.model import BLOCK
 
 # Labels that a row keeps.
 TOP = 100
@@ -47,6 +49,20 @@ class Ranked:
         best = Best(len(logits), k, np.zeros(logits.shape[1], dtype=np.float32), 0.0)
         best.offer(np.arange(logits.shape[1]), logits)
         return best.ranked()
+
+    @classmethod
+    def of_blocks(
+        cls, logits: Callable[[Any], np.ndarray], X: Any, k: int, prior: np.ndarray | None = None, most: float = 0.0
+    ) -> "Ranked":
+        """Keep the best of each row of X, of which logits are made a block of rows at a time; `prior` as of Best."""
+        parts = []
+        for first in range(0, max(X.shape[0], 1), BLOCK):
+            block = logits(X[first : first + BLOCK])
+            unit = np.zeros(block.shape[1], dtype=np.float32) if prior is None else prior
+            best = Best(len(block), k, unit, most)
+            best.offer(np.arange(block.shape[1]), block)
+            parts.append(best.ranked().cells)
+        return cls(sp.csr_array(sp.vstack(parts, format="csr")))
 
     @property
     def rows(self) -> np.ndarray:

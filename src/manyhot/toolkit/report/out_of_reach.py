@@ -7,7 +7,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from manyhot.reach import reachable_classes, reachable_sets
-from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.runs.predict import Run
 
 MOST_SETS, FEWEST_SETS = 2000, 20
@@ -25,7 +24,7 @@ def never_predicted(run: Run, targets: sp.csr_array) -> list[dict[str, Any]]:
         targets: of training rows; their distinct label sets are looked at, the most frequent first.
     """
     # A row with votes is not bound by the last layer; of very many labels no linear programme ends.
-    if run.neighbours is not None or isinstance(run.model, SparseLinear):
+    if run.neighbours is not None or run.keeps_best:
         return []
     arrays = run.model.arrays()
     inputs, labels = arrays["weight"].shape

@@ -17,7 +17,6 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from manyhot.toolkit.errors import OBEYED, visible
 from manyhot.toolkit.models.features import Features
-from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.models.term_blocks import TextBlock
 from manyhot.toolkit.models.term_counts import count_terms
@@ -176,7 +175,7 @@ class Scorer:
 def scorer_of(run: Run) -> Scorer | str:
     """Take the strongest weights of a run for a page, or say in half a sentence why it can have none."""
     features = run.features
-    if isinstance(run.model, SparseLinear):
+    if run.keeps_best:
         return "its labels are too many"
     if not isinstance(run.model, Linear):
         return "this model is not linear"

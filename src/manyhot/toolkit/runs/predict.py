@@ -17,8 +17,10 @@ from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import InputError, reading, shown
 from manyhot.toolkit.models.features import DesignMatrix, Features, little_known
 from manyhot.toolkit.models.label_blocks import SparseLinear
+from manyhot.toolkit.models.listed import LISTED
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.models.neighbours import Neighbours
+from manyhot.toolkit.models.ranked import TOP, Ranked
 from manyhot.toolkit.read.cells import close_matches, counted, listed
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, read_file
@@ -102,6 +104,11 @@ class Run:
         self.neighbours = neighbours
         self.trained_rows = trained_rows
         self.usual = usual
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether labels are very many: training had lists of them, and of logits the best of each row are kept."""
+        return isinstance(self.model, SparseLinear) or self.info.get("targets") == LISTED
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -265,8 +272,8 @@ class Run:
             check_one_class(examples)
         if self.trained_rows is not None and (note := said_of_known(row_hashes(examples), self.trained_rows)):
             notes.append(note)
-        if isinstance(self.model, SparseLinear):
-            return self._evaluate_ranked(self.model, examples, notes)
+        if self.keeps_best:
+            return self._evaluate_ranked(examples, notes)
         aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning():
             notes.append(warning)
@@ -279,7 +286,7 @@ class Run:
             metrics |= self.hits(logits, aligned.targets)
         return Measured(metrics, notes, examples, aligned, logits)
 
-    def _evaluate_ranked(self, model: SparseLinear, examples: Examples, notes: list[str]) -> Measured:
+    def _evaluate_ranked(self, examples: Examples, notes: list[str]) -> Measured:
         """Measure on examples where labels are very many: no rows x labels numbers but of a block of rows."""
         if examples.unknown is not None:
             raise InputError(
@@ -289,7 +296,7 @@ class Run:
         aligned = align_sparse(examples.targets, examples.label_names, self.label_names)
         if warning := aligned.warning():
             notes.append(warning)
-        logits = model.ranked(self.features.transform(examples))
+        logits = Ranked.of_blocks(self.model.logits, self.features.transform(examples), TOP)
         metrics = measure_ranked(
             logits,
             aligned,

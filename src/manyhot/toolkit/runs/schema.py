@@ -26,6 +26,7 @@ from manyhot.toolkit.disk.schema import (
     whole,
 )
 from manyhot.toolkit.errors import shown
+from manyhot.toolkit.models.listed import LISTED
 from manyhot.toolkit.models.pooling import MODES
 
 MOST_LABELS = 10**7
@@ -76,6 +77,8 @@ _chosen = record(
     {
         "neighbours": maybe(record({}, others=schema.one_scalar)),
         "promise": record({"precision": number(0, 1), "too_rare": _names, "never": _names}),
+        "targets": one_of(LISTED),
+        "rows": whole(1, MOST_ROWS),
     },
     others=schema.one_scalar,
 )
@@ -209,6 +212,8 @@ def check_run(parts: Mapping[str, Any]) -> None:
         raise ValueError(f"calibration.json, labels: expected the {len(labels)} labels of run.json in their order")
     if calibration["classes"] != (state["task"] == "multiclass"):
         raise ValueError("calibration.json, classes: expected true of a multiclass run, and of no other")
+    if "targets" in state["chosen"] and "rows" not in state["chosen"]:
+        raise ValueError("run.json, chosen.rows: expected how many rows trained a run whose targets were lists")
     if state["cardinality"]["max_labels"] > len(labels):
         raise ValueError(f"run.json, cardinality.max_labels: expected at most {len(labels)}, the number of labels")
     reads = bool(features["text"]) or "tokens" in features or "encoder" in features
