@@ -42,6 +42,7 @@ from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.objectives import FORMULAS, route_of
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.runs.evaluate import align
+from others import csr_of_others
 
 FIRST, REST = ("reuters21578 R90", "debtags"), ("delicious", "imdb", "goemotions")
 RESULTS = Path(__file__).parent / "results" / "linear_speed.json"
@@ -69,7 +70,7 @@ def by_scikit_learn(train: str, test: str, name: str) -> None:
         X, X_test = vectorizer.fit_transform(rows.train.texts), vectorizer.transform(rows.test.texts or [])
     else:
         scaler = MaxAbsScaler()
-        X, X_test = scaler.fit_transform(rows.train.numbers), scaler.transform(rows.test.numbers)
+        X, X_test = map(csr_of_others, (scaler.fit_transform(rows.train.numbers), scaler.transform(rows.test.numbers)))
     # Not int8: scikit-learn numbers the labels in the type of the targets, and 128 are one too many.
     targets: Any = rows.train.targets.astype(np.int64)
     scores = OneVsRestClassifier(LinearSVC()).fit(X, targets).decision_function(X_test)

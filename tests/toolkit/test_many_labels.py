@@ -14,7 +14,7 @@ import torch
 
 from command import as_json, bad, call
 from interrupted import contents, killed
-from manyhot import CardinalityRange, load_run, multilabel_metrics, stratified_split
+from manyhot import CardinalityRange, label_propensity, load_run, multilabel_metrics, stratified_split, top_k_metrics
 from manyhot.toolkit.choose.ranked_rows import score_of_best
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError
@@ -164,6 +164,27 @@ def test_options(folder, tmp_path, options):
         measured = found.metrics["held_out"]
         assert measured["labels_per_row_predicted"] == pytest.approx(measured["labels_per_row_true"], abs=0.03)
     assert found.metrics["held_out"]["micro_f1"] > 0.6
+
+
+def test_propensities_are_those_asked_for(folder, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call(f"train {folder}/train.txt --test {folder}/test.txt --set weights=sparse --set propensity=0.5,0.4 --out r")
+    metrics = json.loads(Path("r/metrics.json").read_text())["test"]
+    run = load_run("r")
+    test = read_for(run, f"{folder}/test.txt", with_labels=True)
+    logits = run.logits(test)
+    aligned = align(test.targets, test.label_names, run.label_names)
+    targets = np.hstack([aligned.targets, aligned.unseen])
+    counts = np.r_[run.train_counts, np.zeros(len(aligned.unseen_names))]
+    propensity = label_propensity(counts, 180, a=0.5, b=0.4)
+    first = np.argsort(-logits, 1, kind="stable")[:, :5]
+    wanted = top_k_metrics(torch.from_numpy(first), torch.from_numpy(targets), ks=(1, 5), propensity=propensity)
+    assert metrics["psp_at_5"] == pytest.approx(wanted["psp_at_5"])
+    assert as_json(f"evaluate r {folder}/test.txt")["psp_at_5"] == metrics["psp_at_5"]
+    assert metrics["psp_at_5"] != trained[0].metrics["test"]["psp_at_5"]
+    for value in ("0.5", "a,b", "0.5,0.4,1", "nan,1", "-1,1"):
+        assert bad(f"train {folder}/train.txt --set propensity={value}").startswith("propensity expects A and B")
+    assert bad(f"train {folder}/train.txt --set propensity=0.5,0.4").startswith("propensity is of PSP@k")
 
 
 def test_validation_rows_and_texts(tmp_path):

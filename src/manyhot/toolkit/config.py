@@ -43,7 +43,7 @@ DESIGNS = ("gplinker", "cascade")
 OF_TABLES = (
     *("text", "features", "labels", "num_labels", "label_sep", "no_header", "encoding", "join"),
     *("uncertain", "fine_tune", "long", "words", "neighbours", "characters", "kernel", "tau", "decision", "C"),
-    *("max_iter", "weights", "from_run"),
+    *("max_iter", "weights", "propensity", "from_run"),
 )
 # What -1 says in a label column, where it does not say that nobody knows.
 UNCERTAIN = ("negative", "positive")
@@ -108,6 +108,7 @@ class Config:
     C: float | Auto = "auto"
     max_iter: int = 60
     weights: str = "auto"
+    propensity: tuple[float, float] = (0.55, 1.5)
     nested: str = "auto"
     tokens: str = "auto"
     end: str = "exclusive"
@@ -237,6 +238,8 @@ def _checked(merged: dict[str, Any]) -> Config:
         )
     if "C" in merged:
         merged["C"] = _number("C", merged["C"], 1e-12, 1e12, "above 0; the larger, the weaker the penalty on weights")
+    if "propensity" in merged:
+        merged["propensity"] = _propensity(merged["propensity"])
     task = merged.get("task", "multilabel")
     if task not in TASKS:
         raise InputError(f"task expects one of {', '.join(TASKS)}; got {shown(task)}.")
@@ -445,6 +448,20 @@ def _columns(value: Any) -> tuple[int, ...]:
             f"tags expects numbers of columns, counted from 1, the token's, such as 2,3; got {shown(value)}."
         )
     return numbers
+
+
+def _propensity(value: Any) -> tuple[float, float]:
+    cells = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    try:
+        numbers = tuple(float(cell) for cell in cells)
+    except (TypeError, ValueError, OverflowError):
+        numbers = ()
+    if len(numbers) != 2 or not all(0 <= number <= 100 for number in numbers):
+        raise InputError(
+            "propensity expects A and B of Jain et al. (2016), such as 0.55,1.5, or 0.5,0.4 as of Wikipedia; got "
+            f"{shown(value)}."
+        )
+    return numbers[0], numbers[1]
 
 
 def _number(key: str, value: Any, low: float, high: float, what: str) -> float | Auto:

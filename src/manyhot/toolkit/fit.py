@@ -183,6 +183,7 @@ def _fit_lists(
         rule=_rule(config),
         cardinality=cardinality,
         train_counts=counts,
+        propensity=config.propensity,
         checkpoint=checkpoint,
         on_step=on_step,
         progress=progress,
@@ -215,6 +216,7 @@ def _fit_lists(
     info = {"loss": config.loss, "C": step.C, "tau": step.tau, "offset": step.offset} | learner.info
     # How frequent labels are is measured by the rows.
     info["rows"] = training.train.rows
+    info |= dict(zip(("propensity_a", "propensity_b"), config.propensity, strict=True))
     if learner.penalised:
         info |= {"dropped": chosen.drop, "weights_kept": round(chosen.kept, 6)}
         info |= {"score": round(after, 4), "score_of_all_weights": round(before, 4)}

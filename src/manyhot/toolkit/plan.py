@@ -70,6 +70,11 @@ def planned(
         for warns, sentence in said_of_rows(before, rows):
             (listener.warn if warns else listener.say)(sentence)
     lists = stay_lists(config, training)
+    if not lists and config.propensity != Config.propensity:
+        raise InputError(
+            "propensity is of PSP@k, which is measured where labels are very many; leave it out, or use --set "
+            "weights=sparse with a linear model."
+        )
     if lists:
         size = f"{rows.rows:,} rows x {len(rows.label_names):,} labels"
         if is_network(config):

@@ -72,7 +72,9 @@ def test_numbers_are_those_of_multilabel_metrics():
     counts = np.r_[np.arange(39), 50.0]
     shifted = ranked.shifted(0.5, 0.3)
     preds = shifted.decided(limits)
-    found = metrics_of_sets(preds, ranked.targets, first_of(shifted), train_counts=counts, train_rows=1000)
+    found = metrics_of_sets(
+        preds, ranked.targets, first_of(shifted), train_counts=counts, train_rows=1000, propensity=(0.5, 0.4)
+    )
     logits = dense.shifted(0.5, 0.3)
     wanted: Any = multilabel_metrics(preds.toarray(), dense.targets, logits, train_counts=counts)
     assert set(wanted) - set(found) == {"lrap"}
@@ -81,7 +83,7 @@ def test_numbers_are_those_of_multilabel_metrics():
     )
     assert mean_f1_of_sets(preds, ranked.targets) == pytest.approx((wanted["micro_f1"] + wanted["macro_f1"]) / 2)
     # PSP, term by term.
-    worth, order = 1 / label_propensity(counts, 1000), np.argsort(-logits, axis=1, kind="stable")
+    worth, order = 1 / label_propensity(counts, 1000, a=0.5, b=0.4), np.argsort(-logits, axis=1, kind="stable")
     for k in (1, 3, 5):
         reached = sum(worth[i] for row in range(150) for i in order[row, :k] if dense.targets[row, i])
         best = sum(sum(sorted(worth[dense.targets[row]], reverse=True)[:k]) for row in range(150))
@@ -97,6 +99,7 @@ def test_rows_that_keep_too_few_for_a_ranking_have_none():
         first_of(ranked),
         train_counts=np.ones(3),
         train_rows=2,
+        propensity=(0.55, 1.5),
     )
     assert {"precision_at_1", "ndcg_at_3"} <= set(found)
     assert not {"precision_at_5", "psp_at_1"} & set(found)

@@ -115,7 +115,7 @@ def test_the_sum_over_the_sample_is_right_in_the_mean():
         sums.append(float(values[working.rows] @ working.weights))
     error = np.std(sums) / 20
     assert error > 0
-    assert np.mean(sums) == pytest.approx(values.sum(), abs=3 * error)
+    assert np.mean(sums) == pytest.approx(values.sum(), abs=3 * float(error))
 
 
 def test_weighted_rows_weigh_in_loss_and_gradient(monkeypatch):
@@ -160,7 +160,8 @@ def test_rare_labels_are_ranked_as_well_as_by_all_rows(monkeypatch):
     monkeypatch.setattr(module, "LEAST", 10**9)
     whole = learner().fit(X[:1200], targets[:1200], **options)
     assert not np.array_equal(some.model.bias, whole.model.bias)
-    truth, found = targets[1200:], []
+    truth: Any = targets[1200:]
+    found = []
     for fitted in (some, whole):
         ranked = fitted.held[0]
         first = ranked.first(2)

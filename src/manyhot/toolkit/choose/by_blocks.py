@@ -87,6 +87,7 @@ def choose_by_blocks(
     rule: OneOffset,
     cardinality: CardinalityRange,
     train_counts: np.ndarray,
+    propensity: tuple[float, float],
     checkpoint: Fits = NO_CHECKPOINT,
     on_step: Callable[[Step], None] = lambda step: None,
     progress: Callable[[str, float, float], None] = lambda what, share, loss: None,
@@ -100,6 +101,7 @@ def choose_by_blocks(
         rule: what makes tau and the offset of held-out rows.
         cardinality: how many labels a prediction may have.
         train_counts: positives of each label in all training rows, for the groups of the metrics.
+        propensity: A and B of :func:`manyhot.label_propensity`.
         checkpoint: where finished fits are kept, and found after an interruption.
         on_step: called with what was chosen.
         progress: called with what is being fitted, the share of it that is done, and the mean loss.
@@ -134,6 +136,7 @@ def choose_by_blocks(
         first_of(logits),
         train_counts=train_counts,
         train_rows=parted.X.shape[0] + (0 if parted.rows_held is None else len(parted.rows_held)),
+        propensity=propensity,
     )
     step = Step(penalty, tau, offset, held.mean_loss(), scores[1], metrics, fitted.at_limit)
     on_step(step)

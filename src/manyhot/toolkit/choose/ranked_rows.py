@@ -96,7 +96,13 @@ def mean_f1_of_sets(preds: Any, targets: Any) -> float:
 
 
 def metrics_of_sets(
-    preds: Any, targets: Any, first: np.ndarray, *, train_counts: np.ndarray, train_rows: int
+    preds: Any,
+    targets: Any,
+    first: np.ndarray,
+    *,
+    train_counts: np.ndarray,
+    train_rows: int,
+    propensity: tuple[float, float],
 ) -> dict[str, float | int | None]:
     """Measure label sets and first labels: keys and numbers of :func:`manyhot.multilabel_metrics`, but for LRAP.
 
@@ -106,6 +112,7 @@ def metrics_of_sets(
         first: (rows, k), the best labels, best first.
         train_counts: (labels,), training rows of each label.
         train_rows: how many there were.
+        propensity: A and B of :func:`manyhot.label_propensity`.
 
     Returns:
         Also nDCG at 1 and 3, and `psp_at_1`, `_3` and `_5`, by :func:`manyhot.label_propensity`.
@@ -122,8 +129,9 @@ def metrics_of_sets(
     ranked: dict[str, Any] = {}
     ks = tuple(k for k in KS if k <= first.shape[1])
     if ks:
-        propensity = label_propensity(train_counts, train_rows) if train_rows >= LEAST_ROWS else None
-        ranked = dict(top_k_metrics(first, targets, ks=ks, propensity=propensity))
+        a, b = propensity
+        of_labels = label_propensity(train_counts, train_rows, a=a, b=b) if train_rows >= LEAST_ROWS else None
+        ranked = dict(top_k_metrics(first, targets, ks=ks, propensity=of_labels))
         del ranked["rows"]
     return {
         "micro_f1": float(2 * hits.sum() / max(given.sum() + true.sum(), 1)),

@@ -91,6 +91,7 @@ def measure_ranked(
     calibration: Calibration,
     train_counts: np.ndarray,
     train_rows: int,
+    propensity: tuple[float, float],
 ) -> dict[str, float | int | None]:
     """Do what :func:`measure` and :func:`measure_probs` do, of the best logits of each row and sparse targets.
 
@@ -102,7 +103,9 @@ def measure_ranked(
         preds = sp.csr_array(sp.hstack([preds, sp.csr_array((len(logits), others), dtype=bool)]))
         targets = sp.csr_array(sp.hstack([targets, aligned.unseen]))
         counts = np.concatenate([train_counts, np.zeros(others)])
-    metrics = metrics_of_sets(preds, targets, first_of(logits), train_counts=counts, train_rows=train_rows)
+    metrics = metrics_of_sets(
+        preds, targets, first_of(logits), train_counts=counts, train_rows=train_rows, propensity=propensity
+    )
     scores, label, truth = logits.cells.data, logits.cells.indices, logits.has(aligned.targets)
     probs = probs_of_cells(calibration, scores, label)
     return metrics | {"labels": len(train_counts)} | dict(measured_of_cells(scores, truth, probs))

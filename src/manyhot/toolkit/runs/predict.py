@@ -304,6 +304,7 @@ class Run:
             calibration=self.calibration,
             train_counts=self.train_counts,
             train_rows=int(self.info["rows"]),
+            propensity=(self.info.get("propensity_a", 0.55), self.info.get("propensity_b", 1.5)),
         )
         return Measured(metrics, notes, examples, aligned, logits)
 

@@ -72,6 +72,7 @@ _count = whole(0, MOST_ROWS)
 
 
 _names = several(text)
+_propensity = {"propensity_a": number(0, 100), "propensity_b": number(0, 100)}
 _chosen = record(
     {"loss": text},
     {
@@ -79,10 +80,11 @@ _chosen = record(
         "promise": record({"precision": number(0, 1), "too_rare": _names, "never": _names}),
         "targets": one_of(LISTED),
         "rows": whole(1, MOST_ROWS),
+        **_propensity,
     },
     others=schema.one_scalar,
 )
-_chosen_sparse = record({"loss": text, "rows": whole(1, MOST_ROWS)}, others=schema.one_scalar)
+_chosen_sparse = record({"loss": text, "rows": whole(1, MOST_ROWS)}, _propensity, others=schema.one_scalar)
 COLUMNS = record(
     {
         "text": _names,
