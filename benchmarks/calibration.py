@@ -21,11 +21,13 @@ from manyhot import Calibration, calibration, calibration_metrics, fit_calibrati
 from manyhot.labels import cardinality_range, label_counts
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import choose, choose_tau, make_folds
+from manyhot.toolkit.config import default_loss
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.linear import LinearLearner
 from manyhot.toolkit.objectives import loss_of, route_of
 
 RESULTS = Path(__file__).parent / "results"
+LOSS = default_loss("multilabel", "linear")
 Rule = Callable[[np.ndarray, np.ndarray], Calibration]
 
 
@@ -86,7 +88,7 @@ def held_out(load: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
     choice = choose(
         make_folds(X, targets, 0),
         learner=LinearLearner.planned(
-            rows, features, targets.shape[1], loss=loss_of("zlpr", targets), route=route_of("zlpr")
+            rows, features, targets.shape[1], loss=loss_of(LOSS, targets), route=route_of(LOSS)
         ),
         C="auto",
         rule=choose_tau,

@@ -236,6 +236,14 @@ TRAINING = {
         )
     ]
     + [(matrix(names=b"a\n\xff\n"), None, "labels.txt, line 2: expected UTF-8 text, got the byte 0xff")],
+    "keys that few lines have": [
+        (
+            {"d.jsonl": b"".join(b'{"text": "a b", "labels": ["x"], %s}\n' % (key % (i, i)) for i in range(8000))},
+            None,
+            "d.jsonl, line 7071: expected objects with the same keys, which are the columns, got 7,0",
+        )
+        for key in (b'"k%d": %d', b'"of": {"k%d": %d}')
+    ],
     "duplicate column or label names": [
         (
             {"d.csv": b"text,text\na b,x\n"},

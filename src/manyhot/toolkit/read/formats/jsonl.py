@@ -19,6 +19,10 @@ from manyhot.toolkit.read.formats.files import BLOCK_BYTES, POLARS_ERRORS, TextF
 # matters alone; Python parses them for less, one at a time.
 LONG_LINE = 2**20
 
+# Cells, lines by keys, of which one in THIN at least has a value: a key is a column, and of columns of single values
+# polars holds every cell, in 60 bytes, and takes a time that grows with their square.
+MOST_CELLS, THIN = 5 * 10**7, 100
+
 # What is known of each column so far: its kind, and the line that showed it.
 Kinds = dict[str, tuple[str, int]]
 
@@ -89,9 +93,22 @@ def read_rows(
 
 
 def _check_lines(path: Path, data: bytes, kinds: Kinds, first: int = 1) -> None:
+    keys: set[str | tuple[str, str]] = set()
+    values = 0
     for line, text in enumerate(io.BytesIO(data), first):
-        if not text.isspace():
-            check_object(path, line, text, kinds)
+        if text.isspace():
+            continue
+        for name, value in check_object(path, line, text, kinds).items():
+            of_line = [(name, key) for key in value] if isinstance(value, dict) else [name]
+            keys.update(of_line)
+            values += len(of_line)
+        cells = (line - first + 1) * len(keys)
+        if cells > MOST_CELLS and THIN * values < cells:
+            raise InputError(
+                f"{path}, line {line}: expected objects with the same keys, which are the columns, got {len(keys):,} "
+                f"keys in {line - first + 1:,} lines, most of them once or twice; write such keys as a list of one "
+                'column, {"words": ["key", ...]}, or the file as svmlight'
+            )
 
 
 def _rewritten(path: Path, data: bytes, change: Callable[[dict[str, Any]], dict[str, Any]], first: int) -> bytes:
@@ -145,8 +162,8 @@ def _mixed(path: Path, error: BaseException) -> InputError:
     )
 
 
-def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> None:
-    """Refuse a line that is no object, or has a column of another kind than the lines before it.
+def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> dict[str, Any]:
+    """Return a line as an object; refuse what is none, or has a column of another kind than the lines before it.
 
     polars turns numbers into text where a column holds both, and keeps one of two equal keys: both are refused here.
 
@@ -156,7 +173,8 @@ def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> None:
         text: the line, not blank.
         kinds: of the columns so far; this line's are added.
     """
-    for name, value in json_object(path, line, text).items():
+    record = json_object(path, line, text)
+    for name, value in record.items():
         kind = _json_kind(value)
         if kind is None:
             continue
@@ -173,6 +191,7 @@ def check_object(path: Path, line: int, text: bytes, kinds: Kinds) -> None:
                 f"{where}: expected a {known} as on line {first}, got a {kind}, {shown(value)}; "
                 "write the column as one type"
             )
+    return record
 
 
 def json_object(path: Path, line: int, text: bytes) -> dict[str, Any]:
