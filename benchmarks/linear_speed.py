@@ -7,7 +7,9 @@
 Both are whole processes, from files to numbers on the test rows, side by side in one run: processor seconds, which
 other work on the machine touches least, decide. scikit-learn's is TfidfVectorizer(ngram_range=(1, 2)) or, of numbers,
 MaxAbsScaler, then OneVsRestClassifier(LinearSVC()) with its default C and nothing chosen; ours searches the penalty,
-the prior and the offset by cross-fitting, fits again and calibrates. Last, one fold of Reuters by the path in the space
+the prior and the offset by cross-fitting, fits again and calibrates. By default it also makes parts of words and
+columns of a kernel, and looks for nearest rows; without these, "words and pairs alone", it has the features of
+scikit-learn's. Last, one fold of Reuters by the path in the space
 of weights with all labels together, and by the one that is taken: seconds, objective and score.
 """
 
@@ -29,6 +31,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import LinearSVC
 
+from cpu import machine
 from evidence import COMMAND, ROOT, SETS, files_of
 from manyhot.decisions import decide
 from manyhot.labels import cardinality_range, label_counts
@@ -47,6 +50,10 @@ from others import csr_of_others
 FIRST, REST = ("reuters21578 R90", "debtags"), ("delicious", "imdb", "goemotions")
 RESULTS = Path(__file__).parent / "results" / "linear_speed.json"
 STRENGTHS = (10.0, 100.0)
+OURS = {
+    "manyhot train": [],
+    "words and pairs alone": ["--neighbours", "off", "--set", "characters=off", "--set", "kernel=off"],
+}
 
 
 def options_of(name: str) -> list[str]:
@@ -105,20 +112,11 @@ def side_by_side(name: str, runs: int) -> dict[str, Any]:
     """Run both on a set, in turns; the medians."""
     with tempfile.TemporaryDirectory() as place:
         train, test = map(str, files_of(SETS[name], Path(place)))
-        made: dict[str, list[dict[str, Any]]] = {"manyhot train": [], "TF-IDF + LinearSVC": []}
+        made: dict[str, list[dict[str, Any]]] = {method: [] for method in (*OURS, "TF-IDF + LinearSVC")}
         for run in range(runs):
-            ours = [
-                str(COMMAND),
-                "train",
-                train,
-                "--test",
-                test,
-                *options_of(name),
-                "--out",
-                f"{place}/{run}",
-                "--json",
-            ]
-            made["manyhot train"].append(process(ours))
+            for i, (method, options) in enumerate(OURS.items()):
+                ours = [str(COMMAND), "train", train, "--test", test, *options_of(name), *options, "--verbose"]
+                made[method].append(process([*ours, "--out", f"{place}/{run}-{i}", "--json"]))
             theirs = [sys.executable, __file__, "--scikit-learn", train, test, name]
             made["TF-IDF + LinearSVC"].append(process(theirs))
     row = {}
@@ -160,9 +158,43 @@ def paths() -> list[dict[str, Any]]:
             shifted = held.shifted(*choose_tau(held, limits))
             score = mean_f1(decide(shifted, **limits._asdict()), held.targets)
             row = {"path": path, "C": C, "cpu": seconds, "objective": objective, "score": score}
-            print("| {path} | {C:g} | {cpu:.1f} | {objective:.4f} | {score:.4f} |".format(**row), flush=True)
+            print(PATH.format(**row), flush=True)
             found.append(row)
     return found
+
+
+HEAD = "| set | method | CPU s | wall s | peak MB (planned) | micro-F1 | macro-F1 |\n|---|---|---|---|---|---|---|"
+
+
+def lines_of(name: str, methods: dict[str, Any]) -> list[str]:
+    """Write the rows of a set."""
+    lines = []
+    for method, row in methods.items():
+        memory = f"{row['peak_mb']:,.0f}" + (f" ({row['planned']})" if row["planned"] else "")
+        scores = " | ".join(f"{100 * row[key]:.1f}" for key in ("micro_f1", "macro_f1"))
+        lines.append(f"| {name} | {method} | {row['cpu']:.0f} | {row['wall']:.0f} | {memory} | {scores} |")
+    return lines
+
+
+def write(results: dict[str, Any]) -> None:
+    """Write the numbers, and all of them as a page."""
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    sets = [name for name in results if name not in ("compare", "paths")]
+    lines = ["# Training beside scikit-learn", "", "- command: `make bench-linear`, `ALL=1`, `COMPARE=1`"]
+    lines += [*(f"- {name}: {value}" for name, value in machine().items()), "", HEAD]
+    lines += [line for name in sets for line in lines_of(name, results[name])]
+    if "compare" in results:
+        found = results["compare"]
+        lines += ["", "`manyhot compare` on Reuters, all methods: {cpu:.0f} CPU s, {wall:.0f} s, {peak_mb:,.0f} MB."]
+        lines[-1] = lines[-1].format(**found)
+    if "paths" in results:
+        lines += ["", "One fold of Reuters by two paths:", "", PATHS]
+        lines += [PATH.format(**row) for row in results["paths"]]
+    RESULTS.with_suffix(".md").write_text("\n".join([*lines, ""]))
+
+
+PATHS = "| path | C | CPU s | objective a row | score of three |\n|---|---|---|---|---|"
+PATH = "| {path} | {C:g} | {cpu:.1f} | {objective:.4f} | {score:.4f} |"
 
 
 def main() -> None:
@@ -177,14 +209,11 @@ def main() -> None:
         by_scikit_learn(*asked.scikit_learn)
         return
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    print("| set | method | CPU s | wall s | peak MB (planned) | micro-F1 | macro-F1 |\n|---|---|---|---|---|---|---|")
+    print(HEAD)
     for name in asked.only if asked.only is not None else (*FIRST, *(REST if asked.all else ())):
         results[name] = side_by_side(name, asked.runs)
-        for method, row in results[name].items():
-            memory = f"{row['peak_mb']:,.0f}" + (f" ({row['planned']})" if row["planned"] else "")
-            scores = " | ".join(f"{100 * row[key]:.1f}" for key in ("micro_f1", "macro_f1"))
-            print(f"| {name} | {method} | {row['cpu']:.0f} | {row['wall']:.0f} | {memory} | {scores} |", flush=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        print("\n".join(lines_of(name, results[name])), flush=True)
+        write(results)
     if asked.compare:
         with tempfile.TemporaryDirectory() as place:
             train, test = map(str, files_of(SETS[FIRST[0]], Path(place)))
@@ -192,11 +221,11 @@ def main() -> None:
             found = process([str(COMMAND), *words])
             results["compare"] = {key: round(found[key], 1) for key in ("cpu", "wall", "peak_mb")}
             print(f"\nmanyhot compare, all methods, Reuters: {results['compare']}", flush=True)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            write(results)
     if asked.only is None or not asked.only:
-        print("\n| path, one fold | C | CPU s | objective a row | score of three |\n|---|---|---|---|---|")
+        print(f"\n{PATHS}")
         results["paths"] = paths()
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        write(results)
 
 
 if __name__ == "__main__":
