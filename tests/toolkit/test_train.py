@@ -544,7 +544,7 @@ def test_rows_by_labels_that_do_not_fit_are_refused_before_any_are_made(tmp_path
     refused: list[tuple[dict[str, Any], str]] = [
         ({"loss": "zlpr"}, "With --loss bce, without weights=dense and --decision precision=..., labels are fitted in"),
         ({"weights": "dense"}, "With --loss bce, without weights=dense"),
-        ({"model": "mlp", "loss": "zlpr"}, "A loss that holds no such numbers is manyhot.LinearZLPRLoss"),
+        ({"model": "mlp", "loss": "focal"}, "With --loss zlpr or bce, without --decision precision=..., labels stay"),
     ]
     for options, advice in refused:
         said = rf"many\.svm: 1,000 rows x 2,000 labels take about .* keep the {most} most .* {re.escape(advice)}"

@@ -66,7 +66,7 @@ def of_kind(kind, monkeypatch, **options):
 def count_steps(monkeypatch):
     """Count the products with weights that trainings make from now on."""
     steps = []
-    for owner, name in ((products.Product, "__call__"), (mlp.Mlp, "forward")):
+    for owner, name in ((products.Product, "__call__"), (mlp.Mlp, "hidden")):
         method = getattr(owner, name)
 
         def counted(*arguments, original=method, **options):

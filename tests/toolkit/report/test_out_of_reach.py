@@ -26,7 +26,7 @@ def run_of(weight: Any, bias: Any, least: int, most: int, *, relu: bool = False,
     names = [f"l{i}" for i in range(len(arrays["bias"]))]
     model = SimpleNamespace(arrays=lambda: arrays)
     shape = {"cardinality": CardinalityRange(least, most), "task": task, "label_names": names, "neighbours": None}
-    return SimpleNamespace(model=model, **shape)
+    return SimpleNamespace(model=model, keeps_best=False, **shape)
 
 
 # Labels 0 and 1 are opposite; label 2 is between them.
