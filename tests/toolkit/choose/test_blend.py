@@ -138,6 +138,46 @@ def table(path: Path, rows=200, seed=0):
     pl.DataFrame(columns).write_csv(path)
 
 
+def test_of_very_many_rows_some_say_first_whether_it_is_worth_it(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = np.abs(rng.normal(size=(400, 3))).astype(np.float32)
+    like = X.argmax(1)[:, None] == np.arange(3)
+    folds = [
+        Fold(X[200:], like[200:], X[:200], like[:200], rows_held=np.arange(200)),
+        Fold(X[:200], like[:200], X[200:], like[200:], rows_held=np.arange(200, 400)),
+    ]
+    asked = []
+    original = Neighbours.log_odds
+
+    def heard(self, X):
+        asked.append(X.shape[0])
+        return original(self, X)
+
+    monkeypatch.setattr(Neighbours, "log_odds", heard)
+    monkeypatch.setattr(module, "MANY", 400)
+    monkeypatch.setattr(module, "FIRST", 100)
+    options: Any = {"rule": fixed(0.0), "cardinality": CardinalityRange(1, 1), "train_counts": like.sum(0)}
+    prior = np.zeros((400, 3), np.float32)
+
+    def chosen(logits):
+        held = Held(logits.astype(np.float32), prior, like)
+        step = step_of(held, Step(1.0, 0.0, 0.0, 0.0, 0.0, {}), fixed(0.0), CardinalityRange(1, 1), None)
+        return Choice(step, held, None)
+
+    # A model that knows everything needs no neighbours, and the others are not asked.
+    choice = chosen(np.where(like, 9.0, -9.0))
+    assert blended(choice, folds, 3, **options) == (choice, None)
+    assert asked == [50, 50]
+    # To one that knows nothing all are asked.
+    asked.clear()
+    after, blend = blended(chosen(rng.normal(size=(400, 3))), folds, 3, **options)
+    assert blend is not None
+    assert asked == [50, 50, 200, 200]
+    monkeypatch.setattr(module, "MANY", 401)
+    blended(chosen(after.held.logits * 0), folds, 3, **options)
+    assert asked[4:] == [200, 200]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("runs")
