@@ -308,6 +308,23 @@ def test_sparse_numbers_are_scaled_and_not_centred():
     assert found.describe() == "20 numbers, scaled"
 
 
+def test_sparse_rows_of_length_one_stay_as_they_are():
+    numbers = sparse_numbers()
+    lengths = np.sqrt(np.asarray(numbers.multiply(numbers).sum(1))).ravel()
+    one = sp.csr_array(sp.diags_array(1 / np.where(lengths > 0, lengths, 1)) @ numbers)
+    one.data = one.data.round(3)  # as files have it
+    found, X = fitted(of_numbers(one))
+    np.testing.assert_array_equal(X.toarray(), one.toarray().astype(np.float32))
+    assert found.describe() == "20 numbers, of rows of length 1"
+    # One row of another length, and they are numbers like others.
+    longer = one.toarray()
+    longer[np.flatnonzero(lengths)[0]] *= 1.5
+    found, X = fitted(of_numbers(sp.csr_array(longer)))
+    assert found.std is not None
+    np.testing.assert_allclose(X.toarray(), longer / longer.std(0), rtol=1e-5)
+    assert found.describe() == "20 numbers, scaled"
+
+
 def test_sparse_matrices_with_few_zeros_are_standardised():
     full = np.random.default_rng(0).normal(5, 3, (30, 4)).astype(np.float32)
     _, X = fitted(of_numbers(sp.csr_array(full)))

@@ -24,6 +24,8 @@ DesignMatrix = Any
 FEW_KNOWN = 0.5
 # Numbers with a larger share of non-zeros than this are held dense.
 DENSE = 0.3
+# How far the squared length of a row may be from 1 where files round numbers to two digits and more.
+ROUNDED = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Features:
     Attributes:
         blocks: of the texts.
         mean: of each number over the training rows that have it; it stands in for a missing one.
-        std: of each number, which it is divided by; 1 for a constant.
+        std: of each number, which it is divided by; 1 for a constant, and for sparse rows that come with length 1.
         centred: whether the mean is subtracted; sparse numbers are scaled alone, since centring would fill the matrix.
         missing: the positions of the numbers that training had missing: each has a column that says where.
         categories: one for each column of them.
@@ -132,6 +134,8 @@ class Features:
                 scaler: Any = StandardScaler(with_mean=not sparse).fit(dense)  # leaves missing numbers out
             missing = np.flatnonzero(examples.missing_counts()).tolist()
             mean, std = np.nan_to_num(scaler.mean_), np.nan_to_num(scaler.scale_, nan=1.0)
+            if sparse and _have_length_one(numbers):
+                std = np.ones_like(std)
         categories = [] if examples.categories is None else [Category.fit(cells) for cells in examples.categories]
         fitted = cls([block for block, _ in texts], mean, std, not sparse, missing, categories, meaning)
         if kernel and std is not None and fitted.centred:
@@ -258,7 +262,8 @@ class Features:
         if self.reader is not None:
             said.append(self.reader.describe())
         if self.std is not None:
-            said.append(f"{counted(self.std.size, 'number')}, {'standardised' if self.centred else 'scaled'}")
+            how = "standardised" if self.centred else "scaled" if (self.std != 1).any() else "of rows of length 1"
+            said.append(f"{counted(self.std.size, 'number')}, {how}")
         if self.missing:
             said.append(f"{len(self.missing):,} for missing cells")
         if self.categories:
@@ -333,6 +338,17 @@ def _unknown(blocks: list[TextBlock], counted: list[Counted], rows: int, among: 
             known = np.bincount(row[is_known[counts.indices]], minlength=rows)
             return np.where(words > 0, 1 - known / np.maximum(words, 1), np.nan)
     return np.full(rows, np.nan)
+
+
+def _have_length_one(numbers: Any) -> bool:
+    """Say whether all sparse rows that have a number have length 1: then somebody has weighed them, as TF-IDF does.
+
+    To divide their columns would undo that. It would also blow up numbers that one row or two have, by as much as the
+    rows held out have part in: on rows drawn by topic the score of these was 2 points above that of new rows.
+    """
+    squares = np.asarray(sp.csr_array(numbers).multiply(sp.csr_array(numbers)).sum(1)).ravel()
+    squares = squares[squares != 0]
+    return squares.size > 0 and bool((np.abs(squares - 1) < ROUNDED).all())
 
 
 def little_known(unknown: np.ndarray) -> np.ndarray:
