@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,22 +229,21 @@ def measure_rare(rows: int, labels: int, features: int, test: int) -> dict[str, 
     from sklearn.metrics import average_precision_score
 
     from manyhot.labels import label_counts
-    from manyhot.toolkit.models import working_rows
     from manyhot.toolkit.models.label_blocks import BlockLearner, HeldRows
+    from manyhot.toolkit.models.working_rows import are_rare
 
     torch.set_num_threads(1)
     X, targets = labelled_rows(rows + test, labels, features)
     fitted, held = slice(0, rows), slice(rows, rows + test)
-    rare = np.flatnonzero(working_rows.are_rare(X[fitted], targets[fitted]))
+    rare = np.flatnonzero(are_rare(X[fitted], targets[fitted]))
     seen = rare[np.asarray(targets[held][:, rare].sum(0)) > 0]
     chosen = np.sort(np.random.default_rng(0).choice(seen, RARE, replace=False))
     some = targets[:, chosen]
     learner = BlockLearner.planned(rows, features, RARE, cells=X.nnz)
     truth, found = some[held].toarray(), []
-    ways = (("by topic", min(working_rows.LEAST, rows)), ("on all rows", rows + 1))
     for strength in STRENGTHS:
-        for how, least in ways:
-            working_rows.LEAST, began = least, time.process_time()
+        for how, by_topic in (("by topic", True), ("on all rows", False)):
+            learner, began = replace(learner, by_topic=by_topic), time.process_time()
             prior = HeldRows(X[held], np.zeros(RARE, dtype=np.float32), 0.0)
             model = learner.fit(X[fitted], some[fitted], C=strength, held=prior).model
             seconds = time.process_time() - began

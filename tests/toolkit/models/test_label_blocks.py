@@ -26,7 +26,7 @@ def rows(number=120, features=30, labels=11, seed=0):
 
 
 def learner(block=3, threads=1, by_rows=False, max_iter=200):
-    return BlockLearner(Memory("blocks", 0, 0, 0), by_rows, block, threads, max_iter)
+    return BlockLearner(Memory("blocks", 0, 0, 0), by_rows, block, False, threads, max_iter)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ LABELS = 24
 @pytest.fixture
 def small(monkeypatch):
     """Labels of few rows, and few of many rows, as with a hundred times as many."""
-    for name, value in {"RARE": 10, "SAMPLE": 200, "LEAST": 500, "TOPIC": 4, "ALIKE": 1, "MORE": 4}.items():
+    for name, value in {"RARE": 10, "SAMPLE": 200, "TOPIC": 4, "ALIKE": 1, "MORE": 4}.items():
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(label_blocks, "TOPIC", 4)
 
@@ -43,15 +43,19 @@ def rows(number=1200, seed=0):
     return sp.csr_array(X / np.linalg.norm(X, axis=1, keepdims=True)), sp.csr_array(targets)
 
 
-def learner(threads=1, max_iter=200):
-    return BlockLearner(Memory("blocks", 0, 0, 0), False, 8, threads, max_iter)
+def learner(threads=1, max_iter=200, by_topic=True):
+    return BlockLearner(Memory("blocks", 0, 0, 0), False, 8, by_topic, threads, max_iter)
+
+
+def test_a_training_of_many_rows_goes_by_topic():
+    for number, by_topic in ((module.LEAST - 1, False), (module.LEAST, True)):
+        assert BlockLearner.planned(number, 10, 10, cells=100, free=10**12).by_topic is by_topic
 
 
 @pytest.mark.usefixtures("small")
 def test_rare_is_what_few_of_many_rows_have():
     X, targets = rows()
     assert are_rare(X, targets).tolist() == [False] + [True] * (LABELS - 1)
-    assert not are_rare(X[:499], targets[:499]).any()
     assert not are_rare(X.toarray(), targets).any()
     without = targets.toarray()
     without[:, 3] = False
@@ -152,13 +156,12 @@ def test_a_fit_on_weighted_rows_is_scikit_learns(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_rare_labels_are_ranked_as_well_as_by_all_rows(monkeypatch):
+def test_rare_labels_are_ranked_as_well_as_by_all_rows():
     X, targets = rows(2400)
     held = HeldRows(X[1200:], np.zeros(LABELS, np.float32), 0.0)
     options: Any = {"C": 10.0, "held": held, "drops": ()}
     some = learner().fit(X[:1200], targets[:1200], **options)
-    monkeypatch.setattr(module, "LEAST", 10**9)
-    whole = learner().fit(X[:1200], targets[:1200], **options)
+    whole = learner(by_topic=False).fit(X[:1200], targets[:1200], **options)
     assert not np.array_equal(some.model.bias, whole.model.bias)
     truth: Any = targets[1200:]
     found = []

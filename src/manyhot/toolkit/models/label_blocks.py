@@ -28,7 +28,7 @@ from manyhot.toolkit.models.linear import LABELS, LBFGS_VECTORS, mean_squared_le
 from manyhot.toolkit.models.model import BLOCK, Around, Memory, Progress, free_memory, unheard
 from manyhot.toolkit.models.products import Product, transposed
 from manyhot.toolkit.models.ranked import TOP, Best, Ranked
-from manyhot.toolkit.models.working_rows import TOPIC, Working, are_rare, means_of, topics_of, working_rows
+from manyhot.toolkit.models.working_rows import LEAST, TOPIC, Working, are_rare, means_of, topics_of, working_rows
 
 # Weights that are nearer to 0 are dropped, where rows are of length 1; of longer rows, less by their length. The first
 # is DiSMEC's; the others are for where held-out rows say that they cost nothing.
@@ -140,6 +140,7 @@ class BlockLearner:
         memory: what fitting takes.
         by_rows: in the space of rows, as of :class:`LinearLearner`.
         block: labels that are one block.
+        by_topic: rare labels are fitted on some of the rows: so are all fits of a training, or none.
         threads: blocks that are fitted at once, each by a thread; their number changes no bit.
         max_iter: of each.
     """
@@ -147,6 +148,7 @@ class BlockLearner:
     memory: Memory
     by_rows: bool
     block: int
+    by_topic: bool = False
     threads: int = 1
     max_iter: int = 60
     penalised = True
@@ -197,7 +199,7 @@ class BlockLearner:
             f"{rows:,} rows x {features:,} features x {labels:,} labels, {block:,} labels at a time",
             "use fewer rows, or the most frequent labels and features",
         )
-        return cls(memory, by_rows, block, threads, max_iter)
+        return cls(memory, by_rows, block, rows >= LEAST, threads, max_iter)
 
     @property
     def info(self) -> dict[str, str]:
@@ -285,7 +287,7 @@ class BlockLearner:
 
     def _blocks(self, X: DesignMatrix, targets: Any) -> tuple[list[tuple[np.ndarray, bool]], Any]:
         """Part the labels: positions, and whether they are rare ones of a topic; and return the means of their rows."""
-        counts, rare = label_counts(targets), are_rare(X, targets)
+        counts, rare = label_counts(targets), are_rare(X, targets) & self.by_topic
         order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         frequent = order[~rare[order]]
         parts = -(-len(frequent) // self.block)

@@ -19,7 +19,7 @@ from manyhot.toolkit.models.features import DesignMatrix
 RARE = 100
 # Labels of a topic: with fewer a label has fewer rows of others, with more products are of more columns.
 TOPIC = 32
-# Rows of the sample; of fewer than LEAST rows in all, all are fitted on.
+# Rows of the sample; of fewer than LEAST training rows, all are fitted on.
 SAMPLE, LEAST = 4_000, 16_000
 # Rows without a label that are most like its own: so many for each that has it, and so many more.
 ALIKE, MORE = 2, 16
@@ -36,9 +36,8 @@ class Working(NamedTuple):
 
 def are_rare(X: DesignMatrix, targets: Any) -> np.ndarray:
     """Say which labels are fitted on working rows, (labels,)."""
-    rows, counts = X.shape[0], label_counts(targets)
-    some = sp.issparse(X) and rows >= LEAST
-    return (counts > 0) & (RARE * counts <= rows) & some
+    counts = label_counts(targets)
+    return (counts > 0) & (RARE * counts <= X.shape[0]) & sp.issparse(X)
 
 
 def means_of(X: DesignMatrix, targets: Any) -> Any:
