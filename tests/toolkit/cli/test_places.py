@@ -98,6 +98,14 @@ def test_places_are_refused_before_training(out, monkeypatch):
     assert sorted(os.listdir()) == ["d.csv", "link"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize("out", ["/proc/self/fd/new", "/proc/new/run"])
+def test_places_where_nobody_can_make_a_folder(out):
+    Path("d.csv").write_text("text,labels\n" + "fox,a\nrose,b\n" * 10)
+    assert "expected a place where a folder can be made" in bad(f"train d.csv --out {out}")
+    assert bad("train d.csv --out /dev/stdout").startswith("/dev/stdout: expected a folder that does not exist yet")
+
+
 @pytest.mark.parametrize("key", ["data", "label_sep", "test", "out", "group"])
 @pytest.mark.parametrize("text", ["a\0b", "caf\udce9"])
 def test_text_that_no_file_holds(key, text):

@@ -296,7 +296,13 @@ def reserved(
         path = find_place(config, name, bound, resume=resume, say=say)
         partial = partial_of(path)
         made = [parent for parent in (partial, *partial.parents) if not parent.exists()]
-        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # as of /proc, where nobody can make a folder
+            reason = error.strerror or error
+            raise InputError(
+                f"{path}: expected a place where a folder can be made; {reason}. Choose another --out."
+            ) from None
         with open(partial / LOCK, "wb") as lock:
             if not _lock(lock):
                 if config.out or resume:

@@ -86,7 +86,7 @@ def place_of(out: str) -> Path:
     """Return the place that --out names, links and dots resolved, before any work is done for it.
 
     Raises:
-        InputError: a name that no file system takes, or a link to nothing.
+        InputError: a name that no file system takes, or a link to nothing or to no folder.
     """
     if "\0" in out:
         raise InputError(f"--out: expected the name of a folder, got one with a NUL byte, {shown(out)}.")
@@ -97,6 +97,10 @@ def place_of(out: str) -> Path:
     for part in (path, *path.parents):
         if part.is_symlink() and not _is_there(part):
             raise InputError(f"{part}: expected a folder, got a link to {os.readlink(part)}, which is not there.")
+    if path.is_symlink() and not path.is_dir():  # /dev/stdout leads to a name that is nowhere
+        raise InputError(
+            f"{out}: expected a folder that does not exist yet, got a link to what is none; choose another --out."
+        )
     if path.is_symlink() or not path.name or ".." in path.parts:
         path = path.resolve()
     return path
