@@ -362,7 +362,7 @@ def test_paths_with_markup_survive(run, name):
     Path(name).parent.mkdir(exist_ok=True)
     table(f"{name}.csv")
     _, stderr = call(f"train '{name}.csv' {FAST} --out '{name}-run'")
-    assert f"saved {name}-run, again: manyhot train --config {name}-run/config.toml" in stderr
+    assert f"saved {name}-run, again: manyhot train --config '{name}-run/config.toml'" in stderr
     stdout, stderr = call(f"evaluate run '{name}.csv'")
     assert stdout.splitlines()[0].strip() == f"{Path(name).name}.csv"
     assert stderr.endswith(f"\nmeasured run on {name}.csv\n")

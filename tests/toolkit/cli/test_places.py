@@ -296,6 +296,13 @@ def test_names_of_columns_and_files_on_a_terminal():
     assert "\x1b" not in result.stderr
 
 
+def test_what_is_to_be_typed_next_can_be_typed():
+    Path("d.csv").write_text("text,labels\n" + "fox,a\nrose,b\n" * 10)
+    said = CliRunner().invoke(app, ["train", "d.csv", "--out", "my run\nb", "--set", "C=1"]).stderr
+    assert "saved my run\\nb, again: manyhot train --config 'my run\\nb/config.toml'\n" in said
+    assert "next: manyhot predict 'my run\\nb' \"a new text\"\n" in said
+
+
 def test_a_line_end_in_a_name_begins_no_line():
     rows = "".join(f'a fox of {i},"a\nerror: b"\na rose of {i},c\n' for i in range(10))
     Path("d.csv").write_text('"te\nxt",labels\n' + rows)
