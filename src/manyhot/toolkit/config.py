@@ -64,8 +64,8 @@ MODELS = {"multilabel": TABLES, "multiclass": TABLES, "spans": NETWORKS, "relati
 SWITCHES = ("neighbours", "characters", "kernel")
 # Of linear models: sparse, fitted by blocks of labels, where rows x labels are very many; or as asked.
 WEIGHTS = ("auto", "sparse", "dense")
-# Losses for which targets may stay lists; of linear models the first alone.
-LISTED = ("bce", "zlpr")
+# Losses for which targets may stay lists, of linear models and of networks.
+LOSSES_OF_LISTS = {"linear": ("bce",), "network": ("bce", "zlpr")}
 # A text longer than an encoder takes is cut off, or read in pieces whose numbers are averaged.
 LONG = ("cut", "mean")
 DEVICES = ("auto", "cpu", "cuda")
@@ -309,7 +309,7 @@ def takes_lists(config: Config) -> bool:
     In a linear model only of binary cross-entropy is a label a problem of its own; the last layer of a network has
     ZLPR too without its logits. A promise is read off the logits of all rows.
     """
-    losses = LISTED if is_network(config) else LISTED[:1]
+    losses = LOSSES_OF_LISTS["network" if is_network(config) else "linear"]
     return config.task == "multilabel" and config.loss in losses and promised_precision(config) is None
 
 

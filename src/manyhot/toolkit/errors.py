@@ -1,6 +1,7 @@
 """The one error of bad input, and how values stand in its sentence."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,11 @@ def visible(text: str) -> str:
 def on_one_line(text: str) -> str:
     """Write line ends as escapes too: a name that has one does not begin a line of its own."""
     return visible(text).replace("\n", "\\n")
+
+
+def typed(path: object) -> str:
+    """Write a path as it is typed in a shell, on one line."""
+    return on_one_line(shlex.quote(str(path)))
 
 
 def first_line(error: BaseException) -> str:

@@ -37,7 +37,7 @@ from manyhot.toolkit.models.linear import Linear
 from manyhot.toolkit.models.listed import ListedLearner
 from manyhot.toolkit.models.model import Curve, Learner, Model
 from manyhot.toolkit.models.neighbours import Neighbours, affordable
-from manyhot.toolkit.plan import best_of
+from manyhot.toolkit.plan import cardinality_kept
 from manyhot.toolkit.read.inputs import Training
 from manyhot.toolkit.runs.drift import usual_of
 from manyhot.toolkit.runs.evaluate import align, align_sparse
@@ -161,7 +161,7 @@ def _fit_lists(
     checkpoint: Fits,
 ) -> Fitted:
     """Do what :func:`fit` does where labels are very many, with targets that are lists."""
-    cardinality, counts = best_of(training), label_counts(targets)
+    cardinality, counts = cardinality_kept(training), label_counts(targets)
     steps: list[Step] = []
 
     def on_step(step: Step) -> None:

@@ -70,7 +70,8 @@ def _ids(targets: Tensor) -> Tensor:
 
 
 # Losses that need no logits of all labels, by the names of --loss: (hidden, weight, targets, bias=, reduction=).
-LISTED_LOSSES: dict[str, Callable[..., Tensor]] = {"zlpr": linear_zlpr_loss, "bce": linear_bce_loss}
+ListedLoss = Callable[..., Tensor]
+LISTED_LOSSES: dict[str, ListedLoss] = {"zlpr": linear_zlpr_loss, "bce": linear_bce_loss}
 # (logits, targets) to the sum over rows, by the names of --loss. A prior of ZLPR or of classes enters by the bias: see
 # cross_fit.
 FORMULAS: dict[str, Loss] = {

@@ -227,14 +227,14 @@ def plan_lists(
     """
     rows, labels = training.train.targets.shape
     if is_network(config):
-        score = score_of_best(best_of(training))
+        score = score_of_best(cardinality_kept(training))
         return listed_learner_for(config, rows, 0 if config.fine_tune else features.size, labels, score, encoder)
     cells = X.nnz if sp.issparse(X) else X.size
     positives = int(training.train.targets.nnz)
     return BlockLearner.planned(rows, features.size, labels, cells=cells, positives=positives, max_iter=config.max_iter)
 
 
-def best_of(training: Training) -> CardinalityRange:
+def cardinality_kept(training: Training) -> CardinalityRange:
     """Return how many labels a row may be given, of those that it keeps."""
     low, high = training.train.cardinality()
     return CardinalityRange(min(low, TOP), min(high, TOP))

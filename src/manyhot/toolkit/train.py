@@ -18,7 +18,6 @@ from manyhot.toolkit.disk.run_folder import RUN, file_sha256, free_path, provena
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.fit import Fitted, fit
 from manyhot.toolkit.listener import SILENT, Listener
-from manyhot.toolkit.models.adamw import NetLearner
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.processes import ALONE, Group, ToldFits
@@ -78,8 +77,8 @@ def train(
     sums = {str(file): file_sha256(file) for file in files_named(config, listener.say)}
     with _reserved_by_the_first(config, sums, group, resume=resume, say=listener.say) as (path, checkpoint):
         training, features, X, targets, learner = planned(config, listener, before)
-        if isinstance(learner, NetLearner):
-            learner = replace(learner, group=group)
+        if group.size > 1:  # only networks are left
+            learner = learner.together(group)
         fits: Fits = checkpoint if group.size == 1 else ToldFits(checkpoint, group)
         if remember is not None:
             fits = Remembered(fits, remember)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 import tiny_bert
 from command import call
+from manyhot.toolkit import plan
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk import checkpoint
 from manyhot.toolkit.errors import InputError
@@ -33,9 +34,16 @@ def test_shares_are_all_rows_once() -> None:
 
 
 def trained(
-    rank: int, size: int, config: Config, epochs: int, die_after: int | None = None, resume: bool = False
+    rank: int,
+    size: int,
+    config: Config,
+    epochs: int,
+    die_after: int | None = None,
+    resume: bool = False,
+    most_cells: int = plan.MOST_CELLS,
 ) -> Any:
     """Train a few epochs, and write a checkpoint after each; or die at a sum of gradients."""
+    plan.MOST_CELLS = most_cells
     group = ALONE if size == 1 else Group(rank, size)
     mlp.SCHEDULE = replace(mlp.SCHEDULE, batch=16, epochs=epochs)
     encoder.SCHEDULE = replace(encoder.SCHEDULE, epochs=epochs)
@@ -77,17 +85,18 @@ def same_models(one: str, other: str, tolerance: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 3])
-def test_an_mlp_is_that_of_one_process(config: Config, size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "most_cells"), [(2, 10**8), (3, 10**8), (2, 10)])
+def test_an_mlp_is_that_of_one_process(config: Config, size: int, most_cells: int, tmp_path: Path) -> None:
     alone, together = (replace(config, out=str(tmp_path / name)) for name in ("alone", "together"))
-    (metrics,) = world(1, trained, alone, 4)
-    first, *others = world(size, trained, together, 4)
+    (metrics,) = world(1, trained, alone, 4, None, False, most_cells)
+    first, *others = world(size, trained, together, 4, None, False, most_cells)
     assert others == [None] * (size - 1)
     assert first.keys() == metrics.keys()
     # Dropout is drawn for the whole batch, so what differs is the order of sums.
     same_models(str(alone.out), str(together.out), 1e-4)
     said = [json.loads((Path(str(c.out)) / "run.json").read_text())["chosen"] for c in (alone, together)]
     assert [chosen.get("processes") for chosen in said] == [None, str(size)]
+    assert [chosen.get("targets") for chosen in said] == ["listed" if most_cells == 10 else None] * 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together", "train.jsonl"]
 
 

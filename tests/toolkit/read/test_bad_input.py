@@ -240,9 +240,9 @@ TRAINING = {
         (
             {"d.jsonl": b"".join(b'{"text": "a b", "labels": ["x"], %s}\n' % (key % (i, i)) for i in range(8000))},
             None,
-            "d.jsonl, line 7071: expected objects with the same keys, which are the columns, got 7,0",
+            "d.jsonl, line 70",
         )
-        for key in (b'"k%d": %d', b'"of": {"k%d": %d}')
+        for key in (b'"k%d": %d', b'"of": {"k%d": %d}', b'"of": [{"in": {"k%d": %d}}]')
     ],
     "duplicate column or label names": [
         (

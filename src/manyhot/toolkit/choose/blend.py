@@ -28,7 +28,7 @@ GAIN = 0.0
 RARE, RARE_SHARE = 10, 0.1
 # Of so many held-out rows and more, so many are looked at first: to search for the neighbours of all takes a time that
 # grows with their square, and is spent only where these promise a gain. imdb, whose neighbours have nothing to say,
-# took 180 processor seconds for 29 without them.
+# took 180 processor seconds, and takes 33 (`make bench-linear ALL=1`).
 MANY, FIRST = 20_000, 5_000
 # Numbers that one step holds of each input.
 BLOCK = 1_000_000
@@ -92,10 +92,10 @@ def blended(
         The choice with the blended logits, and tau, offset and score of these, and the blend; or the choice as it was,
         and None, where neighbours do not help.
     """
-    held, pooled = choice.held, is_pooled(train_counts)
+    pooled = is_pooled(train_counts)
 
     def with_votes(held: Held, parts: list[Fold], before: float, counts: np.ndarray | None) -> tuple[Held, Step, Blend]:
-        """Blend, and say what comes of it."""
+        """Blend, and say what comes of it, where it was `before` without."""
         found = [Neighbours.of(fold.X[:, :columns], fold.targets).log_odds(fold.X_held[:, :columns]) for fold in parts]
         log_odds = [np.concatenate([part[i] for part in found]) for i in range(len(KS))]
         blend = fit_blend(held.logits, log_odds, held.targets, pooled=pooled)
@@ -103,12 +103,12 @@ def blended(
         step = step_of(after, choice.step, rule, cardinality, counts)
         return after, step, blend._replace(scores=(before, step.score))
 
-    if len(held.targets) >= MANY:
-        some, parts = _some(held, folds)
+    if len(choice.held.targets) >= MANY:
+        some, parts = _some(choice.held, folds)
         before = step_of(some, choice.step, rule, cardinality, None).score
         if not _helps(with_votes(some, parts, before, None)[2]):
             return choice, None
-    after, step, blend = with_votes(held, folds, choice.step.score, train_counts if with_metrics else None)
+    after, step, blend = with_votes(choice.held, folds, choice.step.score, train_counts if with_metrics else None)
     return (choice._replace(step=step, held=after), blend) if _helps(blend) else (choice, None)
 
 

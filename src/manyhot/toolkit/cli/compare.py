@@ -38,7 +38,7 @@ from manyhot.toolkit.cli.options import (
     options_of,
 )
 from manyhot.toolkit.cli.terminal import listening, print_comparison, print_json, rows_inside, say
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, on_one_line
 
 
 def compare(
@@ -137,4 +137,5 @@ def compare(
         else:
             print_comparison(compared.result)
             rows = len(compared.result["hard"] or ())
-            say(f"saved {compared.path}, look at {compared.path}/report.html, {rows_inside(rows)}")
+            place = on_one_line(str(compared.path))
+            say(f"saved {place}, look at {place}/report.html, {rows_inside(rows)}")

@@ -11,7 +11,7 @@ from rich.text import Text
 from manyhot.toolkit.cli.failing import failing_clearly
 from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.terminal import listening, print_json, say
-from manyhot.toolkit.errors import InputError, visible
+from manyhot.toolkit.errors import InputError, typed, visible
 from manyhot.toolkit.report.metric_names import titles_of, written
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def demo(
             if as_json:
                 print_json({"out": str(save), "rows": rows})
             else:
-                say(f"wrote {save}: {rows:,} titles of packages with their tags. Next: manyhot train {save}")
+                say(f"wrote {save}: {rows:,} titles of packages with their tags. Next: manyhot train {typed(save)}")
             return
         with listening() as listener:
             if task == "spans":

@@ -1,7 +1,5 @@
 """What `manyhot train` ends with: the numbers that are asked for first, in plain words, and what to do next."""
 
-import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -9,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manyhot.toolkit.cli.terminal import HASHED, neighbours_say, rows_inside, run_holds, say
-from manyhot.toolkit.errors import on_one_line
+from manyhot.toolkit.errors import on_one_line, typed
 from manyhot.toolkit.report.metric_names import TITLES, percent, titles_of, written, written_penalty
 
 if TYPE_CHECKING:
@@ -63,9 +61,9 @@ def print_result(trained: "Trained | TrainedSpans") -> None:
         if "promise" in trained.run.info:
             for sentence in promise_said(trained.run):
                 say(sentence)
-    place = Path(str(trained.path))
-    say(f"saved {on_one_line(str(place))}, again: manyhot train --config {typed(place / 'config.toml')}")
-    say(f"report {on_one_line(str(place))}/report.html, {rows_inside(trained.shown_rows)}")
+    place = on_one_line(str(trained.path))
+    say(f"saved {place}, again: manyhot train --config {typed(f'{trained.path}/config.toml')}")
+    say(f"report {place}/report.html, {rows_inside(trained.shown_rows)}")
     if trained.run.task in TABLES:
         held: Any = trained.run
         say(run_holds(held))
@@ -139,9 +137,4 @@ def next_line(trained: "Trained | TrainedSpans") -> str:
     run = trained.run
     texts_alone = run.task in TABLES and run.features.reads_text and not run.features.reads_numbers
     given = '"a new text"' if run.task == "spans" or texts_alone else "FILE -o out.jsonl"
-    return f"manyhot predict {typed(Path(str(trained.path)))} {given}"
-
-
-def typed(path: Path) -> str:
-    """Write a path as it is typed in a shell, on one line."""
-    return on_one_line(shlex.quote(str(path)))
+    return f"manyhot predict {typed(trained.path)} {given}"

@@ -13,7 +13,7 @@ import polars as pl
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.demo.job import Job
 from manyhot.toolkit.disk.run_folder import whole_file
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, typed
 from manyhot.toolkit.read.examples import Examples
 
 SAMPLE = "debtags.jsonl.gz"
@@ -32,7 +32,7 @@ def packages() -> Iterator[Job]:
             "titles of Debian packages, a line each, and the tags that people gave them",
             choose_rows,
             lambda test, row: [f'"{(test.texts or [])[row]}"'],
-            lambda path: f'manyhot predict {path} "{SENTENCE}"',
+            lambda path: f'manyhot predict {typed(path)} "{SENTENCE}"',
         )
 
 

@@ -10,6 +10,7 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.demo.run import OURS, SHOWN, Example, Shown, meaning, part
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, check_free, free_path, provenance, write_folder
+from manyhot.toolkit.errors import typed
 from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models.model import device_of
 from manyhot.toolkit.report.render import render_run
@@ -91,7 +92,7 @@ def run_span_demo(out: str | None, listener: Listener) -> Shown:
         meaning(standings, tuple(METHODS)[1:], JUDGED),
         drawn(test, training.types, {name: measured[name] for name in DRAWN}),
         path,
-        f'manyhot predict {path} "Angela Merkel besuchte die Universität Rostock."',
+        f'manyhot predict {typed(path)} "Angela Merkel besuchte die Universität Rostock."',
     )
 
 

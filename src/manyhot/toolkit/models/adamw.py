@@ -5,7 +5,7 @@ that parameters, moments and what was heard of the epochs so far are the whole s
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import BLOCK, Memory, Model, Outcome, Progress, Score, tensors
 from manyhot.toolkit.models.processes import ALONE, Group, Share
 from manyhot.toolkit.models.ranked import TOP
+from manyhot.toolkit.objectives import ListedLoss, Loss
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 # One row in so many is held out to say when to stop. With fewer rows than this none can be spared: a fixed number of
@@ -76,12 +77,12 @@ class NetLearner:
     """How networks of one kind are fitted. They have no penalty: early stopping is in its place.
 
     Attributes:
-        loss: of logits and targets, or where targets are lists, of the last layer and these: `LISTED_LOSSES`.
+        loss: (logits, targets) to the sum over rows; where targets are lists, one of `LISTED_LOSSES`.
         draw: (X, labels) to the network that a fit starts from, the same every time.
         group: the processes that fit together.
     """
 
-    loss: Any
+    loss: Loss | ListedLoss
     score: Score
     memory: Memory
     schedule: Schedule
@@ -95,6 +96,10 @@ class NetLearner:
     def info(self) -> dict[str, str]:
         """The device, and how many processes there were if several."""
         return {"device": self.device} | ({"processes": str(self.group.size)} if self.group.size > 1 else {})
+
+    def together(self, group: Group) -> "NetLearner":
+        """Return the same for processes that fit together."""
+        return replace(self, group=group)
 
     def fit(
         self,
@@ -133,7 +138,7 @@ def fit_stopped_early(
     X: DesignMatrix,
     targets: Any,
     *,
-    loss: Any,
+    loss: Loss | ListedLoss,
     score: Score,
     judged: Callable[[AnyNet, DesignMatrix], Any] = lambda net, X: net.logits(X),
     schedule: Schedule,
@@ -149,7 +154,7 @@ def fit_stopped_early(
         start: draws the same network every time.
         X: (rows, features).
         targets: (rows, labels), on the device of the network; or scipy CSR of bool, with one of `LISTED_LOSSES`.
-        loss: (logits, targets) to the sum over rows.
+        loss: as of :class:`NetLearner`.
         score: of the rows held out. The loss would stop too soon: it rises with the certainty of a few wrong logits
             while label sets still get better.
         judged: (network, X) to what the score is of: logits, or the best of each row.
@@ -202,15 +207,17 @@ def fit_stopped_early(
 
 
 def mean_loss(
-    net: Net, X: DesignMatrix, targets: Any, loss: Any, group: Group = ALONE
+    net: Net, X: DesignMatrix, targets: Any, loss: Loss | ListedLoss, group: Group = ALONE
 ) -> Callable[[np.ndarray, torch.Generator], Tensor]:
     """Return what :func:`descend` minimises: the mean loss of some rows, or what this process's share adds to it."""
+
+    of_last_layer: ListedLoss = loss
 
     def summed(rows: np.ndarray, random: torch.Generator, share: Share) -> Tensor:
         hidden, some = net.hidden(X[rows], random, share), _taken(targets, rows)
         if isinstance(some, Tensor):
             return loss(hidden @ net.weight + net.bias, some)
-        return loss(hidden, net.weight.T, some, bias=net.bias, reduction="sum")
+        return of_last_layer(hidden, net.weight.T, some, bias=net.bias, reduction="sum")
 
     def value(rows: np.ndarray, random: torch.Generator) -> Tensor:
         share = group.share(len(rows))

@@ -185,8 +185,9 @@ class BlockLearner:
         # The rows of a fold and all transposes, the weights that stay, in pieces and put together, and what rows keep.
         stay = int(min(STAYS, features) * labels)
         kept = 24 * cells + 2 * BYTES * stay + 48 * TOP * rows
-        # The mean row of each label, and as they are halved.
-        kept += 2 * (BYTES + 4) * min(cells * positives // max(rows, 1), features * labels)
+        by_topic = rows >= LEAST
+        if by_topic:  # the mean row of each label, and as they are halved
+            kept += 2 * BYTES * min(cells * positives // rows, features * labels)
         block = int(min(max((free // 2 - kept) // label, FEWEST), LABELS, labels))
         threads = int(min(max((free // 2 - kept) // (label * block), 1), torch.get_num_threads(), -(-labels // block)))
         memory = Memory(
@@ -199,7 +200,7 @@ class BlockLearner:
             f"{rows:,} rows x {features:,} features x {labels:,} labels, {block:,} labels at a time",
             "use fewer rows, or the most frequent labels and features",
         )
-        return cls(memory, by_rows, block, rows >= LEAST, threads, max_iter)
+        return cls(memory, by_rows, block, by_topic, threads, max_iter)
 
     @property
     def info(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ and those that the prior is chosen by, keep their best labels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from manyhot.toolkit.models.adamw import NetLearner, fit_stopped_early
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.label_blocks import Blocked, HeldRows
 from manyhot.toolkit.models.model import Memory, Model, Progress, unheard
+from manyhot.toolkit.models.processes import Group
 from manyhot.toolkit.models.ranked import TOP, Ranked
 
 # What a run says of its targets.
@@ -43,6 +44,10 @@ class ListedLearner:
     def info(self) -> dict[str, str]:
         """The device, and that targets are lists."""
         return self.net.info | {"targets": LISTED}
+
+    def together(self, group: Group) -> "ListedLearner":
+        """Return the same for processes that fit together."""
+        return replace(self, net=self.net.together(group))
 
     def fit(
         self,

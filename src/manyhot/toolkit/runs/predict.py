@@ -14,6 +14,7 @@ from manyhot.calibration import Calibration
 from manyhot.decisions import decide
 from manyhot.labels import CardinalityRange
 from manyhot.targets import UNKNOWN
+from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError, reading, shown
 from manyhot.toolkit.models.features import DesignMatrix, Features, little_known
 from manyhot.toolkit.models.label_blocks import SparseLinear
@@ -109,6 +110,12 @@ class Run:
     def keeps_best(self) -> bool:
         """Whether labels are very many: training had lists of them, and of logits the best of each row are kept."""
         return isinstance(self.model, SparseLinear) or self.info.get("targets") == LISTED
+
+    @property
+    def propensity(self) -> tuple[float, float]:
+        """A and B of :func:`manyhot.label_propensity`, by which PSP@k is measured where labels are very many."""
+        a, b = Config.propensity
+        return self.info.get("propensity_a", a), self.info.get("propensity_b", b)
 
     def __repr__(self) -> str:
         """Say what the run reads, what it predicts, and how it was trained."""
@@ -304,7 +311,7 @@ class Run:
             calibration=self.calibration,
             train_counts=self.train_counts,
             train_rows=int(self.info["rows"]),
-            propensity=(self.info.get("propensity_a", 0.55), self.info.get("propensity_b", 1.5)),
+            propensity=self.propensity,
         )
         return Measured(metrics, notes, examples, aligned, logits)
 

@@ -93,15 +93,14 @@ def read_rows(
 
 
 def _check_lines(path: Path, data: bytes, kinds: Kinds, first: int = 1) -> None:
-    keys: set[str | tuple[str, str]] = set()
+    keys: set[tuple[str, ...]] = set()
     values = 0
     for line, text in enumerate(io.BytesIO(data), first):
         if text.isspace():
             continue
-        for name, value in check_object(path, line, text, kinds).items():
-            of_line = [(name, key) for key in value] if isinstance(value, dict) else [name]
-            keys.update(of_line)
-            values += len(of_line)
+        of_line = set(_keys_of(check_object(path, line, text, kinds)))
+        keys |= of_line
+        values += len(of_line)
         cells = (line - first + 1) * len(keys)
         if cells > MOST_CELLS and THIN * values < cells:
             raise InputError(
@@ -109,6 +108,18 @@ def _check_lines(path: Path, data: bytes, kinds: Kinds, first: int = 1) -> None:
                 f"keys in {line - first + 1:,} lines, most of them once or twice; write such keys as a list of one "
                 'column, {"words": ["key", ...]}, or the file as svmlight'
             )
+
+
+def _keys_of(value: Any, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the keys of an object, and those of objects inside of it, each with the keys on the way to it."""
+    if isinstance(value, dict):
+        for key, of in value.items():
+            yield (*inside, key)
+            if isinstance(of, dict | list):
+                yield from _keys_of(of, (*inside, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict | list):
+        for item in value:
+            yield from _keys_of(item, inside)
 
 
 def _rewritten(path: Path, data: bytes, change: Callable[[dict[str, Any]], dict[str, Any]], first: int) -> bytes:
