@@ -24,6 +24,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
+from manyhot.toolkit.models.encoder import FineTuned
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.meaning import Meaning
 from manyhot.toolkit.models.pooling import Pooling
@@ -273,6 +274,35 @@ def test_fine_tuning_keeps_the_pooling_of_a_folder(checkpoint, tmp_path):
     texts, _ = texts_and_sets(30, seed=1)
     loaded: Any = load_run("run")
     np.testing.assert_array_equal(loaded.predict_logits(texts), trained.run.predict_logits(texts))
+
+
+@pytest.mark.slow
+def test_fine_tuning_from_lists_and_after_a_kill(checkpoint, monkeypatch):
+    files()
+    monkeypatch.setattr("manyhot.toolkit.plan.MOST_CELLS", 100)
+    monkeypatch.setattr(Examples, "dense_targets", lambda self: pytest.fail("rows x labels were written out"))
+    config = Config(
+        data="d.jsonl", test="t.jsonl", model=f"encoder:{checkpoint}", fine_tune=True, loss="zlpr", out="run"
+    )
+    trained: Any = train(config)
+    assert trained.run.keeps_best
+    assert trained.metrics["test"]["micro_f1"] > 0.8
+    assert "psp_at_1" in trained.metrics["test"]
+    texts, _ = texts_and_sets(30, seed=1)
+    loaded: Any = load_run("run")
+    np.testing.assert_array_equal(loaded.predict_logits(texts), trained.run.predict_logits(texts))
+    assert loaded.evaluate(pl.read_ndjson("t.jsonl")) == trained.metrics["test"]
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.WRITE_SECONDS", 0.0)
+    monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
+    restored, original = [], FineTuned.restored
+    monkeypatch.setattr(FineTuned, "restored", lambda *given: restored.append(given) or original(*given))
+    # In the middle of a fit, and when one is done, which is then restored.
+    for after in (10, 65):
+        place = replace(config, out=f"after{after}")
+        assert killed(place, monkeypatch, after=after)
+        train(place, resume=True)
+        assert contents(place.out) == contents("run")
+        assert bool(restored) == (after == 65)
 
 
 def test_text_and_numbers_together(checkpoint):

@@ -93,14 +93,18 @@ def read_rows(
 
 
 def _check_lines(path: Path, data: bytes, kinds: Kinds, first: int = 1) -> None:
-    keys: set[tuple[str, ...]] = set()
+    keys: set[str | tuple[str, ...]] = set()
     values = 0
     for line, text in enumerate(io.BytesIO(data), first):
         if text.isspace():
             continue
-        of_line = set(_keys_of(check_object(path, line, text, kinds)))
-        keys |= of_line
-        values += len(of_line)
+        record = check_object(path, line, text, kinds)
+        keys.update(record)
+        values += len(record)
+        for name, value in record.items():
+            if isinstance(value, dict | list) and (inside := set(_keys_of(value, (name,)))):
+                keys |= inside
+                values += len(inside)
         cells = (line - first + 1) * len(keys)
         if cells > MOST_CELLS and THIN * values < cells:
             raise InputError(
@@ -110,8 +114,8 @@ def _check_lines(path: Path, data: bytes, kinds: Kinds, first: int = 1) -> None:
             )
 
 
-def _keys_of(value: Any, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the keys of an object, and those of objects inside of it, each with the keys on the way to it."""
+def _keys_of(value: Any, inside: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the keys of objects in a cell, each with the keys on the way to it."""
     if isinstance(value, dict):
         for key, of in value.items():
             yield (*inside, key)
