@@ -1,7 +1,7 @@
 """The whole of training and evaluation beside what others do: scikit-learn's TF-IDF and one LinearSVC a label.
 
     make bench-linear       (15 minutes at most on 2 idle cores: Reuters and debtags, each three times;
-                             ALL=1: delicious, imdb and goemotions too; COMPARE=1: `manyhot compare` on Reuters;
+                             ALL=1: delicious, imdb and goemotions too, once; COMPARE=1: `manyhot compare` on Reuters;
                              RUNS=1: once each)
 
 Both are whole processes, from files to numbers on the test rows, side by side in one run: processor seconds, which
@@ -9,8 +9,8 @@ other work on the machine touches least, decide. scikit-learn's is TfidfVectoriz
 MaxAbsScaler, then OneVsRestClassifier(LinearSVC()) with its default C and nothing chosen; ours searches the penalty,
 the prior and the offset by cross-fitting, fits again and calibrates. By default it also makes parts of words and
 columns of a kernel, and looks for nearest rows; without these, "words and pairs alone", it has the features of
-scikit-learn's. Last, one fold of Reuters by the path in the space
-of weights with all labels together, and by the one that is taken: seconds, objective and score.
+scikit-learn's. Last, one fold of Reuters by the path in the space of weights with all labels together, and by the one
+that is taken: seconds, objective and score.
 """
 
 import argparse
@@ -211,7 +211,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     print(HEAD)
     for name in asked.only if asked.only is not None else (*FIRST, *(REST if asked.all else ())):
-        results[name] = side_by_side(name, asked.runs)
+        results[name] = side_by_side(name, 1 if name in REST else asked.runs)
         print("\n".join(lines_of(name, results[name])), flush=True)
         write(results)
     if asked.compare:
