@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from defaults import ROOT, decided
-from manyhot.labels import CardinalityRange, cardinality_range, label_prior
+from manyhot.labels import CardinalityRange, cardinality_range
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import Held, Rule, choose_tau, fixed, prior_logits, score_by
 from manyhot.toolkit.choose.offsets import choose_offset
@@ -31,7 +31,7 @@ from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.disk.run_folder import to_json, write_file
 from manyhot.toolkit.models.adamw import descend, mean_loss
-from manyhot.toolkit.models.encoder import SCHEDULE, FineTuned, plan_encoder
+from manyhot.toolkit.models.encoder import SCHEDULE, plan_encoder
 from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
 from manyhot.toolkit.objectives import FORMULAS
@@ -151,11 +151,10 @@ def fitted(encoder: Encoder, rows: Rows, kind: Kind, rate: float, seed: int, epo
     began = time.monotonic()
     labels, score = rows.targets.shape[1], score_by(rows.cardinality)
     loss = FORMULAS[kind.loss]
-    learner = plan_encoder(len(rows.X), labels, encoder=encoder, loss=loss, score=score, seed=seed)
-    net = learner.draw(rows.X, labels)
-    assert isinstance(net, FineTuned)
-    odds = torch.logit(torch.from_numpy(label_prior(rows.targets))).float()
-    net = replace(net, bias=(kind.start * odds).requires_grad_())
+    options: Any = {"loss": loss, "score": score, "start": kind.start, "seed": seed}
+    learner = plan_encoder(len(rows.X), labels, encoder=encoder, **options)
+    net = learner.draw(rows.X, torch.from_numpy(rows.targets))
+    assert learner.lengths is not None
     value = mean_loss(net, rows.X, torch.from_numpy(rows.targets), loss)
     batches = -(-len(rows.X) // SCHEDULE.batch)
     every, losses, curve = max(batches // LOOKS, 1), [], []
@@ -175,10 +174,11 @@ def fitted(encoder: Encoder, rows: Rows, kind: Kind, rate: float, seed: int, epo
         net.parameters(),
         len(rows.X),
         heard,
-        replace(SCHEDULE, rate=rate, epochs=epochs),
+        replace(learner.schedule, rate=rate, epochs=epochs),
         seed=seed,
         bookmark=UNSAVED,
         progress=unheard,
+        **learner.lengths.cutting(rows.X, SCHEDULE.batch),
     )
     look()
     prior = prior_logits(rows.targets)

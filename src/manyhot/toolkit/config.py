@@ -37,7 +37,9 @@ CHOICES = {
     "format": ("auto", "columns"),
 }
 # Options of spans alone, and of tables alone: columns, and what spans choose in another way.
-OF_SPANS = (*CHOICES, "tags", "rate", "epochs")
+OF_SPANS = (*CHOICES, "tags")
+# Options of networks, those of tables or of spans.
+OF_NETWORKS = ("rate", "epochs")
 # How relations are scored, the default first.
 DESIGNS = ("gplinker", "cascade")
 OF_TABLES = (
@@ -134,7 +136,7 @@ class Config:
 
     def to_toml(self) -> str:
         """Write what repeats the run. `out` is left out: a repeated run gets a folder of its own."""
-        others = _not_of(self.task)
+        others = _not_of(self)
         said = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
         return tomli_w.dumps({k: v for k, v in said.items() if k not in ("out", *others)})
 
@@ -324,17 +326,22 @@ def check_task(config: Config) -> None:
             raise InputError(f"{key} expects one of {', '.join(values)}; got {shown(value)}.")
     if config.design not in DESIGNS:
         raise InputError(f"design expects one of {', '.join(DESIGNS)}; got {shown(config.design)}.")
-    for key in _not_of(config.task):
+    for key in _not_of(config):
         if (value := getattr(config, key)) != getattr(Config, key):
             said = f"not of --task {config.task}" if config.task in MARKED_TEXTS else "of --task spans"
             if key == "design":
                 said = "of --task relations"
+            if key in OF_NETWORKS:
+                said = "of networks: --model mlp, an encoder with fine_tune, and spans"
             raise InputError(f"{key} is {said}; got {shown(value)}. Leave it out.")
 
 
-def _not_of(task: str) -> tuple[str, ...]:
-    """Return the options that a task has no use for."""
-    return ("design",) * (task != "relations") + (OF_TABLES if task in MARKED_TEXTS else OF_SPANS)
+def _not_of(config: Config) -> tuple[str, ...]:
+    """Return the options that a task, or a model of tables, has no use for."""
+    others = ("design",) * (config.task != "relations")
+    if config.task in MARKED_TEXTS:
+        return others + OF_TABLES
+    return others + OF_SPANS + (() if is_network(config) else OF_NETWORKS)
 
 
 def check_loss(config: Config) -> None:

@@ -100,6 +100,10 @@ def _prior(targets: np.ndarray) -> Tensor:
 # Losses that couple rows: that of a batch is no sum over parts of it.
 COUPLED = ("two-way", "smooth-f1", "f1-bce", "multiway")
 
+# Where the biases of an encoder's last layer start, so often the log-odds of their labels: about where constant logits
+# end, those of ZLPR with many labels at half of them. All others start at 0.
+STARTS = {"zlpr": 0.5, "bce": 1.0, "focal": 1.0}
+
 
 # Options that a loss reads off the training rows: how frequent labels are, or how many a row has.
 FROM_TARGETS: dict[str, Callable[[np.ndarray], dict[str, Any]]] = {

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from manyhot import stratified_split
+from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk.fits import UNSAVED, Unsaved
+from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import adamw as module
-from manyhot.toolkit.models.adamw import Schedule, descend, epoch_seed, fit_stopped_early, of_like_length
+from manyhot.toolkit.models.adamw import Lengths, Schedule, descend, epoch_seed, fit_stopped_early, of_like_length
 from manyhot.toolkit.models.mlp import plan_mlp
 from manyhot.toolkit.models.model import Curve, unheard
 
@@ -61,6 +63,60 @@ def test_steps_are_those_of_the_formula():
             x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
         assert heard[epoch] == pytest.approx(total / 10, rel=1e-5)
     np.testing.assert_allclose(point.detach().numpy(), x, rtol=1e-4)
+
+
+def test_a_multiplier_is_that_of_the_rate_of_a_parameter():
+    wanted = [quadratic()[0] for _ in range(2)]
+    for point, rate in zip(wanted, (0.1, 0.025), strict=True):
+        _, targets, _ = quadratic()
+        descend(
+            {"p": point}, 10, lambda rows, random, p=point, t=targets: (p - t[torch.from_numpy(rows)]).square().mean(),
+            replace(SCHEDULE, rate=rate), seed=7, bookmark=Unsaved(), progress=unheard,
+        )  # fmt: skip
+    points, (_, targets, _) = [quadratic()[0] for _ in range(2)], quadratic()
+
+    def value(rows, random):
+        return sum((point - targets[torch.from_numpy(rows)]).square().mean() for point in points)
+
+    schedule = replace(SCHEDULE, multiplier=lambda name: {"top": 1.0, "low": 0.25}[name])
+    heard = {"bookmark": Unsaved(), "progress": unheard}
+    descend(dict(zip(("top", "low"), points, strict=True)), 10, value, schedule, seed=7, **heard)
+    # The gradient of one has nothing of the other, and AdamW goes by its size alone.
+    for found, expected in zip(points, wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert not torch.allclose(*points)
+
+
+def test_parts_of_a_mini_batch_make_its_step():
+    ends, sizes = [], []
+    for parts in (None, lambda batch: batch.split(3)):
+        point, _, value = quadratic()
+
+        def seen(rows, random, value=value):
+            sizes.append(len(rows))
+            return value(rows, random)
+
+        schedule = replace(SCHEDULE, batch=7)
+        heard = descend({"p": point}, 10, seen, schedule, seed=7, bookmark=Unsaved(), progress=unheard, parts=parts)
+        ends.append((point.detach(), torch.tensor(heard)))
+    assert sizes == [7, 3] * 5 + [3, 3, 1, 3] * 5
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_rows_of_like_length_come_together_in_parts_of_bounded_size():
+    lengths = np.random.default_rng(0).integers(1, 60, 200)
+    made = Lengths(lambda X: lengths[X], 300).cutting(np.arange(200), 16)
+    batches = made["cut"](torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(list(batches)).tolist()) == list(range(200))
+    assert {len(batch) for batch in batches} == {16, 8}
+    parts = [part for batch in batches for part in made["parts"](batch)]
+    assert sorted(torch.cat(parts).tolist()) == list(range(200))
+    assert all(len(part) * lengths[part].max() <= 300 for part in parts)
+    assert len(parts) > len(batches)
+    assert [len(part) for part in Lengths(lambda X: X, 5).cutting(np.array([9, 2, 2, 9]), 4)["parts"](
+        torch.tensor([0, 3]))] == [1, 1]  # fmt: skip
+    assert Lengths(lambda X: X, None).cutting(np.array([9, 2]), 4)["parts"] is None
 
 
 def test_fewer_epochs_are_the_first_of_many():
@@ -246,6 +302,27 @@ def test_rows_of_a_group_are_on_one_side_of_the_tenth(monkeypatch):
     learner = plan_mlp(60, 2, 3, loss=lambda s, t: (s * 0).sum(), score=lambda s, t: 0.0)
     learner.fit(X, targets, groups=groups, fits=Unsaved(), progress=unheard)
     np.testing.assert_array_equal(seen[-1], groups)
+
+
+@pytest.mark.parametrize("kept", ["rate", "epochs"])
+def test_what_is_asked_of_the_schedule(kept):
+    asked = {"rate": 2e-3, "epochs": 7}
+    asked.pop(kept)
+    options = {"data": "d.csv", "model": "mlp"} | asked
+    assert SCHEDULE.asked(make_config(None, [], options)) == replace(SCHEDULE, **asked)
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit_at_once():
+    point, _, value = quadratic()
+    taken = []
+
+    def bad(rows, random):
+        taken.append(len(rows))
+        return value(rows, random) * (float("nan") if len(taken) == 5 else 1)
+
+    with pytest.raises(InputError, match=r"epoch 2: expected a finite loss, got nan; .* --set rate=3e-02"):
+        descend({"p": point}, 10, bad, SCHEDULE, seed=0, bookmark=Unsaved(), progress=unheard)
+    assert taken == [4, 4, 2, 4, 4]
 
 
 def test_a_score_that_is_still_0_does_not_stop_and_one_that_falls_does() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse as sp
 import torch
 
 import encoder as bench
@@ -20,15 +21,20 @@ from manyhot import load_run
 from manyhot.toolkit.compare.compare import compare
 from manyhot.toolkit.compare.methods import make_comparison
 from manyhot.toolkit.config import Config, make_config
+from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
+from manyhot.toolkit.models.adamw import descend, mean_loss
 from manyhot.toolkit.models.encoder import FineTuned
 from manyhot.toolkit.models.features import Features
+from manyhot.toolkit.models.kinds import learner_for, listed_learner_for
 from manyhot.toolkit.models.meaning import Meaning
+from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.objectives import FORMULAS, LISTED_LOSSES
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.train import train
 from tiny_texts import KINDS, texts_and_sets
@@ -297,12 +303,12 @@ def test_fine_tuning_from_lists_and_after_a_kill(checkpoint, monkeypatch):
     restored, original = [], FineTuned.restored
     monkeypatch.setattr(FineTuned, "restored", lambda *given: restored.append(given) or original(*given))
     # In the middle of a fit, and when one is done, which is then restored.
-    for after in (10, 65):
+    for after in (10, 80):
         place = replace(config, out=f"after{after}")
         assert killed(place, monkeypatch, after=after)
         train(place, resume=True)
         assert contents(place.out) == contents("run")
-        assert bool(restored) == (after == 65)
+        assert bool(restored) == (after == 80)
 
 
 def test_text_and_numbers_together(checkpoint):
@@ -535,12 +541,94 @@ def test_without_transformers_the_command_to_type_is_named(checkpoint, monkeypat
             "words=false is of a frozen --model encoder:NAME_OR_DIR; without one, words are all there is",
         ),
         ({"words": 0, "model": "encoder:x"}, "words expects true or false; got 0"),
+        ({"rate": 1e-3}, r"rate is of networks: --model mlp, an encoder with fine_tune, and spans; got 0\.001"),
+        ({"epochs": 3, "model": "encoder:x"}, "epochs is of networks: .* fine_tune, and spans; got 3. Leave it out"),
         ({"fine_tune": True, "model": "encoder:x", "C": 2}, "C is of the linear model, and fine_tune has none: "),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
     with pytest.raises(InputError, match=message):
         make_config(None, [], {"data": "d.csv"} | options)
+
+
+def planned(checkpoint, loss="zlpr", listed=False, **options):
+    """Return the learner of a fine-tuned encoder as the command plans it."""
+    config = make_config(
+        None, [], {"data": "d.jsonl", "model": f"encoder:{checkpoint}", "fine_tune": True, "loss": loss} | options
+    )
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    if listed:
+        return listed_learner_for(config, 60, 0, 3, hits, encoder).net
+    return learner_for(config, 60, 0, 3, FORMULAS[loss], hits, encoder)
+
+
+def hits(logits, targets):
+    return float(((logits > 0) == targets).mean())
+
+
+@pytest.mark.parametrize(("loss", "share"), [("zlpr", 0.5), ("bce", 1), ("focal", 1), ("subset", 0), ("two-way", 0)])
+@pytest.mark.parametrize("listed", [False, True])
+def test_biases_start_at_a_share_of_the_log_odds(checkpoint, loss, share, listed):
+    if listed and loss not in LISTED_LOSSES:
+        return
+    targets = np.random.default_rng(0).random((60, 3)) < [0.5, 0.1, 0.0]
+    counts = targets.sum(0)
+    given = sp.csr_array(targets) if listed else torch.from_numpy(targets)
+    net: Any = planned(checkpoint, loss, listed).draw(np.zeros((60, 4), dtype=np.int64), given)
+    np.testing.assert_allclose(net.bias.detach(), share * np.log((counts + 0.5) / (60 - counts + 0.5)), rtol=1e-5)
+
+
+def test_rates_fall_by_layer_from_the_head_down(checkpoint, monkeypatch):
+    monkeypatch.setattr(module, "DECAY", 0.5)
+    from transformers import BertConfig, BertModel
+
+    small = {"hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 9}
+    network = BertModel(BertConfig(num_hidden_layers=12, **small))
+    found = {name: module.multiplier(f"network.{name}", 12) for name, _ in network.named_parameters()}
+    assert {value for name, value in found.items() if name.startswith("embeddings.")} == {0.5**13}
+    for layer in range(12):
+        inside = {value for name, value in found.items() if name.startswith(f"encoder.layer.{layer}.")}
+        assert inside == {0.5 ** (12 - layer)}
+    assert [module.multiplier(name, 12) for name in ("weight", "bias")] == [1, 1]
+    learner = planned(checkpoint)
+    assert {learner.schedule.multiplier(name) for name in learner.draw(*rows_of_ids()).parameters()} == {1, 0.5, 0.25}
+
+
+def rows_of_ids(rows=60, length=12):
+    rng = np.random.default_rng(0)
+    ids = np.where(np.arange(length) < rng.integers(2, length + 1, (rows, 1)), rng.integers(4, 9, (rows, length)), -1)
+    return ids, torch.from_numpy(rng.random((rows, 3)) < 0.4)
+
+
+@pytest.mark.parametrize("loss", ["zlpr", "two-way"])
+def test_a_mini_batch_of_many_tokens_is_taken_in_parts_where_its_loss_is_a_sum(checkpoint, monkeypatch, loss):
+    X, targets = rows_of_ids()
+    ends, seen = [], []
+    original = module.pooled
+    monkeypatch.setattr(module, "pooled", lambda n, p, ids: (seen.append(ids.shape[0]), original(n, p, ids))[1])
+    for tokens in (10**6, 30):
+        monkeypatch.setattr(module, "TOKENS", tokens)
+        learner = planned(checkpoint, loss, epochs=2, rate=1e-3)
+        net: Any = learner.draw(X, targets)
+        assert net.network.config.hidden_dropout_prob == 0.1
+        for part in net.network.modules():
+            part.p = 0.0  # what drops out would differ
+        options: Any = {"seed": 0, "bookmark": UNSAVED, "progress": unheard, **learner.lengths.cutting(X, 16)}
+        descend(net.parameters(), 60, mean_loss(net, X, targets, learner.loss), learner.schedule, **options)
+        ends.append(net.arrays())
+    whole = [16, 16, 16, 12]
+    assert sorted(seen[:4], reverse=True) == whole
+    assert (len(seen) > 16) == (loss == "zlpr")
+    for name, array in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], array, atol=1e-5, err_msg=name)
+    step = {coupled: planned(checkpoint, "two-way" if coupled else "zlpr").memory.bytes for coupled in (False, True)}
+    assert step[True] > step[False]
+
+
+def test_the_rate_and_the_epochs_that_were_asked_for(checkpoint):
+    for listed in (False, True):
+        schedule = planned(checkpoint, "bce", listed, rate=3e-4, epochs=2).schedule
+        assert (schedule.rate, schedule.epochs) == (3e-4, 2)
 
 
 def test_the_factor_of_the_rate_rises_and_falls():

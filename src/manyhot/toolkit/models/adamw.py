@@ -4,6 +4,7 @@ The order of rows and every other random number of an epoch depend on the seed a
 that parameters, moments and what was heard of the epochs so far are the whole state.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from manyhot.split import stratified_split
+from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
+from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import BLOCK, Memory, Model, Outcome, Progress, Score, tensors
 from manyhot.toolkit.models.processes import ALONE, Group, Share
@@ -62,6 +65,7 @@ class Schedule:
         factor: what the rate is multiplied with, by the share of all steps that is done.
         weight_decay: of AdamW, in every parameter.
         patience: stop where the score of the rows held out has not been higher for so many epochs.
+        multiplier: of the rate of a parameter, by its name.
     """
 
     batch: int
@@ -70,6 +74,42 @@ class Schedule:
     factor: Callable[[float], float] = lambda share: 1.0
     weight_decay: float = 0.0
     patience: int = 0
+    multiplier: Callable[[str], float] = lambda name: 1.0
+
+    def asked(self, config: Config) -> "Schedule":
+        """Return the same with the rate and the epochs that were asked for."""
+        schedule = self if config.rate == "auto" else replace(self, rate=config.rate)
+        return schedule if config.epochs == "auto" else replace(schedule, epochs=config.epochs)
+
+
+# Random numbers to the mini-batches of an epoch, positions of rows; and a mini-batch to the parts it is taken in.
+Cut = Callable[[torch.Generator], Sequence[Tensor]]
+Parts = Callable[[Tensor], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How rows of many lengths are put together, so that little of a mini-batch is padding.
+
+    Attributes:
+        of: rows to the length of each.
+        most: positions, rows x the longest, of a mini-batch at once. One of more is taken in parts whose gradients add
+            up, so that a step takes no more memory; None where the loss of a mini-batch is no sum over rows.
+    """
+
+    of: Callable[[Any], np.ndarray]
+    most: int | None
+
+    def cutting(self, X: DesignMatrix, batch: int) -> dict[str, Any]:
+        """Return `cut` and `parts` of :func:`descend`, for rows X in mini-batches of so many."""
+        lengths, most = self.of(X), self.most
+
+        def parts(batch: Tensor) -> Sequence[Tensor]:
+            assert most is not None
+            return batch.split(max(most // max(int(lengths[batch].max()), 1), 1))
+
+        cut: Cut = lambda random: of_like_length(lengths, lambda _: batch, random)  # noqa: E731
+        return {"cut": cut, "parts": None if most is None else parts}
 
 
 @dataclass(frozen=True)
@@ -78,8 +118,9 @@ class NetLearner:
 
     Attributes:
         loss: (logits, targets) to the sum over rows; where targets are lists, one of `LISTED_LOSSES`.
-        draw: (X, labels) to the network that a fit starts from, the same every time.
+        draw: (X, targets) to the network that a fit starts from, the same every time.
         group: the processes that fit together.
+        lengths: of rows, where they have many.
     """
 
     loss: Loss | ListedLoss
@@ -88,8 +129,9 @@ class NetLearner:
     schedule: Schedule
     seed: int
     device: str
-    draw: Callable[[DesignMatrix, int], Net]
+    draw: Callable[[DesignMatrix, Any], Net]
     group: Group = ALONE
+    lengths: Lengths | None = None
     penalised = False
 
     @property
@@ -114,20 +156,23 @@ class NetLearner:
         progress: Progress,
     ) -> Outcome:
         """Fit on rows X and targets; folds are fitted by the same rule as all rows."""
-        net = fit_stopped_early(
-            lambda: self.draw(X, targets.shape[1]),
+        options: Any = {"groups": groups, "bookmark": fits.bookmark(name), "progress": progress}
+        return Outcome(self.stopped_early(X, targets.to(self.device), **options), {}, False)
+
+    def stopped_early(self, X: DesignMatrix, targets: Any, **options: Any) -> Net:
+        """Fit by :func:`fit_stopped_early`, which says what else it takes."""
+        return fit_stopped_early(
+            lambda: self.draw(X, targets),
             X,
-            targets.to(self.device),
+            targets,
             loss=self.loss,
             score=self.score,
             schedule=self.schedule,
             seed=self.seed,
-            groups=groups,
-            bookmark=fits.bookmark(name),
-            progress=progress,
             group=self.group,
+            lengths=self.lengths,
+            **options,
         )
-        return Outcome(net, {}, False)
 
     def mean(self, starts: list[Arrays], rows: list[np.ndarray | None]) -> None:
         """Return nothing: the mean of networks is no network of use."""
@@ -147,6 +192,7 @@ def fit_stopped_early(
     bookmark: Bookmark,
     progress: Progress,
     group: Group = ALONE,
+    lengths: Lengths | None = None,
 ) -> AnyNet:
     """Find the epoch at which a tenth of the rows is best when the others are fitted; fit all rows for as many.
 
@@ -164,8 +210,13 @@ def fit_stopped_early(
         bookmark: where the state is left after each epoch.
         progress: called with the epoch, of both fits together, the last one, the mean loss and the score.
         group: the processes that fit together; the first measures the rows held out.
+        lengths: of rows, where they have many.
     """
     rows = X.shape[0]
+
+    def cutting(X: DesignMatrix) -> dict[str, Any]:
+        return {} if lengths is None else lengths.cutting(X, schedule.batch)
+
     saved = bookmark.load()
     held = stratified_split(targets, [HELD - 1.0, 1.0], groups=groups, seed=seed) == 1
     if saved is not None and "epochs" in saved:
@@ -188,6 +239,7 @@ def fit_stopped_early(
             progress=lambda step, of, loss, score: progress(step, of + min(step, of), loss, score),
             held=lambda: group.told(lambda: score(judged(net, X_held), targets_held)),
             group=group,
+            **cutting(X_kept),
         )
         epochs, before = int(np.argmax(heard)) + 1, len(heard)
         del net
@@ -202,6 +254,7 @@ def fit_stopped_early(
         bookmark=_Second(bookmark, epochs, before),
         progress=lambda step, of, loss, score: progress(before + step, before + of, loss, score),
         group=group,
+        **cutting(X),
     )
     return net
 
@@ -251,7 +304,8 @@ def descend(
     progress: Progress,
     epochs: int | None = None,
     held: Callable[[], float] | None = None,
-    cut: Callable[[torch.Generator], Sequence[Tensor]] | None = None,
+    cut: Cut | None = None,
+    parts: Parts | None = None,
     group: Group = ALONE,
 ) -> list[float]:
     """Minimise, in place, the mean over rows of a value.
@@ -266,15 +320,25 @@ def descend(
         progress: called with the epoch, the last one, its mean loss and the score.
         epochs: stop after so many; the rate falls as if all of the schedule's came.
         held: the score of rows held out, which stops the descent by the schedule's patience.
-        cut: random numbers to the mini-batches of an epoch, where these are not any rows: those of like length.
+        cut: makes the mini-batches of an epoch, where these are not any rows: those of like length.
+        parts: what a mini-batch is taken in, one part after the other.
         group: the processes that descend together, each with the same parameters and the same rows.
 
     Returns:
         The score of the rows held out after each epoch, or else the mean loss of training.
+
+    Raises:
+        InputError: the loss is not finite.
     """
+    groups: dict[float, list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(schedule.multiplier(name), []).append(parameter)
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True
-    )  # with 10 million weights, torch's fused step takes a sixth of the time
+        [{"params": some, "multiplier": multiplier} for multiplier, some in groups.items()],
+        lr=schedule.rate,
+        weight_decay=schedule.weight_decay,
+        fused=True,  # with 10 million weights, torch's fused step takes a sixth of the time
+    )
     gradients = _KeptGradients()
     heard: list[float] = []
     if (saved := bookmark.load()) is not None:
@@ -294,16 +358,25 @@ def descend(
         for i, part in enumerate(batches):
             share = (epoch * len(batches) + i) / (schedule.epochs * len(batches))
             for options in optimizer.param_groups:
-                options["lr"] = schedule.rate * schedule.factor(share)
+                options["lr"] = schedule.rate * schedule.factor(share) * options["multiplier"]
             optimizer.zero_grad()
-            loss = value(part.numpy(), random)
-            loss.backward()
+            for some in (part,) if parts is None else parts(part):
+                loss = value(some.numpy(), random) * (len(some) / len(part))
+                loss.backward()
+                total += loss.item() * len(part)
             gradients.write(parameters.values())
             group.add_gradients(parameters.values())
             optimizer.step()
             gradients.clear()
-            total += loss.item() * len(part)
+            # Of several processes all are to hear of it, which they do when they add up.
+            if group.size == 1 and not math.isfinite(total):
+                break
         total = group.sum(total)
+        if not math.isfinite(total):
+            raise InputError(
+                f"epoch {epoch + 1}: expected a finite loss, got {total / rows:g}; the learning rate may be too high: "
+                f"--set rate={schedule.rate / 3:.0e}"
+            )
         heard.append(total / rows if held is None else held())
         progress(len(heard), end(), total / rows, None if held is None else heard[-1])
         bookmark.save(lambda: _state(optimizer, parameters, heard))

@@ -1,21 +1,27 @@
-"""An encoder fine-tuned: logits = W pooled(last layer) + b, all weights trained, stopped early and fitted again."""
+"""An encoder fine-tuned: logits = W pooled(last layer) + b, all weights trained, stopped early and fitted again.
+
+Biases start at a share of the log-odds of their labels: at the rates of fine-tuning they would take thousands of steps
+to get there. Rows of like length are a mini-batch, which is taken in parts where it has many tokens.
+"""
 
 import copy
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from manyhot.labels import label_prior
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule, listed_bytes
+from manyhot.toolkit.models.adamw import HELD, Lengths, NetLearner, Schedule, listed_bytes
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Score, free_memory, tensors
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled
 from manyhot.toolkit.models.processes import Share
-from manyhot.toolkit.objectives import Loss
+from manyhot.toolkit.objectives import ListedLoss, Loss
 
 WARM_UP = 0.1
 
@@ -28,6 +34,10 @@ def warmed(share: float) -> float:
 # As Devlin et al. (2019) fine-tune BERT: rates of 2e-5 to 5e-5, batches of 16 or 32. Their 2 to 4 epochs are too few
 # for many labels; the rows held out say when it is enough.
 SCHEDULE = Schedule(batch=16, epochs=10, rate=5e-5, factor=warmed, weight_decay=0.01, patience=2)
+# The rate of a layer is so often that of the one above it.
+DECAY = 1.0
+# Tokens at once, with what they are padded to: more take more memory, and no less time.
+TOKENS = 2048
 # Weights, the pretrained ones, gradient and two moments.
 VECTORS = 5
 NETWORK = "network."
@@ -97,19 +107,43 @@ class FineTuned:
         return cls(network, config, pooling, *(tensor.to(device) for tensor in head.values()))
 
 
+def multiplier(name: str, layers: int) -> float:
+    """Return what the rate of a parameter is multiplied with, by its name: DECAY ^ (layers above it).
+
+    The head is above all layers, what comes before the first layer, tables of words, is below all.
+    """
+    layer = re.search(r"\.(\d+)\.", name)
+    if not name.startswith(NETWORK):
+        return 1.0
+    return DECAY ** (layers + 1 if layer is None else layers - int(layer[1]))
+
+
 def plan_encoder(
     rows: int,
     labels: int,
     *,
     encoder: Encoder,
-    loss: Loss,
+    loss: Loss | ListedLoss,
     score: Score,
+    start: float = 0.0,
+    coupled: bool = False,
     seed: int = 0,
     device: str = "cpu",
     listed: bool = False,
     free: int | None = None,
 ) -> NetLearner:
-    """Say how an encoder is fine-tuned, on token ids, and count what that takes; `listed` where targets are lists.
+    """Say how an encoder is fine-tuned, on token ids, and count what that takes.
+
+    Args:
+        rows, labels: how many.
+        encoder: what the fit starts from.
+        loss: the sum over rows; of lists, one of `LISTED_LOSSES`.
+        score: of rows held out.
+        start: where biases start, so often the log-odds of their labels.
+        coupled: the loss of a mini-batch is no sum over its rows, so that it is not taken in parts.
+        seed, device: of the fit.
+        listed: targets are lists.
+        free: bytes.
 
     Raises:
         InputError: more than is free.
@@ -117,9 +151,12 @@ def plan_encoder(
     parameters = sum(p.numel() for p in encoder.network.parameters()) + (encoder.width + 1) * labels
     config, pooling, length = encoder.config, Pooling(encoder.pooling.modes), encoder.tokens.limit
     # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
-    layer = 2 * SCHEDULE.batch * length * (34 * encoder.hidden + 5 * config.get("num_attention_heads", 12) * length)
+    tokens = SCHEDULE.batch * length
+    tokens = tokens if coupled else min(tokens, max(TOKENS, length))
+    layers = config.get("num_hidden_layers", 12)
+    layer = 2 * tokens * (34 * encoder.hidden + 5 * config.get("num_attention_heads", 12) * length)
     logits = listed_bytes(rows, labels, encoder.width) if listed else 12 * (rows // HELD) * labels
-    needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + logits
+    needed = 4 * parameters * VECTORS + layer * layers + logits
     memory = Memory(
         f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
         parameters,
@@ -128,19 +165,21 @@ def plan_encoder(
     )
     memory.check(f"{encoder.name} and texts of {length} tokens", "leave fine_tune out")
 
-    def draw(X: DesignMatrix, labels: int) -> FineTuned:
+    def draw(X: DesignMatrix, targets: Any) -> FineTuned:
         random = torch.Generator().manual_seed(seed)
         # As BERT's own layers are drawn.
-        weight = torch.randn(encoder.width, labels, generator=random) * 0.02
-        head = [tensor.to(device).requires_grad_() for tensor in (weight, torch.zeros(labels))]
+        weight = torch.randn(encoder.width, targets.shape[1], generator=random) * 0.02
+        bias = start * torch.logit(torch.as_tensor(label_prior(targets), dtype=torch.float32).cpu())
+        head = [tensor.to(device).requires_grad_() for tensor in (weight, bias)]
         return FineTuned(copy.deepcopy(encoder.network).to(device), config, pooling, *head)
 
     return NetLearner(
         loss,
         score,
         memory,
-        SCHEDULE,
+        replace(SCHEDULE, multiplier=lambda name: multiplier(name, layers)),
         seed,
         device,
         draw=draw,
+        lengths=Lengths(lambda ids: (ids >= 0).sum(1), None if coupled else TOKENS),
     )

@@ -1,10 +1,12 @@
 """The kinds of models by the names of --model: how each is fitted, and how it is restored from a run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays
+from manyhot.toolkit.models.adamw import NetLearner
 from manyhot.toolkit.models.encoder import FineTuned, plan_encoder
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.label_blocks import SparseLinear
@@ -14,7 +16,7 @@ from manyhot.toolkit.models.mlp import Mlp, plan_mlp
 from manyhot.toolkit.models.model import Learner, Model, Score, device_of
 from manyhot.toolkit.models.pooling import Pooling
 from manyhot.toolkit.models.pretrained import Encoder
-from manyhot.toolkit.objectives import LISTED_LOSSES, Loss, route_of
+from manyhot.toolkit.objectives import COUPLED, LISTED_LOSSES, STARTS, Loss, route_of
 
 
 def learner_for(
@@ -31,8 +33,9 @@ def learner_for(
         return LinearLearner.planned(rows, features, labels, max_iter=config.max_iter, **options)
     options |= {"score": score, "device": device_of(config.device)}
     if encoder is not None:
-        return plan_encoder(rows, labels, encoder=encoder, **options)
-    return plan_mlp(rows, features, labels, **options)
+        options |= {"start": STARTS.get(config.loss, 0.0), "coupled": config.loss in COUPLED}
+        return _scheduled(plan_encoder(rows, labels, encoder=encoder, **options), config)
+    return _scheduled(plan_mlp(rows, features, labels, **options), config)
 
 
 def listed_learner_for(
@@ -46,12 +49,18 @@ def listed_learner_for(
     device = device_of(config.device)
     options: Any = {"loss": LISTED_LOSSES[config.loss], "score": score, "seed": config.seed, "device": device}
     if encoder is None:
-        return ListedLearner(plan_mlp(rows, features, labels, listed=True, **options), Mlp.restored)
+        learner = plan_mlp(rows, features, labels, listed=True, **options)
+        return ListedLearner(_scheduled(learner, config), Mlp.restored)
+    options["start"] = STARTS[config.loss]
     config_of, pooling = encoder.config, Pooling(encoder.pooling.modes)
     return ListedLearner(
-        plan_encoder(rows, labels, encoder=encoder, listed=True, **options),
+        _scheduled(plan_encoder(rows, labels, encoder=encoder, listed=True, **options), config),
         lambda arrays, features, labels: FineTuned.restored(config_of, pooling, arrays, labels, device),
     )
+
+
+def _scheduled(learner: NetLearner, config: Config) -> NetLearner:
+    return replace(learner, schedule=learner.schedule.asked(config))
 
 
 def read_encoder(config: Config, say: Callable[[str], None] = lambda text: None) -> Encoder | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark
-from manyhot.toolkit.models.adamw import NetLearner, fit_stopped_early
+from manyhot.toolkit.models.adamw import NetLearner
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.label_blocks import Blocked, HeldRows
 from manyhot.toolkit.models.model import Memory, Model, Progress, unheard
@@ -73,19 +73,13 @@ class ListedLearner:
             bookmark: where the state is left after each epoch.
             done: called after each epoch, with the mean loss and the score of the rows held out.
         """
-        net = fit_stopped_early(
-            lambda: self.net.draw(X, targets.shape[1]),
+        net = self.net.stopped_early(
             X,
             targets,
-            loss=self.net.loss,
-            score=self.net.score,
             judged=lambda net, X: Ranked.of_blocks(net.logits, X, TOP),
-            schedule=self.net.schedule,
-            seed=self.net.seed,
             groups=groups,
             bookmark=bookmark,
             progress=done,
-            group=self.net.group,
         )
         best = [] if held is None else [Ranked.of_blocks(net.logits, held.X, TOP, held.prior, held.most)]
         return Blocked(net, 0, 1.0, best * (1 + len(drops)))

@@ -166,5 +166,5 @@ def plan_mlp(
         SCHEDULE,
         seed,
         device,
-        draw=lambda X, labels: Mlp.drawn(X, labels, seed=seed, device=device),
+        draw=lambda X, targets: Mlp.drawn(X, targets.shape[1], seed=seed, device=device),
     )

@@ -16,7 +16,6 @@ from manyhot.spans import Span
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
-from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models.adamw import FEW_EPOCHS, FEW_ROWS, HELD, Schedule, descend, of_like_length
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
 from manyhot.toolkit.models.model import Curve, Memory, free_memory
@@ -164,11 +163,7 @@ def plan(config: Config, training: SpanTraining, encoder: Encoder | None, device
         free_memory(device),
     )
     memory.check(f"rows of {length} tokens and {types} types", "cut the rows into sentences")
-    if config.rate != "auto":
-        schedule = replace(schedule, rate=config.rate)
-    if config.epochs != "auto":
-        schedule = replace(schedule, epochs=config.epochs)
-    return SpanLearner(config, encoder, device, memory, schedule, STARTS[config.loss])
+    return SpanLearner(config, encoder, device, memory, schedule.asked(config), STARTS[config.loss])
 
 
 def fit(learner: SpanLearner, training: SpanTraining, fits: Fits, on_epoch: OnEpoch) -> Fitted:
@@ -273,13 +268,7 @@ def _descend(
         network.train()
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
-            loss = network.loss(learner.config.loss, [pieces.prepared[i] for i in rows], pieces.right(rows))
-        if not math.isfinite(loss.item()):
-            raise InputError(
-                f"epoch {len(curve.losses) + 1}: expected a finite loss, got {loss.item()}; the learning rate may be "
-                f"too high: --set rate={schedule.rate / 3:.0e}"
-            )
-        return loss
+            return network.loss(learner.config.loss, [pieces.prepared[i] for i in rows], pieces.right(rows))
 
     return descend(
         dict(network.named_parameters()),

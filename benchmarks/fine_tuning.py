@@ -1,0 +1,190 @@
+"""Choose how an encoder is fine-tuned, on training files alone: rates, their decay by layer, and the head's start.
+
+    make defaults-encoder     (an hour and a half of one core; goes on where it was left, --minutes N stops early)
+
+As in defaults.py, each training file is cut once more: three quarters play the training rows, one quarter judges by the
+mean of micro- and macro-F1. A tenth of the three quarters says when it is enough, and which prior and offset to take;
+the network of that epoch is judged, so that a fit is made once. From the settings in the code one is changed at a time.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from defaults import decided, table_of
+from encoder import ENCODER, Rows, rows_of, tasks
+from manyhot.split import stratified_split
+from manyhot.toolkit.choose.cross_fit import STRENGTHS, Held, choose_tau, mean_f1, prior_logits, score_by
+from manyhot.toolkit.disk.fits import UNSAVED
+from manyhot.toolkit.disk.run_folder import to_json, write_file
+from manyhot.toolkit.models import encoder as module
+from manyhot.toolkit.models.adamw import descend, mean_loss
+from manyhot.toolkit.models.encoder import SCHEDULE, FineTuned, plan_encoder
+from manyhot.toolkit.models.linear import LinearLearner, mean_squared_length
+from manyhot.toolkit.models.model import unheard
+from manyhot.toolkit.models.pretrained import Encoder, embed
+from manyhot.toolkit.objectives import FORMULAS, STARTS, route_of
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
+
+RESULTS = Path(__file__).parent / "results" / "fine_tuning.json"
+# Rows of the training file, and tokens at which texts are cut.
+SETS = {"semeval eng": (1200, 128), "goemotions": (1500, 128), "reuters r90": (600, 64)}
+HEAD = ("weight", "bias")
+
+
+class Setting(NamedTuple):
+    """What differs from the code.
+
+    Attributes:
+        start: of the biases, so often the log-odds of their labels.
+        rate: what the rate is multiplied with.
+        decay: of the rate, a layer.
+        head: what the rate of the head is multiplied with beside.
+        frozen: the head starts from the best one for the numbers of the encoder as it came.
+        batch, epochs: of the schedule.
+    """
+
+    start: float = STARTS["zlpr"]
+    rate: float = 1.0
+    decay: float = module.DECAY
+    head: float = 1.0
+    frozen: bool = False
+    batch: int = SCHEDULE.batch
+    epochs: int = SCHEDULE.epochs
+
+
+SETTINGS = {
+    "as in the code": Setting(),
+    "biases from 0": Setting(start=0.0),
+    "rate x 2": Setting(rate=2),
+    "head of frozen numbers": Setting(frozen=True),
+    "decay 0.9": Setting(decay=0.9),
+    "rate x 4": Setting(rate=4),
+    "rate x 2, decay 0.8": Setting(rate=2, decay=0.8),
+    "rate of the head x 10": Setting(head=10),
+    "biases from all of the log-odds": Setting(start=1.0),
+    "rate / 2": Setting(rate=0.5),
+    "rate x 2, batches of 32": Setting(rate=2, batch=32),
+    "5 epochs": Setting(epochs=5),
+}
+
+
+def frozen_head(net: FineTuned, rows: Rows, score: Callable[..., float]) -> tuple[Tensor, Tensor]:
+    """Return the weights and biases of ZLPR on the numbers of the encoder as it came, best for the rows held out."""
+    numbers, held = (embed(net.network.eval(), net.pooling, X, len(net.weight)) for X in (rows.X, rows.X_held))
+    mean, std = numbers.mean(0), numbers.std(0)
+    X, X_held = (numbers - mean) / std, (held - mean) / std
+    learner = LinearLearner.planned(
+        len(X), X.shape[1], rows.targets.shape[1], loss=FORMULAS["zlpr"], route=route_of("zlpr"), stand_in=True
+    )
+    best, head = -1.0, None
+    for strength in STRENGTHS:
+        made: Any = {"fits": UNSAVED, "name": "", "progress": unheard}
+        fitted: Any = learner.fit(X, torch.from_numpy(rows.targets), C=strength / mean_squared_length(X), **made).model
+        if (found := score(fitted.logits(X_held), rows.targets_held)) > best:
+            weight = (fitted.weight.numpy() / std[:, None]).astype(np.float32)
+            best, head = found, (torch.from_numpy(weight), fitted.bias - torch.from_numpy(mean @ weight))
+    assert head is not None
+    return head
+
+
+def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
+    """Fit once, and return the score on the quarter that judges, which are the test rows here."""
+    began, labels, score = time.process_time(), rows.targets.shape[1], score_by(rows.cardinality)
+    loss = FORMULAS["zlpr"]
+    module.DECAY = setting.decay
+    learner = plan_encoder(len(rows.X), labels, encoder=encoder, loss=loss, score=score, start=setting.start)
+    net = learner.draw(rows.X, torch.from_numpy(rows.targets))
+    assert isinstance(net, FineTuned)
+    assert learner.lengths is not None
+    if setting.frozen:
+        weight, bias = frozen_head(net, rows, score)
+        net = replace(net, weight=weight.clone().requires_grad_(), bias=bias.clone().requires_grad_())
+    of_layers = learner.schedule.multiplier
+    schedule = replace(
+        learner.schedule,
+        rate=SCHEDULE.rate * setting.rate,
+        batch=setting.batch,
+        epochs=setting.epochs,
+        multiplier=lambda name: of_layers(name) * (setting.head if name in HEAD else 1),
+    )
+    prior = prior_logits(rows.targets)
+    seen: list[tuple[float, dict[str, float]]] = []
+
+    def look() -> float:
+        held, outside = (Held(net.logits(X), prior, t) for X, t in ((rows.X_held, rows.targets_held),
+                                                                      (rows.X_test, rows.targets_test)))  # fmt: skip
+        tau, offset = choose_tau(held, rows.cardinality)
+        of_rule = mean_f1(decided(outside.shifted(tau, offset), rows.cardinality), outside.targets)
+        plain = mean_f1(decided(outside.shifted(0, 0), rows.cardinality), outside.targets)
+        seen.append((score(held.logits, held.targets), {"rule": of_rule, "plain": plain}))
+        return seen[-1][0]
+
+    descend(
+        net.parameters(),
+        len(rows.X),
+        mean_loss(net, rows.X, torch.from_numpy(rows.targets), loss),
+        schedule,
+        seed=0,
+        bookmark=UNSAVED,
+        progress=unheard,
+        held=look,
+        **learner.lengths.cutting(rows.X, setting.batch),
+    )
+    epoch = int(np.argmax([held for held, _ in seen]))
+    seconds = round(time.process_time() - began, 1)
+    return seen[epoch][1] | {"epoch": epoch + 1, "epochs": len(seen), "seconds": seconds}
+
+
+def cut_once_more(rows: Rows) -> Rows:
+    """Return three quarters of the training rows, nine tenths of them to train on, and a quarter as test rows."""
+    X, targets = np.concatenate([rows.X, rows.X_held]), np.concatenate([rows.targets, rows.targets_held])
+    part = stratified_split(targets, (3, 1), seed=1)
+    inner, outer = part == 0, part == 1
+    held = stratified_split(targets[inner], [9.0, 1.0], seed=0) == 1
+    X_in, targets_in = X[inner], targets[inner]
+    return Rows(
+        X_in[~held], targets_in[~held], X_in[held], targets_in[held], X[outer], targets[outer], rows.cardinality
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no fit after so many")
+    minutes = parser.parse_args().minutes
+    began, encoder, given = time.monotonic(), Encoder.read(str(ENCODER), "cpu"), tasks()
+    kept: dict[str, Any] = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
+    fits: dict[str, dict[str, Any]] = kept.get("fits", {name: {} for name in SETS})
+    rows = {
+        name: cut_once_more(rows_of(replace(given[name], rows=number, tokens=tokens), encoder))
+        for name, (number, tokens) in SETS.items()
+    }
+    for setting in SETTINGS:
+        for name in SETS:
+            if setting in fits[name] or time.monotonic() - began > 60 * minutes:
+                continue
+            fits[name][setting] = judged(encoder, rows[name], SETTINGS[setting])
+            print(f"{name}, {setting}: {fits[name][setting]}", flush=True)
+            write_file(RESULTS, to_json({"fits": fits}))
+    there = [setting for setting in SETTINGS if all(setting in fits[name] for name in SETS)]
+    judge = "mean of micro- and macro-F1 on a quarter of the training rows that nothing else saw"
+    result: dict[str, Any] = {"judge": judge, "fits": fits}
+    for rule, title in (("rule", "with the rule"), ("plain", "at s > 0")):
+        result[rule] = table_of(title, {name: {s: fits[name][s][rule] for s in there} for name in SETS})
+    result["missing"] = [setting for setting in SETTINGS if setting not in there]
+    write_file(RESULTS, to_json(result))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
