@@ -17,6 +17,7 @@
 # make bench-length  attention at other lengths than it was trained on, 3 minutes
 # make generation  scenes of wanted label sets from a diffusion model steered by ZLPR, the table and a picture, 10 minutes
 # make bench-spans-quality  losses and a CRF on four sets of spans, three seeds; hours, continues where it was left; ROWS=600 for less
+# make bench-spans-encoder  the same on two sets with a small pretrained encoder, fine-tuned; hours, continues where it was left
 # make bench-relations  both designs of triples by ZLPR and BCE, three seeds; half an hour, continues where it was left
 # make span-targets  trains on the real sets of spans, each beside the F1 and the time it is to have; an hour of one core
 # make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
@@ -48,7 +49,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning defaults-encoder kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning defaults-encoder kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-spans-encoder bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
 
 setup: $(STAMP)
 
@@ -210,6 +211,9 @@ generation: $(STAMP)
 
 bench-spans-quality: $(STAMP)
 	$(BIN)/python benchmarks/span_quality.py $(if $(ROWS),--rows $(ROWS))
+
+bench-spans-encoder: $(MINILM)
+	$(BIN)/python benchmarks/span_quality.py --encoder
 
 bench-relations: $(STAMP)
 	$(BIN)/python benchmarks/relations.py
