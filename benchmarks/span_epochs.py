@@ -18,9 +18,10 @@ import torch
 from cpu import ROOT, machine
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
+from manyhot.toolkit.models.adamw import FEW_POSITIVES, best_epoch
 from manyhot.toolkit.models.model import Curve
 from manyhot.toolkit.spans import fit as fitting
-from manyhot.toolkit.spans.fit import SpanLearner, best_epoch, held_out, plan
+from manyhot.toolkit.spans.fit import SpanLearner, held_out, plan
 from manyhot.toolkit.spans.inputs import SpanTraining, read_spans
 from manyhot.toolkit.spans.offset import Candidates, bagged_offset, f1_at_zero
 from manyhot.toolkit.spans.sentences import Sentences
@@ -91,7 +92,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "",
         "Micro-F1 in per cent on the rows measured, after so many epochs of all rows as each rule says, in brackets,",
         'with the offset of that epoch. "The best" is of the spans held out, "the last about as good" lies within a',
-        f"standard error of it, which the command takes of fewer than {fitting.FEW_SPANS} spans.",
+        f"standard error of it, which the command takes of fewer than {FEW_POSITIVES} spans.",
         "",
         f"| set | loss | seed | spans held out | {' | '.join(RULES)} |",
         "|---" * (len(RULES) + 4) + "|",
@@ -99,7 +100,7 @@ def page(results: list[dict[str, Any]]) -> str:
     for r in sorted(results, key=lambda r: (list(SETS).index(r["set"]), list(LOSSES).index(r["loss"]), r["seed"])):
         cells = [f"{100 * with_offset:.1f} ({epoch})" for epoch, _, with_offset in r["rules"]]
         lines.append(f"| {r['set']} | {LOSSES[r['loss']]} | {r['seed']} | {r['spans']} | {' | '.join(cells)} |")
-    few = [r for r in results if r["spans"] < fitting.FEW_SPANS]
+    few = [r for r in results if r["spans"] < FEW_POSITIVES]
     values = np.array([[100 * rule[2] for rule in r["rules"]] for r in few])
     means = [f"{mean:.1f}, worst {worst:.1f}" for mean, worst in zip(values.mean(0), values.min(0), strict=True)]
     lines.append(f"| mean of those with few | | | | {' | '.join(means)} |")

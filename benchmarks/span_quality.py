@@ -29,11 +29,11 @@ from manyhot.metrics_of_spans import span_metrics
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.fits import UNSAVED
-from manyhot.toolkit.models.adamw import descend, of_like_length
+from manyhot.toolkit.models.adamw import best_epoch, descend, of_like_length
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import Vocabulary
-from manyhot.toolkit.spans.fit import CNN, WARM_UP, best_epoch, fit, held_out
+from manyhot.toolkit.spans.fit import CNN, WARM_UP, fit, held_out
 from manyhot.toolkit.spans.fit import plan as plan_of
 from manyhot.toolkit.spans.inputs import SpanTraining, read_spans
 from manyhot.toolkit.spans.network import Cnn

@@ -12,7 +12,15 @@ from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk.fits import UNSAVED, Unsaved
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import adamw as module
-from manyhot.toolkit.models.adamw import Lengths, Schedule, descend, epoch_seed, fit_stopped_early, of_like_length
+from manyhot.toolkit.models.adamw import (
+    Lengths,
+    Schedule,
+    best_epoch,
+    descend,
+    epoch_seed,
+    fit_stopped_early,
+    of_like_length,
+)
 from manyhot.toolkit.models.mlp import plan_mlp
 from manyhot.toolkit.models.model import Curve, unheard
 
@@ -206,7 +214,8 @@ def fitted(bookmark, rows=60, progress=unheard):
     ), X, targets  # fmt: skip
 
 
-def test_the_second_fit_has_all_rows_and_the_epochs_that_the_first_one_found(monkeypatch):
+@pytest.mark.parametrize("few", [0, 100])
+def test_the_second_fit_has_all_rows_and_the_epochs_that_the_first_one_found(monkeypatch, few):
     calls = []
     original = module.descend
 
@@ -216,13 +225,17 @@ def test_the_second_fit_has_all_rows_and_the_epochs_that_the_first_one_found(mon
         return heard
 
     monkeypatch.setattr(module, "descend", recorded)
+    monkeypatch.setattr(module, "FEW_POSITIVES", few)
     said = []
     fitted(Unsaved(), progress=lambda step, of, *_: said.append((step, of)))
     (first_rows, first_epochs, heard), (second_rows, second_epochs, _) = calls
     assert (first_rows, second_rows) == (54, 60)
     assert first_epochs is None
-    assert second_epochs == int(np.argmax(heard)) + 1
-    assert len(heard) == second_epochs + 3
+    held = stratified_split(fitted(Unsaved())[2], [9.0, 1.0], seed=0) == 1
+    positives = int(fitted(Unsaved())[2][torch.from_numpy(held)].sum())
+    assert 0 < positives < 100
+    assert second_epochs == (best_epoch(heard, positives) if few else int(np.argmax(heard)) + 1)
+    assert len(heard) == int(np.argmax(heard)) + 1 + 3
     assert [step for step, _ in said] == list(range(1, len(heard) + second_epochs + 1))
     assert said[-1] == (len(heard) + second_epochs,) * 2
     assert all(step <= of for step, of in said)

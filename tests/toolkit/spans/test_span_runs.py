@@ -15,8 +15,8 @@ from interrupted import goes_on_to_the_same_run
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, sha256
 from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.models.adamw import best_epoch
 from manyhot.toolkit.spans import fit as fitting
-from manyhot.toolkit.spans.fit import best_epoch
 from manyhot.toolkit.spans.train import train_spans
 from span_rows import in_text, sentences, write_jsonl
 

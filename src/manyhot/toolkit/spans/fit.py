@@ -5,7 +5,6 @@ rows held out, which are what a run says of itself where there are no test rows.
 """
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,7 @@ from manyhot.spans import Span
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
-from manyhot.toolkit.models.adamw import FEW_EPOCHS, FEW_ROWS, HELD, Schedule, descend, of_like_length
+from manyhot.toolkit.models.adamw import FEW_EPOCHS, FEW_ROWS, HELD, Schedule, best_epoch, descend, of_like_length
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
 from manyhot.toolkit.models.model import Curve, Memory, free_memory
 from manyhot.toolkit.models.pretrained import Encoder
@@ -33,8 +32,6 @@ from manyhot.triples import Triple
 CNN = Schedule(batch=BATCH, epochs=30, rate=6e-3, weight_decay=0.01, patience=4)
 WARM_UP = 50
 HELD_OUT, ALL_ROWS = "rows held out", "all rows"
-# With fewer spans held out, F1 moves by five points and more by chance.
-FEW_SPANS = 100
 # Weights, gradient, two moments, and those that a fit of a pretrained encoder starts from.
 VECTORS = 5
 # Called with the fit, its epoch, the last one, the mean loss, and of rows held out the score and their spans.
@@ -232,19 +229,6 @@ def _fit_held_out(
         "losses": np.array(curve.losses),
         "scores": np.array(heard),
     }
-
-
-def best_epoch(heard: list[float], spans: int) -> int:
-    """Return the epoch with the highest score of so many spans, from 1; the last where all are 0.
-
-    With fewer than FEW_SPANS it is highest by chance, and where that is early, scores still move so much that neither
-    the epoch nor the offset serves the fit of all rows: the last epoch within a standard error of it is taken.
-    """
-    highest = max(heard)
-    if highest > 0 and spans >= FEW_SPANS:
-        return int(np.argmax(heard)) + 1
-    error = math.sqrt(highest * (1 - highest) / max(spans, 1))
-    return int(np.flatnonzero(np.array(heard) >= highest - error)[-1]) + 1
 
 
 def _descend(
