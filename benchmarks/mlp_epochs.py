@@ -97,8 +97,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     lines += [
         "",
-        f"Mean of micro- and macro-F1 in per cent on the last quarter, means of {len(SEEDS)} cuts. The last about as good",
-        "lies within a standard error of the best; the command takes it where fewer than 100 labels are held out.",
+        f"Mean of micro- and macro-F1 in per cent on the last quarter, means of {len(SEEDS)} cuts. The last about as",
+        "good lies within a standard error of the best; the command takes it where fewer than 100 labels are held out.",
     ]
     RESULT.write_text("\n".join(lines) + "\n")
     print(f"wrote {RESULT}")
