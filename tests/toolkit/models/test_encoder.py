@@ -15,9 +15,11 @@ import scipy.sparse as sp
 import torch
 
 import encoder as bench
+import fine_tuning as tuning
 import tiny_bert
 from interrupted import Killed, contents, killed
 from manyhot import load_run
+from manyhot.toolkit.choose.cross_fit import score_by
 from manyhot.toolkit.compare.compare import compare
 from manyhot.toolkit.compare.methods import make_comparison
 from manyhot.toolkit.config import Config, make_config
@@ -458,6 +460,30 @@ def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
     page = bench.page_of(done, ["set"])
     assert "| focal with prior | 5e-05 | 89.0 (88.0 to 90.0) / 25.0 (25.0 to 25.0) |" in page
     assert "Nothing is missing." in page
+
+
+def test_settings_are_compared_on_training_rows(checkpoint, monkeypatch):
+    files(100)
+    encoder = Encoder.read(str(checkpoint), "cpu")
+    whole = bench.rows_of(bench.Task(Config(data="d.jsonl", test="t.jsonl"), rows=80), encoder)
+    rows = tuning.cut_once_more(whole)
+    sizes = [len(X) for X in (rows.X, rows.X_held, rows.X_test)]
+    assert sum(sizes) == 80
+    assert sizes == pytest.approx([54, 6, 20], abs=2)
+    monkeypatch.setattr(module, "DECAY", 1.0)  # settings change it
+    made = {
+        name: tuning.judged(encoder, rows, setting._replace(rate=200, epochs=3))
+        for name, setting in tuning.SETTINGS.items()
+        if name in ("as in the code", "head of frozen numbers", "decay 0.9")
+    }
+    assert all(0 <= fit[rule] <= 1 and 1 <= fit["epoch"] <= fit["epochs"] <= 3 for fit in made.values()
+               for rule in ("rule", "plain"))  # fmt: skip
+    net: Any = planned(checkpoint).draw(rows.X, torch.from_numpy(rows.targets))
+    score = score_by(rows.cardinality)
+    weight, bias = tuning.frozen_head(net, rows, score)
+    found = module.embed(net.network, net.pooling, rows.X, 16) @ weight.numpy() + bias.numpy()
+    # A row here is words of its labels, which a linear model on the numbers of any encoder finds.
+    assert score(found, rows.targets) > 0.9
 
 
 # Folders that are none
