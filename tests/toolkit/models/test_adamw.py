@@ -97,7 +97,7 @@ def test_a_multiplier_is_that_of_the_rate_of_a_parameter():
 
 def test_parts_of_a_mini_batch_make_its_step():
     ends, sizes = [], []
-    for parts in (None, lambda batch: batch.split(3)):
+    for options in ({}, {"parts": lambda batch: batch.split(3)}):
         point, _, value = quadratic()
 
         def seen(rows, random, value=value):
@@ -105,7 +105,7 @@ def test_parts_of_a_mini_batch_make_its_step():
             return value(rows, random)
 
         schedule = replace(SCHEDULE, batch=7)
-        heard = descend({"p": point}, 10, seen, schedule, seed=7, bookmark=Unsaved(), progress=unheard, parts=parts)
+        heard = descend({"p": point}, 10, seen, schedule, seed=7, bookmark=Unsaved(), progress=unheard, **options)
         ends.append((point.detach(), torch.tensor(heard)))
     assert sizes == [7, 3] * 5 + [3, 3, 1, 3] * 5
     for one, other in zip(*ends, strict=True):
@@ -124,7 +124,8 @@ def test_rows_of_like_length_come_together_in_parts_of_bounded_size():
     assert len(parts) > len(batches)
     assert [len(part) for part in Lengths(lambda X: X, 5).cutting(np.array([9, 2, 2, 9]), 4)["parts"](
         torch.tensor([0, 3]))] == [1, 1]  # fmt: skip
-    assert Lengths(lambda X: X, None).cutting(np.array([9, 2]), 4)["parts"] is None
+    whole = torch.tensor([0, 1])
+    assert Lengths(lambda X: X, None).cutting(np.array([9, 2]), 4)["parts"](whole) == (whole,)
 
 
 def test_fewer_epochs_are_the_first_of_many():

@@ -107,12 +107,13 @@ class Lengths:
         """Return `cut` and `parts` of :func:`descend`, for rows X in mini-batches of so many."""
         lengths, most = self.of(X), self.most
 
-        def parts(batch: Tensor) -> Sequence[Tensor]:
-            assert most is not None
-            return batch.split(max(most // max(int(lengths[batch].max()), 1), 1))
+        def cut(random: torch.Generator) -> Sequence[Tensor]:
+            return of_like_length(lengths, lambda _: batch, random)
 
-        cut: Cut = lambda random: of_like_length(lengths, lambda _: batch, random)  # noqa: E731
-        return {"cut": cut, "parts": None if most is None else parts}
+        def parts(rows: Tensor) -> Sequence[Tensor]:
+            return (rows,) if most is None else rows.split(max(most // max(int(lengths[rows].max()), 1), 1))
+
+        return {"cut": cut, "parts": parts}
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,7 @@ def descend(
     epochs: int | None = None,
     held: Callable[[], float] | None = None,
     cut: Cut | None = None,
-    parts: Parts | None = None,
+    parts: Parts = lambda batch: (batch,),
     group: Group = ALONE,
 ) -> list[float]:
     """Minimise, in place, the mean over rows of a value.
@@ -377,7 +378,7 @@ def descend(
             for options in optimizer.param_groups:
                 options["lr"] = schedule.rate * schedule.factor(share) * options["multiplier"]
             optimizer.zero_grad()
-            for some in (part,) if parts is None else parts(part):
+            for some in parts(part):
                 loss = value(some.numpy(), random) * (len(some) / len(part))
                 loss.backward()
                 total += loss.item() * len(part)
