@@ -30,7 +30,8 @@ from manyhot.toolkit.choose.offsets import choose_offset
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.disk.run_folder import to_json, write_file
-from manyhot.toolkit.models.adamw import descend, mean_loss
+from manyhot.toolkit.models.adamw import descend
+from manyhot.toolkit.models.early_stopping import mean_loss
 from manyhot.toolkit.models.encoder import SCHEDULE, plan_encoder
 from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.pretrained import Encoder, Tokens

@@ -27,7 +27,8 @@ from manyhot.toolkit.choose.cross_fit import STRENGTHS, Held, choose_tau, mean_f
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.disk.run_folder import to_json, write_file
 from manyhot.toolkit.models import encoder as module
-from manyhot.toolkit.models.adamw import descend, mean_loss
+from manyhot.toolkit.models.adamw import descend
+from manyhot.toolkit.models.early_stopping import mean_loss
 from manyhot.toolkit.models.encoder import SCHEDULE, FineTuned, plan_encoder
 from manyhot.toolkit.models.linear import LinearLearner, mean_squared_length
 from manyhot.toolkit.models.model import unheard

@@ -18,7 +18,8 @@ from manyhot.labels import cardinality_range
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import score_by
 from manyhot.toolkit.disk.fits import UNSAVED
-from manyhot.toolkit.models.adamw import HELD, best_epoch, descend, mean_loss
+from manyhot.toolkit.models.adamw import descend
+from manyhot.toolkit.models.early_stopping import HELD, best_epoch, mean_loss
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.mlp import plan_mlp
 from manyhot.toolkit.models.model import unheard

@@ -18,7 +18,7 @@ import torch
 from cpu import ROOT, machine
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
-from manyhot.toolkit.models.adamw import FEW_POSITIVES, best_epoch
+from manyhot.toolkit.models.early_stopping import FEW_POSITIVES, best_epoch
 from manyhot.toolkit.models.model import Curve
 from manyhot.toolkit.spans import fit as fitting
 from manyhot.toolkit.spans.fit import SpanLearner, held_out, plan

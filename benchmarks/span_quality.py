@@ -29,7 +29,8 @@ from manyhot.metrics_of_spans import span_metrics
 from manyhot.toolkit.config import make_config
 from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.fits import UNSAVED
-from manyhot.toolkit.models.adamw import best_epoch, descend, of_like_length
+from manyhot.toolkit.models.adamw import descend, of_like_length
+from manyhot.toolkit.models.early_stopping import best_epoch
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
 from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import Vocabulary

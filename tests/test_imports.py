@@ -153,6 +153,7 @@ ROOMS = {
             "processes",
             "ranked",
             "adamw",
+            "early_stopping",
             "products",
         ),
         *("line_search", "lbfgs", "linear", "working_rows", "label_blocks", "listed", "neighbours"),

@@ -19,7 +19,7 @@ from manyhot.toolkit.choose.ranked_rows import score_of_best
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.listener import Listener
-from manyhot.toolkit.models.adamw import mean_loss
+from manyhot.toolkit.models.early_stopping import mean_loss
 from manyhot.toolkit.models.label_blocks import SparseLinear
 from manyhot.toolkit.models.listed import ListedLearner
 from manyhot.toolkit.models.mlp import Mlp, plan_mlp
@@ -411,7 +411,7 @@ def test_groups_are_held_out_together_where_a_network_stops(monkeypatch):
         seen.append(groups)
         return original(targets, shares, groups=groups, seed=seed)
 
-    monkeypatch.setattr("manyhot.toolkit.models.adamw.stratified_split", spied)
+    monkeypatch.setattr("manyhot.toolkit.models.early_stopping.stratified_split", spied)
     score = score_of_best(CardinalityRange(1, 1))
     net = plan_mlp(40, 40, 40, loss=LISTED_LOSSES["zlpr"], score=score, listed=True)
     learner = ListedLearner(replace(net, schedule=replace(net.schedule, epochs=2)), Mlp.restored)

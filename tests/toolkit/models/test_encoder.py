@@ -28,7 +28,8 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
-from manyhot.toolkit.models.adamw import descend, mean_loss
+from manyhot.toolkit.models.adamw import descend
+from manyhot.toolkit.models.early_stopping import mean_loss
 from manyhot.toolkit.models.encoder import FineTuned
 from manyhot.toolkit.models.features import Features
 from manyhot.toolkit.models.kinds import learner_for, listed_learner_for
@@ -608,7 +609,7 @@ def test_rates_fall_by_layer_from_the_head_down(checkpoint, monkeypatch):
     monkeypatch.setattr(module, "DECAY", 0.5)
     from transformers import BertConfig, BertModel
 
-    small = {"hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 9}
+    small: Any = {"hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 9}
     network = BertModel(BertConfig(num_hidden_layers=12, **small))
     found = {name: module.multiplier(f"network.{name}", 12) for name, _ in network.named_parameters()}
     assert {value for name, value in found.items() if name.startswith("embeddings.")} == {0.5**13}
@@ -634,7 +635,7 @@ def test_a_mini_batch_of_many_tokens_is_taken_in_parts_where_its_loss_is_a_sum(c
     monkeypatch.setattr(module, "pooled", lambda n, p, ids: (seen.append(ids.shape[0]), original(n, p, ids))[1])
     for tokens in (10**6, 30):
         monkeypatch.setattr(module, "TOKENS", tokens)
-        learner = planned(checkpoint, loss, epochs=2, rate=1e-3)
+        learner: Any = planned(checkpoint, loss, epochs=2, rate=1e-3)
         net: Any = learner.draw(X, targets)
         assert net.network.config.hidden_dropout_prob == 0.1
         for part in net.network.modules():

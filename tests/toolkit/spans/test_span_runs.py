@@ -15,7 +15,6 @@ from interrupted import goes_on_to_the_same_run
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import SPAN_RUN, sha256
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.models.adamw import best_epoch
 from manyhot.toolkit.spans import fit as fitting
 from manyhot.toolkit.spans.train import train_spans
 from span_rows import in_text, sentences, write_jsonl
@@ -306,13 +305,3 @@ def test_a_file_of_spans_given_without_the_task_is_recognised(here: Path, form: 
     assert "are learned with --task spans" in said
     Path("d.conll").write_text("a O\n\nb B-X\n")
     assert "are learned with --task spans" in bad("train d.conll")
-
-
-def test_of_few_spans_held_out_the_last_epoch_about_as_good_is_taken() -> None:
-    # 36 spans of wnut17: a standard error of .291 is .076, and epoch 6 has .222.
-    heard = [0.0, 0.143, 0.291, 0.222, 0.231, 0.222, 0.185]
-    assert best_epoch(heard, 36) == 6
-    assert best_epoch(heard, 100) == 3
-    assert best_epoch([0.5, 0.5, 0.4], 100) == 1
-    assert best_epoch([0.0, 0.0], 36) == best_epoch([0.0, 0.0], 100) == 2
-    assert best_epoch([0.3, 0.1], 0) == 2

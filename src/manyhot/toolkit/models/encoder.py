@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from manyhot.labels import label_prior
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.adamw import HELD, Lengths, NetLearner, Schedule, listed_bytes
+from manyhot.toolkit.models.adamw import Schedule
+from manyhot.toolkit.models.early_stopping import HELD, Lengths, NetLearner, listed_bytes
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Score, free_memory, tensors
 from manyhot.toolkit.models.pooling import Pooling

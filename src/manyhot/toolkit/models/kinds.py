@@ -6,7 +6,7 @@ from typing import Any
 
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.adamw import NetLearner
+from manyhot.toolkit.models.early_stopping import NetLearner
 from manyhot.toolkit.models.encoder import FineTuned, plan_encoder
 from manyhot.toolkit.models.hub import encoder_folder
 from manyhot.toolkit.models.label_blocks import SparseLinear

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark
-from manyhot.toolkit.models.adamw import NetLearner
+from manyhot.toolkit.models.early_stopping import NetLearner
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.label_blocks import Blocked, HeldRows
 from manyhot.toolkit.models.model import Memory, Model, Progress, unheard

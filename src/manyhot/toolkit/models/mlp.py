@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.adamw import HELD, NetLearner, Schedule, listed_bytes
+from manyhot.toolkit.models.adamw import Schedule
+from manyhot.toolkit.models.early_stopping import HELD, NetLearner, listed_bytes
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
 from manyhot.toolkit.models.model import BLOCK, Around, Memory, Score, free_memory, tensors

@@ -15,7 +15,8 @@ from manyhot.spans import Span
 from manyhot.split import stratified_split
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
-from manyhot.toolkit.models.adamw import FEW_EPOCHS, FEW_ROWS, HELD, Schedule, best_epoch, descend, of_like_length
+from manyhot.toolkit.models.adamw import Schedule, descend, of_like_length
+from manyhot.toolkit.models.early_stopping import FEW_EPOCHS, FEW_ROWS, HELD, best_epoch
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
 from manyhot.toolkit.models.model import Curve, Memory, free_memory
 from manyhot.toolkit.models.pretrained import Encoder
