@@ -67,6 +67,7 @@ class Setting(NamedTuple):
 SETTINGS = {
     "as in the code": Setting(),
     "biases from 0": Setting(start=0.0),
+    "5 epochs": Setting(epochs=5),
     "rate x 2": Setting(rate=2),
     "head of frozen numbers": Setting(frozen=True),
     "decay 0.9": Setting(decay=0.9),
@@ -76,7 +77,6 @@ SETTINGS = {
     "biases from all of the log-odds": Setting(start=1.0),
     "rate / 2": Setting(rate=0.5),
     "rate x 2, batches of 32": Setting(rate=2, batch=32),
-    "5 epochs": Setting(epochs=5),
 }
 
 
