@@ -67,16 +67,14 @@ class Setting(NamedTuple):
 SETTINGS = {
     "as in the code": Setting(),
     "biases from 0": Setting(start=0.0),
-    "5 epochs": Setting(epochs=5),
+    "rate x 4": Setting(rate=4),
     "rate x 2": Setting(rate=2),
     "head of frozen numbers": Setting(frozen=True),
-    "decay 0.9": Setting(decay=0.9),
-    "rate x 4": Setting(rate=4),
-    "rate x 2, decay 0.8": Setting(rate=2, decay=0.8),
+    "rate x 4, decay 0.8": Setting(rate=4, decay=0.8),
     "rate of the head x 10": Setting(head=10),
     "biases from all of the log-odds": Setting(start=1.0),
-    "rate / 2": Setting(rate=0.5),
-    "rate x 2, batches of 32": Setting(rate=2, batch=32),
+    "rate x 4, 5 epochs": Setting(rate=4, epochs=5),
+    "rate x 4, batches of 32": Setting(rate=4, batch=32),
 }
 
 
