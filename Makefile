@@ -180,7 +180,7 @@ defaults-mlp: $(STAMP)
 defaults-meaning: $(MINILM)
 	$(BIN)/python benchmarks/meaning.py
 
-# Compares settings of --set fine_tune=true on training files alone; an hour and a half of one core, goes on where it was left.
+# Compares settings of --set fine_tune=true on training files alone; two hours of one core, goes on where it was left.
 defaults-encoder: $(MINILM)
 	$(BIN)/python benchmarks/fine_tuning.py
 

@@ -62,7 +62,7 @@ KINDS = {
     "focal with prior": Kind("focal", 1.0),
 }
 DECISIONS: dict[str, Rule] = {"s > 0": fixed(0.0), "rule": choose_tau, "one threshold": choose_offset}
-RATES = (2e-5, 5e-5, 1e-4)
+RATES = (5e-5, 1e-4, 2e-4)
 SEEDS = (0, 1, 2)
 EPOCHS = 5
 LOOKS = 4  # at the rows held out, an epoch

@@ -1,6 +1,6 @@
 """Choose how an encoder is fine-tuned, on training files alone: rates, their decay by layer, and the head's start.
 
-    make defaults-encoder     (an hour and a half of one core; goes on where it was left, --minutes N stops early)
+    make defaults-encoder     (two hours of one core; goes on where it was left, --minutes N stops early)
 
 As in defaults.py, each training file is cut once more: three quarters play the training rows, one quarter judges by the
 mean of micro- and macro-F1. A tenth of the three quarters says when it is enough, and which prior and offset to take;
@@ -48,7 +48,7 @@ class Setting(NamedTuple):
 
     Attributes:
         start: of the biases, so often the log-odds of their labels.
-        rate: what the rate is multiplied with.
+        rate: of learning.
         decay: of the rate, a layer.
         head: what the rate of the head is multiplied with beside.
         frozen: the head starts from the best one for the numbers of the encoder as it came.
@@ -56,7 +56,7 @@ class Setting(NamedTuple):
     """
 
     start: float = STARTS["zlpr"]
-    rate: float = 1.0
+    rate: float = SCHEDULE.rate
     decay: float = module.DECAY
     head: float = 1.0
     frozen: bool = False
@@ -66,15 +66,16 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "as in the code": Setting(),
-    "biases from 0": Setting(start=0.0),
-    "rate x 4": Setting(rate=4),
-    "rate x 2": Setting(rate=2),
+    "rate 5e-5": Setting(rate=5e-5),
+    "rate 2e-4": Setting(rate=2e-4),
+    "rate 5e-5, biases from 0": Setting(rate=5e-5, start=0.0),
     "head of frozen numbers": Setting(frozen=True),
-    "rate x 4, decay 0.8": Setting(rate=4, decay=0.8),
+    "decay 0.8": Setting(decay=0.8),
+    "rate 2e-4, decay 0.8": Setting(rate=2e-4, decay=0.8),
     "rate of the head x 10": Setting(head=10),
     "biases from all of the log-odds": Setting(start=1.0),
-    "rate x 4, 5 epochs": Setting(rate=4, epochs=5),
-    "rate x 4, batches of 32": Setting(rate=4, batch=32),
+    "batches of 32": Setting(batch=32),
+    "5 epochs": Setting(epochs=5),
 }
 
 
@@ -113,7 +114,7 @@ def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
     of_layers = learner.schedule.multiplier
     schedule = replace(
         learner.schedule,
-        rate=SCHEDULE.rate * setting.rate,
+        rate=setting.rate,
         batch=setting.batch,
         epochs=setting.epochs,
         multiplier=lambda name: of_layers(name) * (setting.head if name in HEAD else 1),
