@@ -27,7 +27,7 @@ from manyhot.toolkit.choose.cross_fit import STRENGTHS, Held, choose_tau, mean_f
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.disk.run_folder import to_json, write_file
 from manyhot.toolkit.models import encoder as module
-from manyhot.toolkit.models.adamw import descend
+from manyhot.toolkit.models.adamw import descend, of_like_length
 from manyhot.toolkit.models.early_stopping import mean_loss
 from manyhot.toolkit.models.encoder import SCHEDULE, FineTuned, plan_encoder
 from manyhot.toolkit.models.linear import LinearLearner, mean_squared_length
@@ -147,6 +147,17 @@ def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
     return seen[epoch][1] | {"epoch": epoch + 1, "epochs": len(seen), "seconds": seconds}
 
 
+def padded(X: np.ndarray) -> dict[str, float]:
+    """Return how many tokens an epoch has for one of a text, in mini-batches of like length and in random ones."""
+    lengths, random = (X >= 0).sum(1), torch.Generator().manual_seed(0)
+    batches = {
+        "like length": of_like_length(lengths, lambda _: SCHEDULE.batch, random),
+        "random": torch.randperm(len(X), generator=random).split(SCHEDULE.batch),
+    }
+    made = {how: sum(len(some) * lengths[some].max() for some in cut) for how, cut in batches.items()}
+    return {how: round(float(number / lengths.sum()), 2) for how, number in made.items()}
+
+
 def cut_once_more(rows: Rows) -> Rows:
     """Return three quarters of the training rows, nine tenths of them to train on, and a quarter as test rows."""
     X, targets = np.concatenate([rows.X, rows.X_held]), np.concatenate([rows.targets, rows.targets_held])
@@ -180,6 +191,8 @@ def main() -> None:
     there = [setting for setting in SETTINGS if all(setting in fits[name] for name in SETS)]
     judge = "mean of micro- and macro-F1 on a quarter of the training rows that nothing else saw"
     result: dict[str, Any] = {"judge": judge, "fits": fits}
+    result["padded"] = {name: padded(rows[name].X) for name in SETS}
+    print(f"tokens for one of a text: {result['padded']}")
     for rule, title in (("rule", "with the rule"), ("plain", "at s > 0")):
         result[rule] = table_of(title, {name: {s: fits[name][s][rule] for s in there} for name in SETS})
     result["missing"] = [setting for setting in SETTINGS if setting not in there]
