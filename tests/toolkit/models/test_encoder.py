@@ -303,15 +303,19 @@ def test_fine_tuning_from_lists_and_after_a_kill(checkpoint, monkeypatch):
     assert loaded.evaluate(pl.read_ndjson("t.jsonl")) == trained.metrics["test"]
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.WRITE_SECONDS", 0.0)
     monkeypatch.setattr("manyhot.toolkit.disk.checkpoint.SHARE", 1e9)
+    written, replace_file = [], os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *given: written.append(given) or replace_file(*given))
+        train(replace(config, out="counted"))
     restored, original = [], FineTuned.restored
     monkeypatch.setattr(FineTuned, "restored", lambda *given: restored.append(given) or original(*given))
-    # In the middle of a fit, and when one is done, which is then restored.
-    for after in (10, 80):
-        place = replace(config, out=f"after{after}")
-        assert killed(place, monkeypatch, after=after)
+    # In the middle of the first of four fits, and when two are done, which are then restored.
+    for share in (0.05, 0.6):
+        place = replace(config, out=f"after{share}")
+        assert killed(place, monkeypatch, after=int(share * len(written)))
         train(place, resume=True)
         assert contents(place.out) == contents("run")
-        assert bool(restored) == (after == 80)
+        assert bool(restored) == (share == 0.6)
 
 
 def test_text_and_numbers_together(checkpoint):
