@@ -35,7 +35,7 @@ from manyhot.toolkit.models.early_stopping import mean_loss
 from manyhot.toolkit.models.encoder import SCHEDULE, plan_encoder
 from manyhot.toolkit.models.model import unheard
 from manyhot.toolkit.models.pretrained import Encoder, Tokens
-from manyhot.toolkit.objectives import FORMULAS
+from manyhot.toolkit.objectives import FORMULAS, STARTS
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.runs.evaluate import align
 
@@ -54,12 +54,11 @@ class Kind(NamedTuple):
     start: float
 
 
-# Half of the log-odds is where ZLPR of many constant labels ends, as all of them are for the others.
 KINDS = {
-    "ZLPR": Kind("zlpr", 0.5),
+    "ZLPR": Kind("zlpr", STARTS["zlpr"]),
     "BCE from zero": Kind("bce", 0.0),
-    "BCE with prior": Kind("bce", 1.0),
-    "focal with prior": Kind("focal", 1.0),
+    "BCE with prior": Kind("bce", STARTS["bce"]),
+    "focal with prior": Kind("focal", STARTS["focal"]),
 }
 DECISIONS: dict[str, Rule] = {"s > 0": fixed(0.0), "rule": choose_tau, "one threshold": choose_offset}
 RATES = (5e-5, 1e-4, 2e-4)

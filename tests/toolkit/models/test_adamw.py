@@ -156,7 +156,9 @@ def test_a_loss_that_is_not_finite_ends_the_fit_at_once():
         taken.append(len(rows))
         return value(rows, random) * (float("nan") if len(taken) == 5 else 1)
 
-    with pytest.raises(InputError, match=r"epoch 2: expected a finite loss, got nan; .* --set rate=3e-02"):
+    with pytest.raises(InputError, match=r"epoch 2: expected a finite loss, got nan; .* --set rate=3e-02"), (
+        SCHEDULE.finite()
+    ):  # fmt: skip
         descend({"p": point}, 10, bad, SCHEDULE, seed=0, bookmark=Unsaved(), progress=unheard)
     assert taken == [4, 4, 2, 4, 4]
 

@@ -9,6 +9,7 @@ import torch
 from interrupted import Recorded
 from manyhot import stratified_split
 from manyhot.toolkit.disk.fits import Unsaved
+from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.models import early_stopping as module
 from manyhot.toolkit.models.adamw import Schedule
 from manyhot.toolkit.models.early_stopping import Lengths, best_epoch, fit_stopped_early
@@ -159,6 +160,13 @@ def test_rows_of_a_group_are_on_one_side_of_the_tenth(monkeypatch):
     learner = plan_mlp(60, 2, 3, loss=lambda s, t: (s * 0).sum(), score=lambda s, t: 0.0)
     learner.fit(X, targets, groups=groups, fits=Unsaved(), progress=unheard)
     np.testing.assert_array_equal(seen[-1], groups)
+
+
+def test_what_to_type_where_the_loss_of_a_network_is_not_finite():
+    X, targets = np.zeros((60, 2), dtype=np.float32), torch.ones(60, 3, dtype=torch.bool)
+    learner = plan_mlp(60, 2, 3, loss=lambda s, t: (s * float("inf")).sum(), score=lambda s, t: 0.0)
+    with pytest.raises(InputError, match=r"epoch 1: expected a finite loss, got .*: --set rate=3e-04"):
+        learner.fit(X, targets, fits=Unsaved(), progress=unheard)
 
 
 def test_rows_of_like_length_come_together_in_parts_of_bounded_size():

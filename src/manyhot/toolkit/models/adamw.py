@@ -5,7 +5,8 @@ that parameters, moments and what was heard of the epochs so far are the whole s
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +49,18 @@ class Schedule:
         schedule = self if config.rate == "auto" else replace(self, rate=config.rate)
         return schedule if config.epochs == "auto" else replace(schedule, epochs=config.epochs)
 
+    @contextmanager
+    def finite(self) -> Iterator[None]:
+        """Say what to type where a loss is not finite, of networks, whose rate can be asked for.
+
+        Raises:
+            InputError: in place of FloatingPointError.
+        """
+        try:
+            yield
+        except FloatingPointError as error:
+            raise InputError(f"{error}; the learning rate may be too high: --set rate={self.rate / 3:.0e}") from None
+
 
 # Random numbers to the mini-batches of an epoch, positions of rows; and a mini-batch to the parts it is taken in.
 Cut = Callable[[torch.Generator], Sequence[Tensor]]
@@ -89,7 +102,7 @@ def descend(
         The score of the rows held out after each epoch, or else the mean loss of training.
 
     Raises:
-        InputError: the loss is not finite.
+        FloatingPointError: the loss is not finite.
     """
     groups: dict[float, list[Tensor]] = {}
     for name, parameter in parameters.items():
@@ -134,10 +147,7 @@ def descend(
                 break
         total = group.sum(total)
         if not math.isfinite(total):
-            raise InputError(
-                f"epoch {epoch + 1}: expected a finite loss, got {total / rows:g}; the learning rate may be too high: "
-                f"--set rate={schedule.rate / 3:.0e}"
-            )
+            raise FloatingPointError(f"epoch {epoch + 1}: expected a finite loss, got {total / rows:g}")
         heard.append(total / rows if held is None else held())
         progress(len(heard), end(), total / rows, None if held is None else heard[-1])
         bookmark.save(lambda: _state(optimizer, parameters, heard))

@@ -128,19 +128,24 @@ class NetLearner:
         return Outcome(self.stopped_early(X, targets.to(self.device), **options), {}, False)
 
     def stopped_early(self, X: DesignMatrix, targets: Any, **options: Any) -> Net:
-        """Fit by :func:`fit_stopped_early`, which says what else it takes."""
-        return fit_stopped_early(
-            lambda: self.draw(X, targets),
-            X,
-            targets,
-            loss=self.loss,
-            score=self.score,
-            schedule=self.schedule,
-            seed=self.seed,
-            group=self.group,
-            lengths=self.lengths,
-            **options,
-        )
+        """Fit by :func:`fit_stopped_early`, which says what else it takes.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
+        with self.schedule.finite():
+            return fit_stopped_early(
+                lambda: self.draw(X, targets),
+                X,
+                targets,
+                loss=self.loss,
+                score=self.score,
+                schedule=self.schedule,
+                seed=self.seed,
+                group=self.group,
+                lengths=self.lengths,
+                **options,
+            )
 
     def mean(self, starts: list[Arrays], rows: list[np.ndarray | None]) -> None:
         """Return nothing: the mean of networks is no network of use."""

@@ -105,7 +105,7 @@ class Neighbours:
         found = np.empty((block.shape[0], self.rows.shape[0]), np.float32)
         some = min(max(MOST_NUMBERS // max(block.shape[1], 1), 1), MOST_AT_ONCE)
         for first in range(0, len(found), some):
-            found[first : first + some] = self._product(block[first : first + some].toarray().T).T
+            found[first : first + some] = self._product(block[first : first + some].T.toarray("C")).T
         return found
 
     @cached_property

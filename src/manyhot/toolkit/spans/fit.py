@@ -255,18 +255,19 @@ def _descend(
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
             return network.loss(learner.config.loss, [pieces.prepared[i] for i in rows], pieces.right(rows))
 
-    return descend(
-        dict(network.named_parameters()),
-        len(sizes),
-        value,
-        schedule,
-        seed=learner.config.seed,
-        bookmark=bookmark,
-        progress=curve.progress,
-        epochs=epochs,
-        held=held,
-        cut=lambda random: of_like_length(sizes, network.most, random),
-    )
+    with schedule.finite():
+        return descend(
+            dict(network.named_parameters()),
+            len(sizes),
+            value,
+            schedule,
+            seed=learner.config.seed,
+            bookmark=bookmark,
+            progress=curve.progress,
+            epochs=epochs,
+            held=held,
+            cut=lambda random: of_like_length(sizes, network.most, random),
+        )
 
 
 class _Watched:

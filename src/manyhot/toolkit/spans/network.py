@@ -15,6 +15,7 @@ from manyhot.span_decisions import decide_spans
 from manyhot.span_scores import SpanScores
 from manyhot.spans import Span, SpanTargets, span_mask, span_share
 from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.objectives import STARTS as OF_LABELS
 from manyhot.toolkit.spans.features import WIDTH, Vocabulary
 
 FEATURES = 96
@@ -261,8 +262,8 @@ def _focal(logits: Tensor, true: Tensor, mask: Tensor) -> Tensor:
 
 # (logits, which are right, which count), (rows, cells) each, to the sum over cells, mean over rows.
 RIVALS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"bce": _bce, "bce+bias": _bce, "focal": _focal}
-# Where the bias of a type starts: the logit of its share of cells, times so much.
-STARTS = {"zlpr": 0.5, "bce": 0.0, "bce+bias": 1.0, "focal": 1.0}
+# Where the bias of a type starts: the logit of its share of cells, times so much. "bce" is as people write it.
+STARTS = OF_LABELS | {"bce": 0.0, "bce+bias": 1.0}
 
 
 def described(network: SpanNetwork) -> tuple[dict[str, Any], list[Any]]:
