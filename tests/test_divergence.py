@@ -254,6 +254,7 @@ def test_half_dtypes_are_computed_in_float32(dtype: torch.dtype, generator: torc
     assert zlpr_divergence(s, u.double()).dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(generator: torch.Generator) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(zlpr_divergence, backend="aot_eager", fullgraph=True)

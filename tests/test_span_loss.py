@@ -354,6 +354,7 @@ def test_module_equals_function(generator: torch.Generator) -> None:
     assert of_init | of_forward == of_function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense", [False, True])
 def test_compile_equals_eager(dense: bool, generator: torch.Generator) -> None:
     torch._dynamo.reset()

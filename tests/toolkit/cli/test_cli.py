@@ -287,6 +287,7 @@ def test_the_sentence_at_the_end_repeats_the_run():
     assert "saved b" in stderr
 
 
+@pytest.mark.slow
 def test_an_encoder_is_mentioned_once_after_texts_and_never_to_a_script(monkeypatch, tmp_path):
     monkeypatch.setattr(terminal, "find_spec", lambda name: name)
     monkeypatch.setenv("MANYHOT_CACHE", str(tmp_path / "cache"))

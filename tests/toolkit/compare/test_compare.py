@@ -309,6 +309,7 @@ def test_an_interrupted_comparison_goes_on(monkeypatch):
     assert not list(Path().glob(".c.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
 def test_losses_fitted_side_by_side_give_the_same_numbers(backend):
     numbers("train.csv")

@@ -175,6 +175,7 @@ def test_text_in_another_encoding(tmp_path, ending, encoding):
         assert column.to_list() == ["é", "ü"]
 
 
+@pytest.mark.slow
 def test_the_size_of_blocks_changes_nothing_in_another_encoding(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "".join(f"{i},é{i}😀\n" for i in range(3000)), encoding="utf-16")

@@ -114,6 +114,7 @@ def test_numbers_on_stdout(trained: Path, here: Path) -> None:
     assert "warning: 1 relations of this file are unknown to the run, with 1 triples: odd" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["gplinker", "cascade"])
 def test_an_interrupted_training_goes_on_to_the_same_run(
     here: Path, monkeypatch: pytest.MonkeyPatch, design: str
