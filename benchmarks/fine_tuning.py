@@ -27,6 +27,7 @@ from manyhot.toolkit.choose.cross_fit import STRENGTHS, Held, choose_tau, mean_f
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.disk.run_folder import to_json, write_file
 from manyhot.toolkit.models import encoder as module
+from manyhot.toolkit.models import pretrained
 from manyhot.toolkit.models.adamw import descend, of_like_length
 from manyhot.toolkit.models.early_stopping import mean_loss
 from manyhot.toolkit.models.encoder import SCHEDULE, FineTuned, plan_encoder
@@ -41,6 +42,7 @@ RESULTS = Path(__file__).parent / "results" / "fine_tuning.json"
 # Rows of the training file, and tokens at which texts are cut.
 SETS = {"semeval eng": (1200, 128), "goemotions": (1500, 128), "reuters r90": (600, 64)}
 HEAD = ("weight", "bias")
+FAST = pretrained.bfloat16_is_fast
 
 
 class Setting(NamedTuple):
@@ -53,6 +55,8 @@ class Setting(NamedTuple):
         head: what the rate of the head is multiplied with beside.
         frozen: the head starts from the best one for the numbers of the encoder as it came.
         batch, epochs: of the schedule.
+        float32: all products in float32, where the code takes bfloat16 if that is fast here.
+        seed: of the head's weights, the order of rows and dropout.
     """
 
     start: float = STARTS["zlpr"]
@@ -62,10 +66,15 @@ class Setting(NamedTuple):
     frozen: bool = False
     batch: int = SCHEDULE.batch
     epochs: int = SCHEDULE.epochs
+    float32: bool = False
+    seed: int = 0
 
 
 SETTINGS = {
     "as in the code": Setting(),
+    "float32": Setting(float32=True),
+    "seed 1": Setting(seed=1),
+    "float32, seed 1": Setting(float32=True, seed=1),
     "rate 5e-5": Setting(rate=5e-5),
     "rate 2e-4": Setting(rate=2e-4),
     "rate 5e-5, biases from 0": Setting(rate=5e-5, start=0.0),
@@ -104,7 +113,10 @@ def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
     began, labels, score = time.process_time(), rows.targets.shape[1], score_by(rows.cardinality)
     loss = FORMULAS["zlpr"]
     module.DECAY = setting.decay
-    learner = plan_encoder(len(rows.X), labels, encoder=encoder, loss=loss, score=score, start=setting.start)
+    pretrained.bfloat16_is_fast = (lambda device: False) if setting.float32 else FAST
+    learner = plan_encoder(
+        len(rows.X), labels, encoder=encoder, loss=loss, score=score, start=setting.start, seed=setting.seed
+    )
     net = learner.draw(rows.X, torch.from_numpy(rows.targets))
     assert isinstance(net, FineTuned)
     assert learner.lengths is not None
@@ -136,7 +148,7 @@ def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
         len(rows.X),
         mean_loss(net, rows.X, torch.from_numpy(rows.targets), loss),
         schedule,
-        seed=0,
+        seed=setting.seed,
         bookmark=UNSAVED,
         progress=unheard,
         held=look,

@@ -631,10 +631,67 @@ def rows_of_ids(rows=60, length=12):
     return ids, torch.from_numpy(rng.random((rows, 3)) < 0.4)
 
 
+@pytest.mark.parametrize(
+    ("has", "fast"),
+    [({}, False), ({"avx512_f": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)],
+)
+def test_an_encoder_is_trained_in_bfloat16_where_the_processor_multiplies_it(checkpoint, monkeypatch, has, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    learner: Any = planned(checkpoint)
+    assert learner.memory.how.endswith("on CPU in bfloat16" if fast else "on CPU")
+    network = learner.draw(*rows_of_ids()).network
+    for part in network.modules():
+        part.p = 0.0  # what drops out would differ
+    ids = torch.from_numpy(rows_of_ids()[0]).long()
+    known, tokens = ids >= 0, ids.clamp(min=0)
+    direction = torch.randn(network.config.hidden_size, generator=torch.Generator().manual_seed(0))
+
+    def precisely() -> torch.Tensor:
+        return network(input_ids=tokens, attention_mask=known.long()).last_hidden_state
+
+    def gradients(hidden):
+        network.zero_grad()
+        (hidden[known] @ direction).square().mean().backward()
+        found = [p.grad for p in network.parameters() if p.grad is not None]
+        assert {gradient.dtype for gradient in found} == {torch.float32}
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    network.train()
+    exact, found = precisely(), pretrained.last_layer(network, tokens, known)
+    assert found.dtype == torch.float32
+    assert torch.equal(exact, found) != fast
+    torch.testing.assert_close(found, exact, atol=0.03, rtol=0)  # numbers about 1, a factor has 8 bits
+    wanted = gradients(exact)
+    assert (gradients(found) - wanted).norm() < 0.02 * wanted.norm()
+    with torch.no_grad():  # what is predicted
+        network.eval()
+        assert torch.equal(pretrained.last_layer(network, tokens, known), precisely())
+
+
+def test_tables_whose_gradients_hold_few_rows_end_where_others_do(checkpoint, monkeypatch):
+    X, targets = rows_of_ids()
+    monkeypatch.setattr(pretrained, "bfloat16_is_fast", lambda device: False)
+    monkeypatch.setattr(module, "TOKENS", 30)  # gradients of several parts add up
+    ends = []
+    for small, sparse in ((10**6, 0), (0, 3)):  # words, positions, segments
+        monkeypatch.setattr(pretrained, "SMALL_TABLE", small)
+        learner: Any = planned(checkpoint, epochs=2, rate=1e-3)
+        net: Any = learner.draw(X, targets)
+        assert sum(getattr(part, "sparse", False) for part in net.network.modules()) == sparse
+        options: Any = {"seed": 0, "bookmark": UNSAVED, "progress": unheard, **learner.lengths.cutting(X, 16)}
+        descend(net.parameters(), 60, mean_loss(net, X, targets, learner.loss), learner.schedule, **options)
+        ends.append(net.arrays())
+    table = "network.embeddings.word_embeddings.weight"
+    assert np.abs(ends[0][table] - learner.draw(X, targets).arrays()[table]).max() > 1e-3
+    for name, array in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], array, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("loss", ["zlpr", "two-way"])
 def test_a_mini_batch_of_many_tokens_is_taken_in_parts_where_its_loss_is_a_sum(checkpoint, monkeypatch, loss):
     X, targets = rows_of_ids()
     ends, seen = [], []
+    monkeypatch.setattr(pretrained, "bfloat16_is_fast", lambda device: False)  # sums in parts would differ
     original = module.pooled
     monkeypatch.setattr(module, "pooled", lambda n, p, ids: (seen.append(ids.shape[0]), original(n, p, ids))[1])
     for tokens in (10**6, 30):

@@ -192,10 +192,11 @@ class _KeptGradients:
         self.written: list[tuple[Tensor, Tensor]] = []
 
     def write(self, parameters: Iterable[Tensor]) -> None:
-        """Put dense gradients in place of sparse ones, whose rows are there once."""
+        """Put dense gradients in place of sparse ones."""
         for parameter in parameters:
             if parameter.grad is not None and parameter.grad.is_sparse:
-                rows, values = parameter.grad._indices()[0], parameter.grad._values()
+                gradient = parameter.grad.coalesce()
+                rows, values = gradient.indices()[0], gradient.values()
                 if parameter not in self.kept:
                     self.kept[parameter] = torch.zeros_like(parameter)
                 parameter.grad = self.kept[parameter].index_copy_(0, rows, values)

@@ -4,7 +4,6 @@ Biases start at a share of the log-odds of their labels: at the rates of fine-tu
 to get there. Rows of like length are a mini-batch, which is taken in parts where it has many tokens.
 """
 
-import copy
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from manyhot.toolkit.models.early_stopping import HELD, Lengths, NetLearner, lis
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.model import Memory, Score, free_memory, tensors
 from manyhot.toolkit.models.pooling import Pooling
-from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled
+from manyhot.toolkit.models.pretrained import Encoder, arrays_of, embed, network_of, pooled, trainable, trained_on
 from manyhot.toolkit.models.processes import Share
 from manyhot.toolkit.objectives import ListedLoss, Loss
 
@@ -160,7 +159,7 @@ def plan_encoder(
     logits = listed_bytes(rows, labels, encoder.width) if listed else 12 * (rows // HELD) * labels
     needed = 4 * parameters * VECTORS + layer * layers + logits
     memory = Memory(
-        f"{encoder.name} fine-tuned, AdamW in mini-batches on {device.upper()}",
+        f"{encoder.name} fine-tuned, AdamW in mini-batches on {trained_on(device)}",
         parameters,
         needed,
         free_memory(device) if free is None else free,
@@ -173,7 +172,7 @@ def plan_encoder(
         weight = torch.randn(encoder.width, targets.shape[1], generator=random) * 0.02
         bias = start * torch.logit(torch.as_tensor(label_prior(targets), dtype=torch.float32).cpu())
         head = [tensor.to(device).requires_grad_() for tensor in (weight, bias)]
-        return FineTuned(copy.deepcopy(encoder.network).to(device), config, pooling, *head)
+        return FineTuned(trainable(encoder.network).to(device), config, pooling, *head)
 
     return NetLearner(
         loss,

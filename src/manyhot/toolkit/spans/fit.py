@@ -4,7 +4,6 @@ What is fitted first is kept as a finished fit: the number of epochs, the offset
 rows held out, which are what a run says of itself where there are no test rows.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ from manyhot.toolkit.models.adamw import Schedule, descend, of_like_length
 from manyhot.toolkit.models.early_stopping import FEW_EPOCHS, FEW_ROWS, HELD, best_epoch
 from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
 from manyhot.toolkit.models.model import Curve, Memory, free_memory
-from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.models.pretrained import Encoder, trainable, trained_on
 from manyhot.toolkit.spans.features import Vocabulary
 from manyhot.toolkit.spans.inputs import SpanTraining, targets_of
 from manyhot.toolkit.spans.network import BATCH, FEATURES, NUMBERS, STARTS, Cnn, Entity, Fact, Pretrained, SpanNetwork
@@ -118,7 +117,7 @@ class SpanLearner:
                 body: Cnn | Pretrained = Cnn(Vocabulary.fit(sentences.tokens))
             else:
                 own = Encoder(self.encoder.name, self.encoder.config, self.encoder.tokens, self.encoder.network)
-                own.network = copy.deepcopy(self.encoder.network)
+                own.network = trainable(self.encoder.network)
                 body = Pretrained(own)
             sizes = (len(training.types), training.max_width)
             if training.relations:
@@ -140,12 +139,12 @@ def plan(config: Config, training: SpanTraining, encoder: Encoder | None, device
     types = len(training.types)
     length = max(min(len(tokens), 512) for tokens in training.train.tokens)
     if encoder is None:
-        schedule, name = CNN, "convolutions"
+        schedule, name, on = CNN, "convolutions", device.upper()
         features = sum(len(set(tokens)) for tokens in training.train.tokens)  # more than there are
         parameters = FEATURES * min(features, 1_000_000) + 3 * 6 * FEATURES**2
         layers = 8 * BATCH * length * FEATURES * 10
     else:
-        schedule, name = FINE_TUNED, f"{encoder.name} fine-tuned"
+        schedule, name, on = FINE_TUNED, f"{encoder.name} fine-tuned", trained_on(device)
         parameters = sum(p.numel() for p in encoder.network.parameters())
         heads = encoder.config.get("num_attention_heads", 12)
         layer = 2 * BATCH * length * (34 * encoder.hidden + 5 * heads * length)
@@ -155,7 +154,7 @@ def plan(config: Config, training: SpanTraining, encoder: Encoder | None, device
     if config.loss != "zlpr":
         cells = BATCH * (types + 2 * len(training.relations)) * length * length * 4 * 4
     memory = Memory(
-        f"{name}, AdamW in mini-batches on {device.upper()}",
+        f"{name}, AdamW in mini-batches on {on}",
         parameters,
         4 * parameters * VECTORS + layers + cells,
         free_memory(device),

@@ -14,7 +14,7 @@ from manyhot.losses.span import span_loss
 from manyhot.span_decisions import decide_spans
 from manyhot.span_scores import SpanScores
 from manyhot.spans import Span, SpanTargets, span_mask, span_share
-from manyhot.toolkit.models.pretrained import Encoder
+from manyhot.toolkit.models.pretrained import Encoder, last_layer
 from manyhot.toolkit.objectives import STARTS as OF_LABELS
 from manyhot.toolkit.spans.features import WIDTH, Vocabulary
 
@@ -120,13 +120,14 @@ class Pretrained(nn.Module):
         """Return (rows, length, width)."""
         device = next(self.network.parameters()).device
         longest = -(-max(len(ids) for ids, _ in rows) // STEP) * STEP
-        pieces, known = (torch.zeros(len(rows), longest, dtype=torch.int64) for _ in range(2))
+        pieces = torch.zeros(len(rows), longest, dtype=torch.int64)
+        known = torch.zeros(len(rows), longest, dtype=torch.bool)
         begins = torch.zeros(len(rows), length, dtype=torch.int64)
         for i, (ids, first) in enumerate(rows):
             pieces[i, : len(ids)] = torch.from_numpy(ids)
-            known[i, : len(ids)] = 1
+            known[i, : len(ids)] = True
             begins[i, : len(first)] = torch.from_numpy(first)
-        hidden = self.network(input_ids=pieces.to(device), attention_mask=known.to(device)).last_hidden_state
+        hidden = last_layer(self.network, pieces.to(device), known.to(device))
         return hidden.gather(1, begins.to(device).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 
