@@ -409,7 +409,11 @@ def test_the_benchmark_starts_where_it_says_and_measures_what_it_says(checkpoint
     rows = bench.rows_of(task, encoder)
     assert len(rows.X) + len(rows.X_held) == 80
     assert len(rows.X_test) == 30
-    assert len(rows.third().X) == pytest.approx(len(rows.X) / 3, abs=2)
+    third = rows.third()
+    assert len(third.X) == pytest.approx(len(rows.X) / 3, abs=2)
+    assert list(bench.fitted(encoder, third, bench.KINDS["ZLPR"], 1e-2, 0, epochs=1)["decisions"]["rule"]) == [
+        *("tau", "offset", "held_micro", "held_macro")
+    ]
     starts = []
     original = bench.descend
     monkeypatch.setattr(bench, "descend", lambda p, *a, **o: (starts.append(p["bias"].tolist()), original(p, *a, **o)))
@@ -440,7 +444,8 @@ def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
         part = {"held_micro": micro, "held_macro": 0.5, "test_micro": micro - 0.01 * seed, "test_macro": 0.25}
         if len(made) == 14:
             raise Killed
-        return {"decisions": dict.fromkeys(bench.DECISIONS, part), "seconds": 1.0}
+        curve = [{"step": step, "held": 0.5 + step / 10000} for step in (500, 1000)]
+        return {"decisions": dict.fromkeys(bench.DECISIONS, part), "curve": curve, "seconds": 1.0}
 
     class Nothing:
         def third(self):
@@ -464,6 +469,7 @@ def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
     assert all(rate == 5e-5 for _, rate, _ in made[12:])
     page = bench.page_of(done, ["set"])
     assert "| focal with prior | 5e-05 | 89.0 (88.0 to 90.0) / 25.0 (25.0 to 25.0) |" in page
+    assert "| | 500 | 1,000 |\n|---|---|---|\n| ZLPR | 55.0 | 60.0 |" in page
     assert "Nothing is missing." in page
 
 
