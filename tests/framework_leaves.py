@@ -91,7 +91,7 @@ def in_keras(case: FrameworkCase) -> tuple[np.ndarray, np.ndarray]:
         value, pull = jax.vjp(losses, case.logits)
         gradient = pull(jax.numpy.ones_like(value))[0]
     elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+        import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
 
         with tf.GradientTape() as tape:
             logits = tf.constant(case.logits)

@@ -381,7 +381,8 @@ def peak(call: Callable[[], Any]) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     now = most = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):  # pyright: ignore
+    of_profiler: Any = profile.profiler
+    for event in sorted(of_profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
             now += event.nbytes()
             most = max(most, now)

@@ -118,8 +118,9 @@ def test_every_form_of_the_same_texts_gives_the_same_weights(tmp_path, form, ref
     trained, said, warned = heard_from(config)
     assert isinstance(trained, Trained)
     assert trained.run.label_names == sorted(KINDS)
-    np.testing.assert_array_equal(trained.run.model.weight.numpy(), reference[0])
-    np.testing.assert_array_equal(trained.run.model.bias.numpy(), reference[1])
+    model: Any = trained.run.model
+    np.testing.assert_array_equal(model.weight.numpy(), reference[0])
+    np.testing.assert_array_equal(model.bias.numpy(), reference[1])
     assert len(warned) == 1  # texts of few words repeat
     assert warned[0].startswith("6 of 30 rows stand in the training data")
     assert said[0] == "text: text"
@@ -228,8 +229,7 @@ def test_fixed_tau_and_strength(tmp_path):
     frame_of_numbers().write_csv(tmp_path / "d.csv")
     steps = []
     config = Config(data=str(tmp_path / "d.csv"), C=2.0, tau=0.0, out=str(tmp_path / "0"))
-    plain = train(config, Listener(on_step=steps.append))
-    assert plain is not None
+    plain: Any = train(config, Listener(on_step=steps.append))
     # Nothing is chosen, and the rows are held out all the same: the calibration needs them.
     assert [(step.C, step.tau, step.offset) for step in steps] == [(2.0, 0.0, 0.0)]
     assert set(plain.metrics) == {"cross_fitted"}

@@ -82,7 +82,8 @@ DEFAULT = "bce+prior+neighbours"
     ids=["each loss", "penalty searched"],
 )
 def test_every_method_is_what_train_gives(names, penalty):
-    numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
+    numbers("d.csv")
+    numbers("t.csv", rows=40, seed=1)
     methods = by_name(compared(f"d.csv --test t.csv --losses {','.join(names)} {penalty} --set kernel=off --out c"))
     assert tuple(methods) == names
     for name in OF_TRAIN.keys() & set(names):
@@ -98,7 +99,8 @@ def test_every_method_is_what_train_gives(names, penalty):
 
 
 def test_tuned_thresholds_differ_from_bce_by_a_shift_of_its_logits():
-    numbers("d.csv", rows=150), numbers("t.csv", rows=40, seed=1)
+    numbers("d.csv", rows=150)
+    numbers("t.csv", rows=40, seed=1)
     result = compared("d.csv --test t.csv --losses bce,bce+threshold,bce+label-thresholds --set C=1 --out c")
     methods = by_name(result)
     call("train d.csv --loss bce --tau 0 --set C=1 --out run")
@@ -149,7 +151,8 @@ def test_the_command_that_repeats_it_can_be_pasted(monkeypatch):
 
 
 def test_what_is_written_is_what_is_printed():
-    numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
+    numbers("d.csv")
+    numbers("t.csv", rows=40, seed=1)
     result = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce,focal --out c")
     files = read_folder(Path("c"), COMPARISON)
     assert json.loads(files["compare.json"]) == result
@@ -186,7 +189,8 @@ def test_what_is_written_is_what_is_printed():
 
 
 def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
-    numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
+    numbers("d.csv")
+    numbers("t.csv", rows=40, seed=1)
     lines = Path("d.csv").read_text().splitlines()
     Path("t.csv").write_text("\n".join([*Path("t.csv").read_text().splitlines(), lines[1]]) + "\n")
     result = compared("d.csv --test t.csv --losses bce+prior+neighbours,bce --out c")
@@ -203,7 +207,8 @@ def test_it_says_what_is_wrong_with_the_data_and_which_rows_are_hard():
 
 
 def test_the_table_and_the_verdict(monkeypatch):
-    numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
+    numbers("d.csv")
+    numbers("t.csv", rows=40, seed=1)
     words = "compare d.csv --test t.csv --losses bce+prior+neighbours,bce"
     monkeypatch.setattr("sys.argv", ["manyhot", *shlex.split(words)])
     stdout, stderr = call(words)
@@ -232,7 +237,8 @@ def test_a_loss_that_fails_is_a_row_that_says_why(monkeypatch, failure):
             raise RuntimeError("no such luck\nand more")
         return (logits * math.nan).sum()
 
-    numbers("d.csv"), numbers("t.csv", rows=40, seed=1)
+    numbers("d.csv")
+    numbers("t.csv", rows=40, seed=1)
     monkeypatch.setitem(FORMULAS, "focal", broken)
     result = compared("d.csv --test t.csv --losses bce+prior+neighbours,focal,bce --out c")
     rows = by_name(result)
@@ -259,7 +265,8 @@ def test_where_all_fail_the_rows_say_so(monkeypatch):
 
 
 def test_labels_that_training_did_not_know_count_as_missed():
-    numbers("d.csv"), numbers("t.csv", rows=40, seed=1, extra=True)
+    numbers("d.csv")
+    numbers("t.csv", rows=40, seed=1, extra=True)
     result = compared("d.csv --test t.csv --losses bce --out c")
     run = as_json("train d.csv --test t.csv --loss bce --tau 0")
     method = result["methods"][0]
@@ -338,7 +345,8 @@ def test_fits_are_let_go_of_once_their_loss_is_done(monkeypatch):
 
 
 def test_an_mlp_is_trained_with_several_seeds():
-    numbers("d.csv", rows=40), numbers("t.csv", rows=20, seed=1)
+    numbers("d.csv", rows=40)
+    numbers("t.csv", rows=20, seed=1)
     result = compared("d.csv --test t.csv --model mlp --losses bce --seeds 2 --out c")
     method = result["methods"][0]
     assert [run["seed"] for run in method["by_seed"]] == result["seeds"] == [0, 1]

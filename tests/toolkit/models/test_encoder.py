@@ -588,7 +588,7 @@ def test_options_that_do_not_go_together(options, message):
         make_config(None, [], {"data": "d.csv"} | options)
 
 
-def planned(checkpoint, loss="zlpr", listed=False, **options):
+def planned(checkpoint, loss="zlpr", listed=False, **options) -> Any:
     """Return the learner of a fine-tuned encoder as the command plans it."""
     config = make_config(
         None, [], {"data": "d.jsonl", "model": f"encoder:{checkpoint}", "fine_tune": True, "loss": loss} | options
@@ -643,7 +643,7 @@ def rows_of_ids(rows=60, length=12):
 )
 def test_an_encoder_is_trained_in_bfloat16_where_the_processor_multiplies_it(checkpoint, monkeypatch, has, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    learner: Any = planned(checkpoint)
+    learner = planned(checkpoint)
     assert learner.memory.how.endswith("on CPU in bfloat16" if fast else "on CPU")
     network = learner.draw(*rows_of_ids()).network
     for part in network.modules():
@@ -681,7 +681,7 @@ def test_tables_whose_gradients_hold_few_rows_end_where_others_do(checkpoint, mo
     ends = []
     for small, sparse in ((10**6, 0), (0, 3)):  # words, positions, segments
         monkeypatch.setattr(pretrained, "SMALL_TABLE", small)
-        learner: Any = planned(checkpoint, epochs=2, rate=1e-3)
+        learner = planned(checkpoint, epochs=2, rate=1e-3)
         net: Any = learner.draw(X, targets)
         assert sum(getattr(part, "sparse", False) for part in net.network.modules()) == sparse
         options: Any = {"seed": 0, "bookmark": UNSAVED, "progress": unheard, **learner.lengths.cutting(X, 16)}
@@ -702,7 +702,7 @@ def test_a_mini_batch_of_many_tokens_is_taken_in_parts_where_its_loss_is_a_sum(c
     monkeypatch.setattr(module, "pooled", lambda n, p, ids: (seen.append(ids.shape[0]), original(n, p, ids))[1])
     for tokens in (10**6, 30):
         monkeypatch.setattr(module, "TOKENS", tokens)
-        learner: Any = planned(checkpoint, loss, epochs=2, rate=1e-3)
+        learner = planned(checkpoint, loss, epochs=2, rate=1e-3)
         net: Any = learner.draw(X, targets)
         assert net.network.config.hidden_dropout_prob == 0.1
         for part in net.network.modules():

@@ -50,7 +50,7 @@ def dense(X: Any) -> np.ndarray:
 
 
 def directly(train, new, **parameters):
-    vectorizer = TfidfVectorizer(sublinear_tf=True, **parameters).fit(train)
+    vectorizer: Any = TfidfVectorizer(sublinear_tf=True, **parameters).fit(train)
     return vectorizer.transform(new).toarray(), vectorizer.get_feature_names_out().tolist()
 
 

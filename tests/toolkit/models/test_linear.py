@@ -1,5 +1,7 @@
 """The linear model: its product and gradient against dense torch, its optimum against scikit-learn and SciPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -122,7 +124,7 @@ def test_whole_fit_of_sparse_rows_is_bitwise_the_same_with_any_number_of_threads
     fits = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        fitted = learner.fit(X, targets, C=0.03, start={}, fits=UNSAVED, name="all", progress=unheard).model
+        fitted: Any = learner.fit(X, targets, C=0.03, start={}, fits=UNSAVED, name="all", progress=unheard).model
         fits.append((fitted.weight.numpy(), fitted.bias.numpy(), fitted.logits(X)))
     assert np.abs(fits[0][0]).max() > 0.01
     for fit in fits[1:]:

@@ -147,12 +147,12 @@ def test_the_first_line_that_excel_writes_says_the_separator(tmp_path, first, ro
 def test_the_separator_of_the_first_line_may_be_any_and_lines_keep_their_numbers(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("sep=|\na|b\n1,2|3\n")
-    assert read_file(path).rows() == [("1,2", "3")]
+    assert frame_of(path).rows() == [("1,2", "3")]
     path.write_text("sep=|\na|b\n1|2\n3\n")
     with pytest.raises(InputError, match="line 4: expected 2 fields"):
         read_file(path)
     path.write_text("sep=ab,c\n1,2\n")  # a name like any other
-    assert read_file(path).columns == ["sep=ab", "c"]
+    assert frame_of(path).columns == ["sep=ab", "c"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl", "arff"])
@@ -166,7 +166,7 @@ def test_text_in_another_encoding(tmp_path, ending, encoding):
     path = tmp_path / f"a.{ending}"
     data = text.encode(encoding)
     path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
-    raws = [read_file(path, encoding=encoding)]
+    raws: list[Any] = [read_file(path, encoding=encoding)]
     if encoding in ("utf-16", "utf-32", "utf-8", "utf-8-sig"):  # their mark says it
         raws.append(read_file(path))
     raws.append(next(iter(read_batches(path, encoding=encoding))).raw)

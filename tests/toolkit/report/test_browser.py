@@ -15,7 +15,7 @@ from manyhot.toolkit.config import Config, make_config
 from manyhot.toolkit.listener import Listener
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report.render import render_comparison, render_run
-from manyhot.toolkit.report.scorer import scorer_of
+from manyhot.toolkit.report.scorer import Scorer, scorer_of
 from manyhot.toolkit.report.write import write_report
 from manyhot.toolkit.spans.compare import compare_spans
 from manyhot.toolkit.spans.methods import make_span_comparison
@@ -75,7 +75,9 @@ def columns(out):
     train(Config(data=str(out.with_suffix(".csv")), C=10.0, out=str(out)))
     # Landmarks of a kernel are rows as neighbours are; here these are taken from a run that has both.
     page, said = out.with_suffix(".html"), json.loads((out / "findings.json").read_bytes())
-    box = {"model": scorer_of(voteless(out)).data(), "why": None, "rows": 160, "off": 0}
+    scorer = scorer_of(voteless(out))
+    assert isinstance(scorer, Scorer)
+    box = {"model": scorer.data(), "why": None, "rows": 160, "off": 0}
     page.write_text(render_run(said | {"box": box}), encoding="utf-8")
     return page
 
@@ -341,7 +343,9 @@ def test_what_is_typed_gets_the_probabilities_of_the_run(opened, pages, kind):
     if kind == "chinese":
         chance = random.Random(1)
         texts = ["".join(chance.choices("汤很热面包好吃鱼服务员太贵了 价,x\n", k=chance.randint(0, 20))) for _ in texts]
-    expected = scorer_of(run).probs(Examples("typed", texts, None, None, []))
+    scorer = scorer_of(run)
+    assert isinstance(scorer, Scorer)
+    expected = scorer.probs(Examples("typed", texts, None, None, []))
     found = np.array([page.evaluate(f"[...{fields_of({'text': text})}.probs]") for text in texts])
     np.testing.assert_allclose(found, expected, atol=1e-9)
     true = run.calibration.probs(run.predict_logits(texts))

@@ -13,7 +13,7 @@ from manyhot.toolkit.models.neighbours import Neighbours
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.report import scorer as module
 from manyhot.toolkit.report.render import render_run
-from manyhot.toolkit.report.scorer import box_of, front_coded, scorer_of, written
+from manyhot.toolkit.report.scorer import Scorer, box_of, front_coded, scorer_of, written
 from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
 
@@ -26,6 +26,12 @@ def folder(tmp_path_factory):
     options = {"C": 10.0, "neighbours": "off", "characters": "off"}
     train(Config(data=str(folder / "texts.jsonl"), out=str(folder / "run"), **options))
     return folder
+
+
+def weights_of(run) -> Scorer:
+    found = scorer_of(run)
+    assert isinstance(found, Scorer), found
+    return found
 
 
 def examples(texts):
@@ -42,7 +48,7 @@ def test_what_the_page_says_is_what_the_run_says(folder):
     run = load_run(folder / "run")
     texts, _ = texts_and_sets(40, seed=5)
     texts += ["", "nothing known", "fox fox fox and"]
-    scorer = scorer_of(run)
+    scorer = weights_of(run)
     np.testing.assert_allclose(
         scorer.probs(examples(texts)), run.calibration.probs(run.predict_logits(texts)), atol=2e-3
     )
@@ -51,7 +57,7 @@ def test_what_the_page_says_is_what_the_run_says(folder):
 def test_a_page_holds_what_its_data_say(folder):
     """Decode the data by hand, as a page has to, and score a text with them."""
     run = load_run(folder / "run")
-    data = json.loads(written(scorer_of(run).data()))
+    data = json.loads(written(weights_of(run).data()))
     words, text = data["blocks"][0], "fox and fox and tree"
     terms, before = [], ""
     for coded in words["terms"]:
@@ -75,16 +81,16 @@ def test_a_page_holds_what_its_data_say(folder):
     np.testing.assert_allclose(weights, expected, rtol=1e-3)
     counts = np.array([text.split().count(term) for term in terms], dtype=float)
     x = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0) * idf
-    (own,) = scorer_of(run).terms[0].logits([text])
+    (own,) = weights_of(run).terms[0].logits([text])
     np.testing.assert_allclose(x / np.sqrt((x**2).sum()) @ weights, own, atol=1e-9)
 
 
 def test_of_many_weights_the_strongest_are_kept(folder, monkeypatch):
     run = load_run(folder / "run")
-    whole = len(written(scorer_of(run).data()))
+    whole = len(written(weights_of(run).data()))
     monkeypatch.setattr(module, "MOST_BYTES", whole - 250)
     monkeypatch.setattr(module, "TERMS_SHARE", 0.9)
-    fewer = scorer_of(run)
+    fewer = weights_of(run)
     assert len(written(fewer.data())) <= whole - 250
     weight = run.model.arrays()["weight"]
     for part, start in zip(fewer.terms, (0, len(run.features.blocks[0].terms)), strict=True):
@@ -107,7 +113,7 @@ def test_where_too_much_is_left_out_there_is_no_box(folder, monkeypatch):
     found = box_of(run, examples(texts))
     assert (found["why"], found["rows"], found["off"]) == (None, 60, 0)
     # Room for the terms and a few weights.
-    whole = scorer_of(run)
+    whole = weights_of(run)
     weights = sum(part.weights.nnz for part in whole.terms)
     monkeypatch.setattr(module, "MOST_BYTES", len(written(whole.data())) - int(0.8 * weights * 4))
     monkeypatch.setattr(module, "TERMS_SHARE", 0.99)

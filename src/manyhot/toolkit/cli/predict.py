@@ -176,9 +176,11 @@ def _exists(data: str) -> bool:
 
 def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
     """Print a label a line with its probability; of spans, a span a line."""
+    from manyhot.toolkit.runs.predict import Run
+
     if not text.strip():
         raise InputError("expected a text, got an empty one.")
-    if run.task in ("multilabel", "multiclass") and not run.features.reads_text:
+    if isinstance(run, Run) and not run.features.reads_text:
         raise InputError(
             f"{shown(text)}: expected a file, of a run that reads columns and no text; name one, and -o OUT."
         )
@@ -186,7 +188,7 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
         print_json(next(_predicted(run, [text])))
         return
     console = Console(soft_wrap=True, highlight=False)
-    if run.task == "spans":
+    if not isinstance(run, Run):
         spans = next(_predicted(run, [text]))["spans"]
         for span in spans:
             console.print(on_one_line(f"{span['label']:12} {text[span['start'] : span['end']]}"), markup=False)

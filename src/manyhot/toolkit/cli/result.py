@@ -134,7 +134,9 @@ def promise_said(run: Any) -> list[str]:
 
 def next_line(trained: "Trained | TrainedSpans") -> str:
     """Name a command that a reader of the numbers may want."""
+    from manyhot.toolkit.runs.predict import Run
+
     run = trained.run
-    texts_alone = run.task in TABLES and run.features.reads_text and not run.features.reads_numbers
+    texts_alone = isinstance(run, Run) and run.features.reads_text and not run.features.reads_numbers
     given = '"a new text"' if run.task == "spans" or texts_alone else "FILE -o out.jsonl"
     return f"manyhot predict {typed(trained.path)} {given}"

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from manyhot.toolkit.config import MARKED_TEXTS
 from manyhot.toolkit.errors import on_one_line, visible
 from manyhot.toolkit.report.metric_names import (
     percent,
@@ -214,17 +213,19 @@ HASHED = "a hash of each row stays in the run, so that evaluate knows it again; 
 
 def print_details(trained: "Trained | TrainedSpans") -> None:
     """Print what was chosen and the table of what was measured."""
+    from manyhot.toolkit.runs.predict import Run
+
     titles = {"cross_fitted": "training, cross-fitted", "held_out": "training, held out", "valid": "valid"}
     titles["test"] = "test"
-    info = trained.run.info
-    if trained.run.task in MARKED_TEXTS:
-        rule = "spans may overlap" if trained.run.nested else "spans do not overlap"
+    run, info = trained.run, trained.run.info
+    if not isinstance(run, Run):
+        rule = "spans may overlap" if run.nested else "spans do not overlap"
         of_triples = f", of triples {info['triple_offset']:+.2f}" if "triple_offset" in info else ""
         say(f"chosen: {info['epochs']} epochs, offset {info['offset']:+.2f}{of_triples}, {rule}")
     else:
-        low, high = trained.run.cardinality
+        low, high = run.cardinality
         decision = f"offset {info['offset']:+.2f}, {low} to {high} labels a row"
-        if trained.run.task == "multiclass":
+        if run.task == "multiclass":
             decision = "the class with the largest logit"
         say(f"chosen: C {written_penalty(info['C'])}, tau {info['tau']:.2f}, {decision}")
         if "neighbours" in info:

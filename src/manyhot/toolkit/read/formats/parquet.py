@@ -66,7 +66,9 @@ def _is_text(dtype: Any) -> bool:
 
 
 def _lengths(texts: Any) -> np.ndarray:
-    return pc.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    # Made when pyarrow is imported, which no stub knows.
+    binary_length: Any = getattr(pc, "binary_length")  # noqa: B009
+    return binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _cut(path: Path, batch: Any, done: int, size: int) -> Iterator[Any]:
