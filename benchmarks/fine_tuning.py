@@ -10,11 +10,13 @@ the network of that epoch is judged, so that a fit is made once. From the settin
 import argparse
 import json
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -26,7 +28,6 @@ from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import STRENGTHS, Held, choose_tau, mean_f1, prior_logits, score_by
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.disk.run_folder import to_json, write_file
-from manyhot.toolkit.models import encoder as module
 from manyhot.toolkit.models import pretrained
 from manyhot.toolkit.models.adamw import descend, of_like_length
 from manyhot.toolkit.models.early_stopping import mean_loss
@@ -61,7 +62,7 @@ class Setting(NamedTuple):
 
     start: float = STARTS["zlpr"]
     rate: float = SCHEDULE.rate
-    decay: float = module.DECAY
+    decay: float = 1.0
     head: float = 1.0
     frozen: bool = False
     batch: int = SCHEDULE.batch
@@ -85,6 +86,7 @@ SETTINGS = {
     "rate of the head x 10": Setting(head=10),
     "biases from all of the log-odds": Setting(start=1.0),
     "float32, seed 1": Setting(float32=True, seed=1),
+    "rate 2e-5, head of frozen numbers": Setting(rate=2e-5, frozen=True),
 }
 
 
@@ -108,11 +110,38 @@ def frozen_head(net: FineTuned, rows: Rows, score: Callable[..., float]) -> tupl
     return head
 
 
+def multiplier(name: str, layers: int, setting: Setting) -> float:
+    """Return what the rate of a parameter is multiplied with: decay ^ (layers above it), and that of the head.
+
+    The head is above all layers, what comes before the first layer, tables of words, is below all.
+    """
+    if name in HEAD:
+        return setting.head
+    layer = re.search(r"\.(\d+)\.", name)
+    return setting.decay ** (layers + 1 if layer is None else layers - int(layer[1]))
+
+
+class ByParameter(torch.optim.AdamW):
+    """AdamW that multiplies the rate that is set with a number of each parameter."""
+
+    multipliers: ClassVar[dict[Tensor, float]] = {}
+
+    def __init__(self, parameters: Iterable[Tensor], **options: Any) -> None:
+        groups: dict[float, list[Tensor]] = {}
+        for parameter in parameters:
+            groups.setdefault(self.multipliers[parameter], []).append(parameter)
+        super().__init__([{"params": some, "times": times} for times, some in groups.items()], **options)
+
+    def step(self, closure: Any = None) -> Any:
+        for options in self.param_groups:
+            options["lr"] *= options["times"]
+        return super().step(closure)
+
+
 def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
     """Fit once, and return the score on the quarter that judges, which are the test rows here."""
     began, labels, score = time.process_time(), rows.targets.shape[1], score_by(rows.cardinality)
     loss = FORMULAS["zlpr"]
-    module.DECAY = setting.decay
     pretrained.bfloat16_is_fast = (lambda device: False) if setting.float32 else FAST
     learner = plan_encoder(
         len(rows.X), labels, encoder=encoder, loss=loss, score=score, start=setting.start, seed=setting.seed
@@ -123,14 +152,7 @@ def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
     if setting.frozen:
         weight, bias = frozen_head(net, rows, score)
         net = replace(net, weight=weight.clone().requires_grad_(), bias=bias.clone().requires_grad_())
-    of_layers = learner.schedule.multiplier
-    schedule = replace(
-        learner.schedule,
-        rate=setting.rate,
-        batch=setting.batch,
-        epochs=setting.epochs,
-        multiplier=lambda name: of_layers(name) * (setting.head if name in HEAD else 1),
-    )
+    schedule = replace(learner.schedule, rate=setting.rate, batch=setting.batch, epochs=setting.epochs)
     prior = prior_logits(rows.targets)
     seen: list[tuple[float, dict[str, float]]] = []
 
@@ -143,17 +165,20 @@ def judged(encoder: Encoder, rows: Rows, setting: Setting) -> dict[str, float]:
         seen.append((score(held.logits, held.targets), {"rule": of_rule, "plain": plain}))
         return seen[-1][0]
 
-    descend(
-        net.parameters(),
-        len(rows.X),
-        mean_loss(net, rows.X, torch.from_numpy(rows.targets), loss),
-        schedule,
-        seed=setting.seed,
-        bookmark=UNSAVED,
-        progress=unheard,
-        held=look,
-        **learner.lengths.cutting(rows.X, setting.batch),
-    )
+    layers = encoder.config["num_hidden_layers"]
+    ByParameter.multipliers = {p: multiplier(name, layers, setting) for name, p in net.parameters().items()}
+    with mock.patch.object(torch.optim, "AdamW", ByParameter):
+        descend(
+            net.parameters(),
+            len(rows.X),
+            mean_loss(net, rows.X, torch.from_numpy(rows.targets), loss),
+            schedule,
+            seed=setting.seed,
+            bookmark=UNSAVED,
+            progress=unheard,
+            held=look,
+            **learner.lengths.cutting(rows.X, setting.batch),
+        )
     epoch = int(np.argmax([held for held, _ in seen]))
     seconds = round(time.process_time() - began, 1)
     return seen[epoch][1] | {"epoch": epoch + 1, "epochs": len(seen), "seconds": seconds}

@@ -45,28 +45,6 @@ def test_steps_are_those_of_the_formula():
     np.testing.assert_allclose(point.detach().numpy(), x, rtol=1e-4)
 
 
-def test_a_multiplier_is_that_of_the_rate_of_a_parameter():
-    wanted = [quadratic()[0] for _ in range(2)]
-    for point, rate in zip(wanted, (0.1, 0.025), strict=True):
-        _, targets, _ = quadratic()
-        descend(
-            {"p": point}, 10, lambda rows, random, p=point, t=targets: (p - t[torch.from_numpy(rows)]).square().mean(),
-            replace(SCHEDULE, rate=rate), seed=7, bookmark=Unsaved(), progress=unheard,
-        )  # fmt: skip
-    points, (_, targets, _) = [quadratic()[0] for _ in range(2)], quadratic()
-
-    def value(rows, random):
-        return torch.stack([(point - targets[torch.from_numpy(rows)]).square().mean() for point in points]).sum()
-
-    schedule = replace(SCHEDULE, multiplier=lambda name: {"top": 1.0, "low": 0.25}[name])
-    heard: Any = {"bookmark": Unsaved(), "progress": unheard}
-    descend(dict(zip(("top", "low"), points, strict=True)), 10, value, schedule, seed=7, **heard)
-    # The gradient of one has nothing of the other, and AdamW goes by its size alone.
-    for found, expected in zip(points, wanted, strict=True):
-        torch.testing.assert_close(found, expected)
-    assert not torch.allclose(points[0], points[1])
-
-
 def test_parts_of_a_mini_batch_make_its_step():
     ends, sizes = [], []
     kinds: Any = ({}, {"parts": lambda batch: batch.split(3)})

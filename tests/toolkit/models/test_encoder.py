@@ -481,7 +481,6 @@ def test_settings_are_compared_on_training_rows(checkpoint, monkeypatch):
     sizes = [len(X) for X in (rows.X, rows.X_held, rows.X_test)]
     assert sum(sizes) == 80
     assert sizes == pytest.approx([54, 6, 20], abs=2)
-    monkeypatch.setattr(module, "DECAY", 1.0)  # settings change it
     made = {
         name: tuning.judged(encoder, rows, setting._replace(rate=1e-2, epochs=3))
         for name, setting in tuning.SETTINGS.items()
@@ -615,20 +614,29 @@ def test_biases_start_at_a_share_of_the_log_odds(checkpoint, loss, share, listed
     np.testing.assert_allclose(net.bias.detach(), share * np.log((counts + 0.5) / (60 - counts + 0.5)), rtol=1e-5)
 
 
-def test_rates_fall_by_layer_from_the_head_down(checkpoint, monkeypatch):
-    monkeypatch.setattr(module, "DECAY", 0.5)
+def test_rates_fall_by_layer_from_the_head_down(checkpoint):
     from transformers import BertConfig, BertModel
 
     small: Any = {"hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 9}
     network = BertModel(BertConfig(num_hidden_layers=12, **small))
-    found = {name: module.multiplier(f"network.{name}", 12) for name, _ in network.named_parameters()}
+    setting = tuning.Setting(decay=0.5, head=10)
+    found = {name: tuning.multiplier(f"network.{name}", 12, setting) for name, _ in network.named_parameters()}
     assert {value for name, value in found.items() if name.startswith("embeddings.")} == {0.5**13}
     for layer in range(12):
         inside = {value for name, value in found.items() if name.startswith(f"encoder.layer.{layer}.")}
         assert inside == {0.5 ** (12 - layer)}
-    assert [module.multiplier(name, 12) for name in ("weight", "bias")] == [1, 1]
-    learner = planned(checkpoint)
-    assert {learner.schedule.multiplier(name) for name in learner.draw(*rows_of_ids()).parameters()} == {1, 0.5, 0.25}
+    assert [tuning.multiplier(name, 12, setting) for name in ("weight", "bias")] == [10, 10]
+    low, top, alone = (torch.ones(2, requires_grad=True) for _ in range(3))
+    tuning.ByParameter.multipliers = {low: 0.25, top: 1.0}
+    together, plain = tuning.ByParameter([low, top], lr=1.0), torch.optim.AdamW([alone], lr=0.025)
+    for point in (low, top, alone):
+        point.grad = torch.tensor([1.0, -2.0])
+    for options in together.param_groups:
+        options["lr"] = 0.1  # as descend does
+    together.step()
+    plain.step()
+    torch.testing.assert_close(low, alone)
+    assert not torch.allclose(low, top)
 
 
 def rows_of_ids(rows=60, length=12):

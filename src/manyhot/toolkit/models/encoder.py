@@ -4,8 +4,7 @@ Biases start at a share of the log-odds of their labels: at the rates of fine-tu
 to get there. Rows of like length are a mini-batch, which is taken in parts where it has many tokens.
 """
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,9 @@ def warmed(share: float) -> float:
 
 # As Devlin et al. (2019) fine-tune BERT: batches of 16 or 32. Their 2 to 4 epochs are too few for many labels; the rows
 # held out say when it is enough. Their rates of 2e-5 to 5e-5 are those of larger networks: with MiniLM 1e-4 is ahead of
-# 5e-5 and of 2e-4 on training rows of three sets (benchmarks/fine_tuning.py).
+# 5e-5 and of 2e-4 on training rows of three sets, and rates that fall by layer, or a head that starts from the best one
+# for frozen numbers, are behind (benchmarks/fine_tuning.py).
 SCHEDULE = Schedule(batch=16, epochs=10, rate=1e-4, factor=warmed, weight_decay=0.01, patience=2)
-# The rate of a layer is so often that of the one above it.
-DECAY = 1.0
 # Tokens at once, with what they are padded to: more take more memory, and no less time.
 TOKENS = 2048
 # Weights, the pretrained ones, gradient and two moments.
@@ -108,17 +106,6 @@ class FineTuned:
         return cls(network, config, pooling, *(tensor.to(device) for tensor in head.values()))
 
 
-def multiplier(name: str, layers: int) -> float:
-    """Return what the rate of a parameter is multiplied with, by its name: DECAY ^ (layers above it).
-
-    The head is above all layers, what comes before the first layer, tables of words, is below all.
-    """
-    layer = re.search(r"\.(\d+)\.", name)
-    if not name.startswith(NETWORK):
-        return 1.0
-    return DECAY ** (layers + 1 if layer is None else layers - int(layer[1]))
-
-
 def plan_encoder(
     rows: int,
     labels: int,
@@ -154,10 +141,9 @@ def plan_encoder(
     # Korthikanti et al. (2022), equation 1, twice for float32: what a layer keeps for its gradient.
     tokens = SCHEDULE.batch * length
     tokens = tokens if coupled else min(tokens, max(TOKENS, length))
-    layers = config.get("num_hidden_layers", 12)
     layer = 2 * tokens * (34 * encoder.hidden + 5 * config.get("num_attention_heads", 12) * length)
     logits = listed_bytes(rows, labels, encoder.width) if listed else 12 * (rows // HELD) * labels
-    needed = 4 * parameters * VECTORS + layer * layers + logits
+    needed = 4 * parameters * VECTORS + layer * config.get("num_hidden_layers", 12) + logits
     memory = Memory(
         f"{encoder.name} fine-tuned, AdamW in mini-batches on {trained_on(device)}",
         parameters,
@@ -178,7 +164,7 @@ def plan_encoder(
         loss,
         score,
         memory,
-        replace(SCHEDULE, multiplier=lambda name: multiplier(name, layers)),
+        SCHEDULE,
         seed,
         device,
         draw=draw,
