@@ -70,9 +70,10 @@ LOOKS = 2  # at the rows held out, an epoch
 
 @dataclass(frozen=True)
 class Task:
-    """A data set: how it is read, how many of its training rows are used, and where its texts are cut."""
+    """A data set: how it is read, of how many labels, how many training rows are used, where texts are cut."""
 
     config: Config
+    labels: int
     rows: int | None = None
     tokens: int = 128
 
@@ -83,7 +84,7 @@ def tasks() -> dict[str, Task]:
     debtags = str(ROOT / "debtags")
     return {
         "semeval eng": Task(
-            Config(data=f"{semeval}/train/eng.csv.gz", test=f"{semeval}/test/eng_gold_from_track_b.csv.gz")
+            Config(data=f"{semeval}/train/eng.csv.gz", test=f"{semeval}/test/eng_gold_from_track_b.csv.gz"), 5
         ),
         "goemotions": Task(
             Config(
@@ -94,10 +95,14 @@ def tasks() -> dict[str, Task]:
                 label_names=f"{go}/labels.txt",
                 no_header=True,
             ),
+            28,
             5000,
         ),
         "debtags titles": Task(
-            Config(data=f"{debtags}/train.jsonl.gz", test=f"{debtags}/test.jsonl.gz", text=("title",), labels=("tags",))
+            Config(
+                data=f"{debtags}/train.jsonl.gz", test=f"{debtags}/test.jsonl.gz", text=("title",), labels=("tags",)
+            ),
+            548,
         ),
         "reuters r90": Task(
             Config(
@@ -107,6 +112,7 @@ def tasks() -> dict[str, Task]:
                 labels=("r90",),
                 drop_unlabelled=True,
             ),
+            90,
             2000,
         ),
     }
@@ -264,31 +270,37 @@ def measure(given: dict[str, Task], encoder: Encoder, results: Path, *, hours: f
     return done
 
 
-def page_of(done: dict[str, Any], names: list[str]) -> str:
+def page_of(done: dict[str, Any], given: dict[str, Task]) -> str:
     """Write the tables as Markdown, and what is missing."""
     lines = [
         "# Fine-tuned encoders",
         "",
         "`make bench-encoder`: all-MiniLM-L6-v2, all weights trained with AdamW, batches of 16, five epochs. Micro-",
-        "and macro-F1 on test rows, mean and range over seeds. Rates, and what a decision leaves open, are chosen",
-        "by a tenth of the training rows. The second table of a set has the mean of both on that tenth by the step,",
-        "of logits moved so that as many labels are predicted as there are, mean over seeds.",
+        "and macro-F1 on test rows, mean and range over seeds. What a decision leaves open is chosen by a tenth of the",
+        "training rows, and so is the rate, of three, by fits of a third of the others. The second table of a set has",
+        "the mean of micro- and macro-F1 on that tenth after so many steps, at the threshold with as many labels as",
+        "there are, mean over seeds.",
     ]
     missing = []
-    for task in names:
-        lines += ["", f"## {task}", "", f"| | rate | {' | '.join(DECISIONS)} |", f"|---|---|{'---|' * len(DECISIONS)}"]
+    for task in given:
+        table = ["", f"| | rate | {' | '.join(DECISIONS)} |", f"|---|---|{'---|' * len(DECISIONS)}"]
         curves: dict[str, list[list[dict[str, float]]]] = {}
+        lacking, rows = [], 0
         for kind in KINDS:
             rate = best_rate(done, task, kind)
             fits = [] if rate is None else [done.get(name_of(task, kind, rate, f"seed {seed}")) for seed in SEEDS]
             there = [fit for fit in fits if fit]
             if len(there) < len(SEEDS):
-                missing.append(f"{task}, {kind}: {len(SEEDS) - len(there)} of {len(SEEDS)} seeds")
+                lacking.append(f"{len(SEEDS) - len(there)} of {len(SEEDS)} seeds of {kind}")
             if there:
+                rows = there[0]["rows"]
                 cells = [spread([fit["decisions"][name] for fit in there]) for name in DECISIONS]
-                lines.append(f"| {kind} | {rate:g} | {' | '.join(cells)} |")
+                table.append(f"| {kind} | {rate:g} | {' | '.join(cells)} |")
                 curves[kind] = [fit["curve"] for fit in there]
+        if lacking:
+            missing.append(f"{task}: {', '.join(lacking) if curves else 'all'}")
         if curves:
+            lines += ["", f"## {task}, {given[task].labels} labels", "", f"{rows:,} rows fitted.", *table]
             steps = [look["step"] for look in next(iter(curves.values()))[0]]
             lines += ["", f"| | {' | '.join(f'{step:,}' for step in steps)} |", f"|---|{'---|' * len(steps)}"]
         for kind, found in curves.items():
@@ -324,7 +336,7 @@ def main() -> None:
             print(f"{name}: {fit['seconds']:.0f} s, s > 0 {spread([fit['decisions']['s > 0']])}", flush=True)
         return
     done = measure({name: given[name] for name in asked.sets or given}, encoder, RESULTS, hours=asked.hours)
-    write_file(PAGE, page_of(done, list(given)).encode())
+    write_file(PAGE, page_of(done, given).encode())
     print(f"wrote {RESULTS} and {PAGE}")
 
 

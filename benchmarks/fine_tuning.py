@@ -94,7 +94,8 @@ def frozen_head(net: FineTuned, rows: Rows, score: Callable[..., float]) -> tupl
     """Return the weights and biases of ZLPR on the numbers of the encoder as it came, best for the rows held out."""
     numbers, held = (embed(net.network.eval(), net.pooling, X, len(net.weight)) for X in (rows.X, rows.X_held))
     mean, std = numbers.mean(0), numbers.std(0)
-    std[std <= 1e-6 * np.abs(numbers).max(0)] = 1  # a number may be the same for all texts
+    # MiniLM has a few numbers of the size of 1e-8 and 1e-32: the weights that they would need move too far in a step.
+    std[std <= 1e-3 * std.max()] = np.inf
     X, X_held = (numbers - mean) / std, (held - mean) / std
     learner = LinearLearner.planned(
         len(X), X.shape[1], rows.targets.shape[1], loss=FORMULAS["zlpr"], route=route_of("zlpr"), stand_in=True

@@ -405,7 +405,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(checkpoint, monkeypatch,
 def test_the_benchmark_starts_where_it_says_and_measures_what_it_says(checkpoint, monkeypatch):
     files(100)
     encoder = Encoder.read(str(checkpoint), "cpu")
-    task = bench.Task(Config(data="d.jsonl", test="t.jsonl"), rows=80)
+    task = bench.Task(Config(data="d.jsonl", test="t.jsonl"), len(KINDS), rows=80)
     rows = bench.rows_of(task, encoder)
     assert len(rows.X) + len(rows.X_held) == 80
     assert len(rows.X_test) == 30
@@ -445,7 +445,7 @@ def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
         if len(made) == 14:
             raise Killed
         curve = [{"step": step, "held": 0.5 + step / 10000} for step in (500, 1000)]
-        return {"decisions": dict.fromkeys(bench.DECISIONS, part), "curve": curve, "seconds": 1.0}
+        return {"decisions": dict.fromkeys(bench.DECISIONS, part), "curve": curve, "rows": 600, "seconds": 1.0}
 
     class Nothing:
         def third(self):
@@ -453,21 +453,23 @@ def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench, "fitted", fitted)
     monkeypatch.setattr(bench, "rows_of", lambda task, encoder: Nothing())
-    given: Any = {"set": None}
+    given: Any = {"set": bench.Task(Config(data="d.jsonl"), 28)}
     encoder: Any = None
     results = tmp_path / "encoder.json"
     with pytest.raises(Killed):
         bench.measure(given, encoder, results, hours=1)
     assert len(json.loads(results.read_bytes())) == 13  # four kinds at three rates, and the first seed of one kind
-    page = bench.page_of(json.loads(results.read_bytes()), ["set", "other"])
+    page = bench.page_of(json.loads(results.read_bytes()), given | {"other": given["set"]})
     assert "| ZLPR | 5e-05 | 90.0 / 25.0 | 90.0 / 25.0 | 90.0 / 25.0 |" in page
-    assert "Missing: set, ZLPR: 2 of 3 seeds; set, BCE from zero: 3 of 3 seeds; " in page
+    assert "## set, 28 labels\n\n600 rows fitted.\n\n| | rate |" in page
+    assert "Missing: set: 2 of 3 seeds of ZLPR, 3 of 3 seeds of BCE from zero, " in page
+    assert page.endswith("; other: all.\n")
     assert bench.measure(given, encoder, results, hours=-1) == json.loads(results.read_bytes())
     done = bench.measure(given, encoder, results, hours=1)
     assert len(done) == 12 + 4 * 3
     assert len(made) == len(done) + 1  # the one that was interrupted
     assert all(rate == 5e-5 for _, rate, _ in made[12:])
-    page = bench.page_of(done, ["set"])
+    page = bench.page_of(done, given)
     assert "| focal with prior | 5e-05 | 89.0 (88.0 to 90.0) / 25.0 (25.0 to 25.0) |" in page
     assert "| | 500 | 1,000 |\n|---|---|---|\n| ZLPR | 55.0 | 60.0 |" in page
     assert "Nothing is missing." in page
@@ -476,7 +478,7 @@ def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
 def test_settings_are_compared_on_training_rows(checkpoint, monkeypatch):
     files(100)
     encoder = Encoder.read(str(checkpoint), "cpu")
-    whole = bench.rows_of(bench.Task(Config(data="d.jsonl", test="t.jsonl"), rows=80), encoder)
+    whole = bench.rows_of(bench.Task(Config(data="d.jsonl", test="t.jsonl"), len(KINDS), rows=80), encoder)
     rows = tuning.cut_once_more(whole)
     sizes = [len(X) for X in (rows.X, rows.X_held, rows.X_test)]
     assert sum(sizes) == 80

@@ -32,8 +32,8 @@ def warmed(share: float) -> float:
 
 # As Devlin et al. (2019) fine-tune BERT: batches of 16 or 32. Their 2 to 4 epochs are too few for many labels; the rows
 # held out say when it is enough. Their rates of 2e-5 to 5e-5 are those of larger networks: with MiniLM 1e-4 is ahead of
-# 5e-5 and of 2e-4 on training rows of three sets, and rates that fall by layer, or a head that starts from the best one
-# for frozen numbers, are behind (benchmarks/fine_tuning.py).
+# 5e-5 and of 2e-4 on training rows of three sets, and neither rates that fall by layer nor a head that starts from the
+# best one for frozen numbers are ahead (benchmarks/fine_tuning.py).
 SCHEDULE = Schedule(batch=16, epochs=10, rate=1e-4, factor=warmed, weight_decay=0.01, patience=2)
 # Tokens at once, with what they are padded to: more take more memory, and no less time.
 TOKENS = 2048
