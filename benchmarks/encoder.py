@@ -1,6 +1,6 @@
 """Fine-tune a small encoder with ZLPR and with its rivals: what does the loss do where labels are many?
 
-    make bench-encoder     (hours; goes on where it was left, --hours N stops after a while,
+    make bench-encoder     (about five hours of a core; goes on where it was left, --hours N stops after a while,
                             --quick: minutes on few rows, writes nothing)
     python benchmarks/encoder.py --sets "reuters r90"     this set alone, to share the work between processes
 

@@ -11,12 +11,12 @@ import shlex
 import subprocess
 import warnings
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 import torch
 import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 import manyhot
@@ -243,7 +243,8 @@ def examples_hold(page: str) -> int:
 
 def test_every_option_of_the_command_is_on_its_page() -> None:
     pages = [page.read_text() for page in sorted((DOCS / "command").glob("*.md"))]
-    group: Any = typer.main.get_command(app)
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
     for name, command in group.commands.items():
         # A page of its own, or a section of one.
         found = [

@@ -230,6 +230,7 @@ def test_fixed_tau_and_strength(tmp_path):
     steps = []
     config = Config(data=str(tmp_path / "d.csv"), C=2.0, tau=0.0, out=str(tmp_path / "0"))
     plain: Any = train(config, Listener(on_step=steps.append))
+    assert plain is not None
     # Nothing is chosen, and the rows are held out all the same: the calibration needs them.
     assert [(step.C, step.tau, step.offset) for step in steps] == [(2.0, 0.0, 0.0)]
     assert set(plain.metrics) == {"cross_fitted"}

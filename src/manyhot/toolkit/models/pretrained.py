@@ -290,7 +290,7 @@ def last_layer(network: nn.Module, tokens: Tensor, known: Tensor) -> Tensor:
 def trainable(network: nn.Module) -> nn.Module:
     """Return a copy to be trained, the gradients of whose tables hold the rows of a mini-batch alone.
 
-    Written out they would be half the weights of a small encoder, and take a fifth of the time of a fit.
+    Written out they would be half the weights of a small encoder, and take a tenth of the time of a fit.
     """
     network = copy.deepcopy(network)
     for module in network.modules():

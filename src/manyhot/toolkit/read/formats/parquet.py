@@ -66,9 +66,8 @@ def _is_text(dtype: Any) -> bool:
 
 
 def _lengths(texts: Any) -> np.ndarray:
-    # Made when pyarrow is imported, which no stub knows.
-    binary_length: Any = getattr(pc, "binary_length")  # noqa: B009
-    return binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths: Any = pc.call_function("binary_length", [texts])
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _cut(path: Path, batch: Any, done: int, size: int) -> Iterator[Any]:
