@@ -17,7 +17,6 @@
 # make bench-length  attention at other lengths than it was trained on, 3 minutes
 # make generation  scenes of wanted label sets from a diffusion model steered by ZLPR, the table and a picture, 10 minutes
 # make bench-spans-quality  losses and a CRF on four sets of spans, three seeds; hours, continues where it was left; ROWS=600 for less
-# make bench-spans-encoder  the same on two sets with a small pretrained encoder, fine-tuned; hours, continues where it was left
 # make bench-relations  both designs of triples by ZLPR and BCE, three seeds; half an hour, continues where it was left
 # make span-targets  trains on the real sets of spans, each beside the F1 and the time it is to have; an hour of one core
 # make bench-linear  `manyhot train` beside scikit-learn's TF-IDF and LinearSVC, 15 minutes; ALL=1 more sets, COMPARE=1 compare
@@ -25,7 +24,7 @@
 # make evidence   the command on every multi-label set, half an hour; continues where it was left
 # make quality    `manyhot compare` and what others use on every multi-label set, stops after 2 hours; continues where it was left
 # make encoder-data  a small pretrained encoder beside the environment, 90 MB, for tests and benchmarks
-# make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, about five hours of a core; continues where it was left; QUICK=1
+# make bench-encoder  the encoder fine-tuned with ZLPR, BCE and focal loss, of labels and of spans, about six hours of a core; continues where it was left; QUICK=1
 # make bench-audit  labels flipped on purpose and looked for, beside cleanlab, two minutes
 # make bench-review  rows labelled by expected loss and at random, what F1 is after so many, ten minutes
 # make bench-promises  the precision that was promised beside what test rows reach, a minute
@@ -49,7 +48,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning defaults-encoder kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-spans-encoder bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning defaults-encoder kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
 
 setup: $(STAMP)
 
@@ -211,9 +210,6 @@ generation: $(STAMP)
 
 bench-spans-quality: $(STAMP)
 	$(BIN)/python benchmarks/span_quality.py $(if $(ROWS),--rows $(ROWS))
-
-bench-spans-encoder: $(MINILM)
-	$(BIN)/python benchmarks/span_quality.py --encoder
 
 bench-relations: $(STAMP)
 	$(BIN)/python benchmarks/relations.py

@@ -1,6 +1,6 @@
 """Fine-tune a small encoder with ZLPR and with its rivals: what does the loss do where labels are many?
 
-    make bench-encoder     (about five hours of a core; goes on where it was left, --hours N stops after a while,
+    make bench-encoder     (about six hours of a core; goes on where it was left, --hours N stops after a while,
                             --quick: minutes on few rows, writes nothing)
     python benchmarks/encoder.py --sets "reuters r90"     this set alone, to share the work between processes
 
@@ -8,15 +8,16 @@ Four kinds of fit, each from the same encoder, head weights and order of rows. W
 a fit: s > 0, the rule of `manyhot train`, one tuned threshold, the last two chosen by a tenth of the training rows. The
 rate of each kind is the best of three for a third of the rows by the same tenth; test rows choose nothing. Then three
 seeds at that rate. Each fit is written when it is done, and is not made again; what is missing is said to be missing.
+Spans of two sets are measured the same way, by encoder_spans.py.
 """
 
 import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 from defaults import ROOT, decided
+from encoder_spans import SpanRows, fitted_spans
 from manyhot.labels import CardinalityRange, cardinality_range
 from manyhot.split import stratified_split
 from manyhot.toolkit.choose.cross_fit import Held, Rule, choose_tau, fixed, prior_logits, score_by
@@ -66,6 +68,8 @@ RATES = (5e-5, 1e-4, 2e-4)
 SEEDS = (0, 1, 2)
 EPOCHS = 5
 LOOKS = 2  # at the rows held out, an epoch
+# Sets of spans, and how many types these have.
+SPANS = {"conll04": 4, "wnut17": 6}
 
 
 @dataclass(frozen=True)
@@ -226,11 +230,11 @@ def name_of(task: str, kind: str, rate: float, seed: int | str) -> str:
 
 
 def best_rate(done: dict[str, Any], task: str, kind: str) -> float | None:
-    """Return the rate with the best held-out rows under the rule; None while one is missing."""
+    """Return the rate with the best held-out rows under the first rule that moves scores; None while one is missing."""
     tried = {rate: done.get(name_of(task, kind, rate, "a third")) for rate in RATES}
     if not all(tried.values()):
         return None
-    of_rule = {rate: fit["decisions"]["rule"] for rate, fit in tried.items() if fit}
+    of_rule = {rate: list(fit["decisions"].values())[1] for rate, fit in tried.items() if fit}
     return max(of_rule, key=lambda rate: of_rule[rate]["held_micro"] + of_rule[rate]["held_macro"])
 
 
@@ -246,31 +250,47 @@ def wanted(done: dict[str, Any], names: list[str]) -> Iterator[tuple[str, str, s
                     yield name_of(task, kind, rate, f"seed {seed}"), task, kind, rate, seed, False
 
 
-def measure(given: dict[str, Task], encoder: Encoder, results: Path, *, hours: float, epochs: int = EPOCHS) -> dict:
+# (set, kind, rate, seed, whether on a third) to what is kept of the fit.
+Trial = Callable[[str, str, float, int, bool], dict[str, Any]]
+
+
+def trial_of(given: dict[str, Task], encoder: Encoder) -> Trial:
+    """Return what fits any set, each read once."""
+
+    @cache
+    def rows(task: str) -> Rows | SpanRows:
+        return SpanRows.read(task) if task in SPANS else rows_of(given[task], encoder)
+
+    def trial(task: str, kind: str, rate: float, seed: int, third: bool) -> dict[str, Any]:
+        used = rows(task).third() if third else rows(task)
+        if isinstance(used, SpanRows):
+            return fitted_spans(encoder, used, *KINDS[kind], rate, seed, EPOCHS)
+        return fitted(encoder, used, KINDS[kind], rate, seed)
+
+    return trial
+
+
+def measure(names: list[str], trial: Trial, results: Path, *, hours: float) -> dict[str, Any]:
     """Make the fits that are missing, each written when it is done, until the time is over."""
     done: dict[str, Any] = json.loads(results.read_bytes()) if results.exists() else {}
-    began, read_rows = time.monotonic(), {name: partial(rows_of, task, encoder) for name, task in given.items()}
-    rows: dict[str, Rows] = {}
-    for name, task, kind, rate, seed, third in wanted(done, list(given)):
+    began = time.monotonic()
+    for name, task, kind, rate, seed, third in wanted(done, names):
         if name in done:
             continue
         if time.monotonic() - began > 3600 * hours:
             print(f"{hours:g} hours are over; go on with the same command", flush=True)
             break
-        if task not in rows:
-            rows = {task: read_rows[task]()}
-        used = rows[task].third() if third else rows[task]
-        fit = fitted(encoder, used, KINDS[kind], rate, seed, epochs)
+        fit = trial(task, kind, rate, seed, third)
         if results.exists():  # another process may have written by now
             done.update(json.loads(results.read_bytes()))
         done[name] = fit
         write_file(results, to_json(done))
-        rule = done[name]["decisions"]["rule"]
-        print(f"{name}: {done[name]['seconds']:,.0f} s, held out {100 * rule['held_micro']:.1f} micro-F1", flush=True)
+        held = 100 * list(fit["decisions"].values())[1]["held_micro"]
+        print(f"{name}: {fit['seconds']:,.0f} s, held out {held:.1f} micro-F1", flush=True)
     return done
 
 
-def page_of(done: dict[str, Any], given: dict[str, Task]) -> str:
+def page_of(done: dict[str, Any], titles: dict[str, str]) -> str:
     """Write the tables as Markdown, and what is missing."""
     lines = [
         "# Fine-tuned encoders",
@@ -278,12 +298,12 @@ def page_of(done: dict[str, Any], given: dict[str, Task]) -> str:
         "`make bench-encoder`: all-MiniLM-L6-v2, all weights trained with AdamW, batches of 16, five epochs. Micro-",
         "and macro-F1 on test rows, mean and range over seeds. What a decision leaves open is chosen by a tenth of the",
         "training rows, and so is the rate, of three, by fits of a third of the others. The second table of a set has",
-        "the mean of micro- and macro-F1 on that tenth after so many steps, at the threshold with as many labels as",
-        "there are, mean over seeds.",
+        "the mean of micro- and macro-F1 on that tenth after so many steps, mean over seeds: of labels at the",
+        "threshold with as many as there are, of spans with the offset that this tenth then chooses.",
     ]
     missing = []
-    for task in given:
-        table = ["", f"| | rate | {' | '.join(DECISIONS)} |", f"|---|---|{'---|' * len(DECISIONS)}"]
+    for task, title in titles.items():
+        table: list[str] = []
         curves: dict[str, list[list[dict[str, float]]]] = {}
         lacking, rows = [], 0
         for kind in KINDS:
@@ -293,14 +313,15 @@ def page_of(done: dict[str, Any], given: dict[str, Task]) -> str:
             if len(there) < len(SEEDS):
                 lacking.append(f"{len(SEEDS) - len(there)} of {len(SEEDS)} seeds of {kind}")
             if there:
-                rows = there[0]["rows"]
-                cells = [spread([fit["decisions"][name] for fit in there]) for name in DECISIONS]
+                rows, decisions = there[0]["rows"], list(there[0]["decisions"])
+                cells = [spread([fit["decisions"][name] for fit in there]) for name in decisions]
+                table = table or [f"| | rate | {' | '.join(decisions)} |", f"|---|---|{'---|' * len(decisions)}"]
                 table.append(f"| {kind} | {rate:g} | {' | '.join(cells)} |")
-                curves[kind] = [fit["curve"] for fit in there]
+                curves[kind] = [apart(fit["curve"]) for fit in there]
         if lacking:
             missing.append(f"{task}: {', '.join(lacking) if curves else 'all'}")
         if curves:
-            lines += ["", f"## {task}, {given[task].labels} labels", "", f"{rows:,} rows fitted.", *table]
+            lines += ["", f"## {task}, {title}", "", f"{rows:,} rows fitted.", "", *table]
             steps = [look["step"] for look in next(iter(curves.values()))[0]]
             lines += ["", f"| | {' | '.join(f'{step:,}' for step in steps)} |", f"|---|{'---|' * len(steps)}"]
         for kind, found in curves.items():
@@ -308,6 +329,12 @@ def page_of(done: dict[str, Any], given: dict[str, Task]) -> str:
             lines.append(f"| {kind} | {' | '.join(f'{mean:.1f}' for mean in means)} |")
     lines += ["", f"Missing: {'; '.join(missing)}." if missing else "Nothing is missing."]
     return "\n".join(lines) + "\n"
+
+
+def apart(curve: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Leave out a look that comes just before the last one, where a mini-batch of an epoch is over."""
+    near = len(curve) > 2 and curve[-1]["step"] - curve[-2]["step"] < curve[0]["step"] / 2
+    return [*curve[:-2], curve[-1]] if near else curve
 
 
 def spread(measured: list[dict[str, float]]) -> str:
@@ -323,7 +350,7 @@ def spread(measured: list[dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=10.0, help="begin no fit after so many")
-    parser.add_argument("--sets", nargs="+", choices=tasks(), help="these alone")
+    parser.add_argument("--sets", nargs="+", choices=[*tasks(), *SPANS], help="these alone")
     parser.add_argument("--quick", action="store_true", help="one fit a kind on few rows; writes nothing")
     asked = parser.parse_args()
     encoder = Encoder.read(str(ENCODER), "cpu")
@@ -334,9 +361,16 @@ def main() -> None:
         for name, kind in KINDS.items():
             fit = fitted(encoder, rows, kind, 5e-5, 0, epochs=1)
             print(f"{name}: {fit['seconds']:.0f} s, s > 0 {spread([fit['decisions']['s > 0']])}", flush=True)
+        spans = SpanRows.read("conll04").few(80)
+        for name, kind in KINDS.items():
+            fit = fitted_spans(encoder, spans, *kind, 2e-4, 0, epochs=2)
+            said = spread([fit["decisions"]["one threshold"]])
+            print(f"spans, {name}: {fit['seconds']:.0f} s, with an offset {said}", flush=True)
         return
-    done = measure({name: given[name] for name in asked.sets or given}, encoder, RESULTS, hours=asked.hours)
-    write_file(PAGE, page_of(done, given).encode())
+    titles = {name: f"{task.labels} labels" for name, task in given.items()}
+    titles |= {name: f"spans of {types} types" for name, types in SPANS.items()}
+    done = measure(asked.sets or list(titles), trial_of(given, encoder), RESULTS, hours=asked.hours)
+    write_file(PAGE, page_of(done, titles).encode())
     print(f"wrote {RESULTS} and {PAGE}")
 
 

@@ -2,7 +2,6 @@
 
     make bench-spans-quality                      in full: all rows of four sets, three seeds; hours
     python benchmarks/span_quality.py --rows 600  a first look: so many training rows and test rows of each set
-    make bench-spans-encoder                      conll04 and wnut17 with a small pretrained encoder, trained too; hours
 
 Every method has the encoder, the rows, the schedule and the rule of `manyhot train --task spans`: a tenth of the
 training rows says when to stop and which offset is best, then all rows are fitted. F1 is of exact spans, on test rows
@@ -31,8 +30,6 @@ from manyhot.toolkit.disk.checkpoint import NO_CHECKPOINT
 from manyhot.toolkit.disk.fits import UNSAVED
 from manyhot.toolkit.models.adamw import descend, of_like_length
 from manyhot.toolkit.models.early_stopping import best_epoch
-from manyhot.toolkit.models.encoder import SCHEDULE as FINE_TUNED
-from manyhot.toolkit.models.pretrained import Encoder
 from manyhot.toolkit.spans.features import Vocabulary
 from manyhot.toolkit.spans.fit import CNN, WARM_UP, fit, held_out
 from manyhot.toolkit.spans.fit import plan as plan_of
@@ -44,7 +41,6 @@ from manyhot.toolkit.spans.sentences import Sentences
 
 DATA = Path(os.environ.get("MANYHOT_DATA", ROOT.parent / "shared" / "data"))
 RESULTS = ROOT / "benchmarks" / "results"
-ENCODER = ROOT / ".venv" / "encoder-data" / "all-MiniLM-L6-v2"
 # The file of test rows; cluener2020 has spans for its dev rows alone.
 SETS = {"conll04": "test", "wnut17": "test", "cluener2020": "dev", "germeval2014": "test"}
 
@@ -72,32 +68,22 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared: on which rows, by which encoder, how often.
+    """What is compared: on which rows, how often.
 
     Attributes:
         rows: of each set, at most; None: all.
-        encoder: a pretrained one, trained too, and no convolutions; there is no CRF on it.
         epochs: the most there are.
     """
 
     rows: int | None
-    encoder: bool
     epochs: int
     seeds: int
-
-    @property
-    def sets(self) -> tuple[str, ...]:
-        return SMALL if self.encoder else tuple(SETS)
-
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        return tuple(method for method in METHODS if method.loss != "crf" or not self.encoder)
 
     @property
     def place(self) -> Path:
         """The page; its numbers lie beside it."""
         of_rows = "" if self.rows is None else f"_{self.rows}"
-        return RESULTS / f"span_quality{'_encoder' if self.encoder else ''}{of_rows}.md"
+        return RESULTS / f"span_quality{of_rows}.md"
 
 
 class Crf(nn.Module):
@@ -208,8 +194,7 @@ def trial(name: str, method: Method, seed: int, compared: Plan) -> dict[str, Any
     files = {part: str(DATA / name / f"{part}.spans.jsonl.gz") for part in ("train", SETS[name])}
     options = {"data": files["train"], "test": files[SETS[name]], "task": "spans", "seed": seed}
     loss = "zlpr" if method.loss == "crf" else method.loss
-    model = f"encoder:{ENCODER}" if compared.encoder else "cnn"
-    config = make_config(None, [], options | {"loss": loss, "epochs": epochs, "model": model})
+    config = make_config(None, [], options | {"loss": loss, "epochs": epochs})
     training = read_spans(config)
     test = training.test
     assert test is not None
@@ -227,8 +212,7 @@ def trial(name: str, method: Method, seed: int, compared: Plan) -> dict[str, Any
         seconds = time.process_time() - began
         plain = offset = measured(crf_spans(crf, test), test, training)
     else:
-        encoder = Encoder.read(str(ENCODER), "cpu") if compared.encoder else None
-        learner = replace(plan_of(config, training, encoder, "cpu"), start=method.start)
+        learner = replace(plan_of(config, training, None, "cpu"), start=method.start)
         fitted = fit(learner, training, NO_CHECKPOINT, lambda *_: None)
         best, seconds = fitted.epochs, time.process_time() - began
         flat = not training.nested
@@ -246,8 +230,8 @@ def missing(results: list[dict[str, Any]], plan: Plan) -> list[str]:
     """Say which fits are to come, a line a set."""
     done = {(r["set"], r["method"], r["seed"]) for r in results}
     lines = []
-    for name in plan.sets:
-        left = {m.name: [s for s in range(plan.seeds) if (name, m.name, s) not in done] for m in plan.methods}
+    for name in SETS:
+        left = {m.name: [s for s in range(plan.seeds) if (name, m.name, s) not in done] for m in METHODS}
         if all(len(found) == plan.seeds for found in left.values()):
             lines.append(f"- missing of {name}: all")
         elif any(left.values()):
@@ -260,15 +244,15 @@ def page(results: list[dict[str, Any]], plan: Plan) -> str:
     """Write what is known so far."""
     rows = plan.rows
     size = "all rows" if rows is None else f"at most {rows:,} training rows and as many test rows, drawn once"
-    options = f"{' --encoder' if plan.encoder else ''}{'' if rows is None else f' --rows {rows}'}"
+    options = "" if rows is None else f" --rows {rows}"
     command = f"python benchmarks/span_quality.py{options} --epochs {plan.epochs}"
     facts = {"command": f"`{command}`", "rows": f"{size}, at most {plan.epochs} epochs"} | machine()
-    done, sets = len({(r["set"], r["method"], r["seed"]) for r in results}), plan.sets
+    done, fits = len({(r["set"], r["method"], r["seed"]) for r in results}), len(SETS) * len(METHODS) * plan.seeds
     lines = [
-        f"# Spans: losses on {'all-MiniLM-L6-v2, fine-tuned' if plan.encoder else 'the same encoder, and a CRF'}",
+        "# Spans: losses on the same encoder, and a CRF",
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
-        f"- fits: {done} of {len(sets) * len(plan.methods) * plan.seeds}; the same command goes on where it was left",
+        f"- fits: {done} of {fits}; the same command goes on where it was left",
         *missing(results, plan),
         "",
         "Micro-F1 of exact spans in per cent, on test rows (dev rows of cluener2020), mean over seeds: at scores "
@@ -277,10 +261,10 @@ def page(results: list[dict[str, Any]], plan: Plan) -> str:
         + ("" if rows is None else " Of so few rows only large differences say anything; in full it takes hours."),
         "",
     ]
-    lines += ["| | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
-    for method in plan.methods:
+    lines += ["| | " + " | ".join(SETS) + " |", "|---" * (len(SETS) + 1) + "|"]
+    for method in METHODS:
         cells = []
-        for name in sets:
+        for name in SETS:
             found = [r for r in results if (r["set"], r["method"]) == (name, method.name)]
             plain, offset = ([100 * r[key] for r in found] for key in ("f1", "f1_offset"))
             spread = f" ±{(max(offset) - min(offset)) / 2:.1f}" if len(found) > 1 else ""
@@ -289,8 +273,8 @@ def page(results: list[dict[str, Any]], plan: Plan) -> str:
         lines.append(f"| {method.name} | " + " | ".join(cells) + " |")
     lines += ["", "± is half the range over seeds. Processor seconds and epochs, mean over seeds:", ""]
     lines += ["| set | method | seeds | epochs | seconds |", "|---|---|---|---|---|"]
-    for name in sets:
-        for method in plan.methods:
+    for name in SETS:
+        for method in METHODS:
             found = [r for r in results if (r["set"], r["method"]) == (name, method.name)]
             if found:
                 times, ends = (np.mean([r[key] for r in found]) for key in ("seconds", "epochs"))
@@ -308,19 +292,17 @@ def known(plan: Plan) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, help="training rows and test rows of each set, at most")
-    parser.add_argument("--encoder", action="store_true", help="a pretrained encoder, on the two smaller sets")
     parser.add_argument("--epochs", type=int, help="the most there are; those of the command if left out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sets", nargs="+", choices=SETS, help="these alone, to share the work between processes")
     parser.add_argument("--page", action="store_true", help="write the page of what is known, and fit nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    epochs = given.epochs or (FINE_TUNED if given.encoder else CNN).epochs
-    plan = Plan(given.rows, given.encoder, epochs, given.seeds)
-    wanted = [name for name in plan.sets if name in (given.sets or plan.sets)]
+    plan = Plan(given.rows, given.epochs or CNN.epochs, given.seeds)
+    wanted = [name for name in SETS if name in (given.sets or SETS)]
     small = [name for name in wanted if name in SMALL]
     order = [(name, method, seed) for part in (small, [name for name in wanted if name not in SMALL])
-             for seed in range(plan.seeds) for method in plan.methods for name in part]  # fmt: skip
+             for seed in range(plan.seeds) for method in METHODS for name in part]  # fmt: skip
     for name, method, seed in () if given.page else order:
         if (name, method.name, seed) in {(r["set"], r["method"], r["seed"]) for r in known(plan)}:
             continue
