@@ -351,6 +351,14 @@ def test_bfloat16_is_calibrated_as_float32() -> None:
     same_fit(manyhot.fit_calibration(half, shares), manyhot.fit_calibration(half, shares.float()))
 
 
+def test_arrays_and_tensors_have_the_same_probabilities_of_soft_targets() -> None:
+    logits = np.linspace(-3, 3, 13)
+    for dtype in (np.float64, np.float32):
+        got = manyhot.proba(logits.astype(dtype), scale=0.1)
+        want = manyhot.proba(torch.from_numpy(logits.astype(dtype)), scale=0.1).numpy()
+        np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +372,7 @@ def test_bfloat16_is_calibrated_as_float32() -> None:
         (np.array([[0.0, 1.0], [np.nan, 0.0]]), np.zeros((2, 2)), r"logits must be finite; got NaN.*in row 1"),
         (np.zeros((2, 3)), np.full((2, 3), -1), r"needs known targets"),
         (np.zeros((2, 3)), np.array([0, 3]), r"class ids .* whole numbers in 0 to 2, or -1 .* unknown; got 3 in row 1"),
+        (np.array([[np.nan, 0.0], [0.0, np.inf], [0.0, 1.0]]), np.array([-1, 0, 1]), "logits must be finite.*in row 1"),
         (np.zeros((2, 3)), np.array([0.0, 1.0]), r"class ids must be whole numbers in 0 to 2; got float64"),
     ],
 )  # fmt: skip
@@ -377,6 +386,8 @@ def test_what_else_is_refused() -> None:
         manyhot.calibration_metrics(np.array([[0.5, 1.0], [1.5, 0.0]]), np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"probs must lie in \[0, 1\]; got others in row 0"):
         manyhot.calibration_metrics(np.array([[np.nan, 1.0]]), np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"probs must lie in \[0, 1\]; got others in row 2"):
+        manyhot.calibration_metrics(np.array([[9.0, 1.0], [0.5, 0.5], [1.0, 1.5]]), np.array([-1, 0, 1]))
     with pytest.raises(ValueError, match="bins must be 1 or more; got 0"):
         manyhot.calibration_metrics(np.zeros((1, 2)), np.zeros((1, 2)), bins=0)
     with pytest.raises(ValueError, match="calibration_metrics needs known targets"):

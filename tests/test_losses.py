@@ -239,6 +239,17 @@ def test_every_target_dtype_gives_the_same(case: Case, dtype: torch.dtype, gener
         near(got[1], want[1])
 
 
+@contract("extreme logits")
+def test_a_mean_is_finite_where_the_sum_of_rows_is_not(case: Case) -> None:
+    logits = torch.tensor([[1e38, -1e38]]).repeat(8, 1)
+    targets = torch.tensor([[0.0, 1.0]]).repeat(8, 1)
+    one = value_and_gradient(case, logits[:1], targets[:1], reduction="mean")[0]
+    mean, gradient = value_and_gradient(case, logits, targets, reduction="mean")
+    assert math.isfinite(one)
+    assert float(mean) == pytest.approx(float(one), rel=1e-5)
+    assert gradient.isfinite().all()
+
+
 @contract("infinite logits")
 def test_infinite_logits(case: Case) -> None:
     # Every row of three labels with these logits and targets. The loss of a row is what the formula says in the limit.

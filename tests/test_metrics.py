@@ -404,5 +404,8 @@ def test_unknown_classes_are_left_out():
         text = rf"class ids must lie in 0 to 8, or be -1 or -100 where unknown; got {wrong} in row 0"
         with pytest.raises(ValueError, match=text):
             manyhot.multiclass_metrics(scores, np.where(ids == 0, wrong, ids))
+    scores[ids == 2] = np.nan
+    with pytest.raises(ValueError, match=r"logits must not be NaN; got NaN in row 2"):
+        manyhot.multiclass_metrics(scores, np.where(ids == 0, -1, ids))
     with pytest.raises(ValueError, match="needs known classes; every class is unknown"):
         manyhot.multiclass_metrics(scores, np.full(40, -1))

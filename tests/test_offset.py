@@ -86,6 +86,13 @@ def test_unknown_cells_have_no_part_in_it_and_every_format_of_targets_is_read():
     np.testing.assert_array_equal(decided.numpy(), whole.decide(logits))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_an_offset_ties_no_logits_that_differ(dtype):
+    logits = torch.tensor([[1.0, 1.0078125]]).to(dtype)
+    assert manyhot.Decision(800.0, 0, 1).decide(logits).tolist() == [[0, 1]]
+    assert manyhot.Decision(0.5, 0, 1).decide([[0, 2**24, 2**24 + 1]]).tolist() == [[0, 0, 1]]
+
+
 @pytest.mark.parametrize(
     ("logits", "targets", "best", "said"),
     [

@@ -280,6 +280,22 @@ def test_draws_have_the_distribution_that_is_integrated(noise: str, generator: t
     assert (level - even).abs().max() < 2 / math.sqrt(n)  # Kolmogorov-Smirnov: once in a thousand by chance
 
 
+@pytest.mark.parametrize("noise", NOISES)
+def test_infinite_logits_come_first_or_last_and_chance_decides_among_them(noise: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def sampled(row: list[float], k: int) -> Tensor:
+        kind = Perturbed(noise)
+        return kind.inclusion_probabilities(torch.tensor(row), k, samples=2000, generator=generator)
+
+    inf, about = math.inf, 5 * 0.5 / math.sqrt(2000)
+    close(sampled([inf, inf, 0.0], 1), torch.tensor([0.5, 0.5, 0.0]), rtol=0, atol=about)
+    close(sampled([0.0, -inf, -inf], 2), torch.tensor([1.0, 0.5, 0.5]), rtol=0, atol=about)
+    close(sampled([inf, 0.0, -90.0], 2), torch.tensor([1.0, 1.0, 0.0]))
+    close(sampled([-inf, -inf], 1), torch.tensor([0.5, 0.5]), rtol=0, atol=about)
+    close(sampled([1e7, 1e7, -inf], 1), torch.tensor([0.5, 0.5, 0.0]), rtol=0, atol=about)
+
+
 def test_sampling_repeats_and_takes_any_shape() -> None:
     s = torch.randn(2, 3, 5)
     first, second = (
@@ -367,6 +383,16 @@ def test_log_p_is_right_where_p_underflows() -> None:
     assert loss.item() == pytest.approx(1e36 / 4, rel=1e-5)
     assert s.grad is not None
     assert s.grad.isfinite().all()
+    # A class without a chance is none, however far the others are apart.
+    for noise in ("normal", "laplace", "logistic"):
+        for d in (1e3, 1e7, 1e12):
+            s = torch.tensor([[0.0, d], [0.0, d], [0.0, d]], dtype=torch.float64)
+            with_absent = torch.cat((s, torch.full((3, 2), -math.inf, dtype=torch.float64)), -1)
+            y = torch.tensor([0, 0, 1])
+            want = exact_loss(s, y, noise=noise, log=True, reduction="none")
+            close(exact_loss(with_absent, y, noise=noise, log=True, reduction="none"), want, rtol=1e-8)
+            if noise == "normal" and d > 1e3:
+                assert want[0].item() == pytest.approx(d * d / 4, rel=1e-6)
     # Tails of other noise fall with the distance itself.
     tails: tuple[tuple[Any, float, float], ...] = (
         ("laplace", 1e4, 1e4 + math.log(4) - math.log(1e4 + 2)),

@@ -74,6 +74,23 @@ def test_labels_that_are_too_rare_are_named_and_never_predicted():
     assert not useless.too_rare[:3].any()
 
 
+@pytest.mark.parametrize(("precision", "least"), [(0.9, 10), (0.8, 5), (0.95, 20), (0.99, 100), (0.7, 4), (0.6, 3)])
+def test_a_label_is_too_rare_where_one_wrong_row_among_as_many_is_below_the_precision(precision, least):
+    logits, targets = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32), np.zeros((400, 2), dtype=int)
+    targets[:least, 0] = 1
+    targets[: least - 1, 1] = 1
+    assert manyhot.fit_decision(logits, targets, precision=precision).too_rare.tolist() == [False, True]
+
+
+def test_half_dtypes_whole_numbers_and_lists_are_decided_by_their_values():
+    found = manyhot.fit_decision(*some_rows(3000), precision=0.6)
+    logits = torch.from_numpy(some_rows(3000)[0])
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.int64):
+        same = logits.to(dtype)
+        assert (found.decide(same).numpy() == found.decide(same.double().numpy())).all()
+    assert (found.decide(logits[:5].tolist()) == found.decide(logits[:5].numpy())).all()
+
+
 def test_tensors_unknown_cells_and_sparse_targets():
     logits, targets = some_rows(800)
     found = manyhot.fit_decision(logits, targets, precision=0.8)

@@ -85,7 +85,9 @@ def test_a_million_labels_take_no_rows_by_labels() -> None:
     [
         ([[0, 1]], {"ks": (3,)}, r"labels must be ids of shape \(rows, at least 3\)"),
         ([[0.5, 1]], {"ks": (1,)}, "labels must be ids"),
-        ([[0, 1]], {"ks": (0,)}, "labels must be ids"),
+        ([[0, 1]], {"ks": (0, 1)}, r"ks must be whole numbers of 1 or more; got \(0, 1\)"),
+        ([[0, 1]], {"ks": ()}, r"ks must be whole numbers of 1 or more; got \(\)"),
+        ([[-1, 0]], {"ks": (1,)}, "labels must be ids, which count from 0; got -1"),
         ([[0, 1], [1, 2]], {"ks": (1,)}, "as many rows, at least one; got 2 and 1"),
         ([[1, 1]], {"ks": (2,)}, "must be distinct"),
         ([[0, 1]], {"ks": (1,), "propensity": [0.5]}, "a number in .* for each label, at least 3"),

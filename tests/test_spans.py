@@ -84,6 +84,7 @@ def test_no_span_at_all() -> None:
         (lambda: SpanTargets(torch.tensor([[0, 0, 2, 1]])), ValueError, "rows must say how many .* rows=None"),
         (lambda: SpanTargets(torch.tensor([[0, 2, 1]]), rows=1), ValueError, r"shape \(spans, 4\) .* got \(1, 3\)"),
         (lambda: SpanTargets(torch.tensor([[3, 0, 2, 1]]), rows=3), ValueError, "lie in 0 to 2; got 3"),
+        (lambda: SpanTargets(torch.tensor([[1, 0, 1, 0], [-1, 0, 1, 0]]), rows=2), ValueError, "lie in 0 to 1; got -1"),
         (lambda: SpanTargets(torch.zeros(1, 4), rows=3), TypeError, "got torch.float32"),
     ],
 )  # fmt: skip
@@ -106,6 +107,12 @@ def test_mask_and_share_count_the_cells_of_a_loop() -> None:
         share = span_share(targets, lengths, 3, max_width=width)
         cells = int(mask.sum())
         torch.testing.assert_close(share, torch.tensor([2.5, 1.5, 0.5]) / (cells + 1))
+    long = torch.tensor([250, 200])
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        for triangle in (True, False):
+            share = span_share(SpanTargets([[(0, 2, 0)], []]), long.to(dtype), 1, triangle=triangle)
+            cells = sum(n * (n + 1) // 2 if triangle else n**2 for n in long.tolist())
+            torch.testing.assert_close(share, torch.tensor([1.5]) / (cells + 1))
     pairs = span_mask(lengths, length, triangle=False)
     assert pairs[:, 0].tolist() == [
         [[i < n and j < n for j in range(length)] for i in range(length)] for n in lengths.tolist()

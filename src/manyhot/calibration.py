@@ -74,7 +74,7 @@ def proba(logits: Array, *, scale: float = 1.0, threshold: float | Any = 0.0) ->
         raise ValueError("threshold must be finite; got NaN or an infinite one.")
     values = np.asarray(logits)
     wide = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
-    return _sigmoid(2 * np.float32(scale) * (wide - np.asarray(threshold, dtype=wide.dtype)))
+    return _sigmoid(2 * wide.dtype.type(scale) * (wide - np.asarray(threshold, dtype=wide.dtype)))
 
 
 class Calibration(NamedTuple):
@@ -159,10 +159,9 @@ def fit_calibration(logits: Any, targets: Any) -> Calibration:
         Platt 1999; temperature scaling, Guo et al. 2017 (arXiv 1706.04599). That labels share what they have in common
         is ours.
     """
-    scores, truth, known = checked_rows(logits, targets, "logits")
-    if not np.isfinite(scores).all():
-        row = int((~np.isfinite(scores)).any(1).argmax())
-        raise ValueError(f"logits must be finite; got NaN or an infinite one in row {row}.")
+    scores, truth, known = checked_rows(
+        logits, targets, "logits", np.isfinite, "logits must be finite; got NaN or an infinite one in row {row}."
+    )
     if not known.any():
         raise ValueError("fit_calibration needs known targets; every target is unknown.")
     if truth.ndim == 1:
@@ -280,8 +279,14 @@ def _fit_classes(scores: np.ndarray, ids: np.ndarray) -> Calibration:
     return Calibration(np.full(classes, 1 / slope), numbers[1] * log_frequency, classes=True)
 
 
-def checked_rows(values: Any, targets: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return values and targets in float64 (class ids as integers), and which targets are known."""
+def checked_rows(
+    values: Any, targets: Any, name: str, fine: Callable[[np.ndarray], np.ndarray], said: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return values and targets in float64 (class ids as integers), and which targets are known.
+
+    Known values must be `fine`, or else it is `said` with the first {row} where one is not. Of class ids the rows that
+    nobody knows are left out of what is returned.
+    """
     values = np.asarray(array_of(values), dtype=np.float64)
     truth = written_out(targets, values.shape[-1] if values.ndim else 0)
     if values.ndim != 2 or not values.size or truth.shape not in (values.shape, values.shape[:1]):
@@ -300,6 +305,7 @@ def checked_rows(values: Any, targets: Any, name: str) -> tuple[np.ndarray, np.n
                 f"class ids must be whole numbers in 0 to {values.shape[1] - 1}, or -1 or -100 where unknown; "
                 f"got {truth[row]} in row {row}."
             )
+        _refuse(known & ~fine(values).all(1), said)
         values, truth = values[known], truth[known]
         return values, truth, np.ones(values.shape, dtype=bool)
     truth = np.where(known, truth, 0).astype(np.float64)
@@ -311,7 +317,13 @@ def checked_rows(values: Any, targets: Any, name: str) -> tuple[np.ndarray, np.n
             f"got {truth[row, label]:g} in row {row}, label {label}."
         )
     # An unknown cell may hold anything.
+    _refuse((known & ~fine(values)).any(1), said)
     return np.where(known, values, 0.0), truth, known
+
+
+def _refuse(rows: np.ndarray, said: str) -> None:
+    if rows.any():
+        raise ValueError(said.format(row=int(rows.argmax())))
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:

@@ -79,6 +79,19 @@ def decide(logits: Array, *, threshold: float | Any = 0.0, min_labels: int = 0, 
     return chosen.long()  # pyright: ignore
 
 
+def decide_above(logits: Any, offset: Any, *, min_labels: int, max_labels: int) -> Any:
+    """Return :func:`decide` of logits + offset, a number, or (labels,) float64; a tensor for a tensor.
+
+    In a half dtype the sum would make equal what is not. An offset halfway between two float32 needs float64.
+    """
+    scores = logits if isinstance(logits, Tensor) else tensor_of(logits)
+    by = tensor_of(offset).to(scores.device) if isinstance(offset, np.ndarray) else offset
+    exact = isinstance(offset, np.ndarray) or not scores.is_floating_point()
+    wide = scores.double() if exact else scores.to(torch.promote_types(scores.dtype, torch.float32))
+    found = decide(wide + by, min_labels=min_labels, max_labels=max_labels)
+    return found if isinstance(logits, Tensor) else found.numpy()
+
+
 def top_k(logits: Array, k: int | Array) -> Array:
     """Predict the k labels with the largest logits.
 

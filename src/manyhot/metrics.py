@@ -58,6 +58,8 @@ def multiclass_metrics(
         )
     if ids.size and not known.any():
         raise ValueError("multiclass_metrics needs known classes; every class is unknown.")
+    if (nan := known & np.isnan(scores).any(1)).any():
+        raise ValueError(f"logits must not be NaN; got NaN in row {int(nan.argmax())}.")
     scores, ids = scores[known], ids[known]
     classes = np.arange(scores.shape[1])
     preds = scores.argmax(1)[:, None] == classes if scores.size else np.zeros(scores.shape, dtype=bool)

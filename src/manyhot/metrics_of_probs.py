@@ -53,10 +53,8 @@ def calibration_metrics(probs: Any, targets: Any, *, bins: int = 15) -> dict[str
     """
     if bins < 1:
         raise ValueError(f"bins must be 1 or more; got {bins}.")
-    given, truth, known = checked_rows(probs, targets, "probs")
-    if not ((given >= 0) & (given <= 1)).all():
-        row = int((~((given >= 0) & (given <= 1))).any(1).argmax())
-        raise ValueError(f"probs must lie in [0, 1]; got others in row {row}. Logits go to Calibration.probs first.")
+    said = "probs must lie in [0, 1]; got others in row {row}. Logits go to Calibration.probs first."
+    given, truth, known = checked_rows(probs, targets, "probs", lambda p: (p >= 0) & (p <= 1), said)
     if not known.any():
         raise ValueError("calibration_metrics needs known targets; every target is unknown.")
     ids = truth if truth.ndim == 1 else None

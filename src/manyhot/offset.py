@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from manyhot.calibration import fit_calibration
-from manyhot.decisions import decide
+from manyhot.decisions import decide_above
 from manyhot.labels import CardinalityRange, cardinality_range, known_of, written_out
 from manyhot.promises import PrecisionDecision, promise
 from manyhot.targets import array_of
@@ -34,7 +34,7 @@ class Decision(NamedTuple):
 
     def decide(self, logits: Any) -> Any:
         """Predict label sets: :func:`manyhot.decide` of logits (..., labels), a tensor or an array."""
-        return decide(logits + self.offset, min_labels=self.min_labels, max_labels=self.max_labels)
+        return decide_above(logits, self.offset, min_labels=self.min_labels, max_labels=self.max_labels)
 
 
 @overload

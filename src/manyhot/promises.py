@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manyhot.calibration import Calibration
-from manyhot.decisions import decide
+from manyhot.decisions import decide_above
 
 # kappa, the rows that the calibration counts as, and z. They were compared with 0 to 60 and 0 to 2.3 on parts of
 # training files, where less confidence reaches less than was promised, and more predicts less.
@@ -53,10 +53,7 @@ class PrecisionDecision(NamedTuple):
 
     def decide(self, logits: Any) -> Any:
         """Predict label sets: :func:`manyhot.decide` of logits (..., labels), a tensor or an array."""
-        offset = self.offset
-        if not isinstance(logits, np.ndarray):
-            offset = logits.new_tensor(offset)
-        return decide(logits + offset, min_labels=self.min_labels, max_labels=self.max_labels)
+        return decide_above(logits, self.offset, min_labels=self.min_labels, max_labels=self.max_labels)
 
 
 def promise(
@@ -80,7 +77,8 @@ def promise(
     offset, promised, recall = np.full(labels, -np.inf), np.full(labels, np.nan), np.zeros(labels)
     positives, probs = (targets > 0).sum(0), calibration.probs(logits)
     # With fewer, a single wrong row among as many is below the precision, and none is above it: neither says it.
-    too_rare = positives * (1 - precision) < 1
+    # A hair less than 1 is 1: 10 * (1 - .9) is .9999999999999998 in floats.
+    too_rare = positives * (1 - precision) < 1 - 1e-9
     for label in np.flatnonzero(~too_rare):
         known = targets[:, label] >= 0
         scores, truth = logits[known, label], targets[known, label] > 0

@@ -37,8 +37,8 @@ def top_k_metrics(
         A row without positives has no hits, and counts in precision and nDCG.
 
     Raises:
-        ValueError: another number of rows, fewer labels than the largest k, a label twice in a row, propensities out of
-            range.
+        ValueError: another number of rows, ks that are not whole numbers of 1 or more, fewer labels than the largest, a
+            label below 0, or twice in a row, propensities out of range.
 
     Example:
         >>> import numpy as np, manyhot
@@ -50,12 +50,16 @@ def top_k_metrics(
         Jain, Prabhu and Varma, KDD 2016, section 4; the Extreme Classification Repository.
     """
     ids, most = array_of(labels), max(ks, default=0)
+    if min(ks, default=0) < 1:
+        raise ValueError(f"ks must be whole numbers of 1 or more; got {tuple(ks)}.")
     rows, positives, number = _positives(targets)
-    if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.shape[1] < most or min(ks, default=0) < 1:
+    if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.shape[1] < most:
         raise ValueError(f"labels must be ids of shape (rows, at least {most}); got {ids.dtype} of {ids.shape}.")
     if len(ids) != number or not number:
         raise ValueError(f"labels and targets must have as many rows, at least one; got {len(ids)} and {number}.")
     ids = ids[:, :most]
+    if (below := ids < 0).any():
+        raise ValueError(f"labels must be ids, which count from 0; got {int(ids[below][0])}.")
     if most > 1 and (np.diff(np.sort(ids, 1), axis=1) == 0).any():
         raise ValueError("labels of a row must be distinct; a label stands twice in one.")
     size = int(max(ids.max(initial=0), positives.max(initial=0))) + 1

@@ -226,8 +226,10 @@ def _triples(spans: Sequence[Sequence[Sequence[Any]]] | Tensor, rows: int | None
                 "a tensor of spans must have shape (spans, 4) with row, start, end, type, and rows must say how many "
                 f"rows there are; got {tuple(spans.shape)} and rows={rows}."
             )
-        if values_readable(spans) and bool(((spans[:, 0] < 0) | (spans[:, 0] >= rows)).any()):
-            raise ValueError(f"the rows of spans must lie in 0 to {rows - 1}; got {int(spans[:, 0].max())}.")
+        row = spans[:, 0]
+        outside = (row < 0) | (row >= rows)
+        if values_readable(spans) and bool(outside.any()):
+            raise ValueError(f"the rows of spans must lie in 0 to {rows - 1}; got {int(row[outside][0])}.")
     if triples.is_floating_point() or triples.is_complex() or triples.dtype == torch.bool:
         raise TypeError(f"spans must be integers, positions of tokens and ids of types; got {triples.dtype}.")
     return triples.long(), rows
@@ -294,6 +296,7 @@ def span_share(
     longest = int(lengths.max()) if len(lengths) else 0
     targets.check(num_types, longest, lengths=lengths, max_width=max_width, triangle=triangle)
     counts = torch.bincount(targets.cells[:, 1], minlength=num_types)
+    lengths = lengths.long()  # the cells of a row are too many for a small dtype
     widest = lengths if max_width is None else lengths.clamp(max=max_width)
     # Spans of 1, 2, ... tokens: there are length, length - 1, ... of them.
     valid = (widest * lengths - widest * (widest - 1) // 2 if triangle else lengths**2).sum()

@@ -425,3 +425,10 @@ def test_lists_take_no_rows_x_labels_memory():
     lists = plan_mlp(10**6, 1000, 10**5, loss=LISTED_LOSSES["zlpr"], listed=True, **options).memory.bytes
     assert dense > 10**5 * 10**5 * 12
     assert lists < 3e9
+
+
+def test_held_out_rows_are_no_rows_of_another_file(folder, tmp_path):
+    train(Config(data=str(folder / "train.txt"), weights="sparse", out=str(tmp_path / "r")))
+    found = json.loads((tmp_path / "r" / "findings.json").read_bytes())
+    assert found["measured"]["part"] == "held_out"
+    assert not any("among the training rows alike" in warning["text"] for warning in found["warnings"])

@@ -19,8 +19,10 @@ from manyhot.reduction import Reduction, reduce
 
 Noise = Literal["gumbel", "normal", "logistic", "laplace", "exponential", "uniform"]
 
-# So many scales of the noise below the best logit, a class never wins.
+# So many scales of the noise below another logit, a class never wins.
 FAR = 1e6
+# The same for noise that is drawn, whose last digits still count at this distance.
+DRAWN_FAR = 1e4
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Perturbed:
     ) -> Tensor:
         """Estimate how often each label is among the k largest after noise, by sampling; k = 1 estimates `probs`.
 
-        The error of a probability p is about sqrt(p (1 - p) / samples). No gradient.
+        The error of a probability p is about sqrt(p (1 - p) / samples). No gradient. Labels of +inf come first, of
+        -inf last, equal ones by chance.
 
         Returns:
             The shape of logits (..., labels), float32 (float64 for float64 logits), each row summing to k.
@@ -98,7 +101,12 @@ class Perturbed:
             raise ValueError(f"k must lie in 0 to {logits.shape[-1]}, the number of labels; got {k}.")
         if samples < 1:
             raise ValueError(f"samples must be 1 or more; got {samples}.")
-        mu = logits.to(_returned(logits)) / self.scale
+        mu = logits.to(_wide(logits)) / self.scale
+        finite = mu.isfinite()
+        # From the best one, so that the digits of the noise are kept.
+        mu = mu - _or_0(torch.where(finite, mu, -math.inf).amax(-1, keepdim=True))
+        least = _or_0(torch.where(finite, mu, math.inf).amin(-1, keepdim=True))
+        mu = torch.where(finite, mu, torch.where(mu > 0, DRAWN_FAR, least - DRAWN_FAR))
         counts = torch.zeros_like(mu)
         at_once = max(1, BLOCK // max(mu.numel(), 1))
         for start in range(0, samples, at_once):
@@ -110,7 +118,7 @@ class Perturbed:
             noise = -draw().log() if self.noise == "gumbel" else DENSITIES[self.noise].sample(draw)
             chosen = (mu + noise).topk(k, dim=-1).indices
             counts += torch.zeros_like(noise).scatter_(-1, chosen, 1).sum(0)
-        return counts / samples
+        return (counts / samples).to(_returned(logits))
 
 
 def exact_loss(
@@ -233,13 +241,23 @@ def _returned(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
+def _wide(logits: Tensor) -> torch.dtype:
+    return torch.float32 if logits.device.type == "mps" else torch.float64
+
+
+def _or_0(values: Tensor) -> Tensor:
+    return torch.where(values.isinf(), 0, values)
+
+
 def _finite(logits: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return finite logits over scale, and which classes have no chance: -inf, or beside one that is +inf."""
-    mu = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64) / scale
+    mu = logits.to(_wide(logits)) / scale
     certain = mu == math.inf
     mu = torch.where(certain.any(-1, keepdim=True), torch.where(certain, 0, -math.inf), mu)
     absent = mu == -math.inf
     mu = torch.where(absent, -math.inf, mu)
-    # From the best one, so that differences keep their digits; an absent class is too far below for any noise.
-    top = mu.detach().amax(-1, keepdim=True)
-    return torch.where(absent, -FAR, mu - torch.where(top.isinf(), 0, top)), absent
+    # From the best one, so that differences keep their digits; an absent class is too far below for any noise, also
+    # halfway to the last of the others, where that one would win.
+    mu = mu - _or_0(mu.detach().amax(-1, keepdim=True))
+    least = _or_0(torch.where(absent, math.inf, mu.detach()).amin(-1, keepdim=True))
+    return torch.where(absent, (2 * least - FAR).clamp(min=torch.finfo(mu.dtype).min), mu), absent

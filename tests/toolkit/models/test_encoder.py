@@ -435,43 +435,36 @@ def test_the_benchmark_starts_where_it_says_and_measures_what_it_says(checkpoint
         assert sums["rule"] >= sums["one threshold"] - 1e-9
 
 
-def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path, monkeypatch):
+def test_the_benchmark_goes_on_and_says_what_is_missing(tmp_path):
     made = []
 
-    def fitted(encoder, rows, kind, rate, seed, epochs):
-        made.append((kind.loss, rate, seed))
+    def trial(task, kind, rate, seed, third):
+        made.append((bench.KINDS[kind].loss, rate, seed))
         micro = 0.9 if rate == 5e-5 else 0.5
         part = {"held_micro": micro, "held_macro": 0.5, "test_micro": micro - 0.01 * seed, "test_macro": 0.25}
         if len(made) == 14:
             raise Killed
-        curve = [{"step": step, "held": 0.5 + step / 10000} for step in (500, 1000)]
+        curve = [{"step": step, "held": 0.5 + step / 10000} for step in (500, 1000, 1003)]
         return {"decisions": dict.fromkeys(bench.DECISIONS, part), "curve": curve, "rows": 600, "seconds": 1.0}
 
-    class Nothing:
-        def third(self):
-            return self
-
-    monkeypatch.setattr(bench, "fitted", fitted)
-    monkeypatch.setattr(bench, "rows_of", lambda task, encoder: Nothing())
-    given: Any = {"set": bench.Task(Config(data="d.jsonl"), 28)}
-    encoder: Any = None
-    results = tmp_path / "encoder.json"
+    titles, results = {"set": "28 labels", "other": "2 labels"}, tmp_path / "encoder.json"
     with pytest.raises(Killed):
-        bench.measure(given, encoder, results, hours=1)
+        bench.measure(["set"], trial, results, hours=1)
     assert len(json.loads(results.read_bytes())) == 13  # four kinds at three rates, and the first seed of one kind
-    page = bench.page_of(json.loads(results.read_bytes()), given | {"other": given["set"]})
+    page = bench.page_of(json.loads(results.read_bytes()), titles)
     assert "| ZLPR | 5e-05 | 90.0 / 25.0 | 90.0 / 25.0 | 90.0 / 25.0 |" in page
     assert "## set, 28 labels\n\n600 rows fitted.\n\n| | rate |" in page
     assert "Missing: set: 2 of 3 seeds of ZLPR, 3 of 3 seeds of BCE from zero, " in page
     assert page.endswith("; other: all.\n")
-    assert bench.measure(given, encoder, results, hours=-1) == json.loads(results.read_bytes())
-    done = bench.measure(given, encoder, results, hours=1)
+    assert bench.measure(["set"], trial, results, hours=-1) == json.loads(results.read_bytes())
+    done = bench.measure(["set"], trial, results, hours=1)
     assert len(done) == 12 + 4 * 3
     assert len(made) == len(done) + 1  # the one that was interrupted
     assert all(rate == 5e-5 for _, rate, _ in made[12:])
-    page = bench.page_of(done, given)
+    del titles["other"]
+    page = bench.page_of(done, titles)
     assert "| focal with prior | 5e-05 | 89.0 (88.0 to 90.0) / 25.0 (25.0 to 25.0) |" in page
-    assert "| | 500 | 1,000 |\n|---|---|---|\n| ZLPR | 55.0 | 60.0 |" in page
+    assert "| | 500 | 1,003 |\n|---|---|---|\n| ZLPR | 55.0 | 60.0 |" in page
     assert "Nothing is missing." in page
 
 

@@ -132,6 +132,16 @@ def test_whole_fit_of_sparse_rows_is_bitwise_the_same_with_any_number_of_threads
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("size", [1, 7, 255, 256, 300])
+def test_a_dense_row_has_the_same_bits_whatever_rows_come_with_it(size):
+    rng = np.random.default_rng(0)
+    model = Linear(torch.from_numpy(rng.normal(size=(57, 20)).astype(np.float32)), torch.zeros(20))
+    X = rng.normal(size=(600, 57)).astype(np.float32)
+    parts = [model.logits(X[first : first + size]) for first in range(0, 600, size)]
+    np.testing.assert_array_equal(np.concatenate(parts), model.logits(X))
+    assert model.logits(X[:0]).shape == (0, 20)
+
+
 def test_logits_are_the_product_plus_the_bias():
     X, _ = example()
     model = Linear(torch.randn(6, 3), torch.randn(3))

@@ -86,6 +86,7 @@ def test_a_row_has_the_same_bits_whatever_rows_come_with_it(layout, size):
     whole = net.logits(X)
     parts = np.concatenate([net.logits(X[first : first + size]) for first in range(0, 600, size)])
     np.testing.assert_array_equal(parts, whole)
+    assert net.logits(X[:0]).shape == (0, whole.shape[1])
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean(monkeypatch):

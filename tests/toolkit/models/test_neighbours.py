@@ -102,7 +102,10 @@ def test_a_row_has_the_same_bits_whatever_rows_come_after_it(kind):
     X, _ = rows_of(module.BLOCK + 40, 1)
     of = sp.csr_array if kind == "sparse" else np.asarray
     neighbours = Neighbours.of(of(training), targets).weighing((1.0, 1.0))
-    np.testing.assert_array_equal(neighbours.votes(of(X))[: module.BLOCK], neighbours.votes(of(X[: module.BLOCK])))
+    whole = neighbours.votes(of(X))
+    for size in (1, 7, module.BLOCK):
+        parts = [neighbours.votes(of(X[first : first + size])) for first in range(0, len(X), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])

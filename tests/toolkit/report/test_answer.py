@@ -15,6 +15,7 @@ def beside(**methods):
     for name, (micro, macro) in {"default": ((0, -1, 1), (0, -1, 1)), **methods}.items():
         own = name.replace("_", "+").replace("labels", "label-thresholds")
         row = default | {"name": "zlpr+prior+neighbours" if name == "default" else own, "loss": own.split("+")[0]}
+        row["loss"] = "zlpr" if name == "default" else row["loss"]
         difference = {
             key: {"than": "bce", "value": value / 100, "interval": [low / 100, high / 100]}
             for key, (value, low, high) in (("micro_f1", micro), ("macro_f1", macro))
@@ -112,3 +113,18 @@ def test_rare_f1_of_a_handful_of_rows_is_no_headline(rows, shown):
 
 def test_a_label_that_training_never_had_is_no_rare_one():
     assert rare_rows({"train_counts": [0, 1, 8, 9], "test_counts": [50, 2, 3, 70]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("typed", "method", "line"),
+    [
+        ("reviews.csv --jobs 2 --resume", 0, "reviews.csv"),
+        ("reviews.csv --jobs=2 --folds 4", 1, "reviews.csv --loss focal --tau 0"),
+        ("--config old.toml", 0, "--config old.toml --loss zlpr"),
+        ("--config old.toml", 1, "--config old.toml --loss focal --tau 0"),
+        ("reviews.csv --set loss=focal", 0, "reviews.csv --set loss=focal --loss zlpr"),
+    ],
+)
+def test_the_line_trains_what_was_compared_whatever_else_was_typed(typed, method, line):
+    compared = beside(focal=(UP, UP)) | {"command": f"manyhot compare {typed}"}
+    assert train_command(compared, compared["methods"][method]) == f"manyhot train {line}"

@@ -303,13 +303,19 @@ def reserved(
             raise InputError(
                 f"{path}: expected a place where a folder can be made; {reason}. Choose another --out."
             ) from None
-        with open(partial / LOCK, "wb") as lock:
+        try:
+            lock = open(partial / LOCK, "wb")
+        except FileNotFoundError:
+            continue  # another removed the folder between two lines of ours
+        with lock:
             if not _lock(lock):
                 if config.out or resume:
                     raise InputError(
                         f"{path}: another manyhot is training there; wait for it, or choose another --out."
                     )
                 continue  # it took the number between two lines of ours
+            if not _stands(lock, partial / LOCK):
+                continue  # another ended, and removed what is locked here
             checkpoint = Checkpoint(partial, bound)
             try:
                 if checkpoint.exists:
@@ -388,6 +394,14 @@ def _lock(file: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def _stands(file: Any, path: Path) -> bool:
+    """Say whether an open file is still the one at its place."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_locked(folder: Path) -> bool:

@@ -15,8 +15,9 @@ from torch import Tensor
 from manyhot.split import stratified_split
 from manyhot.toolkit.disk.fits import Arrays, Bookmark, Fits
 from manyhot.toolkit.models.adamw import Schedule, descend, of_like_length
+from manyhot.toolkit.models.blocks import BLOCK
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.model import BLOCK, Memory, Model, Outcome, Progress, Score
+from manyhot.toolkit.models.model import Memory, Model, Outcome, Progress, Score
 from manyhot.toolkit.models.processes import ALONE, Group, Share
 from manyhot.toolkit.models.ranked import TOP
 from manyhot.toolkit.objectives import ListedLoss, Loss

@@ -6,14 +6,14 @@ import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics.pairwise import rbf_kernel
 
+from manyhot.toolkit.models.blocks import in_blocks, product
+
 # benchmarks/pieces.py chose it on training rows; 300 and 600 are no better with votes of nearest rows beside them.
 LANDMARKS = 100
 MOST_NUMBERS = 2000
 # Directions of the landmarks that are smaller than this part of the largest are noise of rounding.
 LEAST_EIGENVALUE = 1e-4
 SEED = 0
-# As many rows at once as a model predicts at once: the last bits of a row do not depend on the rows beside it.
-BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Kernel:
 
     def columns(self, numbers: np.ndarray) -> np.ndarray:
         """Return (rows, columns) float64."""
-        found = np.empty((len(numbers), self.size))
-        for first in range(0, len(numbers), BLOCK):
-            block = numbers[first : first + BLOCK].astype(np.float64)
-            near = rbf_kernel(block, self.landmarks.astype(np.float64), gamma=float(self.gamma[0]))
-            found[first : first + BLOCK] = near @ self.basis - self.mean
-        return found
+        landmarks, gamma = self.landmarks.astype(np.float64), float(self.gamma[0])
+
+        def of_block(block: np.ndarray) -> np.ndarray:
+            return product(rbf_kernel(block.astype(np.float64), landmarks, gamma=gamma), self.basis) - self.mean
+
+        return in_blocks(numbers, of_block, self.size, np.float64)
 
     @property
     def size(self) -> int:

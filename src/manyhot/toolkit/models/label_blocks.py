@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from manyhot.labels import label_counts, label_prior
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark
 from manyhot.toolkit.models import lbfgs
+from manyhot.toolkit.models.blocks import BLOCK
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.lbfgs import Fit, Rows, Space, Weights, minimise
 from manyhot.toolkit.models.linear import LABELS, LBFGS_VECTORS, mean_squared_length
-from manyhot.toolkit.models.model import BLOCK, Around, Memory, Progress, free_memory, unheard
+from manyhot.toolkit.models.model import Around, Memory, Progress, free_memory, unheard
 from manyhot.toolkit.models.products import Product, transposed
 from manyhot.toolkit.models.ranked import TOP, Best, Ranked
 from manyhot.toolkit.models.working_rows import LEAST, TOPIC, Working, are_rare, means_of, topics_of, working_rows
@@ -54,10 +55,11 @@ class SparseLinear:
 
     def logits(self, X: DesignMatrix) -> np.ndarray:
         """Return (rows, labels) float32."""
-        blocks = [X[first : first + BLOCK] for first in range(0, X.shape[0], BLOCK)]
-        # Each row is summed by itself, in the order of its features.
-        products = [sp.csr_array(block) @ self.weight for block in blocks]
-        return np.concatenate([product.toarray() for product in products]).astype(np.float32) + self.bias
+        found = np.empty((X.shape[0], len(self.bias)), np.float32)
+        for first in range(0, len(found), BLOCK):
+            # Each row is summed by itself, in the order of its features.
+            found[first : first + BLOCK] = (sp.csr_array(X[first : first + BLOCK]) @ self.weight).toarray()
+        return found + self.bias
 
     def shifted(self, by: np.ndarray) -> "SparseLinear":
         """Return the model whose logits are higher by `by`, a number a label."""

@@ -18,9 +18,10 @@ from manyhot.labels import label_prior
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark, Fits
 from manyhot.toolkit.models import lbfgs
 from manyhot.toolkit.models.adamw import Schedule, descend
+from manyhot.toolkit.models.blocks import in_blocks, product
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.lbfgs import Fit, Rows, Space, Weights, minimise
-from manyhot.toolkit.models.model import BLOCK, Around, Memory, Outcome, Progress, free_memory, tensors, unheard
+from manyhot.toolkit.models.model import Around, Memory, Outcome, Progress, free_memory, tensors, unheard
 from manyhot.toolkit.models.products import Product, transposed
 from manyhot.toolkit.objectives import Loss, Route, bce_of_labels
 
@@ -62,8 +63,7 @@ class Linear:
         weight, bias = self.weight.numpy(), self.bias.numpy()
         if sp.issparse(X):  # each row is summed by itself
             return Product(X)(weight) + bias
-        blocks = [X[first : first + BLOCK] @ weight for first in range(0, X.shape[0], BLOCK)]
-        return np.concatenate(blocks) + bias
+        return in_blocks(X, lambda block: product(block, weight), len(bias)) + bias
 
     def shifted(self, by: np.ndarray) -> "Linear":
         """Return the model whose logits are higher by `by`, a number a label."""

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.adamw import Schedule
+from manyhot.toolkit.models.blocks import in_blocks
 from manyhot.toolkit.models.early_stopping import HELD, NetLearner, listed_bytes
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.linear import mean_squared_length
-from manyhot.toolkit.models.model import BLOCK, Around, Memory, Score, free_memory, tensors
+from manyhot.toolkit.models.model import Around, Memory, Score, free_memory, tensors
 from manyhot.toolkit.models.processes import Share
 from manyhot.toolkit.objectives import Loss
 
@@ -82,19 +83,10 @@ class Mlp:
 
     def logits(self, X: DesignMatrix) -> np.ndarray:
         """Return (rows, labels) float32."""
-        blocks = []
         with torch.no_grad():
-            for first in range(0, X.shape[0], BLOCK):
-                part = X[first : first + BLOCK]
-                rows = part.shape[0]
-                if rows < BLOCK and sp.issparse(part):
-                    part = sp.csr_array(part)
-                    part.resize(BLOCK, X.shape[1])
-                elif rows < BLOCK:
-                    part = np.pad(part, ((0, BLOCK - rows), (0, 0)))
-                logits = self.hidden(part) @ self.weight + self.bias
-                blocks.append(logits[:rows].cpu().numpy())
-        return np.concatenate(blocks)
+            return in_blocks(
+                X, lambda block: (self.hidden(block) @ self.weight + self.bias).cpu().numpy(), len(self.bias)
+            )
 
     def shifted(self, by: np.ndarray) -> "Mlp":
         """Return the model whose logits are higher by `by`, a number a label."""

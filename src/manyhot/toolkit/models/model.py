@@ -21,9 +21,6 @@ from manyhot.toolkit.objectives import Loss
 Score = Callable[[Any, Any], float]
 # Called with the step that was made, how many there are at most, the mean loss, and the score of rows held out, if any.
 Progress = Callable[[int, int, float, float | None], None]
-# Prediction goes by blocks of exactly so many rows, so that a row's logits have the same bits whatever rows come with
-# it: products of other shapes may round otherwise. Who predicts a file in parts cuts it at multiples of this.
-BLOCK = 256
 
 
 # Slopes and constants of the linear function that logits are around one row.

@@ -10,8 +10,8 @@ import torch
 
 from manyhot.labels import label_prior
 from manyhot.toolkit.disk.fits import Arrays
+from manyhot.toolkit.models.blocks import BLOCK, in_blocks, product
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.model import BLOCK
 from manyhot.toolkit.models.products import Product
 
 # How many rows are heard, each number by itself: few are near, many are sure.
@@ -100,7 +100,7 @@ class Neighbours:
     def _similar(self, block: DesignMatrix) -> np.ndarray:
         """Return the products of rows of length 1 with all rows here."""
         if not sp.issparse(block):
-            return block @ self.rows.T
+            return in_blocks(block, lambda rows: product(rows, self.rows.T), self.rows.shape[0])
         # Half the time of scipy's product of two sparse matrices, to the same bits: most pairs of rows share a feature.
         found = np.empty((block.shape[0], self.rows.shape[0]), np.float32)
         some = min(max(MOST_NUMBERS // max(block.shape[1], 1), 1), MOST_AT_ONCE)

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from manyhot.labels import CardinalityRange
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.model import BLOCK
+from manyhot.toolkit.models.blocks import BLOCK
 
 # Labels that a row keeps.
 TOP = 100

@@ -19,7 +19,9 @@ JUDGED = ("micro_f1", "macro_f1")
 HANDFUL = 30
 RARE = 8
 # Options of `manyhot compare` alone, with a value and without.
-COMPARING, FLAGS = ("--losses", "--folds", "--seeds", "--out"), ("--resume", "--json")
+COMPARING, FLAGS = ("--losses", "--folds", "--seeds", "--jobs", "--out"), ("--resume", "--json")
+# Where an option may say a loss, which `manyhot compare` has no use for and `manyhot train` has.
+SAYING = ("--config", "--set")
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,13 @@ def _said(differences: dict[str, dict[str, Any]], others: dict[str, str], titles
 
 def train_command(comparison: dict[str, Any], method: dict[str, Any]) -> str | None:
     """Write the line that trains as a method was trained; None where `manyhot train` cannot."""
-    options = _options(comparison, method)
+    words = shlex.split(comparison["command"])[2:]
+    said = any(word.partition("=")[0] in SAYING for word in words)
+    options = _options(comparison, method, said=said)
     if options is None:
         return None
-    words = shlex.split(comparison["command"])
     kept, skip = [], False
-    for word in words[2:]:
+    for word in words:
         option, joined, _ = word.partition("=")
         if skip or option in FLAGS:
             skip = False
@@ -106,17 +109,22 @@ def train_command(comparison: dict[str, Any], method: dict[str, Any]) -> str | N
     return shlex.join(["manyhot", "train", *kept, *options])
 
 
-def _options(comparison: dict[str, Any], method: dict[str, Any]) -> list[str] | None:
+def _options(comparison: dict[str, Any], method: dict[str, Any], *, said: bool) -> list[str] | None:
+    """Return what says the method; `said`: all of it, as the other options may say another."""
     name, loss = method["name"], method["loss"]
-    if name == comparison["default"]:
+    if name == comparison["default"] and not said:
         return []
     if "threshold" in name:
         return None
     if comparison.get("task") in MARKED_TEXTS:
         default = next(other for other in comparison["methods"] if other["name"] == comparison["default"])
-        differ = [option for option in ("loss", "design") if method.get(option) != default.get(option)]
+        differ = [
+            option
+            for option in ("loss", "design")
+            if method.get(option) != default.get(option) or (said and method.get(option))
+        ]
         return [word for option in differ for word in (f"--{option}", method[option])]
-    loss_options = [] if comparison["default"].startswith(loss) else ["--loss", loss]
+    loss_options = ["--loss", loss] if said or not comparison["default"].startswith(loss) else []
     if "+prior" not in name:
         return [*loss_options, "--tau", "0"]
     without = comparison["default"].endswith("+neighbours") and not name.endswith("+neighbours")

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from manyhot.toolkit.errors import visible
-from manyhot.toolkit.report.metric_names import MEASURED_ON, SPAN_TITLES, TITLES, written
+from manyhot.toolkit.report.metric_names import MEASURED_ON, titles_of, written
 
 # What the Hub calls what a run does.
 PIPELINES = {"spans": "token-classification", "relations": "token-classification"}
 # Metrics in the head, where a program reads them; the page has the others too.
 HEADLINES = ("accuracy", "micro_f1", "macro_f1")
+TRIPLE_HEADLINES = ("triple_micro_f1", "triple_macro_f1")
 SHOWN_LABELS = 40
 
 
@@ -24,9 +25,9 @@ def card(findings: dict[str, Any]) -> str:
         findings: of the run's folder.
     """
     spans = findings["task"] in PIPELINES
-    titles = SPAN_TITLES if spans else TITLES
     part = findings["measured"]["part"]
     metrics, name = findings["metrics"][part], findings["data"]
+    titles = titles_of([metrics])
     low_high = "" if spans else _sizes(findings)
     lines = [
         *_head(findings, metrics, part),
@@ -53,7 +54,8 @@ def card(findings: dict[str, Any]) -> str:
         "|---|---:|",
         *(f"| {title} | {written(key, metrics[key])} |" for key, title in titles.items() if key in metrics),
         "",
-        *_labels(findings, "type" if spans else "label"),
+        *(_kinds(findings["relations"], "relation", "triples") if "relations" in findings else []),
+        *(_kinds(findings["types"], "type", "spans") if spans else _kinds(findings["labels"], "label", "rows")),
         "## Limits",
         "",
         *(f"- {_plain(warning['text'])}{_named(warning)}" for warning in findings["warnings"]),
@@ -111,7 +113,7 @@ def _head(findings: dict[str, Any], metrics: dict[str, Any], part: str) -> list[
         "    metrics:",
         *(
             line
-            for key in HEADLINES
+            for key in (TRIPLE_HEADLINES if "relations" in findings else HEADLINES)
             if metrics.get(key) is not None
             for line in (f"    - type: {key}", f"      value: {round(float(metrics[key]), 4)}")
         ),
@@ -121,11 +123,13 @@ def _head(findings: dict[str, Any], metrics: dict[str, Any], part: str) -> list[
 
 
 def _things(findings: dict[str, Any]) -> str:
-    number = f"{len(_rows(findings)):,}"
+    number = f"{len(findings['types' if findings['task'] in PIPELINES else 'labels']):,}"
+    if findings["task"] == "relations":
+        return f"spans of {number} types and {len(findings['relations']):,} relations between them"
     return {
         "multilabel": f"the set of labels of a row, out of {number},",
         "multiclass": f"the one class of a row, out of {number},",
-    }.get(findings["task"], f"{findings['task']} of {number} types")
+    }.get(findings["task"], f"spans of {number} types")
 
 
 def _read_from(findings: dict[str, Any]) -> str:
@@ -139,26 +143,21 @@ def _sizes(findings: dict[str, Any]) -> str:
     )
 
 
-def _labels(findings: dict[str, Any], what: str) -> list[str]:
-    things = "rows" if "labels" in findings else "spans"
-    rows = sorted(_rows(findings), key=lambda label: (-label[f"train_{things}"], label["name"]))
+def _kinds(kinds: list[dict[str, Any]], what: str, things: str) -> list[str]:
+    """Write a table of labels, types or relations, the most frequent first: `things` is what each was counted in."""
+    rows = sorted(kinds, key=lambda kind: (-kind[f"train_{things}"], kind["name"]))
     shown = rows[:SHOWN_LABELS]
     more = len(rows) - len(shown)
     return [
         f"| {what} | in training | measured | F1 |",
         "|---|---:|---:|---:|",
         *(
-            f"| {_plain(label['name'])} | {label[f'train_{things}']:,} | {label[things]:,} | "
-            f"{written('f1', label['f1'])} |"
-            for label in shown
+            f"| {_plain(kind['name'])} | {kind[f'train_{things}']:,} | {kind[things]:,} | {written('f1', kind['f1'])} |"
+            for kind in shown
         ),
         *([f"| and {more:,} more | | | |"] if more else []),
         "",
     ]
-
-
-def _rows(findings: dict[str, Any]) -> list[dict[str, Any]]:
-    return findings["labels"] if "labels" in findings else findings["types"]
 
 
 def _named(warning: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ def warnings_of(
 
     Args:
         train: the training rows.
-        part: what was measured: "test", "valid", or "cross_fitted" of the training rows themselves.
+        part: what was measured: "test", "valid", or of the training rows themselves "cross_fitted" or "held_out".
         measured: those rows.
         aligned: their targets.
         label_rows: what :func:`of_labels` counts.
@@ -95,6 +95,7 @@ def _warn_of_rows(train: Examples, part: str, measured: Examples, warn: Any) -> 
     if train.texts is not None and (blank := sum(not text.strip() for text in train.texts)):
         warn(f"{_rows(blank, 'has', 'have')} an empty text among the training rows.")
     seen: dict[bytes, int] = {}
+    elsewhere = part in ("test", "valid")
     repeated, contradicting = 0, 0
     for row, print_ in enumerate(fingerprints(train)):
         first = seen.setdefault(print_, row)
@@ -104,12 +105,12 @@ def _warn_of_rows(train: Examples, part: str, measured: Examples, warn: Any) -> 
     if repeated:
         other = f", {contradicting:,} of them with other labels" if contradicting else ""
         held = (
-            " A held-out row may have its like among the rows fitted on, so that the numbers are too good."
-            if part == "cross_fitted"
-            else ""
+            ""
+            if elsewhere
+            else " A held-out row may have its like among the rows fitted on, so that the numbers are too good."
         )
         warn(f"{_rows(repeated, 'repeats', 'repeat')} an earlier training row{other}.{held}")
-    if part != "cross_fitted":
+    if elsewhere:
         both = sum(print_ in seen for print_ in fingerprints(measured))
         if both:
             warn(

@@ -15,8 +15,8 @@ import polars as pl
 
 from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.models.blocks import BLOCK
 from manyhot.toolkit.models.features import little_known
-from manyhot.toolkit.models.model import BLOCK
 from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
 from manyhot.toolkit.read.data import Raw

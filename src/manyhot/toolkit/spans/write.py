@@ -10,7 +10,7 @@ import polars as pl
 
 from manyhot.toolkit.disk.run_folder import check_output, whole_file
 from manyhot.toolkit.errors import InputError, shown
-from manyhot.toolkit.models.model import BLOCK
+from manyhot.toolkit.models.blocks import BLOCK
 from manyhot.toolkit.read.cells import close_matches, listed
 from manyhot.toolkit.read.formats.marked import Mark
 from manyhot.toolkit.read.formats.tagged import written_in_columns
