@@ -192,3 +192,13 @@ def test_memory_does_not_grow_with_the_square_of_the_length() -> None:
 def test_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(torch.ones(4, 4))
+
+
+def test_one_option_has_1_whatever_its_logit_is():
+    for value in (math.inf, -3.0, 1e38):
+        s = torch.tensor([[value, 0.0]], requires_grad=True)
+        p = manyhot.entropy_invariant_softmax(s, mask=torch.tensor([[True, False]]))
+        assert p.tolist() == [[1, 0]]
+        p.sum().backward()
+        assert s.grad is not None
+        assert s.grad.isfinite().all()

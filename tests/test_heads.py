@@ -175,3 +175,8 @@ def test_learns_spans_inside_each_other(head: type[torch.nn.Module]) -> None:
     metrics = manyhot.span_metrics(preds, spans, num_types=3)
     assert metrics["micro_f1"] == 1.0
     assert metrics["nested_recall"] == 1.0
+
+
+def test_a_boundary_tagger_says_how_many_shares_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"one number a type, \(3,\), of tokens that begin a span; got \(2,\)"):
+        manyhot.BoundaryTagger(4, 3).start_at(torch.full((2,), 0.1))

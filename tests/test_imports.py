@@ -147,6 +147,7 @@ ROOMS = {
             "meaning",
             "term_counts",
             "term_blocks",
+            "blocks",
             "kernel",
             "features",
             "model",

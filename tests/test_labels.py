@@ -228,3 +228,9 @@ def test_bfloat16_targets_count() -> None:
     targets = torch.tensor([[1, 0.5], [math.nan, -1]], dtype=torch.bfloat16)
     assert manyhot.label_counts(targets).tolist() == [1, 0.5]
     assert manyhot.stratified_split(targets, (1, 1)).shape == (2,)
+
+
+def test_small_weights_of_rows_give_the_same_range() -> None:
+    targets = np.array([[1, 0, 0], [1, 1, 1], [1, 1, 0]])
+    for weight in (1.0, 1e-10, 1e10):
+        assert manyhot.cardinality_range(targets, sample_weight=np.full(3, weight)) == (1, 3)

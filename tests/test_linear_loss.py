@@ -484,3 +484,18 @@ def test_second_derivatives_and_transforms_are_refused(layer: Any, dense: Tensor
                 torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"torch\.func cannot look into"):
         torch.func.grad(lambda x: manyhot.linear_zlpr_loss(x, weight, listed(dense)))(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"scale": 0.0}, "scale must be positive and finite; got 0"),
+        ({"bias": torch.zeros(1)}, r"bias must have one number a label, \(4,\); got \(1,\)"),
+        ({"bias": torch.zeros(2)}, r"bias must have one number a label, \(4,\); got \(2,\)"),
+        ({"prior": torch.full((2,), 0.5)}, r"prior must broadcast to logits .* got \(2,\)"),
+    ],
+)
+def test_options_are_checked_before_a_prior_is_added(options: Any, match: str) -> None:
+    prior = {"prior": torch.full((4,), 0.25)} | options
+    with pytest.raises(ValueError, match=match):
+        manyhot.linear_zlpr_loss(torch.zeros(2, 3), torch.zeros(4, 3), manyhot.IndexTargets([[0], [1]]), **prior)

@@ -603,10 +603,10 @@ def test_identities(case: Case, generator: torch.Generator) -> None:
 def test_option_errors(case: Case) -> None:
     logits, targets = torch.randn(2, 3), torch.zeros(2, 3)
     wrong = [
-        ({"scale": 0.0}, ValueError, "scale must be positive; got 0"),
-        ({"scale": -1.0}, ValueError, "scale must be positive; got -1"),
-        ({"scale": math.nan}, ValueError, "scale must be positive; got nan"),
-        ({"scale": math.inf}, ValueError, "scale must be positive; got inf"),
+        ({"scale": 0.0}, ValueError, "scale must be positive and finite; got 0"),
+        ({"scale": -1.0}, ValueError, "scale must be positive and finite; got -1"),
+        ({"scale": math.nan}, ValueError, "scale must be positive and finite; got nan"),
+        ({"scale": math.inf}, ValueError, "scale must be positive and finite; got inf"),
         ({"margin": math.inf}, ValueError, "margin must be 0 or more.*got inf"),
         ({"margin": -0.1}, ValueError, "margin must be 0 or more.*got -0.1"),
         ({"margin": math.nan}, ValueError, "margin must be 0 or more.*got nan"),
@@ -647,7 +647,9 @@ def test_option_errors(case: Case) -> None:
             prior = torch.tensor([0.5, value, 0.5])
             wrong.append(({"prior": prior}, ValueError, "prior must lie strictly between 0 and 1.*label_prior"))
         wrong.append(({"prior": torch.full((2,), 0.5)}, ValueError, r"prior must broadcast.*got \(2,\)"))
-        wrong.append(({"prior": torch.full((3,), 0.5), "scale": 0.0}, ValueError, "scale must be positive; got 0"))
+        wrong.append(
+            ({"prior": torch.full((3,), 0.5), "scale": 0.0}, ValueError, "scale must be positive and finite; got 0")
+        )
     if case.takes("label_smoothing"):
         wrong.append(({"label_smoothing": 1.5}, ValueError, r"label smoothing must lie in \[0, 1\]; got 1.5"))
         wrong.append(({"label_smoothing": -0.1}, ValueError, r"label smoothing must lie in \[0, 1\]; got -0.1"))

@@ -217,3 +217,12 @@ def test_smooth_accuracy_in_every_dtype_is_in_its_range() -> None:
     slope = coupled.gradient(manyhot.smooth_accuracy_loss, torch.tensor([[30.0]]), torch.tensor([[1]]))
     assert slope.item() == pytest.approx(-math.exp(-30), rel=1e-5, abs=0)
     assert copy.deepcopy(manyhot.SmoothAccuracyLoss())(s, torch.tensor([[1, 0, 1]])) == pytest.approx(-2.5 / 3)
+
+
+def test_where_no_class_has_a_chance_none_is_right():
+    s = torch.tensor([[-math.inf, -math.inf], [0.0, -math.inf]], requires_grad=True)
+    loss = manyhot.smooth_accuracy_loss(s, torch.tensor([0, 0]), reduction="none")
+    assert loss.tolist() == [0, -1]
+    loss.sum().backward()
+    assert s.grad is not None
+    assert s.grad.isfinite().all()

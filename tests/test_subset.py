@@ -214,9 +214,13 @@ def test_support_validation_and_expand(generator: torch.Generator) -> None:
     close(wide.log_prob(value), here.log_prob(value).expand(5, 2), rtol=1e-6, atol=1e-6)
     assert wide.sample((3,)).shape == (3, 5, 2, 4)
     assert here.support.check(here.sample((50,))).all()
-    with pytest.raises(ValueError, match="min_labels <= max_labels in each row"):
+    with pytest.raises(ValueError, match="min_labels <= max_labels <= labels in each row"):
         Subset(s, torch.tensor([1, 3]), torch.tensor([2, 2]))
     with pytest.raises(ValueError, match="got min_labels=3, max_labels=2"):
         Subset(s, 3, 2)
     assert repr(here) == "Subset(logits: torch.Size([2, 4]), min_labels: tensor([1, 2]), max_labels: tensor([2, 4]))"
     assert repr(Subset(s, 1)) == "Subset(logits: torch.Size([2, 4]), min_labels: 1, max_labels: 4)"
+
+
+def test_a_batch_of_nothing_has_sizes_of_nothing():
+    assert Subset(torch.zeros(0, 3), 1, 2).size_probs().shape == (0, 4)

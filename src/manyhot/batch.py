@@ -15,6 +15,7 @@ from manyhot.targets import (
     check_finite,
     check_forms,
     check_listed,
+    check_scale,
     check_values,
     check_weights,
     known_cells,
@@ -71,10 +72,7 @@ def options_of(
     logits: Tensor, *, threshold: float | Tensor, scale: float, margin: float, label_weight: Tensor | None
 ) -> tuple[float | Tensor, Tensor | None, torch.dtype]:
     """Check the options, and return threshold and label weights in the type that is computed in, and that type."""
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale must be positive; got {scale}.")
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be 0 or more: it pushes both sides away from the threshold; got {margin}.")
+    check_scale(scale, margin)
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if isinstance(threshold, Tensor):
         check_broadcast("threshold", threshold, logits)

@@ -61,7 +61,7 @@ class ZLPRObjective:
 
     def __init__(self, prior: Any = None, tau: float = 1.0, *, scale: float = 1.0, label_weight: Any = None) -> None:
         if not 0 < scale < np.inf:
-            raise ValueError(f"scale must be positive; got {scale}.")
+            raise ValueError(f"scale must be positive and finite; got {scale}.")
         if not np.isfinite(tau):
             raise ValueError(f"tau must be finite; got {tau}.")
         self.prior = None if prior is None else _prior(prior)

@@ -305,7 +305,7 @@ def checked_rows(
                 f"class ids must be whole numbers in 0 to {values.shape[1] - 1}, or -1 or -100 where unknown; "
                 f"got {truth[row]} in row {row}."
             )
-        _refuse(known & ~fine(values).all(1), said)
+        _refuse(np.asarray(known & ~fine(values).all(1)), said)
         values, truth = values[known], truth[known]
         return values, truth, np.ones(values.shape, dtype=bool)
     truth = np.where(known, truth, 0).astype(np.float64)
@@ -317,7 +317,8 @@ def checked_rows(
             f"got {truth[row, label]:g} in row {row}, label {label}."
         )
     # An unknown cell may hold anything.
-    _refuse((known & ~fine(values)).any(1), said)
+    wrong_values: np.ndarray = known & ~fine(values)
+    _refuse(np.asarray(wrong_values.any(1)), said)
     return np.where(known, values, 0.0), truth, known
 
 

@@ -92,7 +92,8 @@ def _log_softmax(logits: Tensor, kappa: float, dim: int, mask: Tensor | None) ->
     count = option.sum(dim, keepdim=True)
     # Rows without options are computed as if all were, and thrown away: no NaN on the way there or back.
     kept = option | (count == 0)
-    s = torch.where(option, s, 0) * (kappa * count.clamp(min=1).to(s.dtype).log())
+    # One option has 1 whatever its logit is, if +inf; and infinity times log 1 is no number.
+    s = torch.where(option & (count > 1), s, 0) * (kappa * count.clamp(min=1).to(s.dtype).log())
     log_p = torch.log_softmax(torch.where(kept, s, -torch.inf), dim)
     return torch.where(option, log_p, -torch.inf)
 

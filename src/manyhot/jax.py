@@ -70,6 +70,7 @@ def zlpr(
         Array([0.577452], dtype=float32)
     """
     if prior is not None:
+        _check_scale(scale, margin)
         prior = jnp.asarray(prior, _wide(logits))
         threshold = threshold - tau / (2 * scale) * (jnp.log(prior) - jnp.log1p(-prior))
     neg, pos = _exponents(logits, labels, threshold, scale, margin, label_weight, where)
@@ -170,6 +171,14 @@ def _wide(logits: Any) -> Any:
     return jnp.promote_types(jnp.result_type(logits), jnp.float32)
 
 
+def _check_scale(scale: Any, margin: Any) -> None:
+    """Check numbers of Python alone: a traced one has no value to look at."""
+    if isinstance(scale, int | float) and not 0 < scale < math.inf:
+        raise ValueError(f"scale must be positive and finite; got {scale}.")
+    if isinstance(margin, int | float) and not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be 0 or more and finite; got {margin}.")
+
+
 def _exponents(
     logits: Any, labels: Any, threshold: Any, scale: Any, margin: Any, label_weight: Any, where: Any
 ) -> tuple[Array, Array]:
@@ -187,11 +196,7 @@ def _exponents(
         raise ValueError(
             f"logits must be floating-point raw scores; got {logits.dtype}. The order is (logits, labels)."
         )
-    # Numbers of Python alone: a traced one has no value to look at.
-    if isinstance(scale, int | float) and not 0 < scale < math.inf:
-        raise ValueError(f"scale must be positive; got {scale}.")
-    if isinstance(margin, int | float) and not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be 0 or more; got {margin}.")
+    _check_scale(scale, margin)
     dtype = _wide(logits)
     known = jnp.ones(labels.shape, bool)
     if jnp.issubdtype(labels.dtype, jnp.floating):

@@ -105,9 +105,9 @@ def _check(from_logits: bool, scale: float, margin: float) -> None:
     if not from_logits:
         raise ValueError("ZLPR takes logits: leave the sigmoid out of the last layer, and from_logits as it is.")
     if not 0 < scale < math.inf:
-        raise ValueError(f"scale must be positive; got {scale}.")
+        raise ValueError(f"scale must be positive and finite; got {scale}.")
     if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be 0 or more; got {margin}.")
+        raise ValueError(f"margin must be 0 or more and finite; got {margin}.")
 
 
 def _log_odds(prior: Any) -> np.ndarray:

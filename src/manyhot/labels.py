@@ -136,7 +136,7 @@ def cardinality_range(targets: Any, share: float = 0.995, *, sample_weight: Any 
     order = np.argsort(sizes, kind="stable")
     sizes, up_to = sizes[order], weight[order].cumsum()
     # The row at this place and all behind it, a share of at least `share`, have sizes[place] labels or more.
-    place = int(np.searchsorted(up_to, (1 - share) * up_to[-1] + 1e-9, side="right"))
+    place = int(np.searchsorted(up_to, (1 - share + 1e-9) * up_to[-1], side="right"))
     return CardinalityRange(int(sizes[min(place, sizes.size - 1)]), int(sizes[-1]))
 
 

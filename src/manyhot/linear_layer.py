@@ -1,6 +1,5 @@
 """A linear layer on its way into a loss: checked, its threshold in the bias, its positives in the order of labels."""
 
-import math
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from manyhot.targets import (
     check_broadcast,
     check_finite,
     check_listed,
+    check_scale,
     targets_of,
     transformed,
     values_readable,
@@ -44,10 +44,7 @@ def checked(
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if bias is not None and bias.shape != (labels,):
         raise ValueError(f"bias must have one number a label, ({labels},); got {tuple(bias.shape)}.")
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale must be positive; got {scale}.")
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be 0 or more: it pushes both sides away from the threshold; got {margin}.")
+    check_scale(scale, margin)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk, the labels taken at a time, must be 1 or more; got {chunk}.")
     if shard is not None and shard.stop - shard.start != labels:
@@ -146,6 +143,8 @@ def lifted(bias: Tensor | None, share: float, prior: Any, features: Tensor, weig
     log_odds = prior_logits(prior, _like_logits(features, weight))
     if log_odds.ndim > 1:
         raise ValueError(f"prior must have one number a label, ({len(weight)},); got {tuple(log_odds.shape)}.")
+    if bias is not None and bias.shape != (len(weight),):
+        raise ValueError(f"bias must have one number a label, ({len(weight)},); got {tuple(bias.shape)}.")
     lifted = share * log_odds.expand(len(weight))
     return lifted if bias is None else bias + lifted
 

@@ -23,7 +23,7 @@ from manyhot.losses.row_wise import Link
 from manyhot.losses.zlpr import PAIRWISE, SINGLE_LOG, ZLPR, kept_prior
 from manyhot.parallel import LabelShard
 from manyhot.reduction import Reduction, reduce, row_weights
-from manyhot.targets import check_finite
+from manyhot.targets import check_finite, check_scale
 
 
 # torch.compile would trace the loop over chunks; the call stays one that it does not look into. This form of
@@ -109,6 +109,7 @@ def linear_zlpr_loss(
     """
     check_finite("tau", tau)
     if prior is not None:
+        check_scale(scale, margin)
         bias = lifted(bias, tau / (2 * scale), prior, features, weight)
     layer = checked(features, weight, targets, bias, threshold, scale, margin, chunk, update, shard)
     return _row_loss(ZLPR, layer, features.shape[:-1], margin, sample_weight, reduction)

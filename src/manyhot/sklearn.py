@@ -55,7 +55,9 @@ class MultiLabelClassifier(ClassifierMixin, BaseEstimator):
         C: > 0, the larger the weaker the penalty, as in `LogisticRegression`.
         prior: `"train"` counts the frequencies of labels in the rows of `fit`; None for none, or (labels,) numbers
             inside (0, 1).
-        tau: how much of the prior is used.
+        tau: tau/2 of the log-odds of the prior are taken off the scores of either loss: with 1 all of it for ZLPR, as
+            in :func:`manyhot.zlpr_loss`, and half of it for `"bce"`, whose scores are twice as long, which gives fewer
+            labels.
         decision: `"range"` predicts at least and at most as many labels a row as :func:`manyhot.cardinality_range` says
             of the rows of `fit`; `"zero"` those above 0 alone.
         max_iter: of L-BFGS.

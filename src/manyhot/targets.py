@@ -400,6 +400,20 @@ def check_broadcast(name: str, value: Tensor, logits: Tensor) -> None:
         )
 
 
+def check_scale(scale: float, margin: float) -> None:
+    """Refuse a scale or a margin out of range.
+
+    Raises:
+        ValueError: says which.
+    """
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale must be positive and finite; got {scale}.")
+    if not 0 <= margin < math.inf:
+        raise ValueError(
+            f"margin must be 0 or more and finite: it pushes both sides away from the threshold; got {margin}."
+        )
+
+
 def check_finite(name: str, value: float | Tensor) -> None:
     """Check that an option, a number or a tensor, is neither NaN nor infinite; a tensor only where it can be read."""
     if not isinstance(value, Tensor):

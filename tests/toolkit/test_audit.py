@@ -81,6 +81,8 @@ def test_the_terminal_shows_rows_labels_and_what_to_do_next(table, monkeypatch):
     assert "look missing" in stdout
     assert f"number{MISSING[0] - 1}" in stdout
     assert f"row {ROWS + 1} (late), row {ROWS + 2} (refund)" in stdout
+    assert "1 text stands more than once with other labels: row" in stdout
+    assert "\\n" not in stdout
     assert "-o suspects.csv" in stderr
     monkeypatch.setenv("COLUMNS", "160")
     assert "words for it" in call(f"audit {table}")[0]
@@ -92,12 +94,19 @@ def test_a_run_is_asked_in_place_of_folds(table, tmp_path):
     said = as_json(f"audit {table} --run {run}")
     assert said["cross_fitted"] is False
     assert said["rows"] == ROWS + 2
+    for option in ("--labels nosuch", "--text nosuch", "--group nosuch", "--join", "--seed 5", "--drop-unlabelled"):
+        name = option.split()[0].removeprefix("--").replace("-", "_")
+        assert f"{name} is that of --run" in bad(f"audit {table} --run {run} {option}")
 
 
 def test_bad_input_is_one_sentence(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "ends in .csv, .jsonl" in bad(f"audit {table} -o suspects.txt")
     assert "multilabel" in bad(f"audit {table} --set task=multiclass")
+
+
+def test_names_of_signs_alone_are_not_alike():
+    assert not labels_alike(sp.csr_array(np.eye(40)[:, :3] > 0), ["+", "-", "?!"])
 
 
 def test_labels_alike_by_rows_and_by_names():

@@ -270,7 +270,7 @@ def test_classes_that_training_did_not_know_count_as_missed():
     run = trained_on(Config(data="d.csv", C=1.0, loss="ce", out="run", **MULTICLASS)).run
     known = run.evaluate(frame)
     other = frame.with_columns(label=pl.when(pl.col("label") == "fig").then(pl.lit("kiwi")).otherwise("label"))
-    with pytest.warns(UserWarning, match=r"1 labels of this file are unknown to the run, \d+ times: kiwi"):
+    with pytest.warns(UserWarning, match=r"1 class of this file is unknown to the run, \d+ times: kiwi"):
         metrics = run.evaluate(other)
     hits = (run.predict_logits(frame).argmax(1) == ids) & (ids != 1)
     assert metrics["accuracy"] == pytest.approx(hits.mean())

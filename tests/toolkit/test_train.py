@@ -157,7 +157,9 @@ def test_text_and_numbers_together(tmp_path):
     loaded: Any = load_run(tmp_path / "run")
     np.testing.assert_array_equal(loaded.predict_logits(frame), run.predict_logits(frame))
     assert loaded.evaluate(frame)["micro_f1"] > 0.95
-    with pytest.raises(InputError, match="this run was trained on text, x; give a frame or an array with these"):
+    with pytest.raises(
+        InputError, match="this run was trained on text, x; give a file, or in Python a frame, with these"
+    ):
         loaded.predict(texts)
 
 
@@ -355,7 +357,7 @@ def test_unknown_labels_of_the_other_files_are_warned_of(tmp_path):
     assert trained is not None
     assert len(warned) == 3
     assert "2 of 2 rows stand in the training data" in warned.pop(1)
-    assert all(w.startswith("1 labels of this file are unknown to the run, 1 times: ghost (1).") for w in warned)
+    assert all(w.startswith("1 label of this file is unknown to the run, 1 time: ghost (1).") for w in warned)
     assert trained.metrics["test"]["macro_f1"] == pytest.approx((1 + 1 + 0 + 0 + 0) / 5)
     assert trained.metrics["test"]["micro_f1"] == pytest.approx(2 * 2 / (2 * 2 + 1))
 

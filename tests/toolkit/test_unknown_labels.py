@@ -22,6 +22,7 @@ from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.inputs import read
 from manyhot.toolkit.report.hard_rows import hard_rows
 from manyhot.toolkit.runs.evaluate import Aligned
+from manyhot.toolkit.runs.predict import read_for
 from manyhot.toolkit.train import train
 
 NAMES = ["p", "q", "r", "s"]
@@ -80,7 +81,12 @@ def test_the_numbers_of_a_run_are_those_of_known_cells():
     assert trained.path is not None
     assert f"{lost} rows left out: all of their labels are unknown" in said
     run, kept = load_run(trained.path), ~unknown.all(1)
-    assert warned == [f"{counted((~kept).sum(), 'row')} left out: all of their labels are unknown"]
+    cells = unknown[kept]
+    assert warned == [
+        f"{counted((~kept).sum(), 'row')} left out: all of their labels are unknown",
+        f"{cells.sum()} label cells of t.csv are unknown ({100 * cells.mean():.1f} %), and are left out of every "
+        "number",
+    ]
     numbers = pl.read_csv("t.csv", infer_schema=False).select(["x", "z", "v"]).to_numpy().astype(np.float32)[kept]
     logits = run.predict_logits(numbers)
     low, high = run.cardinality
@@ -92,9 +98,12 @@ def test_the_numbers_of_a_run_are_those_of_known_cells():
     hits, sizes = (preds.astype(bool) & truth[kept] & known).sum(), ((preds > 0) & known).sum()
     assert expected["micro_f1"] == pytest.approx(2 * hits / (sizes + (truth[kept] & known).sum()))
     # The same through evaluate, by files, frames and arrays.
-    with pytest.warns(UserWarning, match=r"rows? left out: all of their labels are unknown"):
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030
         assert run.evaluate(pl.read_csv("t.csv", infer_schema=False)) == trained.metrics["test"]
-    assert run.evaluate(numbers, coded(truth, unknown)[kept]) == trained.metrics["test"]
+    said = [str(warning.message).replace("the data", "t.csv") for warning in caught]
+    assert said == warned
+    with pytest.warns(UserWarning, match="label cells of the data are unknown"):
+        assert run.evaluate(numbers, coded(truth, unknown)[kept]) == trained.metrics["test"]
     with pytest.raises(InputError, match=r"expected targets of 0 and 1, or NaN, -1 or -100 where nobody knows; got 7"):
         run.evaluate(numbers, np.full((kept.sum(), 4), 7))
     result = CliRunner().invoke(app, ["evaluate", str(trained.path), "t.csv", "--json"])
@@ -249,3 +258,24 @@ def test_hard_rows_are_hard_in_known_cells():
     (row,) = hard_rows([preds], examples, aligned, ["p", "q"], Columns(text=("t",)))
     assert row["row"] == 2
     assert [label["name"] for label in row["others"]] == ["p"]
+
+
+def test_rows_to_measure_on_whose_empty_cells_mean_no_are_refused_or_said():
+    table("d.csv")
+    trained = run_of()
+    assert trained.path is not None
+    frame = pl.read_csv("d.csv", infer_schema=False)
+    ones = frame.with_columns(pl.when(pl.col(name) == "1").then(pl.lit("1")).alias(name) for name in NAMES)
+    ones.write_csv("ones.csv")
+    run = load_run(trained.path)
+    with pytest.raises(InputError, match=r"ones.csv: expected 0 where a label does not apply, got"):
+        run.evaluate_examples(read_for(run, "ones.csv", with_labels=True))
+    result = CliRunner().invoke(app, ["train", "d.csv", "--test", "ones.csv", "--out", "again"])
+    assert result.exit_code == 2
+    assert "expected 0 where a label does not apply" in result.stderr
+    # A row with 0 in one column is enough to measure, and not to be silent about the others.
+    one = frame.filter(pl.col(NAMES[0]) == "0").head(1)
+    pl.concat([ones, one.with_columns(pl.lit("").alias(name) for name in NAMES[1:])]).write_csv("most.csv")
+    notes = run.evaluate_examples(read_for(run, "most.csv", with_labels=True)).notes
+    said = f"most.csv: no row is known to be without {', '.join(NAMES[1:])}; where an empty cell says so, write 0"
+    assert notes[-1] == said

@@ -37,6 +37,11 @@ class BoundaryTagger(nn.Module):
 
     def start_at(self, share: Tensor, *, scale: float = 0.5) -> None:
         """Let starts and ends of each type begin at ``scale * logit(share)``, share (num_types,) that of its tokens."""
+        types = self.boundaries.bias.shape[0] // 2
+        if share.shape != (types,):
+            raise ValueError(
+                f"share must have one number a type, ({types},), of tokens that begin a span; got {tuple(share.shape)}."
+            )
         set_bias(self.boundaries.bias, torch.cat((share, share)), scale)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:

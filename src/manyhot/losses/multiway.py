@@ -6,7 +6,7 @@ pairwise      sum over j != k of log(1 + sum_i T_ij e^(S_ik - S_ij))
 first_order   sum over j      of log(1 + sum_i T_ij sum_(k != j) e^(S_ik - S_ij))
 mean_centred  sum over j      of log(1 + sum_i T_ij e^(mean_k S_ik - S_ij))
 
-docs/multiway.md has the proofs and a picture.
+docs/losses/multiway.md has the proofs and a picture.
 """
 
 import math

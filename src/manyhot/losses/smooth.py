@@ -87,7 +87,10 @@ def smooth_accuracy_loss(
         s = rows.logits
         certain = s == math.inf
         s = torch.where(certain.any(-1, keepdim=True), torch.where(certain, 0, -math.inf), s)
-        loss = -F.softmax(s, -1).gather(-1, rows.classes).squeeze(-1)
+        # Where no class has a chance, none is right.
+        never = (s == -math.inf).all(-1, keepdim=True)
+        p = torch.where(never, 0, F.softmax(torch.where(never, 0, s), -1))
+        loss = -p.gather(-1, rows.classes).squeeze(-1)
         return reduce(loss, known_rows=rows.known_rows, sample_weight=sample_weight, reduction=reduction)
     batch = cells(logits, targets, mask, label_weight)
     total = batch.sum(torch.ones_like(batch.logits))

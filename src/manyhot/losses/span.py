@@ -7,8 +7,6 @@ Where scores are pair + start + end, the sum over T L^2 cells is L^2 exponential
 docs/losses/span.md has the proof.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ from manyhot.losses.zlpr import ZLPR, zlpr_loss
 from manyhot.reduction import Reduction, reduce
 from manyhot.span_scores import SpanScores, sizes
 from manyhot.spans import SpanTargets, check_lengths, span_mask
-from manyhot.targets import check_finite, check_weights, values_readable
+from manyhot.targets import check_finite, check_scale, check_weights, values_readable
 
 
 def span_loss(
@@ -115,8 +113,7 @@ def span_loss(
     mask = span_mask(lengths, length, max_width=max_width, triangle=triangle)
     if isinstance(scores, SpanScores):
         if impl == "auto":
-            if not 0 < scale < math.inf or not 0 <= margin < math.inf:
-                raise ValueError(f"scale must be positive and margin 0 or more; got {scale} and {margin}.")
+            check_scale(scale, margin)
             sides = _factorised_sides(_computed(scores), targets, mask, threshold, scale, margin)
             known = (lengths > 0).unsqueeze(-1).expand(rows, types)
             return reduce(ZLPR.formula(*sides), known_rows=known, sample_weight=weight, reduction=reduction)

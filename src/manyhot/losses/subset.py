@@ -255,7 +255,10 @@ class Subset(Distribution):
         self._range = low, high
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
         if values_readable(self.min_labels, self.max_labels) and not bool((self.min_labels <= self.max_labels).all()):
-            raise ValueError("expected min_labels <= max_labels in each row; got a range that is empty.")
+            raise ValueError(
+                "expected min_labels <= max_labels <= labels in each row; got a range that is empty once max_labels is "
+                f"at most the number of labels, {shape[-1]}."
+            )
 
     def __repr__(self) -> str:
         """Name the shape of the logits and the range."""
@@ -317,7 +320,7 @@ class Subset(Distribution):
     def size_probs(self) -> Tensor:
         """Return the probability of each size: (..., labels + 1), entry j for sets of j labels."""
         rows = symmetric.rows_of(self.logits, *self._range)
-        return symmetric.size_probs(rows).view(*self.batch_shape, -1)
+        return symmetric.size_probs(rows).view(*self.batch_shape, self.logits.shape[-1] + 1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw sets, exactly: 0/1, sample_shape + batch shape + (labels,)."""

@@ -201,7 +201,8 @@ def labels_alike(sets: sp.csr_array, names: list[str]) -> list[Alike]:
 
 
 def _names_alike(names: list[str]) -> Iterator[tuple[int, int]]:
-    plain = ["".join(c for c in name.casefold() if c.isalnum()) for name in names]
+    # Of a name of signs alone, such as + or -, nothing is left to compare.
+    plain = ["".join(c for c in name.casefold() if c.isalnum()) or name for name in names]
     for j, name in enumerate(plain):
         matcher = difflib.SequenceMatcher(b=name, autojunk=False)
         for i in range(j):

@@ -24,13 +24,12 @@ from manyhot.toolkit.disk.run_folder import MANIFEST, file_sha256, place_of, sha
 from manyhot.toolkit.errors import InputError, first_line, shown
 from manyhot.toolkit.parse import parse_json
 from manyhot.toolkit.plain_files import MOST_TEXT, read_plain
-from manyhot.toolkit.read.formats.files import POLARS_ERRORS, NoRows, check_is_file, kind_of_file
-from manyhot.toolkit.runs.predictions import PREDICTED, WRITERS, write_predictions
+from manyhot.toolkit.read.formats.files import POLARS_ERRORS, TABLES, NoRows, check_is_file, kind_of_file
+from manyhot.toolkit.runs.predictions import PREDICTED, WRITERS, free_names, write_predictions
 from manyhot.toolkit.runs.saved_run import load_run
-from manyhot.toolkit.spans.write import COLUMNS, write_spans
+from manyhot.toolkit.spans.write import COLUMNS, OWN, write_spans
 
-# Names of files that hold rows, packings aside; of matrices the one with the features.
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arff", ".svm", ".svmlight", ".libsvm", ".conll", ".txt")
+# Of matrices the file with the features stands for all.
 ARRAYS = (".npy", ".X.npz")
 DONE, OF_RUN = "_manifest.json", "_run.json"
 
@@ -264,10 +263,11 @@ class Worker:
 def _write_nothing(out: Path, predicted: pl.Schema, source: Path, keep: tuple[str, ...] | None) -> None:
     """Write an output without rows. A Parquet file keeps the types of its columns; columns of a text file are text."""
     known: dict[str, Any] = {}
+    spans = predicted is not PREDICTED
     if kind_of_file(source) == (".parquet", ""):
         known = dict(pl.read_parquet_schema(source))
     kept = known if keep is None else {name: known.get(name, pl.String) for name in keep}
-    names = {(f"input_{name}" if name in predicted else name): dtype for name, dtype in kept.items()}
+    names = {name: kept[own] for own, name in free_names(kept, {*OWN, *predicted} if spans else predicted).items()}
     with whole_file(out) as file, WRITERS[".parquet"](file) as write:
         write(pl.DataFrame(schema=names | dict(predicted)))
 

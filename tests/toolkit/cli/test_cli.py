@@ -329,7 +329,7 @@ def test_unknown_labels_are_warned_of_and_counted(run):
         "t.jsonl"
     )
     stdout, stderr = call("evaluate run t.jsonl --json")
-    assert "warning: 1 labels of this file are unknown to the run, 1 times: [ghost] (1)." in stderr
+    assert "warning: 1 label of this file is unknown to the run, 1 time: [ghost] (1)." in stderr
     assert json.loads(stdout)["labels_per_row_true"] == 1.5
 
 

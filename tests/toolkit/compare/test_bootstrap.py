@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from manyhot import multilabel_metrics
 from manyhot.toolkit.compare import bootstrap
 from manyhot.toolkit.compare.bootstrap import METRICS, Counts, interval, resampled
+from manyhot.toolkit.report.metric_names import AHEAD, EVEN, in_words
 
 
 def example(rows=60, labels=5, seed=0, wrong=0.2):
@@ -137,3 +138,27 @@ def test_blocks_of_resamples_are_the_resamples(monkeypatch):
     cut = resampled({"a": [Counts.of(preds, targets)]}, np.ones(5), resamples=9)["a"]
     for metric in METRICS:
         np.testing.assert_allclose(cut[metric], whole[metric], rtol=1e-6)
+
+
+def test_one_row_of_difference_is_no_clear_one():
+    for seed in range(20):
+        targets = np.random.default_rng(seed).random((50, 4)) < 0.4
+        preds = targets ^ (np.random.default_rng(seed + 100).random(targets.shape) < 0.2)
+        other = preds.copy()
+        row, label = np.argwhere(preds != targets)[0]
+        other[row, label] = targets[row, label]
+        drawn = resampled({"a": [Counts.of(other, targets)], "b": [Counts.of(preds, targets)]}, np.full(4, 20))
+        for metric in ("micro_f1", "macro_f1", "samples_f1", "exact_match"):
+            difference = drawn["a"][metric] - drawn["b"][metric]
+            found = interval(float(difference.mean()), difference)
+            assert found is not None
+            assert in_words(found) == EVEN
+            assert in_words([-end for end in reversed(found)]) == EVEN
+
+
+def test_a_difference_in_many_rows_is_clear():
+    targets = np.random.default_rng(0).random((200, 4)) < 0.4
+    preds = targets ^ (np.random.default_rng(1).random(targets.shape) < 0.2)
+    drawn = resampled({"a": [Counts.of(targets, targets)], "b": [Counts.of(preds, targets)]}, np.full(4, 80))
+    difference = drawn["a"]["micro_f1"] - drawn["b"]["micro_f1"]
+    assert in_words(interval(float(difference.mean()), difference) or (0, 0)) == AHEAD

@@ -394,7 +394,7 @@ def test_too_few_rows_for_folds_of_folds(group):
         ("--losses bce,sofmax", r"--losses expects some of zlpr, zlpr\+prior, .*two-way, commas between; got 'sofmax'"),
         ("--folds 1", "--folds expects a number of 2 or more; got 1"),
         ("--seeds 0", "--seeds expects a number of 1 or more; got 0"),
-        ("--set task=multiclass", "compare expects --task multilabel; got 'multiclass'"),
+        ("--set task=multiclass", "compare expects --task multilabel, spans or relations; got 'multiclass'"),
         (
             "--model encoder:here --set fine_tune=true",
             "compare expects --model linear, mlp or a frozen encoder; leave ",

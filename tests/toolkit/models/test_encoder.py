@@ -328,7 +328,7 @@ def test_text_and_numbers_together(checkpoint):
     assert trained.run.model.weight.shape[0] == words + 17
     loaded: Any = load_run("run")
     np.testing.assert_array_equal(loaded.predict_logits(frame), trained.run.predict_logits(frame))
-    with pytest.raises(InputError, match="this run was trained on text, x; give a frame"):
+    with pytest.raises(InputError, match="this run was trained on text, x; give a file, or in Python a frame"):
         loaded.predict(texts)
     with pytest.raises(
         InputError, match="fine_tune reads text alone; name its columns with --text, or leave fine_tune out"

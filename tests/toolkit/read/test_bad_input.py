@@ -131,7 +131,7 @@ TRAINING = {
             None,
             f"d.csv, row 2, column 'b': expected a finite number that float32 can hold, got '{value}'",
         )
-        for value in ("nan", "inf", "-inf", "1e39")
+        for value in ("inf", "-inf", "1e39")
     ]
     + [
         (

@@ -13,6 +13,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.columns import Columns, find_columns
 from manyhot.toolkit.read.data import Matrix, read_file, read_label_names
 from manyhot.toolkit.read.examples import Examples, check_trainable, examples_from_frame, examples_from_matrix
+from manyhot.toolkit.read.uses import are_dates, are_worded
 
 DATA = Path(os.environ.get("MANYHOT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}; set MANYHOT_DATA")
@@ -391,7 +392,8 @@ def test_numeric_columns_that_are_no_ids_are_features():
         (["0e1", ".5", "5.", "1E-3"], True),
         (["1", "00", "2", "3"], False),
         (["01", "2", "3", "4"], False),
-        (["1", "n/a", "2", "3"], False),
+        (["1", "n/a", "2", "3"], True),
+        (["1", "odd", "2", "3"], False),
         (["1,5", "2,5", "3", "4"], True),
         (["1,500", "2,500", "3", "4"], False),
         (["", "", None, " "], False),
@@ -437,7 +439,6 @@ def test_names_that_look_like_patterns():
     ("bad", "got"),
     [
         ("x", "'x'"),
-        ("nan", "'nan'"),
         ("-inf", "'-inf'"),
         ("1e39", "'1e39'"),
     ],
@@ -460,13 +461,94 @@ def test_bad_features_as_numbers(bad, got):
 
 
 @pytest.mark.parametrize(
-    "cells", [["1.5", "", " ", None], [1.5, None, None, None], pl.Series([1, None, None, None], dtype=pl.Int32)]
+    "cells",
+    [
+        ["1.5", "", " ", None],
+        ["1.5", "NA", " NaN ", "?"],
+        [1.5, None, None, None],
+        pl.Series([1, None, None, None], dtype=pl.Int32),
+    ],
 )
 def test_empty_feature_cells_are_missing(cells):
     found = Columns(features=("x", "z"), labels=("tags",))
     numbers = read({"x": [1, 2, 3, 4], "z": cells}, found, with_labels=False).numbers
     assert np.isnan(numbers).tolist() == [[False, False], [False, True], [False, True], [False, True]]
     assert numbers[0].tolist() == [1, float(cells[0])]
+
+
+@pytest.mark.parametrize("word", ["NA", "NaN", "N/A", "null", "?", " NA "])
+def test_a_word_for_nothing_among_numbers_is_a_missing_number(word):
+    columns = {"age": ["20", word, "30.5", "41"], "b": ["1,5", word, "2,25", "7"], "tags": ["a", "b", "b", "a"]}
+    found, examples = both(columns)
+    assert found.features == ("age", "b")
+    np.testing.assert_array_equal(examples.numbers, [[20, 1.5], [np.nan] * 2, [30.5, 2.25], [41, 7]])
+
+
+@pytest.mark.parametrize("word", ["none", "-1x", "unknown"])
+def test_other_words_among_numbers_are_no_missing_ones(word):
+    assert find({"x": [1.5, 2, 3, 4], "n": ["1", word, "1", word], "tags": ["a", "b", "b", "a"]})[0].categories == (
+        "n",
+    )
+
+
+def test_a_column_of_nothing_but_words_for_nothing_is_no_number():
+    found, said = find({"x": [1.5, 2, 3, 4], "n": ["NA"] * 4, "tags": ["a", "b", "b", "a"]})
+    assert "n" not in found.features
+    assert any("n" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("cells", "shown"),
+    [
+        (["1,234.50", "12.25", "7", "2,000,000"], "'1,234.50'"),
+        (["1.234,56", "1.234.567,5", "7", "10,5"], "'1.234,56'"),
+        (["1 234", "12 345,5", "7", "8"], "'1 234'"),
+        (["1'234.5", "99", "7", "8"], '"1\'234.5"'),
+    ],
+)
+def test_numbers_with_separators_of_thousands_are_named_as_such(cells, shown):
+    columns = {"x": [0.5, 2, 1, 7], "a": cells, "tags": ["a", "b", "b", "a"]}
+    _, said = find(columns)
+    assert f"not used: a: numbers such as {shown}: write them without separators" in said
+    message = refused(find, columns, features=["x", "a"])
+    assert f"column 'a': expected numbers, got some such as {shown}; write them without separators" in message
+
+
+DATES = [
+    "2024-01-31",
+    "31.12.2024",
+    "1/2/24",
+    "Jan 2024",
+    "12:30:15",
+    "2024-01-31T10:00:00Z",
+    "3rd May 2021",
+    "2024.1.31",
+]
+
+
+@pytest.mark.parametrize("date", DATES)
+def test_dates(date):
+    assert are_dates(pl.Series([date] * 3))
+
+
+@pytest.mark.parametrize("cell", ["10.0.3.17", "+49 30 1234", "1,234.50", "1.234,56", "555-0199-222", "1-2", "12.5"])
+def test_what_is_no_date(cell):
+    assert not are_dates(pl.Series([cell] * 3))
+    assert not are_worded(pl.Series([cell] * 3))
+
+
+def test_a_column_with_white_space_round_its_name_is_found_by_the_name():
+    columns = {"text": TEXTS, " labels": ["a", "b", "b", "a"], "n ": [1.5, 2, 3, 4]}
+    found, _ = find(columns, labels=["labels"], features=["n"])
+    assert found.labels == (" labels",)
+    assert found.features == ("n ",)
+    assert "expected a column 'other'" in refused(find, columns, labels=["other"])
+
+
+@pytest.mark.parametrize("cells", [["True", "False", "True", "False"], [True, False, True, False], ["1.0", "2.0"] * 2])
+def test_classes_that_are_truths_or_whole_numbers(cells):
+    found, _ = find({"text": TEXTS, "label": cells}, one_class=True)
+    assert found.labels == ("label",)
 
 
 def test_columns_of_few_values_are_categories():
@@ -510,6 +592,9 @@ def test_codes_of_a_later_file_may_be_numbers():
     examples = read({"zip": [7, None, 10]}, found, with_labels=False)
     assert examples.categories is not None
     assert examples.categories.rows() == [("7",), (None,), ("10",)]
+    floats = read({"zip": [7.0, None, 10.5]}, found, with_labels=False).categories
+    assert floats is not None
+    assert floats.rows() == [("7",), (None,), ("10.5",)]
     assert examples.rows == 3
     message = refused(read, {"zip": [["a"]]}, found, with_labels=False)
     assert "column 'zip': expected text or codes, got a list of string column; write it as text" in message

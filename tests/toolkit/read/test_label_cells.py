@@ -376,8 +376,10 @@ def test_fractions_are_no_names_of_labels():
     # Nor where some of them are missing, or written with a comma.
     y = np.random.default_rng(1).normal(size=60).round(3)
     training = numbers_table(y=["n/a" if i == 7 else str(value) for i, value in enumerate(y)])
+    assert (training.columns.features, training.columns.labels) == (("x", "y"), ("p", "q"))
+    training = numbers_table(y=["odd" if i == 7 else str(value) for i, value in enumerate(y)])
     assert (training.columns.features, training.columns.labels) == (("x",), ("p", "q"))
-    assert training.said[-2] == "not used: y: numbers, and cells such as 'n/a': leave those empty"
+    assert training.said[-2] == "not used: y: numbers, and cells such as 'odd': leave those empty"
     with pytest.raises(InputError, match=r"got numbers in y and the 0/1 columns p, q; say which: --labels y or --l"):
         numbers_table(y=np.arange(60) % 7)
 
@@ -599,3 +601,35 @@ def test_the_case_of_one_row_a_label():
     assert "texts stand in several rows with different labels" in training.warned[0]
     joined = of_case("one_row_a_label.csv", join=True)
     assert (joined.train.rows, int(joined.train.targets.sum())) == (120, 251)
+
+
+ROWS = [["good soup, hot", "food"], ["bad waiter", "staff"], ["nice soup", "food|staff"]]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("quote", ['"', ""])
+@pytest.mark.parametrize("name", ["text", "text, long", "size (cm, kg)"])
+def test_a_csv_by_other_separators_may_have_quotes_and_commas(separator, quote, name):
+    if separator == "," and not quote:
+        pytest.skip("a comma within a field needs quotes")
+    lines = [[name, "labels"], *ROWS]
+    text = "".join(separator.join(f"{quote}{cell}{quote}" for cell in line) + "\n" for line in lines)
+    Path("d.csv").write_text(text)
+    training = read(Config(data="d.csv", text=(name,)))
+    assert training.train.texts == [cell for cell, _ in ROWS]
+    assert training.train.label_names == ["food", "staff"]
+
+
+def test_a_csv_whose_cells_have_semicolons_is_parted_by_commas():
+    Path("d.csv").write_text('text,labels\n"a; b; c",x\nd; e,"x|y"\nf,y\n')
+    assert read(Config(data="d.csv")).train.texts == ["a; b; c", "d; e", "f"]
+
+
+def test_numbers_beyond_seven_digits_are_said():
+    rows = 60
+    table = {"ts": [1_700_000_000 + k for k in range(rows)], "b": [k / 7 for k in range(rows)]}
+    pl.DataFrame(table | {"labels": ["p|q", "q", "p"] * 20}).write_csv("d.csv")
+    (said,) = read(Config(data="d.csv", features=("ts", "b"))).warned
+    assert said.startswith("numbers are kept with seven digits, and some differ beyond them: ts (60 values become 1)")
+    pl.DataFrame(table | {"ts": range(rows), "labels": ["p|q", "q", "p"] * 20}).write_csv("d.csv")
+    assert not read(Config(data="d.csv", features=("ts", "b"))).warned

@@ -365,3 +365,17 @@ def test_columns_have_no_place_for_what_ends_them(mark):
     for tokens, kind in ((["a", f"b{mark}c"], "PER"), (["a", "b"], f"P{mark}ER")):
         with pytest.raises(InputError, match="without tabs and line ends"):
             written_in_columns(tokens, [Mark(0, 1, kind)])
+
+
+def test_the_end_of_label_studio_may_be_inclusive_too(tmp_path):
+    marks = [{"value": {"start": 0, "end": 2, "labels": ["PER"]}}]
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([{"data": {"text": "Ada met"}, "annotations": [{"result": marks}]}]))
+    (row,) = read_marked(path, Reading(end="inclusive")).rows
+    assert row.marks == [Mark(0, 3, "PER")]
+    marks[0]["value"]["end"] = 0
+    path.write_text(json.dumps([{"data": {"text": "A met"}, "annotations": [{"result": marks}]}]))
+    with pytest.raises(InputError, match="type --end inclusive"):
+        read_marked(path)
+    (row,) = read_marked(path, Reading(end="inclusive")).rows
+    assert row.marks == [Mark(0, 1, "PER")]

@@ -109,6 +109,17 @@ def test_the_warning_names_and_counts():
     )
 
 
+def test_the_warning_of_one_label_and_of_classes():
+    _, aligned = measured([[1, 1], [1, 0], [1, 0], [0, 0]], ["a", "x"])
+    assert aligned.warning() == (
+        "1 label of this file is unknown to the run, 1 time: x (1). "
+        "It counts as missed: false negatives in micro-F1, F1 0 in macro-F1."
+    )
+    said = aligned.warning(multiclass=True)
+    assert said is not None
+    assert said.startswith("1 class of this file is unknown to the run, 1 time: x (1). It counts as missed: wrong in")
+
+
 def test_the_warning_names_the_ten_most_frequent():
     unknown = np.tri(12, 12, dtype=bool)  # label 0 twelve times ... label 11 once
     aligned = Aligned(np.zeros((12, 2), dtype=bool), unknown, [f"l{i}" for i in range(12)])

@@ -22,6 +22,7 @@ from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.data import Matrix
 from manyhot.toolkit.runs.given import targets_of
 from manyhot.toolkit.runs.predict import read_for
+from manyhot.toolkit.runs.predictions import write_predictions
 from manyhot.toolkit.train import train
 from tiny_texts import texts_and_sets
 
@@ -367,7 +368,7 @@ def test_unknown_gold_labels_warn_and_count_as_missed(text_run):
     texts, sets = texts_and_sets(25, seed=2)
     known = run.evaluate(texts, sets)
     more = [[*labels, "ghost"] if i < 4 else labels for i, labels in enumerate(sets)]
-    with pytest.warns(UserWarning, match=r"1 labels of this file are unknown to the run, 4 times: ghost \(4\)\. They"):
+    with pytest.warns(UserWarning, match=r"1 label of this file is unknown to the run, 4 times: ghost \(4\)\. It co"):
         metrics = run.evaluate(texts, more)
     true, predicted = sum(map(len, sets)), known["labels_per_row_predicted"] * 25
     hits = known["micro_f1"] * (true + predicted) / 2
@@ -425,7 +426,7 @@ def test_what_a_number_run_refuses(number_run, matrix_run):
     _, run = number_run
     X, targets = numbers_and_targets(5)
     assert refused(run.predict, ["a text"]) == (
-        "this run was trained on x0, x1, x2, x3; give a frame or an array with these columns."
+        "this run was trained on x0, x1, x2, x3; give a file, or in Python a frame or an array, with these columns."
     )
     for wrong, width in ((X[:, :3], 3), (sp.csr_array(X[:, :3]), 3), (np.hstack([X, X]), 8)):
         assert f"expected 4 features, as in training; got {width}." in refused(run.predict, wrong)
@@ -440,6 +441,95 @@ def test_what_a_number_run_refuses(number_run, matrix_run):
         for frame in frames[: 1 if np.isnan(value) else 2]:  # in pandas NaN is a missing cell
             assert "row 3, column 'x1': expected a finite number" in refused(run.predict, frame)
     assert "without x3" in refused(run.predict, pl.DataFrame(X[:, :3], schema=["x0", "x1", "x2"]))
-    assert refused(run.predict, "text").startswith("this run was trained on x0, x1, x2, x3; give a frame")
+    assert refused(run.predict, "text").startswith("this run was trained on x0, x1, x2, x3; give a file, or in Py")
     assert "expected at least one row with labels to measure on" in refused(run.evaluate, X[:0], targets[:0])
     assert refused(matrix_run[1].predict, ["a"]).startswith("this run was trained on 4 numbers; give ")
+
+
+def test_a_frame_without_a_header_is_read_as_the_file_was(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({0: rng.random(80), 1: [i % 2 for i in range(80)], 2: [i // 2 % 2 for i in range(80)]})
+    table.insert(0, "x", [i % 2 for i in range(80)])
+    table.columns = range(4)
+    table.to_csv(tmp_path / "d.csv", header=False, index=False)
+    train(Config(data=str(tmp_path / "d.csv"), no_header=True, num_labels=-2, out=str(tmp_path / "r")))
+    run = load_run(tmp_path / "r")
+    wanted = run.predict_logits(read_for(run, str(tmp_path / "d.csv"), with_labels=False))
+    np.testing.assert_array_equal(run.predict_logits(table), wanted)
+    np.testing.assert_array_equal(run.predict_logits(table.rename(columns=lambda i: str(i + 1))), wanted)
+    twice = pd.concat([table, table[[0]]], axis=1)
+    with pytest.raises(InputError, match="expected a different name for each column, got '0' twice"):
+        run.predict_logits(twice)
+
+
+def test_columns_of_pandas_that_are_not_used_may_hold_anything(number_run):
+    _, run = number_run
+    frame = pd.DataFrame(numbers_and_targets(5)[0], columns=list(run.columns.features))
+    wanted = run.predict_logits(frame)
+    frame["when"] = [pd.Timestamp("2024-01-01"), "unknown", 3, None, object()]
+    np.testing.assert_array_equal(run.predict_logits(frame), wanted)
+
+
+@pytest.fixture(scope="module")
+def zip_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zips")
+    rng = np.random.default_rng(0)
+    zips = np.array(["01067", "02763", "10115", "80331"])[rng.integers(4, size=160)]
+    labels = ["p" if z < "1" else "q" if z < "2" else "p|q" for z in zips]
+    pl.DataFrame({"zip": zips, "labels": labels, "n": rng.random(160)}).write_csv(folder / "d.csv")
+    train(Config(data=str(folder / "d.csv"), out=str(folder / "r")))
+    return folder, load_run(folder / "r")
+
+
+def test_categories_that_training_had_not_are_said(zip_run):
+    folder, run = zip_run
+    said = r"column 'zip': 72 cells of 160 differ from a value of training in zeros before it or in case alone"
+    for frame in (pd.read_csv(folder / "d.csv"), pl.read_csv(folder / "d.csv")):
+        with pytest.warns(UserWarning, match=said):
+            run.predict(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.predict(pd.read_csv(folder / "d.csv", dtype={"zip": str}))
+        run.predict(pl.DataFrame({"zip": ["99999", "10115"], "n": [0.5, 0.5]}))
+    with pytest.warns(UserWarning, match="column 'zip': none of 5 cells has a value that training had"):
+        run.predict(pl.DataFrame({"zip": [str(i) for i in range(5)], "n": [0.5] * 5}))
+    pl.read_csv(folder / "d.csv").write_csv(folder / "other.csv")
+    notes: list[str] = []
+    write_predictions(folder / "out.csv", run, folder / "other.csv", warn=notes.append)
+    assert any(re.search(said, note) for note in notes)
+
+
+def test_a_text_for_a_run_that_reads_more_is_told_what_to_give(zip_run):
+    with pytest.raises(InputError, match=r"trained on n, zip; give a file, or in Python a frame, with these columns"):
+        zip_run[1].predict(["01067"])
+
+
+def test_objects_that_leave_a_label_out_do_not_know_it(tmp_path):
+    rng = np.random.default_rng(0)
+    words = {"staff": "waiter", "food": "soup", "price": "euro"}
+
+    def rows(number, names):
+        for _ in range(number):
+            on = {name: int(rng.random() < 0.5) for name in words}
+            text = " ".join(word for name, word in words.items() if on[name]) or "nothing"
+            yield {"text": text, "labels": {name: on[name] for name in names}}
+
+    def write(name, *records):
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+        return str(tmp_path / name)
+
+    train(Config(data=write("d.jsonl", *rows(60, list(words))), out=str(tmp_path / "r")))
+    run = load_run(tmp_path / "r")
+    texts = [{"text": "euro", "labels": {"staff": 0, "food": 0}}, {"text": "waiter", "labels": {"staff": 1, "food": 0}}]
+
+    def measured(name, *records):
+        return run.evaluate_examples(read_for(run, write(name, *records), with_labels=True))
+
+    first = measured("without.jsonl", *texts)
+    assert first.metrics["micro_f1"] == 1
+    assert any(note.startswith("2 label cells of without.jsonl are unknown") for note in first.notes)
+    more = [texts[0], {"text": "waiter", "labels": {"staff": 1, "food": 0, "price": 0}}]
+    assert measured("with.jsonl", *more).metrics["micro_f1"] == 1
+    # Where objects name what is on alone, the others are off.
+    on = [{"text": "euro", "labels": {"price": 1}}, {"text": "waiter soup", "labels": {"staff": 1, "food": 1}}]
+    assert measured("on.jsonl", *on).metrics["micro_f1"] == 1

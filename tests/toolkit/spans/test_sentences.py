@@ -1,11 +1,15 @@
 """Texts to tokens, spans to tokens, long rows to pieces, and what is said of each."""
 
+import json
+
 import numpy as np
 import pytest
 
+from manyhot.toolkit.config import make_config
 from manyhot.toolkit.errors import InputError
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow
 from manyhot.toolkit.spans.features import KINDS, Vocabulary, shape
+from manyhot.toolkit.spans.inputs import read_spans
 from manyhot.toolkit.spans.offset import Candidates, bagged_offset, best_offset, f1_at_zero, judged
 from manyhot.toolkit.spans.sentences import (
     Piece,
@@ -167,3 +171,13 @@ def test_the_offset_of_rows_that_agree_is_the_best_one() -> None:
     assert bagged_offset(found._replace(right=np.zeros(200, dtype=bool))) == 0.0
     nothing = Candidates(np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64), np.zeros(3, dtype=np.int64))
     assert bagged_offset(nothing) == 0.0
+
+
+@pytest.mark.parametrize(("end", "advice"), [(2, "--end inclusive"), (1, "--tokens characters")])
+def test_spans_that_are_all_astride_are_no_spans_that_are_missing(tmp_path, end, advice):
+    line = json.dumps({"text": "Ada met", "spans": [{"start": 0, "end": end, "label": "PER"}]})
+    (tmp_path / "d.jsonl").write_text(f"{line}\n" * 20)
+    config = make_config(None, [], {"data": str(tmp_path / "d.jsonl"), "task": "spans"})
+    with pytest.raises(InputError, match="20 of 20 spans have a border inside of a token") as caught:
+        read_spans(config)
+    assert advice in str(caught.value)

@@ -34,7 +34,7 @@ from manyhot.toolkit.cli.options import (
     options_of,
 )
 from manyhot.toolkit.cli.terminal import listening, print_json, say
-from manyhot.toolkit.errors import on_one_line
+from manyhot.toolkit.errors import InputError, on_one_line
 
 if TYPE_CHECKING:
     from manyhot.toolkit.audit import Audited
@@ -95,11 +95,17 @@ def audit(
 
         from manyhot.toolkit.audit import audit as run_audit
         from manyhot.toolkit.audit import write_audit
-        from manyhot.toolkit.config import make_config
+        from manyhot.toolkit.config import KEPT, make_config
         from manyhot.toolkit.disk.run_folder import check_output
         from manyhot.toolkit.runs.saved_run import load_run
 
         asked = {key: value for key, value in options_of(context).items() if key not in ("out", "safe_csv")}
+        if run is not None:
+            for key in (*KEPT, "join", "group", "split_column", "drop_unlabelled", "device", "long", "seed"):
+                if asked.get(key) is not None:
+                    raise InputError(
+                        f"{key} is that of --run {run}, by which the file is read; leave --{key.replace('_', '-')} out."
+                    )
         settings = make_config(config, set_ or [], asked)
         if out is not None:
             check_output(out, (".csv", ".jsonl"), settings.data)
@@ -182,9 +188,9 @@ def print_audit(audited: "Audited") -> None:
             for row, of in zip(first.rows, first.labels, strict=True)
         )
         number = len(audited.repeated)
-        console.print(
-            _plain(f"\n{number:,} text{'s' if number > 1 else ''} stand more than once with other labels: {where}")
-        )
+        texts = "1 text stands" if number == 1 else f"{number:,} texts stand"
+        console.print()
+        console.print(_plain(f"{texts} more than once with other labels: {where}"))
     for pair in audited.alike[:SHOWN]:
         why = f"{pair.share:.0%} of their rows have both" + (", and the names are alike" if pair.names_alike else "")
         console.print(

@@ -11,7 +11,7 @@ from manyhot.toolkit.cli.options import Json
 from manyhot.toolkit.cli.stdin import read_text
 from manyhot.toolkit.cli.terminal import print_json
 from manyhot.toolkit.errors import InputError, on_one_line
-from manyhot.toolkit.report.metric_names import BELOW_HALF, percent
+from manyhot.toolkit.report.metric_names import below_half, percent
 
 if TYPE_CHECKING:
     from manyhot.toolkit.runs.explain import Explained, Part, Reason
@@ -56,7 +56,8 @@ def explain(
         if as_json:
             print_json(as_object(found))
         else:
-            sys.stdout.write("".join(f"{on_one_line(line)}\n" for line in lines(found)))
+            said = lines(found, multiclass=loaded.task == "multiclass")
+            sys.stdout.write("".join(f"{on_one_line(line)}\n" for line in said))
 
 
 def as_object(found: "Explained") -> dict[str, Any]:
@@ -65,7 +66,7 @@ def as_object(found: "Explained") -> dict[str, Any]:
     return {"labels": labels, "words": found.words, "unknown": found.unknown}
 
 
-def lines(found: "Explained") -> list[str]:
+def lines(found: "Explained", *, multiclass: bool = False) -> list[str]:
     """Write an explanation for people."""
     said = []
     if found.words is not None:
@@ -76,7 +77,7 @@ def lines(found: "Explained") -> list[str]:
     for reason in found.labels:
         said += _of_label(reason)
     if any(reason.predicted and reason.prob < 0.5 for reason in found.labels):
-        said.append(BELOW_HALF)
+        said.append(below_half(multiclass=multiclass))
     return said
 
 

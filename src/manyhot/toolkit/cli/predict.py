@@ -1,6 +1,7 @@
 """`manyhot predict`."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,14 +158,16 @@ def _reviewing(run: Any, data: str, out: Path, number: int) -> "Review":
     return Review(run, number)
 
 
-# A word that ends so is a file, whether it is there or not; else a mistyped name would be predicted as a text.
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".arff", ".svm", ".txt", ".conll", ".npz", ".npy", ".parquet", ".json")
-
-
 def _is_file(data: str) -> bool:
     if data in ("-", ""):
         return False
-    return _exists(data) or (" " not in data and data.removesuffix(".gz").removesuffix(".bz2").endswith(ENDINGS))
+    if _exists(data):
+        return True
+    # A word that ends so is a file, whether it is there or not; else a mistyped name would be predicted as a text.
+    from manyhot.toolkit.read.formats.files import TABLES
+
+    bare = data.lower().removesuffix(".gz").removesuffix(".bz2")
+    return " " not in data and bare.endswith((*TABLES, ".npz", ".npy", ".json"))
 
 
 def _exists(data: str) -> bool:
@@ -196,7 +199,7 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
             say("no span found")
         return
     from manyhot.toolkit.models.features import little_known
-    from manyhot.toolkit.report.metric_names import BELOW_HALF
+    from manyhot.toolkit.report.metric_names import below_half
     from manyhot.toolkit.runs.explain import guessed
 
     logits, unknown = run.logits_and_judge([text])
@@ -207,9 +210,10 @@ def _predict_text(run: "Run | SpanRun", text: str, as_json: bool) -> None:
     for label in sets:
         console.print(on_one_line(f"{label.name:{width}}  {100 * label.prob:3.0f} %"), markup=False)
     if not sets:
-        say("no label: none is likely enough")
+        never = bool((logits == -math.inf).all())
+        say("no label: of none is the precision promised" if never else "no label: none is likely enough")
     if any(label.prob < 0.5 for label in sets):
-        say(BELOW_HALF)
+        say(below_half(multiclass=run.task == "multiclass"))
 
 
 def _predict_lines(run: "Run | SpanRun") -> None:

@@ -98,11 +98,16 @@ def resampled(
 
 
 def interval(value: float | None, resamples: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval around a measured number; None where there is none."""
+    """Return the interval around a measured number; None where there is none.
+
+    Where resamples of a difference reach 0, as those do that lack the one row by which two methods differ, it ends at 0
+    at least: of the mean that they lie around the last digits are chance.
+    """
     if value is None or np.isnan(resamples).any():
         return None
-    low, high = np.quantile(resamples - resamples.mean(), [(1 - level) / 2, (1 + level) / 2])
-    return value + float(low), value + float(high)
+    lowest, highest = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
+    low, high = (value + float(end - resamples.mean()) for end in (lowest, highest))
+    return (0.0 if lowest <= 0 < low else low), (0.0 if high < 0 <= highest else high)
 
 
 def _weights(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

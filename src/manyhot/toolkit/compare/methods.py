@@ -96,7 +96,10 @@ def make_comparison(config: Config, losses: str | None, folds: int, seeds: int) 
         without = "a comparison without them" if config.model == "linear" else f"--model {config.model}"
         raise InputError(f"{wrong[0]} has votes of training rows beside a linear model; got {without}. Leave it out.")
     if config.task != "multilabel":
-        raise InputError(f"compare expects --task multilabel; got {config.task!r}. Use manyhot train --loss NAME.")
+        raise InputError(
+            f"compare expects --task multilabel, spans or relations; got {config.task!r}. "
+            "Use manyhot train --loss NAME."
+        )
     if config.fine_tune:
         raise InputError("compare expects --model linear, mlp or a frozen encoder; leave fine_tune out.")
     if config.tau != "auto":

@@ -16,11 +16,11 @@ import polars as pl
 import scipy.sparse as sp
 
 from manyhot.toolkit.errors import InputError, shown
-from manyhot.toolkit.read.cells import counted, listed
+from manyhot.toolkit.read.cells import NO_VALUE, counted, listed
 from manyhot.toolkit.read.columns import Columns, Found, check_named, counted_off, how_labels_are_written
 from manyhot.toolkit.read.formats.arff import NUMERIC, Relation
 from manyhot.toolkit.read.formats.label_lists import find_mulan, read_label_names
-from manyhot.toolkit.read.indicators import NO_SET, Cells, Uncertain, settled, told_apart
+from manyhot.toolkit.read.indicators import Cells, Uncertain, settled, told_apart
 from manyhot.toolkit.read.uses import Use, unused_sentences
 
 
@@ -101,7 +101,7 @@ def find_attributes(
         label_format,
         sep,
         categories=tuple(categories),
-        named=tuple(name for name in label_names or () if name in NO_SET),
+        named=tuple(name for name in label_names or () if name in NO_VALUE),
     )
     used = {*columns.text, *columns.features, *columns.categories, *columns.labels}
     said = [f"text: {listed(columns.text)}"] if text else []

@@ -15,6 +15,9 @@ import polars as pl
 from manyhot.toolkit.errors import InputError, shown
 
 TRUTHS = {"true": "1", "false": "0"}
+# A number or a set of labels of which nothing else is said is unknown, as pandas, R and SQL write it. Other words for
+# unknown, such as none or -1, are names that people give to classes, and values.
+NO_VALUE = ("NaN", "nan", "NAN", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>", "?")
 _TRUE_OR_FALSE = (*TRUTHS, "0", "1", "0.0", "1.0")
 
 
@@ -101,21 +104,33 @@ def with_points(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 
 def is_missing(column: pl.Series) -> np.ndarray:
-    """Say which cells are empty: null, or nothing but white space."""
+    """Say which cells of numbers are missing: null, nothing but white space, or a word that says so."""
     if column.dtype != pl.String:
         return column.is_null().to_numpy()
-    return pl.select(trimmed(pl.lit(column)).is_null()).to_series().to_numpy()
+    return pl.select(without_missing(pl.lit(column)).is_null()).to_series().to_numpy()
+
+
+def without_missing(cell: pl.Expr) -> pl.Expr:
+    """Trimmed text, or null where it says that nothing is known."""
+    text = trimmed(cell)
+    return pl.when(~text.is_in(NO_VALUE)).then(text)
 
 
 def read_categories(frame: pl.DataFrame, names: Sequence[str], source: str) -> pl.DataFrame:
-    """Read columns of categories as trimmed text under the names 0, 1, ...; null is a missing one."""
+    """Read columns of categories as trimmed text under the names 0, 1, ...; null is a missing one.
+
+    Codes that became 1.0, as a missing cell beside them makes of whole numbers, are 1.
+    """
     for name in names:
         if not holds_cells(frame.schema[name]):
             raise InputError(
                 f"{source}, column {shown(name)}: expected text or codes, got a {type_name(frame.schema[name])} "
                 "column; write it as text"
             )
-    return numbered(frame, names).select(trimmed(pl.all().cast(pl.String)))
+    cells = numbered(frame, names)
+    codes = [name for name, dtype in cells.schema.items() if dtype.is_float()]
+    whole = cells.select(pl.col(codes).cast(pl.String).str.strip_suffix(".0"))
+    return cells.with_columns(whole).select(trimmed(pl.all().cast(pl.String)))
 
 
 def _vectors(column: pl.Series, source: str, start: int) -> np.ndarray:
@@ -182,12 +197,12 @@ def refuse_first(
     )
 
 
-def check_holds_labels(column: pl.Series, source: str) -> None:
+def check_holds_labels(column: pl.Series, source: str, advice: str = "name another column: --labels COLUMN") -> None:
     """Refuse a column of a type that holds no labels."""
     if not holds_labels(column.dtype):
         raise InputError(
             f"{source}, column {shown(column.name)}: expected labels as a list, as text or as whole numbers, got a "
-            f"{type_name(column.dtype)} column; name another column: --labels COLUMN"
+            f"{type_name(column.dtype)} column; {advice}"
         )
 
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from manyhot.toolkit.errors import InputError, shown
 from manyhot.toolkit.read.cells import (
+    NO_VALUE,
     check_holds_labels,
     close_matches,
     counted,
@@ -25,13 +26,13 @@ from manyhot.toolkit.read.cells import (
     plain,
     with_points,
 )
-from manyhot.toolkit.read.indicators import NO_SET, Uncertain, find_indicators, hold_shares, hold_truths, known_sets
+from manyhot.toolkit.read.indicators import Uncertain, find_indicators, hold_shares, hold_truths, known_sets
 from manyhot.toolkit.read.kinds import ids_of, kinds_of, shares_of
 from manyhot.toolkit.read.label_cells import are_lists, label_lists, label_tokens, object_columns
 from manyhot.toolkit.read.label_columns import LABEL_NAMES, are_truths, find_label_column, hold_names
 from manyhot.toolkit.read.literals import is_literal
 from manyhot.toolkit.read.separators import find_separator
-from manyhot.toolkit.read.uses import Use, are_worded, unused_sentences, why_not
+from manyhot.toolkit.read.uses import Use, are_worded, grouped_cell, unused_sentences, why_not
 from manyhot.toolkit.read.vectors import find_vectors
 
 _TEXT_NAMES = frozenset(
@@ -45,6 +46,7 @@ _KIND_WORDS = {"01": "0/1", "number": "numeric", "string": "text or codes", "emp
     "vector": "list of numbers",
     "comma": "numeric, with a decimal comma",
     "thousands": "numbers with a comma before three digits",
+    "grouped": "numbers with separators of thousands",
     "object": "object",
 }
 
@@ -89,6 +91,11 @@ class Columns:
         """Whether cells say positions among the label names, which have to be known to read them."""
         return self.label_format in ("ids", "vector")
 
+    @property
+    def names_needed(self) -> bool:
+        """Whether cells can be read only where all label names are known; objects may leave out what nobody knows."""
+        return self.by_position or self.label_format == "objects"
+
 
 class Found(NamedTuple):
     """The columns, sentences that say what was found and what is not used, and what there is to say of each column."""
@@ -131,6 +138,7 @@ def find_columns(
     frame = plain(frame)
     if num_labels is not None:
         labels = counted_off(frame.columns, num_labels, source)
+    text, features, labels = (named_of(frame.columns, part) for part in (text, features, labels))
     named = [*(text or ()), *(features or ()), *(labels or ())]
     check_named(frame.columns, source, named)
     kinds = kinds_of(frame)
@@ -163,6 +171,7 @@ def find_columns(
             "name them: --text COLUMN or --features COLUMN,COLUMN"
         )
     _refuse_thousands(source, kinds, features)
+    _refuse_grouped(frame, source, kinds, features)
     categories = [name for name in features if kinds[name] == "string"]
     features = [name for name in features if kinds[name] != "string"]
 
@@ -177,7 +186,7 @@ def find_columns(
         sep,
         categories=tuple(categories),
         commas=tuple(name for name in commas if name in {*features, *label_columns}),
-        named=tuple(name for name in label_names or () if name in NO_SET),
+        named=tuple(name for name in label_names or () if name in NO_VALUE),
     )
     uses = _uses(points, kinds, ids, columns, label_note)
     said = [f"text: {listed(text)}"] if text else []
@@ -235,6 +244,15 @@ def _refuse_thousands(source: str, kinds: dict[str, str], features: Sequence[str
             raise InputError(
                 f"{source}, column {shown(name)}: expected numbers, got some with a comma before three digits, which "
                 "may be 1234 or 1.234; write 1,234 as one of them"
+            )
+
+
+def _refuse_grouped(frame: pl.DataFrame, source: str, kinds: dict[str, str], features: Sequence[str]) -> None:
+    for name in features:
+        if kinds[name] == "grouped":
+            raise InputError(
+                f"{source}, column {shown(name)}: expected numbers, got some such as "
+                f"{shown(grouped_cell(frame[name]))}; write them without separators of thousands"
             )
 
 
@@ -312,6 +330,8 @@ def how_labels_are_written(
         return "indicator", None, f"{len(names)} columns of 0 and 1"
     (name,) = names
     column, where = frame[name], f"{source}, column {shown(name)}"
+    if one_class and column.dtype == pl.Boolean:
+        column = column.cast(pl.String)
     if kinds[name] == "01" and label_names is None and sep is None and not one_class:
         raise InputError(
             f"{where}: multi-label learning needs at least two labels, got one column of 0 and 1; "
@@ -391,6 +411,16 @@ def counted_off(names: Sequence[str], num_labels: int, source: str) -> list[str]
             f"columns, as there are {len(names)} columns; got {num_labels}"
         )
     return list(names[:num_labels] if num_labels > 0 else names[num_labels:])
+
+
+def named_of(columns: Sequence[str], names: Sequence[str] | None) -> list[str] | None:
+    """Return columns by the names that a caller typed; white space round a name in the file need not be typed."""
+    if names is None:
+        return None
+    bare = [column.strip() for column in columns]
+    return [
+        columns[bare.index(name)] if name not in columns and bare.count(name) == 1 else name for name in map(str, names)
+    ]
 
 
 def check_named(columns: Sequence[str], source: str, named: Sequence[str]) -> None:

@@ -144,7 +144,7 @@ def examples_from_frame(
     numbers = read_numbers(frame, columns.features, source, start) if columns.features else None
     categories = read_categories(frame, columns.categories, source) if columns.categories else None
     if with_labels:
-        frame, columns = _laid_out(frame, columns, source)
+        frame, columns = _laid_out(frame, columns, source, label_names or ())
     targets, unknown, names = None, None, []
     if with_labels and columns.label_format in ("indicator", "shares"):
         shares = columns.label_format == "shares"
@@ -184,8 +184,10 @@ def examples_from_relation(
     return Examples(source, texts, numbers, targets, names, categories, unknown=unknown)
 
 
-def _laid_out(frame: pl.DataFrame, columns: Columns, source: str) -> tuple[pl.DataFrame, Columns]:
-    """Write objects as one column of 0 and 1 a name, and several columns of names as one."""
+def _laid_out(
+    frame: pl.DataFrame, columns: Columns, source: str, label_names: Sequence[str]
+) -> tuple[pl.DataFrame, Columns]:
+    """Write objects as one column of 0 and 1 a name, of label names too; and several columns of names as one."""
     if columns.label_format == "joined":
         column = joined(frame, columns.labels, columns.label_sep)
         label_format = "list" if columns.label_sep is None else "separated"
@@ -193,7 +195,7 @@ def _laid_out(frame: pl.DataFrame, columns: Columns, source: str) -> tuple[pl.Da
     if columns.label_format != "objects":
         return frame, columns
     column = frame[columns.labels[0]]
-    cells = object_columns(column, source)
+    cells = object_columns(column, source, label_names)
     if cells is None:
         raise InputError(
             f"{source}, column {shown(column.name)}: expected objects of label names with 0 or 1, as in training, got "
@@ -213,7 +215,8 @@ def _label_sets(
     if columns.label_format == "vector":
         names = list(label_names or ())
         return sp.csr_array(read_vectors(column, names, source)), None, names
-    check_holds_labels(column, source)
+    column = column.cast(pl.String) if column.dtype == pl.Boolean else column  # two classes
+    check_holds_labels(column, source, "write them as in the training file")
     as_list = columns.label_format == "list"
     if not as_list and (ids or columns.label_sep is None):
         as_list = are_lists(column, source, asked=False)
@@ -370,6 +373,31 @@ def check_trainable(examples: Examples) -> None:
             f"{listed(always)}; an empty cell says that nobody knows: write 0 there, name other label columns: "
             "--labels COLUMN,COLUMN, or type --uncertain negative where -1 says no"
         )
+
+
+def unknown_notes(examples: Examples) -> list[str]:
+    """Say of rows to measure on how many label cells nobody knows, and of which labels no row is known to be without.
+
+    Raises:
+        InputError: no row is known to be without any label, so that every prediction would be right.
+    """
+    if examples.unknown is None or not (number := int(examples.unknown.sum())):
+        return []
+    cells = examples.rows * len(examples.label_names)
+    if number < cells == number + int(examples.targets.sum()):
+        raise InputError(
+            f"{examples.source}: expected 0 where a label does not apply, got nothing but 1 and unknown cells, by "
+            "which every prediction is right; an empty cell says that nobody knows: write 0 there"
+        )
+    notes = [
+        f"{number:,} label cells of {examples.source} are unknown ({100 * number / cells:.1f} %), and are left out of "
+        "every number"
+    ]
+    if always := always_on(examples):
+        notes.append(
+            f"{examples.source}: no row is known to be without {listed(always)}; where an empty cell says so, write 0"
+        )
+    return notes
 
 
 def always_on(examples: Examples) -> list[str]:

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from manyhot.targets import UNKNOWN
 from manyhot.toolkit.errors import shown
-from manyhot.toolkit.read.cells import TRUTHS, holds_cells, listed, numbered, parsed, refuse_first
+from manyhot.toolkit.read.cells import NO_VALUE, TRUTHS, holds_cells, listed, numbered, parsed, refuse_first
 
 # What -1 in a label column says, if it does not say that nobody knows.
 Uncertain = Literal["negative", "positive"]
@@ -41,8 +41,6 @@ _WORDS = (
     "unknown",
     "missing",
 )
-# As the only label of a set; other words for unknown, such as none or -1, are names that people give to classes.
-NO_SET = ("NaN", "nan", "NAN", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>", "?")
 _MARKS = [float(mark) for mark in UNKNOWN]
 _VALUES = [0.0, 1.0, *_MARKS]
 
@@ -74,7 +72,7 @@ def known_sets(tokens: pl.DataFrame, names: Sequence[str] | None) -> tuple[pl.Da
 
     `names` are labels, whatever they look like.
     """
-    words = [word for word in NO_SET if word not in (names or ())]
+    words = [word for word in NO_VALUE if word not in (names or ())]
     alone = pl.len().over("row") == 1
     unknown = tokens.select(pl.col("token").is_in(words) & alone).to_series()
     return tokens.filter(~unknown), tokens.filter(unknown)["row"].to_list()

@@ -12,7 +12,7 @@ from manyhot.labels import label_counts
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.errors import InputError, reading, shown
 from manyhot.toolkit.read.attributes import find_attributes, relation_column
-from manyhot.toolkit.read.cells import counted, listed, plain, read_categories, seldom_seen
+from manyhot.toolkit.read.cells import counted, listed, plain, read_categories, seldom_seen, with_points
 from manyhot.toolkit.read.columns import Columns, Found, check_named, find_columns
 from manyhot.toolkit.read.data import Matrix, Raw, Relation, Svmlight, is_delimited, read_file, read_label_names
 from manyhot.toolkit.read.examples import (
@@ -29,6 +29,7 @@ from manyhot.toolkit.read.examples import (
     joined_rows,
     kind_of,
     read_examples,
+    unknown_notes,
 )
 from manyhot.toolkit.read.uses import Use
 
@@ -38,6 +39,8 @@ PART_OF_CELL = {
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# This share of the values of a column may be lost to float32 without a word.
+COARSE = 0.1
 # Where more rows than this have several labels, a row is not one label of its text.
 SEVERAL = 0.1
 # Labels that are none, in any case, as pandas, R, SQL and people write them.
@@ -76,7 +79,7 @@ def read(config: Config, kept: Kept | None = None) -> Training:
 
 def _read(config: Config, kept: Kept | None) -> Training:
     names = read_label_names(config.label_names, config.encoding) if config.label_names else None
-    if kept is not None and kept.columns.by_position:
+    if kept is not None and kept.columns.names_needed:
         names = kept.label_names
     source = Path(config.data).name
     if config.no_header and not is_delimited(config.data):
@@ -102,7 +105,7 @@ def _read(config: Config, kept: Kept | None) -> Training:
         shares = [f"{part.rows:,} {name}" for name, part in {"train": examples, **parts}.items()]
         said.append(f"rows by {config.split_column}: {', '.join(shares)}")
     else:
-        of_ids = examples.label_names if columns.by_position else None
+        of_ids = examples.label_names if columns.names_needed else None
         files = {part: file for part, file in (("valid", config.valid), ("test", config.test)) if file is not None}
         parts = {
             part: read_examples(file, columns, label_names=of_ids, encoding=config.encoding)
@@ -110,6 +113,8 @@ def _read(config: Config, kept: Kept | None) -> Training:
         }
         rows |= {file: parts[part].rows for part, file in files.items()}
     one_class = config.task == "multiclass"
+    for part in parts.values():
+        unknown_notes(part)  # what cannot be measured is refused before anything is fitted
     said += _unknown(examples, columns)
     examples, lost = drop_unknown(examples, one_class=one_class)
     if not examples.rows:
@@ -135,7 +140,9 @@ def _read(config: Config, kept: Kept | None) -> Training:
                 f"{counted(texts, 'text')} stand{'s' if texts == 1 else ''} in several rows with different labels "
                 f"({stand:,} rows); if each row is one label of its text, --join joins them"
             )
-    warned += _suspicious(examples, columns)
+    warned += _suspicious(examples, columns, one_class=one_class)
+    if isinstance(raw, pl.DataFrame):
+        warned += coarse(raw, columns)
     dropped = 0
     if config.drop_unlabelled:
         examples, dropped = drop_unlabelled(examples)
@@ -172,14 +179,17 @@ def _with_labels_of(examples: Examples, first: list[str]) -> Examples:
     return replace(examples, targets=sp.csr_array(examples.targets @ moved), unknown=unknown, label_names=names)
 
 
-def _suspicious(examples: Examples, columns: Columns) -> list[str]:
+def _suspicious(examples: Examples, columns: Columns, *, one_class: bool) -> list[str]:
     """Say of label cells what may be none: words for a missing value, and labels of which no two rows have the same."""
     if columns.label_format not in ("list", "separated", "joined"):
         return []
     counts = label_counts(examples.targets).astype(int)
+    what, advice = "label", "leave the cell empty"
+    if one_class:
+        what, advice = "class", f"{advice} and type --drop-unlabelled"
     warned = [
-        f"{shown(name)} is trained as a label, of {counted(int(counts[i]), 'row')}; where it says that there is none, "
-        "leave the cell empty"
+        f"{shown(name)} is trained as a {what}, of {counted(int(counts[i]), 'row')}; where it says that there is none, "
+        f"{advice}"
         for i, name in enumerate(examples.label_names)
         if name.lower() in _MISSING
     ]
@@ -326,6 +336,24 @@ def span_columns(frame: pl.DataFrame) -> str | None:
             return f'"{"tokens" if "tokens" in lists else "text"}" and "{name}" (list of start, end, type)'
     tags = next((name for name in ("tags", "ner_tags") if name in lists), None)
     return f'"tokens" and "{tags}" (a tag a token)' if "tokens" in lists and tags else None
+
+
+def coarse(frame: pl.DataFrame, columns: Columns) -> list[str]:
+    """Say which numbers are so large beside their differences that float32 makes several of them one."""
+    points = with_points(frame, columns.commas)
+    lost = []
+    for name in columns.features:
+        if points.schema[name] == pl.String or points.schema[name].is_numeric():
+            numbers = points[name].cast(pl.Float64, strict=False).drop_nulls()
+            distinct, kept = numbers.n_unique(), numbers.cast(pl.Float32).n_unique()
+            if distinct > kept + COARSE * distinct:
+                lost.append(f"{name} ({distinct:,} values become {kept:,})")
+    if not lost:
+        return []
+    return [
+        f"numbers are kept with seven digits, and some differ beyond them: {listed(lost)}; take a constant off the "
+        "column, as of times the first of them"
+    ]
 
 
 def _missing(examples: Examples, columns: Columns) -> list[str]:

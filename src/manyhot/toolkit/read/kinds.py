@@ -7,12 +7,23 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from manyhot.toolkit.read.cells import holds_cells, holds_labels, holds_vectors, numbered, trimmed, type_name
+from manyhot.toolkit.read.cells import (
+    holds_cells,
+    holds_labels,
+    holds_vectors,
+    numbered,
+    trimmed,
+    type_name,
+    without_missing,
+)
 from manyhot.toolkit.read.label_cells import holds_objects
 from manyhot.toolkit.read.uses import is_unnamed
 
 _COMMA = r"^[+-]?(?:0|[1-9]\d*)?(?:,\d+)?(?:[eE][+-]?\d+)?$"
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2}(?:,\d{3})*$"
+# 1,234.50, 1.234,56 or 1 234: beyond doubt numbers, whose separators of thousands no reader of numbers takes.
+_GROUPED = r"^[+-]?\d{1,3}(?:(?:,\d{3})+(?:\.\d+)?|(?:\.\d{3})+(?:,\d+)?|(?:['’\s\x{a0}\x{202f}]\d{3})+(?:[.,]\d+)?)$"
+_PLAIN_OR_GROUPED = rf"^[+-]?\d+(?:[.,]\d+)?$|{_GROUPED}"
 TRUTHS = ("0", "1", "0.0", "1.0", "true", "false")
 
 
@@ -35,12 +46,19 @@ def kinds_of(frame: pl.DataFrame) -> dict[str, str]:
     numbers = where(frame, strings, _all_numbers)
     # Trimming costs as much as parsing, and few columns need it.
     numbers += where(frame, sorted(set(strings) - set(numbers)), lambda cell: _all_numbers(trimmed(cell)))
+    # NA beside numbers is a missing one.
+    rest = [name for name in strings if name not in numbers]
+    numbers += where(frame, rest, lambda cell: _all_numbers(without_missing(cell)) & _any_number(cell))
     kinds |= dict.fromkeys(numbers, "number")
     commas = where(frame, [name for name in strings if name not in numbers], lambda cell: _all(cell, _COMMA))
     commas = [name for name in commas if frame[name].str.contains(",", literal=True).any()]
     unsure = where(frame, commas, lambda cell: _all(cell, _THOUSANDS))
     # Where another column has a decimal comma beyond doubt, that is how this file writes numbers.
     kinds |= dict.fromkeys(commas, "comma") | dict.fromkeys(unsure if commas == unsure else (), "thousands")
+    rest = [name for name in strings if name not in numbers and name not in commas]
+    grouped = where(frame, rest, lambda cell: _all(cell, _PLAIN_OR_GROUPED))
+    grouped = [name for name in grouped if frame[name].str.contains(_GROUPED).any()]
+    kinds |= dict.fromkeys(grouped, "grouped")
     kinds |= dict.fromkeys(where(frame, strings, _all_truths), "01")
     kinds |= dict.fromkeys(where(frame, typed, lambda cell: cell.cast(pl.Float64).is_in([0.0, 1.0]).all()), "01")
     empty = where(frame, strings, lambda cell: trimmed(cell).is_null().all())
@@ -67,8 +85,12 @@ def _all_numbers(text: pl.Expr) -> pl.Expr:
     return ((number & ~code) | text.is_null() | (text == "")).all()
 
 
+def _any_number(cell: pl.Expr) -> pl.Expr:
+    return without_missing(cell).cast(pl.Float64, strict=False).is_not_null().any()
+
+
 def _all(text: pl.Expr, pattern: str) -> pl.Expr:
-    cell = trimmed(text)
+    cell = without_missing(text)
     return (cell.str.contains(pattern) | cell.is_null()).all()
 
 

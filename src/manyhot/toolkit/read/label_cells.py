@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -80,11 +81,11 @@ def _are_numbers(dtype: pl.Struct) -> bool:
     )
 
 
-def object_columns(column: pl.Series, source: str) -> pl.DataFrame | None:
+def object_columns(column: pl.Series, source: str, names: Sequence[str] = ()) -> pl.DataFrame | None:
     """Lay out objects, typed or written as text, as a column a name; None where the cells are no objects.
 
     A name that is left out is no label where the objects name only labels that are on. Where some name others too, it
-    is a missing cell.
+    is a missing cell; so is one of `names` that no object has.
 
     Raises:
         InputError: an object whose values are no numbers, or a cell that is none where others are.
@@ -97,6 +98,8 @@ def object_columns(column: pl.Series, source: str) -> pl.DataFrame | None:
         return None
     if frame is None:
         return None
+    absent = [pl.Series(name, [None] * len(column), pl.Float64) for name in names if name not in frame.columns]
+    frame = frame.with_columns(absent)
     low = frame.select(pl.all().cast(pl.Float64).min()).row(0)
     if all(value is None or value > 0 for value in low):
         frame = frame.select(pl.all().fill_null(0))

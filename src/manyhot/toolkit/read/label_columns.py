@@ -37,7 +37,7 @@ def find_label_column(
         [name for name in free if kinds[name] == "list"],
         [name for name in objects if are_truths(frame[name])],
         # A fraction is no label's name.
-        where(frame, [name for name in named if kinds[name] in last], lambda cell: whole(cell).all()),
+        where(frame, [name for name in named if kinds[name] in last], _are_classes),
     )
     for position, pool in enumerate(pools):
         if len(pool) > 1 and position != 3:
@@ -47,6 +47,12 @@ def find_label_column(
             _refuse_coordinate(source, kinds, pool, free)
             return pool
     return []
+
+
+def _are_classes(cell: pl.Expr) -> pl.Expr:
+    """Say whether all cells are whole numbers, if written 1.0, or true and false."""
+    text = cell.cast(pl.String).str.strip_chars().str.to_lowercase().str.strip_suffix(".0")
+    return (whole(text) | text.is_in(["true", "false"])).all()
 
 
 def _refuse_coordinate(source: str, kinds: dict[str, str], labels: Sequence[str], free: Sequence[str]) -> None:

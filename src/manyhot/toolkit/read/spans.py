@@ -10,16 +10,16 @@ from typing import Any
 
 from manyhot.toolkit.errors import InputError, reading
 from manyhot.toolkit.read.cells import counted
-from manyhot.toolkit.read.formats.files import check_is_file, kind_of_file, no_rows
+from manyhot.toolkit.read.formats.files import TAGGED, check_is_file, kind_of_file, no_rows
 from manyhot.toolkit.read.formats.label_studio import LabelStudio
 from manyhot.toolkit.read.formats.links import check_links
 from manyhot.toolkit.read.formats.marked import AS_IT_SAYS, Form, Lines, MarkedRow, Reading
 from manyhot.toolkit.read.formats.span_jsonl import SpanRecords
-from manyhot.toolkit.read.formats.tagged import SUFFIXES, TaggedColumns
+from manyhot.toolkit.read.formats.tagged import TaggedColumns
 
 FORMATS = (
     ".jsonl or .ndjson, .json of such objects or of Label Studio, columns of tokens and tags "
-    f"({', '.join(SUFFIXES)}, or .tsv and .txt with --format columns), each also with .gz or .bz2"
+    f"({', '.join(TAGGED)}, or .tsv and .txt with --format columns), each also with .gz or .bz2"
 )
 
 # What an object of an array has that is no task of Label Studio.
@@ -116,14 +116,14 @@ def _opened(
 ) -> tuple[Any, Iterator[MarkedRow]]:
     kind = kind_of_file(path)[0]
     lines = lines or Lines(path)
-    if how.columns or kind in SUFFIXES:
+    if how.columns or kind in TAGGED:
         columns = TaggedColumns(path, how, with_marks=with_marks)
         return columns, columns.rows(lines)
     if kind in (".jsonl", ".ndjson"):
         records = SpanRecords(path, how, with_marks=with_marks)
         return records, records.rows(lines)
     if kind == ".json":
-        export = LabelStudio(path, with_marks=with_marks)
+        export = LabelStudio(path, with_marks=with_marks, inclusive=how.end == "inclusive")
         tasks = export.tasks()
         if tasks and isinstance(tasks[0], dict) and "data" not in tasks[0] and OF_RECORDS & set(tasks[0]):
             records = SpanRecords(path, how, with_marks=with_marks)

@@ -17,7 +17,16 @@ _SAMPLE = 10_000
 # Scripts that put no space between words.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _MONTH_OR_DAY = r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun"
+_PARTS = tuple(
+    part.replace("-", mark)
+    for mark in ("-", "/", r"\.")
+    for part in (r"\d{1,2}-\d{1,2}-(?:\d{4}|\d\d)", r"\d{4}-\d{1,2}(?:-\d{1,2})?", r"\d{1,2}-\d{4}")
+    if mark != r"\." or part.count("-") == 2
+)
 _DATE = rf"(?i)^(?:\d+(?:st|nd|rd|th)?|[-/:.,+\s]|t|z|[ap]m|utc|gmt|(?:{_MONTH_OR_DAY})[a-z]*)+$"
+# What tells a date from a number with separators, an address or a telephone number: a month or a day by name, a time,
+# or a day, a month and a year.
+_DATED = rf"(?i){_MONTH_OR_DAY}|\d:\d\d|(?:^|[^\d./-])(?:{'|'.join(_PARTS)})(?:[^\d./-]|$)"
 _NUMERIC = {"number": "numbers", "01": "0 and 1", "vector": "lists of numbers"}
 
 
@@ -38,15 +47,15 @@ class Use(NamedTuple):
 
 
 def are_worded(column: pl.Series) -> bool:
-    """Say whether most of the first cells have several words and are no dates."""
+    """Say whether most of the first cells have several words, with letters, and are no dates."""
     cells = filled(column.head(_SAMPLE))
-    worded = cells.str.contains(r"\s") | (cells.str.count_matches(_UNSPACED) >= 6)
+    worded = cells.str.contains(r"\s") & cells.str.contains(r"\p{L}") | (cells.str.count_matches(_UNSPACED) >= 6)
     return 2 * worded.sum() > len(cells) and not are_dates(cells)
 
 
 def are_dates(cells: pl.Series) -> bool:
     """Say whether half of some filled cells or more are dates."""
-    dates = cells.str.contains(_DATE) & cells.str.contains(r"\d\D*\d\D*\d")
+    dates = cells.str.contains(_DATE) & cells.str.contains(_DATED) & cells.str.contains(r"\d\D*\d\D*\d")
     return len(cells) > 0 and 2 * dates.sum() >= len(cells)
 
 
@@ -57,6 +66,8 @@ def why_not(column: pl.Series, kind: str, *, beside_text: bool) -> Use:
         return Use(name, "not used", _NUMERIC[kind] + (", beside text" if beside_text else ", not named"), "features")
     if kind == "thousands":
         return Use(name, "not used", "numbers such as 1,234, which may be 1234 or 1.234: write one of them")
+    if kind == "grouped":
+        return Use(name, "not used", f"numbers such as {shown(grouped_cell(column))}: write them without separators")
     if kind == "empty":
         return Use(name, "not used", "empty")
     if kind != "string":
@@ -78,6 +89,12 @@ def why_not(column: pl.Series, kind: str, *, beside_text: bool) -> Use:
         return Use(name, "not used", "another code in each row")
     what = "taken for codes" if beside_text else f"too many of {len(cells):,} for a category"
     return Use(name, "not used", f"{values:,} different values, {what}", "text" if beside_text else "features")
+
+
+def grouped_cell(column: pl.Series) -> str:
+    """Return a number of the column that has separators of thousands."""
+    cells = filled(column)
+    return str(cells[int((cells.cast(pl.Float64, strict=False).is_null()).arg_max() or 0)])
 
 
 def unused_sentences(unused: Sequence[Use], text: Sequence[str], features: Sequence[str]) -> list[str]:

@@ -128,9 +128,17 @@ MEASURED_ON = {
 }
 # Said wherever a predicted label is shown with a probability below 50 %.
 BELOW_HALF = (
-    "A predicted label may have a probability below 50 %: label sets are chosen for the best F1 of all rows, not by "
-    "one probability."
+    "A predicted label may have a probability below 50 %: label sets are chosen for the best F1 of all rows, and a row "
+    "that must have a label has its best one."
 )
+
+BELOW_HALF_OF_CLASSES = "A class with a probability below 50 % is still the most probable one of its row."
+
+
+def below_half(*, multiclass: bool) -> str:
+    """Return what is said wherever what is predicted is shown with a probability below 50 %."""
+    return BELOW_HALF_OF_CLASSES if multiclass else BELOW_HALF
+
 
 # Where a method stands beside another, by the interval of the difference. "Win" and "loss" read as something else here.
 AHEAD, BEHIND, EVEN = "ahead", "behind", "no clear difference"

@@ -19,11 +19,11 @@ from manyhot.toolkit.errors import visible
 from manyhot.toolkit.report import plots
 from manyhot.toolkit.report.answer import answer, verdicts
 from manyhot.toolkit.report.metric_names import (
-    BELOW_HALF,
     MEASURED_ON,
     RELATION_TITLES,
     SPAN_TITLES,
     TITLES,
+    below_half,
     percent,
     points,
     titles_of,
@@ -78,8 +78,8 @@ def render_run(findings: dict[str, Any]) -> str:
         rows_shown=rows_shown(findings),
         suspects=findings.get("suspects"),
         reads_text=findings["overview"]["lengths"] is not None,
-        below_half=BELOW_HALF if _shown_below_half(findings["worst"] or ()) else None,
-        BELOW_HALF=BELOW_HALF,
+        below_half=below_half(multiclass=multiclass) if _shown_below_half(findings["worst"] or ()) else None,
+        BELOW_HALF=below_half(multiclass=multiclass),
         number_of=lambda group: sum(label["group"] == group for label in findings["labels"]),
         learned=_learned_labels(findings["labels"]),
         cardinality=None if multiclass else _cardinality_sentence(metrics, findings["chosen"].get("promise")),

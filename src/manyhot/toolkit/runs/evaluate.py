@@ -37,7 +37,7 @@ class Aligned:
         """Return which of the unseen labels a row has."""
         return self.unseen[[row]].indices if sp.issparse(self.unseen) else np.flatnonzero(self.unseen[row])
 
-    def warning(self) -> str | None:
+    def warning(self, *, multiclass: bool = False) -> str | None:
         """Say what the unseen labels do to the numbers; None without any."""
         if not self.unseen_names:
             return None
@@ -45,9 +45,13 @@ class Aligned:
         order = np.argsort(-counts, kind="stable")
         named = ", ".join(f"{self.unseen_names[i]} ({counts[i]:,})" for i in order[:10])
         more = f" and {len(order) - 10:,} more" if len(order) > 10 else ""
+        what = ("class", "classes") if multiclass else ("label", "labels")
+        which = f"1 {what[0]} of this file is" if len(order) == 1 else f"{len(order):,} {what[1]} of this file are"
+        missed = "wrong in accuracy" if multiclass else "false negatives in micro-F1"
+        times = int(counts.sum())
         return (
-            f"{len(order):,} labels of this file are unknown to the run, {int(counts.sum()):,} times: {named}{more}. "
-            "They count as missed: false negatives in micro-F1, F1 0 in macro-F1."
+            f"{which} unknown to the run, {times:,} time{'s' * (times != 1)}: {named}{more}. "
+            f"{'It counts' if len(order) == 1 else 'They count'} as missed: {missed}, F1 0 in macro-F1."
         )
 
 

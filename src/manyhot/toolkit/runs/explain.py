@@ -13,18 +13,20 @@ Parts of words are added to the words they stand in, by how many of their charac
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from manyhot.toolkit.errors import shown
 from manyhot.toolkit.models.features import DesignMatrix, Features
 from manyhot.toolkit.models.model import Model
 from manyhot.toolkit.models.pretrained import Tokens
 from manyhot.toolkit.models.term_blocks import TextBlock, token_pattern
 from manyhot.toolkit.models.term_counts import analyzer
+from manyhot.toolkit.read.cells import counted
 from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.examples import Examples
 
@@ -279,6 +281,27 @@ def _told_apart(words: Any, block: TextBlock) -> Words:
 @lru_cache
 def _analyzer(pattern: str) -> Callable[[str], Iterable[str]]:
     return analyzer({"token_pattern": pattern})
+
+
+# With fewer cells a column of values that training had not is no surprise.
+FEW_CELLS = 5
+
+
+def unseen(counts: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Say of which columns of categories cells are not written as in training, by what `known_categories` counts."""
+    notes = []
+    for name, (cells, known, alike) in zip(names, counts.tolist(), strict=True):
+        if alike:
+            notes.append(
+                f"column {shown(name)}: {counted(alike, 'cell')} of {cells:,} differ from a value of training in zeros "
+                "before it or in case alone, and so say nothing; write them as there, 01067 with its 0"
+            )
+        elif cells >= FEW_CELLS and not known:
+            notes.append(
+                f"column {shown(name)}: none of {cells:,} cells has a value that training had, and so they say "
+                "nothing; write them as the training file did"
+            )
+    return notes
 
 
 def guessed(few: int, rows: int) -> str | None:

@@ -33,10 +33,12 @@ from manyhot.toolkit.read.examples import (
     examples_from_matrix,
     examples_of,
     known_of,
+    unknown_notes,
 )
+from manyhot.toolkit.read.formats.files import POLARS_ERRORS
 from manyhot.toolkit.runs.drift import Drift, Usual
 from manyhot.toolkit.runs.evaluate import Aligned, align, align_sparse, measure, measure_probs, measure_ranked
-from manyhot.toolkit.runs.explain import Explained, Reason, guessed, sums, without_each_word, words_of
+from manyhot.toolkit.runs.explain import Explained, Reason, guessed, sums, unseen, without_each_word, words_of
 from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
 from manyhot.toolkit.runs.trained_rows import row_hashes, said_of_known
 
@@ -281,8 +283,9 @@ class Run:
             notes.append(note)
         if self.keeps_best:
             return self._evaluate_ranked(examples, notes)
+        notes += unknown_notes(examples)
         aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
-        if warning := aligned.warning():
+        if warning := aligned.warning(multiclass=multiclass):
             notes.append(warning)
         logits = self.logits(examples)
         metrics = measure(
@@ -368,8 +371,12 @@ class Run:
 
     def _logits_of_new(self, data: Any) -> np.ndarray:
         """Return logits for a caller who asks for labels, and warn of texts that training knew little of."""
-        logits, unknown = self.logits_and_judge(data)
+        examples = data if isinstance(data, Examples) else self._examples(data, with_labels=False)
+        logits, unknown = self.logits_and_judge(examples)
+        notes = unseen(self.features.known_categories(examples), self.columns.categories)
         if note := guessed(int(little_known(unknown).sum()), len(unknown)):
+            notes.append(note)
+        for note in notes:
             warnings.warn(note, stacklevel=3)
         return logits
 
@@ -391,21 +398,23 @@ class Run:
         return row[order], label[order], of[order]
 
     def _examples(self, data: Any, *, with_labels: bool) -> Examples:
-        names = self.label_names if self.columns.by_position else None
+        names = self.label_names if self.columns.names_needed else None
         if isinstance(data, Matrix):
             return examples_from_matrix(data, "the data", with_labels=with_labels, uncertain=self.columns.uncertain)
         if isinstance(data, pl.DataFrame) or (hasattr(data, "iloc") and not is_pandas_series(data)):
-            frame = data if isinstance(data, pl.DataFrame) else _from_pandas(data)
+            frame = data if isinstance(data, pl.DataFrame) else _from_pandas(data, header=self.columns.header)
             if self.columns.label_format == "matrix":
                 return self._numbers(frame.to_numpy())
             return examples_of(frame, self.columns, "the data", label_names=names, with_labels=with_labels)
         if (texts := texts_of(data)) is not None:
             if not self.features.reads_text or self.features.reads_numbers:
-                wanted = (
-                    ", ".join(self.columns.text + self.columns.features)
-                    or f"{self.features.size_without_kernel} numbers"
+                read = self.columns
+                names = [*read.text, *read.features, *read.categories]
+                wanted = listed(names) if names else f"{self.features.size_without_kernel} numbers"
+                array = "" if read.text or read.categories else " or an array"
+                raise InputError(
+                    f"this run was trained on {wanted}; give a file, or in Python a frame{array}, with these columns."
                 )
-                raise InputError(f"this run was trained on {wanted}; give a frame or an array with these columns.")
             return Examples(source="the data", texts=texts, numbers=None, targets=None, label_names=[])
         return self._numbers(data)
 
@@ -457,15 +466,29 @@ def read_for(run: Run, path: str, *, with_labels: bool, encoding: str | None = N
 
 def examples_for(run: Run, raw: Raw, path: str | Path, *, with_labels: bool, start: int = 0) -> Examples:
     """Take the examples of a file, or of a part of it after `start` rows, the way the training file's were taken."""
-    names = run.label_names if run.columns.by_position else None
+    names = run.label_names if run.columns.names_needed else None
     source = Path(path).name
     with reading(path):
         return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
 
 
-def _from_pandas(frame: Any) -> pl.DataFrame:
-    # polars' own conversion needs pyarrow.
-    def cells(column: Any) -> list[Any]:
-        return [None if missing else cell for cell, missing in zip(column.tolist(), column.isna(), strict=True)]
+def _from_pandas(frame: Any, *, header: bool) -> pl.DataFrame:
+    """Take a frame of pandas; without a header, a file's columns are called 1, 2, ..., and those of pandas 0, 1, ..."""
+    names = [str(name) for name in frame.columns]
+    if not header and list(frame.columns) == list(range(len(names))):
+        names = [str(position + 1) for position in range(len(names))]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise InputError(
+            f"the data: expected a different name for each column, got {shown(twice[0])} twice; rename one."
+        )
 
-    return pl.DataFrame({str(name): cells(frame[name]) for name in frame.columns}, strict=False)
+    # polars' own conversion needs pyarrow.
+    def cells(position: int) -> pl.Series:
+        column = frame.iloc[:, position]
+        found = [None if missing else cell for cell, missing in zip(column.tolist(), column.isna(), strict=True)]
+        try:
+            return pl.Series(names[position], found, strict=False)
+        except POLARS_ERRORS:  # of several types: whether it is used is another question
+            return pl.Series(names[position], [None if cell is None else str(cell) for cell in found], pl.String)
+
+    return pl.DataFrame([cells(position) for position in range(len(names))])

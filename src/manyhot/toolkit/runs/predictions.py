@@ -23,7 +23,7 @@ from manyhot.toolkit.read.data import Raw
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
 from manyhot.toolkit.runs.drift import Drift
-from manyhot.toolkit.runs.explain import guessed
+from manyhot.toolkit.runs.explain import guessed, unseen
 from manyhot.toolkit.runs.predict import Run, examples_for
 
 OUTPUTS = (".jsonl", ".csv", ".parquet")
@@ -80,7 +80,7 @@ def write_predictions(
     read = run.columns
     wanted = () if keep is None else (*read.text, *read.features, *read.categories, *keep)
     step = max(CELLS // len(run.label_names) // BLOCK, 1) * BLOCK
-    rows, few = 0, 0
+    rows, few, categories = 0, 0, np.zeros((len(read.categories), 3), dtype=np.int64)
     drift = run.drift() if drift is None else drift
     looks = (*looks, *([] if drift is None else [drift.look]))
     with whole_file(path) as file, writer(file) as write:
@@ -100,13 +100,17 @@ def write_predictions(
                 part = examples.taken(np.arange(start, min(start + step, examples.rows)))
                 logits, unknown = run.logits_and_judge(part)
                 few += int(little_known(unknown).sum())
+                categories += run.features.known_categories(part)
                 for look in looks:
                     look(part, logits, unknown)
                 predicted = predictions(run, logits)
                 write(predicted if kept is None else kept.slice(start, step).hstack(predicted))
                 rows += predicted.height
             progress(rows, batch.share)
+    notes = unseen(categories, read.categories)
     if note := guessed(few, rows):
+        notes.append(note)
+    for note in notes:
         warn(note)
     if drift is not None and (note := drift.said()):
         warn(note)

@@ -68,7 +68,6 @@ PARAMETERS = either(
         "char_wb": record({"analyzer": text, **_limits}),
     },
 )
-_count = whole(0, MOST_ROWS)
 
 
 _names = several(text)

@@ -110,6 +110,7 @@ def _read_spans(config: Config) -> SpanTraining:
                 raise InputError(f"{given.source}: expected rows with spans, got none; name another --{part} file")
             # The test file is cut, and the count said, where it is measured.
             parts[part] = kept if part == "valid" else given
+    warnings = [sentence for sentence in (check_astride(train),) if sentence]
     if not any(train.spans):
         raise InputError(
             f"{train.source}: expected rows with spans, got {counted(train.rows, 'row')} without any; check that this "
@@ -119,7 +120,6 @@ def _read_spans(config: Config) -> SpanTraining:
         raise InputError(f"{train.source}: expected two rows or more to learn from, got one; add rows")
     if train.groups is not None and np.unique(train.groups).size < 2:
         raise InputError(f"{train.source}: expected two groups or more, got one; leave --group out, or name another")
-    warnings = [sentence for sentence in (check_astride(train),) if sentence]
     counts = type_counts(train.taken(np.arange(train.rows)))
     types = sorted({kind for row in train.spans for _, _, kind in row})
     relations = Counter(kind for row in train.relations for _, kind, _ in row)

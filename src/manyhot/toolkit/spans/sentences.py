@@ -175,8 +175,18 @@ def check_astride(sentences: Sentences) -> str | None:
         f"{sentences.names[row]}: {shown(text[mark.start : mark.end])} in {token}"
     )
     if number > MOST_ASTRIDE * sentences.count:
-        raise InputError(f"{sentences.source}: {said}; make every character a token: --tokens characters")
+        advice = "make every character a token: --tokens characters"
+        marks = [(row, mark) for row, of in enumerate(sentences.astride) for mark in of]
+        if 2 * sum(_lacks_end(sentences, row, mark) for row, mark in marks) > number:
+            advice = "with one character more most are whole tokens: if the end is part of a span, type --end inclusive"
+        raise InputError(f"{sentences.source}: {said}; {advice}")
     return f"{said}; they are left out of training"
+
+
+def _lacks_end(sentences: Sentences, row: int, mark: Mark) -> bool:
+    """Say whether a span astride of tokens would be whole ones with one character more."""
+    places = sentences.offsets[row] or []
+    return any(start == mark.start for start, _ in places) and any(end == mark.end + 1 for _, end in places)
 
 
 def overlapping(spans: Sequence[Triple]) -> tuple[Triple, Triple] | None:

@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from manyhot.toolkit.models.term_blocks import SPACELESS
 
-# How a text is cut; "characters" makes every character a token.
-MODES = ("auto", "characters")
-
 
 class Token(NamedTuple):
     """A token, and where it stands in its text: code points, the end exclusive."""

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,10 @@ from manyhot.toolkit.read.formats.files import (
 
 # The first line by which Excel is told, and tells, what stands between fields.
 _SAID_BY_EXCEL = re.compile(rb'(?i)"?sep=(.)"?[,;\t]*\r?\n')
+# Of a .csv, the most usual first.
+SEPARATORS = (",", ";", "\t")
+# By so many records, that a comma in each of two texts is no separator.
+LOOKED_AT = 50
 # What Python takes for a short text or a list beside its content.
 OBJECT_BYTES = 64
 _WHOLE_QUOTED = re.compile(rb'"(?:[^"]|"")*"')
@@ -104,9 +108,9 @@ def find_dialect(
 ) -> Dialect:
     """Look at the first record, and at every quote of a TSV, before a row is read.
 
-    What a first line such as sep=; says is the separator. A .csv whose first record has no comma, but semicolons or
-    tabs, is separated by these. In a TSV the fields of which could not all be quoted ones, quotes are text: that is how
-    TSV is written by most, and one unpaired quote would swallow rows.
+    What a first line such as sep=; says is the separator. A .csv whose first records have as many fields by
+    semicolons or tabs, and not by commas, is separated by these. In a TSV the fields of which could not all be quoted
+    ones, quotes are text: that is how TSV is written by most, and one unpaired quote would swallow rows.
 
     Args:
         path: the file, for messages.
@@ -121,9 +125,7 @@ def find_dialect(
     if said is not None:
         separator = said
     elif separator == ",":
-        _, names = _first_record(path, text(), separator)
-        if len(names) == 1:
-            separator = next((mark for mark in (";", "\t") if mark in names[0]), separator)
+        separator = _separator_of_csv(path, text)
     quoted = separator != "\t" or not _quotes_are_text(text, begins)
     line, names = _first_record(path, text(), separator, quoted=quoted, begins=begins)
     if not header:
@@ -206,6 +208,23 @@ def _first_record(
     if first is None:
         raise no_rows(path)
     return first
+
+
+def _separator_of_csv(path: Path, text: Callable[[], io.BytesIO | io.BufferedReader]) -> str:
+    """Return what parts the first records into as many fields; where nothing does, what parts the first one."""
+    even = (mark for mark in SEPARATORS if _parts_rows(path, text(), mark))
+    return next(even, None) or next((mark for mark in SEPARATORS if _parts_rows(path, text(), mark, 1)), ",")
+
+
+def _parts_rows(path: Path, file: io.BytesIO | io.BufferedReader, separator: str, most: int = LOOKED_AT) -> bool:
+    """Say whether the first records have as many fields, two or more, by this separator."""
+    with io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="\n") as lines:
+        found = (len(record) for _, record in records(path, lines, separator) if record)
+        try:
+            sizes = list(islice(found, most))
+        except InputError:  # by another separator quotes may be plain
+            return False
+    return len(set(sizes)) == 1 and sizes[0] > 1
 
 
 def _said_by_excel(text: Callable[[], io.BytesIO | io.BufferedReader]) -> tuple[str | None, int]:

@@ -21,6 +21,9 @@ FORMATS = (
     ".csv, .tsv, .jsonl or .ndjson, .arff, .svm, .svmlight or .libsvm, .txt of the Extreme Classification Repository "
     "(each also with .gz or .bz2), .parquet, or NAME.X.npz with NAME.Y.npz and labels.txt beside it"
 )
+# Endings of names, in any case and packings aside: of tags a token, and of all that holds rows, matrices aside.
+TAGGED = (".conll", ".iob2", ".iob", ".bio", ".bmes", ".bioes")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arff", ".svm", ".svmlight", ".libsvm", ".txt", *TAGGED)
 # polars panics, instead of raising, on some damaged files.
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 PACKINGS = {".gz": gzip.open, ".bz2": bz2.open}

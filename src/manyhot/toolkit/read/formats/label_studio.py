@@ -19,11 +19,12 @@ class LabelStudio:
     """Tasks of an export.
 
     Attributes:
+        inclusive: `--end inclusive`.
         without: tasks that nobody annotated, or whose annotations were cancelled, which are left out.
     """
 
-    def __init__(self, path: Path, *, with_marks: bool = True) -> None:
-        self.path, self.with_marks = path, with_marks
+    def __init__(self, path: Path, *, with_marks: bool = True, inclusive: bool = False) -> None:
+        self.path, self.with_marks, self.inclusive = path, with_marks, inclusive
         self.without = 0
 
     def tasks(self) -> list[Any]:
@@ -58,7 +59,7 @@ class LabelStudio:
             elif (values := _values(where, task)) is None:
                 self.without += 1
             else:
-                marks = [mark for value in values for mark in _marks(where, value, text)]
+                marks = [mark for value in values for mark in _marks(where, value, text, inclusive=self.inclusive)]
                 yield MarkedRow(f"task {number}", None, text, marks, record=content)
 
 
@@ -82,12 +83,13 @@ def _listed(where: str, key: str, value: Any, kind: type) -> list[Any]:
     return value
 
 
-def _marks(where: str, value: Any, text: str) -> Iterator[Mark]:
+def _marks(where: str, value: Any, text: str, *, inclusive: bool) -> Iterator[Mark]:
     kinds = value.get("labels") if isinstance(value, dict) else None
     if not isinstance(kinds, list):
         raise InputError(f"{where}: expected a span with start, end and labels, got {shown(value)}; {AGAIN}")
     for kind in kinds:
-        mark = check_mark(where, value.get("start"), value.get("end"), kind, len(text), form="text")
+        start, end = value.get("start"), value.get("end")
+        mark = check_mark(where, start, end, kind, len(text), form="text", inclusive=inclusive)
         said = value.get("text")
         if isinstance(said, str) and text[mark.start : mark.end] != said:
             raise InputError(

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from manyhot.toolkit.errors import InputError, shown
-from manyhot.toolkit.read.formats.files import kind_of_file
+from manyhot.toolkit.read.formats.files import TAGGED, kind_of_file
 from manyhot.toolkit.read.formats.marked import Mark, MarkedRow, Reading, check_tokens
 
-SUFFIXES = (".conll", ".iob2", ".iob", ".bio", ".bmes", ".bioes")
 # Letters of the tags of each scheme: one that begins a span, one inside, one that ends it, one that is a span alone.
 SCHEMES = {"BIO": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES"}
 KNOWN = "the schemes known are BIO, BIOES, BILOU and BMES"
@@ -238,7 +237,7 @@ class TaggedColumns:
 
 def is_span_file(path: Path) -> bool:
     """Say whether the name of a file says that it holds marked spans."""
-    return kind_of_file(path)[0] in (*SUFFIXES, ".json")
+    return kind_of_file(path)[0] in (*TAGGED, ".json")
 
 
 def _is_tag(cell: str) -> bool:
