@@ -356,7 +356,7 @@ def test_arrays_and_tensors_have_the_same_probabilities_of_soft_targets() -> Non
     for dtype in (np.float64, np.float32):
         got = manyhot.proba(logits.astype(dtype), scale=0.1)
         want = manyhot.proba(torch.from_numpy(logits.astype(dtype)), scale=0.1).numpy()
-        np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(got, want, rtol=4 * float(np.finfo(dtype).eps))
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

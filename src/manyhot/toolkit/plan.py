@@ -88,7 +88,7 @@ def planned(
                 f"its {TOP} best labels; it has no votes of training rows, no columns of a kernel, {LACKING}"
             )
     else:
-        check_cells(training, _advice(config, training))
+        check_cells(training, _advice(config))
     check_features(training)
     if encoder is None:
         options = blocks_of(config)
@@ -107,7 +107,7 @@ def planned(
         targets: Any = training.train.targets
     else:
         learner = plan(config, training, features, None, encoder)
-        check_cells(training, _advice(config, training), beside=learner.memory.bytes)
+        check_cells(training, _advice(config), beside=learner.memory.bytes)
         targets = training.train.dense_targets()
         learner = replace(learner, loss=loss_of(config.loss, targets))
     listener.detail(f"model: {config.model} on {features.describe()}; {learner.memory.describe()}")
@@ -178,7 +178,7 @@ def check_features(training: Training) -> None:
         )
 
 
-def _advice(config: Config, training: Training) -> str:
+def _advice(config: Config) -> str:
     """Say which options would have labels fitted in blocks."""
     if takes_lists(config) and config.weights == "auto":
         return "Where all label cells are known, labels stay lists, which takes less"

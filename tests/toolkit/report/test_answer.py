@@ -1,5 +1,7 @@
 """Which method a comparison says to use, in a sentence and as a command."""
 
+from typing import Any
+
 import pytest
 
 from compared import comparison
@@ -126,5 +128,5 @@ def test_a_label_that_training_never_had_is_no_rare_one():
     ],
 )
 def test_the_line_trains_what_was_compared_whatever_else_was_typed(typed, method, line):
-    compared = beside(focal=(UP, UP)) | {"command": f"manyhot compare {typed}"}
+    compared: Any = beside(focal=(UP, UP)) | {"command": f"manyhot compare {typed}"}
     assert train_command(compared, compared["methods"][method]) == f"manyhot train {line}"

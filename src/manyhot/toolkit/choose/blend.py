@@ -43,7 +43,6 @@ class Blend(NamedTuple):
         shift: (labels,), what is added.
         linear: a_0.
         votes: a_k, for each of KS.
-        pooled: all labels have one scale and shift.
         scores: on held-out rows, without neighbours and with them.
     """
 
@@ -51,7 +50,6 @@ class Blend(NamedTuple):
     shift: np.ndarray
     linear: float
     votes: tuple[float, ...]
-    pooled: bool
     scores: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -163,7 +161,7 @@ def fit_blend(logits: np.ndarray, log_odds: list[np.ndarray], targets: np.ndarra
         # A model that is better heard the wrong way round is not heard.
         free[int(common[:-1].argmin())] = False
     shift = common[0] * offset + common[-1] + own
-    return Blend(common[0] * slope, shift, float(common[0]), tuple(common[1:-1].tolist()), pooled)
+    return Blend(common[0] * slope, shift, float(common[0]), tuple(common[1:-1].tolist()))
 
 
 def _newton(inputs, targets, slope, offset, free, *, pooled) -> tuple[np.ndarray, np.ndarray]:

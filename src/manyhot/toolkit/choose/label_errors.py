@@ -95,8 +95,7 @@ def suspects(probs: np.ndarray, targets: np.ndarray, limits: Limits, most: int |
     order = np.lexsort((cells.labels, cells.rows, -against))
     if most is not None:
         given = cells.given[order]
-        order = np.sort(np.concatenate([np.flatnonzero(given)[:most], np.flatnonzero(~given)[:most]])) if most else []
-        order = np.lexsort((cells.labels, cells.rows, -against))[np.asarray(order, dtype=np.int64)]
+        order = order[np.sort(np.concatenate([np.flatnonzero(given)[:most], np.flatnonzero(~given)[:most]]))]
     return cells.taken(order)
 
 

@@ -104,10 +104,6 @@ class Ranked:
         data = self.cells.data - by.astype(np.float32)[self.cells.indices] + np.float32(offset)
         return Ranked(sp.csr_array((data, self.cells.indices, self.cells.indptr), shape=self.shape))
 
-    def taken(self, rows: np.ndarray) -> "Ranked":
-        """Take some rows, by their positions."""
-        return Ranked(self.cells[rows])
-
 
 class Best:
     """The best labels of each row so far, while logits come a block of labels at a time.

@@ -244,17 +244,22 @@ def plot_scores(scores: dict[str, list[Any]], *, name: str = "scores", small: bo
 
 
 def plot_steps(steps: list[dict[str, Any]]) -> Markup:
-    """Draw loss and F1 on held-out rows against the penalty that was tried."""
+    """Draw loss and F1, or of classes accuracy and F1, on held-out rows against the penalty that was tried."""
     tried = sorted(steps, key=lambda step: step["C"])
     x = [step["C"] for step in tried]
     first = "accuracy" if "accuracy" in tried[0]["metrics"] else "micro_f1"
+    name = {"accuracy": "accuracy", "micro_f1": "micro-F1"}[first]
     curves = [[step["metrics"][key] for step in tried] for key in (first, "macro_f1")]
     loss = [step["loss"] for step in tried]
 
     def draw(axes: Axes) -> None:
         axes.plot(x, curves[0], color=FIRST, marker="o", markersize=4)
         axes.plot(x, curves[1], color=SECOND, marker="s", markersize=4)
-        axes.set(xscale="log", xlabel="C (larger: weaker penalty)", ylabel="F1")
+        axes.set(
+            xscale="log",
+            xlabel="C (larger: weaker penalty)",
+            ylabel="accuracy, macro-F1" if first == "accuracy" else "F1",
+        )
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         right = axes.twinx()
         right.plot(x, loss, color=MUTED, linestyle=(0, (4, 3)), marker=".", markersize=5)
@@ -265,7 +270,7 @@ def plot_steps(steps: list[dict[str, Any]]) -> Markup:
         axes.minorticks_off()
 
     said = "; ".join(
-        f"C {C:g}: {a:.1%}, macro-F1 {b:.1%}, loss {c:.4f}" for C, a, b, c in zip(x, *curves, loss, strict=True)
+        f"C {C:g}: {name} {a:.1%}, macro-F1 {b:.1%}, loss {c:.4f}" for C, a, b, c in zip(x, *curves, loss, strict=True)
     )
     return drawn("steps", "What was tried", f"{said}.", draw, place=TWO_SCALES)
 
