@@ -258,3 +258,10 @@ def test_validate_looks_behind_the_mask_of_listed_targets() -> None:
         with pytest.raises(ValueError, match=r"got NaN at row 1, label 2"):
             manyhot.validate(logits, targets)
         manyhot.validate(logits, targets, mask=torch.tensor([True, True, False]))
+
+
+def test_labels_and_offsets_are_on_one_device():
+    ids, offsets = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 3])
+    with pytest.raises(ValueError, match="labels and offsets must be on one device; got cpu and meta"):
+        IndexTargets(ids, offsets.to("meta"))
+    assert IndexTargets(ids.to("meta"), offsets.to("meta")).shape == (2,)

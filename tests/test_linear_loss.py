@@ -499,3 +499,12 @@ def test_options_are_checked_before_a_prior_is_added(options: Any, match: str) -
     prior = {"prior": torch.full((4,), 0.25)} | options
     with pytest.raises(ValueError, match=match):
         manyhot.linear_zlpr_loss(torch.zeros(2, 3), torch.zeros(4, 3), manyhot.IndexTargets([[0], [1]]), **prior)
+
+
+@pytest.mark.parametrize(("value", "target"), [(math.inf, 1.0), (-math.inf, 0.0)])
+def test_an_infinite_logit_on_the_right_side_of_a_listed_soft_target_adds_nothing(value: float, target: float) -> None:
+    x, weight, bias = torch.ones(1, 1), torch.tensor([[0.0], [0.0]]), torch.tensor([value, 0.0])
+    targets = IndexTargets(torch.tensor([[0]]), soft=torch.tensor([[target]]))
+    got = manyhot.linear_bce_loss(x, weight, targets, bias=bias)
+    want = manyhot.bce_loss(torch.tensor([[value, 0.0]]), torch.tensor([[target, 0.0]]))
+    assert got.item() == pytest.approx(want.item())

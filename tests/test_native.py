@@ -1,6 +1,9 @@
 """The C++ kernel against the formulas in float64: every format, type, instruction set and number of threads."""
 
 import math
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch.nn import functional as F
 
 import manyhot
 import reference
+from manyhot import IndexTargets
 from manyhot.kernels import native
 
 if native.MISSING is not None:
@@ -400,3 +404,25 @@ def test_a_sure_positive_in_one_tile_leaves_the_gradient_of_the_others_alone() -
 def sum_of_both(logits: torch.Tensor, targets: torch.Tensor, impl: Any) -> torch.Tensor:
     neg, pos = manyhot.signed_logsumexp(logits, targets, impl=impl)
     return neg.sum() + pos.sum()
+
+
+def test_no_code_of_one_instruction_set_has_a_name_that_others_have():
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("no nm")
+    said = subprocess.run([nm, "-DC", "--defined-only", _native.__file__], capture_output=True, text=True, check=True)
+    # The linker keeps one of several, that of the largest instruction set, for all processors.
+    shared = [line for line in said.stdout.splitlines() if re.search(r" [WVu] .*std::.*<(float|double|int)\b", line)]
+    assert not [line for line in shared if "manyhot" not in line]
+
+
+def test_offsets_of_any_strides_are_read_right():
+    logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([0, 5, 2, 3])
+    both = torch.stack((torch.tensor([0, 1, 1, 4]), torch.tensor([9, 9, 9, 9])), 1)
+    offsets = both[:, 0]
+    assert not offsets.is_contiguous()
+    want = manyhot.zlpr_loss(logits, IndexTargets(ids, offsets.clone()), impl="eager", reduction="none")
+    for impl in ("auto", "native", "blocked", "eager"):
+        got = manyhot.zlpr_loss(logits, IndexTargets(ids, offsets), impl=impl, reduction="none")
+        torch.testing.assert_close(got, want)

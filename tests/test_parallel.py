@@ -37,6 +37,9 @@ def drawn() -> dict[str, Tensor]:
     targets = (torch.rand(ROWS, LABELS, generator=generator) < 0.2).double()
     targets[0], targets[1] = 0, 1
     targets[[2, 7]] = -1
+    for row, size in ((3, 2), (5, 3), (6, 4)):  # the labels of one process alone, all of them
+        targets[row] = 0
+        targets[row, : LabelShard(LABELS, 0, size).stop] = 1
     ids = torch.randint(CLASSES, (ROWS,), generator=generator)
     ids[4] = -1
     return {

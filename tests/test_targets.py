@@ -134,3 +134,18 @@ def test_epsilon_out_of_range(epsilon: float) -> None:
 def test_unknown_smoothing() -> None:
     with pytest.raises(ValueError, match='smoothing must be "mass" or "uniform"; got \'symmetric\''):
         manyhot.smooth_labels(torch.ones(1, 2), 0.1, smoothing="symmetric")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("impl", ["auto", "eager", "blocked"])
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_targets_of_rare_types_are_those_of_the_usual_ones(impl: Any, dtype: torch.dtype) -> None:
+    logits, targets = torch.tensor([[2.0, -1.0, 3.0]]), torch.tensor([[1, 0, 1]])
+    want = manyhot.zlpr_loss(logits, targets, impl=impl)
+    assert manyhot.zlpr_loss(logits, targets.to(dtype), impl=impl) == want
+    assert manyhot.bce_loss(logits, targets.to(dtype)) == manyhot.bce_loss(logits, targets)
+
+
+def test_logits_of_eight_bits_are_refused() -> None:
+    logits = torch.zeros(1, 3).to(torch.float8_e4m3fn)
+    with pytest.raises(TypeError, match=r"logits must be of 16 bits or more; got torch.float8_e4m3fn. Use"):
+        manyhot.zlpr_loss(logits, torch.zeros(1, 3))

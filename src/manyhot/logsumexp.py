@@ -122,10 +122,10 @@ def _against_kernels(batch: Batch) -> list[str]:
     if traced() or watched():
         return ["torch.compile, torch.jit.trace, torch.func or a dispatch mode traces the call"]
     if isinstance(batch.targets, IndexTargets):
-        targets, ids = batch.targets.soft, batch.targets.labels
+        targets, ids, offsets = batch.targets.soft, batch.targets.labels, batch.targets.offsets
     else:
-        targets, ids = batch.targets, None
-    for x in (batch.logits, targets, ids, batch.threshold, batch.mask, batch.label_weight):
+        targets, ids, offsets = batch.targets, None, None
+    for x in (batch.logits, targets, ids, offsets, batch.threshold, batch.mask, batch.label_weight):
         if x is None or isinstance(x, float | int):
             continue
         if not x.is_cpu:

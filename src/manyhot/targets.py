@@ -76,20 +76,30 @@ class IndexTargets:
                 "with offsets, labels must have shape (ids,) and offsets (rows + 1,); "
                 f"got {tuple(labels.shape)} and {tuple(self.offsets.shape)}."
             )
-        elif values_readable(self.offsets):
-            ends = self.offsets
-            if ends[0] != 0 or ends[-1] != len(labels) or bool((ends.diff() < 0).any()):
-                raise ValueError(
-                    f"offsets must rise from 0 to the number of ids, {len(labels)}; "
-                    f"got {ends[0].item()} to {ends[-1].item()}{', with a step down' * bool((ends.diff() < 0).any())}. "
-                    "torch.nn.EmbeddingBag leaves out the last one: append it."
-                )
+        else:
+            self._check_offsets()
         if soft is not None and (not soft.is_floating_point() or soft.shape != labels.shape):
             raise ValueError(
                 f"soft must be floating-point and have the shape of labels, {tuple(labels.shape)}; "
                 f"got {soft.dtype} of shape {tuple(soft.shape)}."
             )
         self.soft = soft
+
+    def _check_offsets(self) -> None:
+        """Check that offsets cut the ids into rows, where they can be read; and that both are on one device."""
+        ends = self.offsets
+        if ends is None:
+            return
+        if ends.device != self.labels.device:
+            raise ValueError(f"labels and offsets must be on one device; got {self.labels.device} and {ends.device}.")
+        if not values_readable(ends):
+            return
+        if ends[0] != 0 or ends[-1] != len(self.labels) or bool((ends.diff() < 0).any()):
+            raise ValueError(
+                f"offsets must rise from 0 to the number of ids, {len(self.labels)}; "
+                f"got {ends[0].item()} to {ends[-1].item()}{', with a step down' * bool((ends.diff() < 0).any())}. "
+                "torch.nn.EmbeddingBag leaves out the last one: append it."
+            )
 
     @property
     def shape(self) -> torch.Size:
@@ -110,11 +120,13 @@ class IndexTargets:
         return self._with(lambda x: x.pin_memory())
 
     def _with(self, moved: Callable[[Tensor], Tensor]) -> "IndexTargets":
-        """Apply a copy to each tensor; what was checked stays so."""
+        """Apply a copy to each tensor; what was checked stays so, and what could not be read before is checked now."""
         new = object.__new__(IndexTargets)
         for name in IndexTargets.__slots__:
             value = getattr(self, name)
             setattr(new, name, None if value is None else moved(value))
+        if self.offsets is not None and not values_readable(self.offsets):
+            new._check_offsets()
         return new
 
     def __getitem__(self, rows: Any) -> "IndexTargets":
@@ -217,7 +229,10 @@ def targets_of(targets: Any, logits: Tensor | None) -> Targets:
         return targets
     if isinstance(targets, Tensor):
         if targets.layout == torch.strided:
-            return targets
+            # What neither kernels nor torch's own operations take.
+            if targets.dtype in (torch.uint16, torch.uint32, torch.uint64):
+                return targets.long()
+            return targets.float() if targets.is_floating_point() and targets.itemsize < 2 else targets
         if targets.layout != torch.sparse_csr or targets.ndim != 2:
             raise TypeError(
                 f"sparse targets must be a two-dimensional torch.sparse_csr tensor; got {targets.layout} of shape "
@@ -332,6 +347,8 @@ def check_logits(logits: Any, axis: str = "label") -> None:
         TypeError: no tensor, or one that is not floating-point.
         ValueError: no last axis, or one of length 0.
     """
+    if isinstance(logits, Tensor) and logits.is_floating_point() and logits.itemsize < 2:
+        raise TypeError(f"logits must be of 16 bits or more; got {logits.dtype}. Use logits.float().")
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         came = f"a tensor of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
         raise TypeError(

@@ -11,6 +11,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <functional>
+#include <new>
 #include <vector>
 
 #if defined(__SSE2__)
@@ -38,8 +41,23 @@ namespace MANYHOT_ISA {
 // 1 + w z four times: steps between two rescalings, which the sums of 64 factors up to 2 allow.
 constexpr int steps_a_scaling = 16;
 
+// Of each instruction set by itself: members of std::vector<float> that are not inlined have one name in all of them, and
+// the linker would keep those of the largest, which stop an older processor.
 template <class T>
-using Numbers = std::vector<T>;
+struct Allocator {
+  using value_type = T;
+
+  Allocator() = default;
+  template <class U>
+  Allocator(const Allocator<U>&) {}
+  T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T))); }
+  void deallocate(T* p, std::size_t) { ::operator delete(p); }
+  bool operator==(const Allocator&) const { return true; }
+  bool operator!=(const Allocator&) const { return false; }
+};
+
+template <class T>
+using Numbers = std::vector<T, Allocator<T>>;
 
 // What is less than this share of the largest coefficient is dropped: at the tilt no sum that counts gets anything from it,
 // and polynomials become much shorter than their degree.
@@ -156,7 +174,7 @@ Polynomial<T> product_of_factors(const T* w, int64_t count, int64_t degree, Numb
 template <class T>
 struct Group {
   Numbers<T> w;
-  std::vector<int32_t> place;
+  Numbers<int32_t> place;
   int64_t count = 0, degree = 0;
   bool gathered = false;
   Polynomial<T> p;
@@ -348,7 +366,7 @@ class SetsOfRow {
 
   // Where logits lie so far apart that sums do not see them all: between the two that the wanted number separates.
   void bisect(double slack) {
-    std::vector<T> sorted(s_.begin(), s_.begin() + n_);
+    Numbers<T> sorted(s_.begin(), s_.begin() + n_);
     const int64_t place = static_cast<int64_t>(size_) - 1;
     std::nth_element(sorted.begin(), sorted.begin() + place, sorted.end(), std::greater<T>());
     const double of = sorted[place];

@@ -181,8 +181,10 @@ class _Side(NamedTuple):
 
     def merged(self, of_all: Tensor, own: Tensor) -> "_Side":
         """Take the sum of all processes in the place of that of this one."""
-        grown = torch.where(of_all == own, 0, of_all - own)
-        return self._replace(total=self.total * grown.exp())
+        # A process without a term has none of the sum of others either.
+        empty = self.total == 0
+        grown = torch.where(empty | (of_all == own), 0, of_all - own)
+        return self._replace(total=torch.where(empty, 0, self.total * grown.exp()))
 
 
 def _finite(peak: Tensor) -> Tensor:
@@ -312,13 +314,15 @@ def _cross_entropies(layer: Layer, gradients: tuple[_Gradients, Tensor] | None) 
     loss = torch.zeros(len(x), dtype=layer.dtype, device=x.device)
     for labels, chunk, e, cells in _chunks(layer, x):
         s = e.view(-1)[cells.place]
-        t = 1.0 if positives.target is None else positives.target[cells.which]
         # log(1 + e^s) - s is 0 to rounding at a large s, where log(1 + e^-s) has all its digits.
         e.view(-1)[cells.place] = -math.inf
         loss += F.softplus(e, threshold=40).sum(-1)
-        terms = t * F.softplus(-s, threshold=40)
+        terms = F.softplus(-s, threshold=40)
         if positives.target is not None:
-            terms = terms + (1 - t) * F.softplus(s, threshold=40)
+            t = positives.target[cells.which]
+            # At an infinite logit the side that does not count is no number.
+            terms = torch.where(t == 0, 0, t * terms)
+            terms = terms + torch.where(t == 1, 0, (1 - t) * F.softplus(s, threshold=40))
         loss.index_add_(0, positives.row[cells.which], terms)
         if gradients is not None:
             e.view(-1)[cells.place] = s

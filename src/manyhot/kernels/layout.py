@@ -32,6 +32,7 @@ def layout(batch: Batch) -> Layout:
     dense = labels = offsets = soft = None
     if isinstance(targets, IndexTargets):
         labels, offsets, soft = targets.labels.contiguous(), targets.offsets, targets.soft
+        offsets = None if offsets is None else offsets.contiguous()
         soft = None if soft is None else soft.to(dtype).contiguous()
     else:
         dense = _rows(targets)

@@ -101,6 +101,8 @@ def audit(
 
         asked = {key: value for key, value in options_of(context).items() if key not in ("out", "safe_csv")}
         if run is not None:
+            if config is not None or set_:
+                raise InputError(f"--config and --set are of a training; --run {run} is one: leave them out.")
             for key in (*KEPT, "join", "group", "split_column", "drop_unlabelled", "device", "long", "seed"):
                 if asked.get(key) is not None:
                     raise InputError(
