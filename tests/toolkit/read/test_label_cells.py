@@ -606,12 +606,9 @@ def test_the_case_of_one_row_a_label():
 ROWS = [["good soup, hot", "food"], ["bad waiter", "staff"], ["nice soup", "food|staff"]]
 
 
-@pytest.mark.parametrize("separator", [";", "\t", ","])
-@pytest.mark.parametrize("quote", ['"', ""])
+@pytest.mark.parametrize(("separator", "quote"), [(";", '"'), (";", ""), ("\t", '"'), ("\t", ""), (",", '"')])
 @pytest.mark.parametrize("name", ["text", "text, long", "size (cm, kg)"])
 def test_a_csv_by_other_separators_may_have_quotes_and_commas(separator, quote, name):
-    if separator == "," and not quote:
-        pytest.skip("a comma within a field needs quotes")
     lines = [[name, "labels"], *ROWS]
     text = "".join(separator.join(f"{quote}{cell}{quote}" for cell in line) + "\n" for line in lines)
     Path("d.csv").write_text(text)
