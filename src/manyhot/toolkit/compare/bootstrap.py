@@ -19,6 +19,8 @@ from manyhot.labels import label_groups
 
 RESAMPLES = 2000
 LEVEL = 0.95
+# A difference of sums that is smaller is none.
+NOTHING = 1e-12
 # Weights of so many cells are held at a time.
 CELLS = 4_000_000
 METRICS = ("micro_f1", "macro_f1", "samples_f1", "exact_match", "rare_f1")
@@ -100,14 +102,16 @@ def resampled(
 def interval(value: float | None, resamples: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
     """Return the interval around a measured number; None where there is none.
 
-    Where resamples of a difference reach 0, as those do that lack the one row by which two methods differ, it ends at 0
-    at least: of the mean that they lie around the last digits are chance.
+    Where resamples show no difference at all as often as an end of the interval is passed, those that lack the one row
+    by which two methods differ, the interval has 0 in it: of the mean that they lie around the last digits are chance.
     """
     if value is None or np.isnan(resamples).any():
         return None
-    lowest, highest = np.quantile(resamples, [(1 - level) / 2, (1 + level) / 2])
-    low, high = (value + float(end - resamples.mean()) for end in (lowest, highest))
-    return (0.0 if lowest <= 0 < low else low), (0.0 if high < 0 <= highest else high)
+    tail = (1 - level) / 2
+    ends = np.quantile(resamples - resamples.mean(), [tail, 1 - tail])
+    low, high = (value + float(end) for end in ends)
+    none = np.mean(np.abs(resamples) < NOTHING) >= tail
+    return (min(low, 0.0), max(high, 0.0)) if none else (low, high)
 
 
 def _weights(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
