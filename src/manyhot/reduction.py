@@ -75,7 +75,6 @@ def apply(weights: Tensor | float, loss: Tensor, reduction: Reduction) -> Tensor
         # `where` and not a product alone: a row of weight 0 stays out of the sum even if its loss is infinite.
         loss = torch.where(weights == 0, 0, loss) * weights
     elif weights != 1:
-        # A sum of large losses may be beyond float32 where their mean is not.
-        wide = loss.dtype if loss.device.type == "mps" else torch.float64
-        return (loss.sum(dtype=wide) * weights).to(loss.dtype)
+        # Weighted first: a sum of large losses may be beyond float32 where their mean is not.
+        return (loss * weights).sum()
     return loss if reduction == "none" else loss.sum()

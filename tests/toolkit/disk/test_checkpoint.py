@@ -335,6 +335,45 @@ def test_a_place_where_another_process_trains():
     assert os.listdir("runs") == ["d-2"]
 
 
+@pytest.mark.skipif(module.fcntl is None, reason="no locks of files on this system")
+def test_a_place_that_another_leaves_while_it_is_taken(monkeypatch):
+    config, real, before = Config(data="d.csv", out="run"), module._lock, []
+
+    def lock(file):  # between opening the file and locking it another ends, and removes the folder
+        if not before:
+            before.append(file.name)
+            shutil.rmtree(partial_of(Path("run")))
+        return real(file)
+
+    monkeypatch.setattr(module, "_lock", lock)
+    with reserved(config, {}, resume=False, say=lambda text: None) as (path, checkpoint):
+        assert checkpoint.folder == partial_of(path)
+        assert partial_of(path).exists()
+        with (
+            pytest.raises(InputError, match="another manyhot is training there"),
+            reserved(config, {}, resume=False, say=lambda text: None),
+        ):
+            pass
+    assert before
+    assert not partial_of(path).exists()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_folder_that_is_removed_before_its_lock_is_opened(monkeypatch, times):
+    made, real = [], Path.mkdir
+
+    def mkdir(self, *args, **options):
+        real(self, *args, **options)
+        if self == partial_of(Path("run")) and len(made) < times:
+            made.append(self)
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with reserved(Config(data="d.csv", out="run"), {}, resume=False, say=lambda text: None) as (path, _):
+        assert partial_of(path).exists()
+    assert len(made) == times
+
+
 # A checkpoint changed by hand
 
 

@@ -85,3 +85,10 @@ def test_sparse_numbers_have_none():
     import scipy.sparse as sp
 
     assert Features.fit(Examples("f.npz", None, sp.csr_array(X), None, []), kernel=True).kernel is None
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_row_has_the_same_bits_whatever_rows_come_with_it(size):
+    kernel, X = fitted(numbers_of(120, 33)), numbers_of(300, 33, seed=1)
+    parts = [kernel.transform(X[first : first + size]) for first in range(0, 300, size)]
+    np.testing.assert_array_equal(np.concatenate(parts), kernel.transform(X))

@@ -1,5 +1,6 @@
 """The linear model: its product and gradient against dense torch, its optimum against scikit-learn and SciPy."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,10 @@ def test_a_dense_row_has_the_same_bits_whatever_rows_come_with_it(size):
     parts = [model.logits(X[first : first + size]) for first in range(0, 600, size)]
     np.testing.assert_array_equal(np.concatenate(parts), model.logits(X))
     assert model.logits(X[:0]).shape == (0, 20)
+    X.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(model.logits(X), np.concatenate(parts))
 
 
 def test_logits_are_the_product_plus_the_bias():

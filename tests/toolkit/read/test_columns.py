@@ -515,6 +515,7 @@ def test_numbers_with_separators_of_thousands_are_named_as_such(cells, shown):
 
 
 DATES = [
+    "20240131T1000",
     "2024-01-31",
     "31.12.2024",
     "1/2/24",
@@ -545,7 +546,36 @@ def test_a_column_with_white_space_round_its_name_is_found_by_the_name():
     assert "expected a column 'other'" in refused(find, columns, labels=["other"])
 
 
-@pytest.mark.parametrize("cells", [["True", "False", "True", "False"], [True, False, True, False], ["1.0", "2.0"] * 2])
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (["12 345", "7", "101 222", "7 345"], None),
+        (["3", "2", "NA", "3"], ["2", "3"]),
+        (["3", "2", "?", " "], ["2", "3"]),
+        (["1,234", "2,345", "1,234", "2,345"], None),
+    ],
+)
+@pytest.mark.parametrize("one_class", [False, True])
+def test_ids_of_labels_are_no_numbers(cells, names, one_class):
+    columns = {"text": TEXTS, "labels": cells}
+    found, _ = find(columns, one_class=one_class)
+    assert found.labels == ("labels",)
+    if names:
+        assert read(columns, found).label_names == names
+    if "," not in cells[0]:
+        several = {"text": TEXTS, "label1": cells, "label2": ["9 100", "8", "NA", "7"]}
+        assert find(several)[0].labels == ("label1", "label2")
+
+
+def test_a_number_with_a_fraction_of_0_is_no_label_of_a_set():
+    message = refused(find, {"text": TEXTS, "label": ["1.0", "2.0", "1.0", "2.0"]})
+    assert "expected a list column, a column named" in message
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [["True", "False", "True", "False"], [True, False, True, False], ["1.0", "2.0"] * 2, ["1.0", "NA", "2.0", "1.0"]],
+)
 def test_classes_that_are_truths_or_whole_numbers(cells):
     found, _ = find({"text": TEXTS, "label": cells}, one_class=True)
     assert found.labels == ("label",)

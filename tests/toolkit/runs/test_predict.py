@@ -499,6 +499,14 @@ def test_categories_that_training_had_not_are_said(zip_run):
     assert any(re.search(said, note) for note in notes)
 
 
+def test_a_column_to_keep_may_have_white_space_round_its_name(zip_run, tmp_path):
+    folder, run = zip_run
+    frame = pl.read_csv(folder / "d.csv", infer_schema=False).head(3)
+    frame.with_columns(frame["n"].alias(" own ")).write_csv(tmp_path / "d.csv")
+    write_predictions(tmp_path / "out.csv", run, tmp_path / "d.csv", keep=["own"])
+    assert pl.read_csv(tmp_path / "out.csv", infer_schema=False)[" own "].to_list() == frame["n"].to_list()
+
+
 def test_a_text_for_a_run_that_reads_more_is_told_what_to_give(zip_run):
     with pytest.raises(InputError, match=r"trained on n, zip; give a file, or in Python a frame, with these columns"):
         zip_run[1].predict(["01067"])

@@ -12,6 +12,8 @@ from command import as_json, bad, call
 from interrupted import goes_on_to_the_same_run
 from manyhot.toolkit.config import Config
 from manyhot.toolkit.disk.run_folder import SPAN_RUN
+from manyhot.toolkit.report.card import card
+from manyhot.toolkit.report.metric_names import RELATION_TITLES, written
 from manyhot.toolkit.report.span_page import drawn_arrows
 from manyhot.toolkit.spans.train import train_spans
 from relation_rows import as_records, linked_sentences, write_relations
@@ -65,6 +67,20 @@ def test_a_run_finds_triples_and_gives_them_by_name(trained: Path) -> None:
     assert [list(some) for some in run.predict(["", " "])] == [[[], []]] * 2
     state = json.loads((trained / "run" / "run.json").read_text())
     assert (state["task"], state["design"]) == ("relations", trained.name.rstrip("0123456789"))
+
+
+def test_the_card_of_a_run_has_triples_and_their_relations(trained: Path) -> None:
+    findings = json.loads((trained / "run" / "findings.json").read_text())
+    page, metrics = card(findings), findings["metrics"]["test"]
+    assert f"Predicts spans of {len(findings['types'])} types and 4 relations between them" in page
+    for key, title in RELATION_TITLES.items():
+        if key in metrics:
+            assert f"| {title} | {written(key, metrics[key])} |" in page
+    for relation in findings["relations"]:
+        line = f"| {relation['train_triples']:,} | {relation['triples']:,} | {written('f1', relation['f1'])} |"
+        assert line in next(row for row in page.splitlines() if row.startswith("| " + relation["name"].split("_")[0]))
+    assert f"    - type: triple_micro_f1\n      value: {round(metrics['triple_micro_f1'], 4)}\n" in page
+    assert "    - type: micro_f1\n" not in page
 
 
 def test_the_scores_of_a_row_do_not_depend_on_the_rows_beside_it(trained: Path) -> None:

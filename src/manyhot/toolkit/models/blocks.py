@@ -6,14 +6,20 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch import Tensor
 
 # Products of other shapes may round otherwise. Who predicts a file in parts cuts it at multiples of this.
 BLOCK = 256
 
 
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return a @ b by torch: NumPy's product of a block rounds by where in it a row stands."""
-    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+def tensor_to_read(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor, of its memory where it may be written: torch warns of others."""
+    return torch.from_numpy(np.require(array, requirements="W"))
+
+
+def dense_product(block: np.ndarray, by: Tensor) -> np.ndarray:
+    """Return block @ by, by torch: NumPy's product of a block rounds by where in it a row stands."""
+    return (tensor_to_read(block) @ by).numpy()
 
 
 def in_blocks(X: Any, of_block: Callable[[Any], np.ndarray], columns: int, dtype: Any = np.float32) -> np.ndarray:

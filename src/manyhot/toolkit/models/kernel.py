@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics.pairwise import rbf_kernel
 
-from manyhot.toolkit.models.blocks import in_blocks, product
+from manyhot.toolkit.models.blocks import dense_product, in_blocks, tensor_to_read
 
 # benchmarks/pieces.py chose it on training rows; 300 and 600 are no better with votes of nearest rows beside them.
 LANDMARKS = 100
@@ -71,10 +71,10 @@ class Kernel:
 
     def columns(self, numbers: np.ndarray) -> np.ndarray:
         """Return (rows, columns) float64."""
-        landmarks, gamma = self.landmarks.astype(np.float64), float(self.gamma[0])
+        landmarks, gamma, basis = self.landmarks.astype(np.float64), float(self.gamma[0]), tensor_to_read(self.basis)
 
         def of_block(block: np.ndarray) -> np.ndarray:
-            return product(rbf_kernel(block.astype(np.float64), landmarks, gamma=gamma), self.basis) - self.mean
+            return dense_product(rbf_kernel(block.astype(np.float64), landmarks, gamma=gamma), basis) - self.mean
 
         return in_blocks(numbers, of_block, self.size, np.float64)
 

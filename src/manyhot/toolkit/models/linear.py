@@ -18,7 +18,7 @@ from manyhot.labels import label_prior
 from manyhot.toolkit.disk.fits import UNSAVED, Arrays, Bookmark, Fits
 from manyhot.toolkit.models import lbfgs
 from manyhot.toolkit.models.adamw import Schedule, descend
-from manyhot.toolkit.models.blocks import in_blocks, product
+from manyhot.toolkit.models.blocks import dense_product, in_blocks
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.lbfgs import Fit, Rows, Space, Weights, minimise
 from manyhot.toolkit.models.model import Around, Memory, Outcome, Progress, free_memory, tensors, unheard
@@ -60,10 +60,10 @@ class Linear:
 
     def logits(self, X: DesignMatrix) -> np.ndarray:
         """Return (rows, labels) float32."""
-        weight, bias = self.weight.numpy(), self.bias.numpy()
+        bias = self.bias.numpy()
         if sp.issparse(X):  # each row is summed by itself
-            return Product(X)(weight) + bias
-        return in_blocks(X, lambda block: product(block, weight), len(bias)) + bias
+            return Product(X)(self.weight.numpy()) + bias
+        return in_blocks(X, lambda block: dense_product(block, self.weight), len(bias)) + bias
 
     def shifted(self, by: np.ndarray) -> "Linear":
         """Return the model whose logits are higher by `by`, a number a label."""

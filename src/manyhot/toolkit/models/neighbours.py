@@ -10,7 +10,7 @@ import torch
 
 from manyhot.labels import label_prior
 from manyhot.toolkit.disk.fits import Arrays
-from manyhot.toolkit.models.blocks import BLOCK, in_blocks, product
+from manyhot.toolkit.models.blocks import BLOCK, dense_product, in_blocks, tensor_to_read
 from manyhot.toolkit.models.features import DesignMatrix
 from manyhot.toolkit.models.products import Product
 
@@ -100,13 +100,17 @@ class Neighbours:
     def _similar(self, block: DesignMatrix) -> np.ndarray:
         """Return the products of rows of length 1 with all rows here."""
         if not sp.issparse(block):
-            return in_blocks(block, lambda rows: product(rows, self.rows.T), self.rows.shape[0])
+            return in_blocks(block, lambda rows: dense_product(rows, self._columns), self.rows.shape[0])
         # Half the time of scipy's product of two sparse matrices, to the same bits: most pairs of rows share a feature.
         found = np.empty((block.shape[0], self.rows.shape[0]), np.float32)
         some = min(max(MOST_NUMBERS // max(block.shape[1], 1), 1), MOST_AT_ONCE)
         for first in range(0, len(found), some):
             found[first : first + some] = self._product(block[first : first + some].T.toarray("C")).T
         return found
+
+    @cached_property
+    def _columns(self) -> torch.Tensor:
+        return tensor_to_read(self.rows).T
 
     @cached_property
     def _product(self) -> Product:

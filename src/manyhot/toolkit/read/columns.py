@@ -138,7 +138,9 @@ def find_columns(
     frame = plain(frame)
     if num_labels is not None:
         labels = counted_off(frame.columns, num_labels, source)
-    text, features, labels = (named_of(frame.columns, part) for part in (text, features, labels))
+    text, features, labels = (
+        None if part is None else named_of(frame.columns, part) for part in (text, features, labels)
+    )
     named = [*(text or ()), *(features or ()), *(labels or ())]
     check_named(frame.columns, source, named)
     kinds = kinds_of(frame)
@@ -170,8 +172,7 @@ def find_columns(
             f"{source}: expected a column of text or numeric columns to learn from, got {_described(kinds)}; "
             "name them: --text COLUMN or --features COLUMN,COLUMN"
         )
-    _refuse_thousands(source, kinds, features)
-    _refuse_grouped(frame, source, kinds, features)
+    _refuse_separators(frame, source, kinds, features)
     categories = [name for name in features if kinds[name] == "string"]
     features = [name for name in features if kinds[name] != "string"]
 
@@ -238,17 +239,14 @@ def _is_heading(column: pl.Series) -> bool:
     return filled(column).n_unique() > _CATEGORY_VALUES and are_worded(column)
 
 
-def _refuse_thousands(source: str, kinds: dict[str, str], features: Sequence[str]) -> None:
+def _refuse_separators(frame: pl.DataFrame, source: str, kinds: dict[str, str], features: Sequence[str]) -> None:
+    """Refuse numbers with separators of thousands, which no reader of numbers takes."""
     for name in features:
         if kinds[name] == "thousands":
             raise InputError(
                 f"{source}, column {shown(name)}: expected numbers, got some with a comma before three digits, which "
                 "may be 1234 or 1.234; write 1,234 as one of them"
             )
-
-
-def _refuse_grouped(frame: pl.DataFrame, source: str, kinds: dict[str, str], features: Sequence[str]) -> None:
-    for name in features:
         if kinds[name] == "grouped":
             raise InputError(
                 f"{source}, column {shown(name)}: expected numbers, got some such as "
@@ -413,14 +411,10 @@ def counted_off(names: Sequence[str], num_labels: int, source: str) -> list[str]
     return list(names[:num_labels] if num_labels > 0 else names[num_labels:])
 
 
-def named_of(columns: Sequence[str], names: Sequence[str] | None) -> list[str] | None:
+def named_of(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return columns by the names that a caller typed; white space round a name in the file need not be typed."""
-    if names is None:
-        return None
     bare = [column.strip() for column in columns]
-    return [
-        columns[bare.index(name)] if name not in columns and bare.count(name) == 1 else name for name in map(str, names)
-    ]
+    return [name if name in columns or bare.count(name) != 1 else columns[bare.index(name)] for name in names]
 
 
 def check_named(columns: Sequence[str], source: str, named: Sequence[str]) -> None:

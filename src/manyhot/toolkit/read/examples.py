@@ -375,23 +375,29 @@ def check_trainable(examples: Examples) -> None:
         )
 
 
-def unknown_notes(examples: Examples) -> list[str]:
-    """Say of rows to measure on how many label cells nobody knows, and of which labels no row is known to be without.
+def check_measurable(examples: Examples) -> None:
+    """Refuse rows to measure on of which none is known to be without any label: every prediction would be right.
 
     Raises:
-        InputError: no row is known to be without any label, so that every prediction would be right.
+        InputError: says what to write.
     """
     if examples.unknown is None or not (number := int(examples.unknown.sum())):
-        return []
+        return
     cells = examples.rows * len(examples.label_names)
     if number < cells == number + int(examples.targets.sum()):
         raise InputError(
             f"{examples.source}: expected 0 where a label does not apply, got nothing but 1 and unknown cells, by "
             "which every prediction is right; an empty cell says that nobody knows: write 0 there"
         )
+
+
+def unknown_notes(examples: Examples) -> list[str]:
+    """Say of rows to measure on how many label cells nobody knows, and which labels no row is known to be without."""
+    if examples.unknown is None or not (number := int(examples.unknown.sum())):
+        return []
+    share = 100 * number / (examples.rows * len(examples.label_names))
     notes = [
-        f"{number:,} label cells of {examples.source} are unknown ({100 * number / cells:.1f} %), and are left out of "
-        "every number"
+        f"{number:,} label cells of {examples.source} are unknown ({share:.1f} %), and are left out of every number"
     ]
     if always := always_on(examples):
         notes.append(

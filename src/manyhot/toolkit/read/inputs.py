@@ -19,6 +19,7 @@ from manyhot.toolkit.read.examples import (
     KINDS,
     Examples,
     always_on,
+    check_measurable,
     check_one_class,
     check_trainable,
     count_repeated,
@@ -29,7 +30,6 @@ from manyhot.toolkit.read.examples import (
     joined_rows,
     kind_of,
     read_examples,
-    unknown_notes,
 )
 from manyhot.toolkit.read.uses import Use
 
@@ -39,8 +39,8 @@ PART_OF_CELL = {
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# This share of the values of a column may be lost to float32 without a word.
-COARSE = 0.1
+# This share of the values of a column may be lost to float32 without a word, and so many cells are looked at.
+COARSE, COARSE_SAMPLE = 0.1, 10_000
 # Where more rows than this have several labels, a row is not one label of its text.
 SEVERAL = 0.1
 # Labels that are none, in any case, as pandas, R, SQL and people write them.
@@ -114,7 +114,7 @@ def _read(config: Config, kept: Kept | None) -> Training:
         rows |= {file: parts[part].rows for part, file in files.items()}
     one_class = config.task == "multiclass"
     for part in parts.values():
-        unknown_notes(part)  # what cannot be measured is refused before anything is fitted
+        check_measurable(part)
     said += _unknown(examples, columns)
     examples, lost = drop_unknown(examples, one_class=one_class)
     if not examples.rows:
@@ -340,7 +340,7 @@ def span_columns(frame: pl.DataFrame) -> str | None:
 
 def coarse(frame: pl.DataFrame, columns: Columns) -> list[str]:
     """Say which numbers are so large beside their differences that float32 makes several of them one."""
-    points = with_points(frame, columns.commas)
+    points = with_points(frame.head(COARSE_SAMPLE), columns.commas)
     lost = []
     for name in columns.features:
         if points.schema[name] == pl.String or points.schema[name].is_numeric():

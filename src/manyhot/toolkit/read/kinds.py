@@ -126,4 +126,5 @@ def ids_of(frame: pl.DataFrame, kinds: dict[str, str]) -> dict[str, str]:
 
 def whole(cell: pl.Expr) -> pl.Expr:
     """Say which cells are whole numbers; missing ones are."""
-    return cell.cast(pl.String).str.strip_chars().str.contains(r"^[+-]?\d*$") | cell.is_null()
+    text = without_missing(cell.cast(pl.String))
+    return text.str.contains(r"^[+-]?\d+$") | text.is_null()

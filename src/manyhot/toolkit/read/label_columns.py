@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import polars as pl
 
 from manyhot.toolkit.errors import InputError
-from manyhot.toolkit.read.cells import filled, listed
+from manyhot.toolkit.read.cells import filled, listed, without_missing
 from manyhot.toolkit.read.kinds import TRUTHS, where, whole
 
 LABEL_NAMES = ("labels", "label", "tags", "topics", "categories", "classes", "genres", "targets", "y")
 # label1, label_2, tag.3: one of several columns that hold a label each.
 _ONE_OF_SEVERAL = re.compile(r"(?i)(label|tag|topic|category|class|genre|target)s?[\s_.-]?(\d+)")
 _YES_NO = ("yes", "no", "y", "n", "t", "f", "x", "on", "off", "pos", "neg", "positive", "negative", "✓", "✔", "✗", "-")
+# Kinds of columns whose cells are text.
+_TEXTS = ("string", "comma", "thousands", "grouped")
 _FRACTIONS = r"^(?:[+-]?\d*\.\d+(?:[eE][+-]?\d+)?[\s,;|]*)+$|^-?\d*,\d+$"
 
 
@@ -31,13 +33,13 @@ def find_label_column(
     objects = [name for name in free if kinds[name] == "object"]
     pools = (
         [name for name in named if kinds[name] == "list" or are_truths(frame[name])],
-        [name for name in named if kinds[name] in ("string", "comma", "thousands") and not _are_fractions(frame[name])],
+        [name for name in named if kinds[name] in _TEXTS and not _are_fractions(frame[name])],
         [name for name in objects if name.lower() in ("cats", *LABEL_NAMES)],
         _one_of_several(frame, kinds, free),
         [name for name in free if kinds[name] == "list"],
         [name for name in objects if are_truths(frame[name])],
         # A fraction is no label's name.
-        where(frame, [name for name in named if kinds[name] in last], _are_classes),
+        where(frame, [name for name in named if kinds[name] in last], _are_classes if zero_or_one else _are_ids),
     )
     for position, pool in enumerate(pools):
         if len(pool) > 1 and position != 3:
@@ -49,9 +51,13 @@ def find_label_column(
     return []
 
 
+def _are_ids(cell: pl.Expr) -> pl.Expr:
+    return whole(cell).all()
+
+
 def _are_classes(cell: pl.Expr) -> pl.Expr:
-    """Say whether all cells are whole numbers, if written 1.0, or true and false."""
-    text = cell.cast(pl.String).str.strip_chars().str.to_lowercase().str.strip_suffix(".0")
+    """Say whether all cells are whole numbers, as 1 or as 1.0, or true and false."""
+    text = without_missing(cell.cast(pl.String)).str.to_lowercase().str.strip_suffix(".0")
     return (whole(text) | text.is_in(["true", "false"])).all()
 
 
@@ -99,9 +105,9 @@ def _one_of_several(frame: pl.DataFrame, kinds: dict[str, str], free: Sequence[s
 def hold_names(frame: pl.DataFrame, kinds: dict[str, str], names: Sequence[str]) -> bool:
     """Say whether several columns hold names of labels, and not one 0 or 1 of their own each."""
     held = [name for name in names if kinds[name] != "empty"]
-    if not held or any(kinds[name] not in ("string", "number", "01") for name in held):
+    if not held or any(kinds[name] not in ("string", "grouped", "number", "01") for name in held):
         return False
-    numbers = [name for name in held if kinds[name] != "string"]
+    numbers = [name for name in held if kinds[name] in ("number", "01")]
     if len(where(frame, numbers, lambda cell: whole(cell).all())) < len(numbers):
         return False
     if numbers == held:

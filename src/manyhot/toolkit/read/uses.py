@@ -17,16 +17,16 @@ _SAMPLE = 10_000
 # Scripts that put no space between words.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _MONTH_OR_DAY = r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun"
-_PARTS = tuple(
-    part.replace("-", mark)
-    for mark in ("-", "/", r"\.")
-    for part in (r"\d{1,2}-\d{1,2}-(?:\d{4}|\d\d)", r"\d{4}-\d{1,2}(?:-\d{1,2})?", r"\d{1,2}-\d{4}")
-    if mark != r"\." or part.count("-") == 2
-)
 _DATE = rf"(?i)^(?:\d+(?:st|nd|rd|th)?|[-/:.,+\s]|t|z|[ap]m|utc|gmt|(?:{_MONTH_OR_DAY})[a-z]*)+$"
+# A day, a month and a year in either order, or a month and a year.
+_DAY = "|".join(
+    rf"\d{{1,2}}{mark}\d{{1,2}}{mark}(?:\d{{4}}|\d\d)|\d{{4}}{mark}\d{{1,2}}{mark}\d{{1,2}}"
+    for mark in ("-", "/", r"\.")
+)
+_DAY += r"|\d{4}[-/]\d{1,2}|\d{1,2}[-/]\d{4}"
 # What tells a date from a number with separators, an address or a telephone number: a month or a day by name, a time,
-# or a day, a month and a year.
-_DATED = rf"(?i){_MONTH_OR_DAY}|\d:\d\d|(?:^|[^\d./-])(?:{'|'.join(_PARTS)})(?:[^\d./-]|$)"
+# or a day without more of its kind round it.
+_DATED = rf"(?i){_MONTH_OR_DAY}|\d:\d\d|\dt\d|(?:^|[^\d./-])(?:{_DAY})(?:[^\d./-]|$)"
 _NUMERIC = {"number": "numbers", "01": "0 and 1", "vector": "lists of numbers"}
 
 

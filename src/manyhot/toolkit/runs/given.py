@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import torch
 
 from manyhot.targets import IndexTargets
-from manyhot.toolkit.errors import InputError
+from manyhot.toolkit.errors import InputError, shown
+from manyhot.toolkit.read.formats.files import POLARS_ERRORS
 
 
 def texts_of(data: Any) -> list[str] | None:
@@ -38,6 +39,28 @@ def _with_gaps(cells: list[Any]) -> list[str] | None:
 def is_pandas_series(data: Any) -> bool:
     """Say whether this is a Series of pandas, which need not be installed."""
     return hasattr(data, "iloc") and getattr(data, "ndim", 0) == 1
+
+
+def frame_of(frame: Any, *, header: bool) -> pl.DataFrame:
+    """Take a frame of pandas; without a header, a file's columns are called 1, 2, ..., and those of pandas 0, 1, ..."""
+    names = [str(name) for name in frame.columns]
+    if not header and list(frame.columns) == list(range(len(names))):
+        names = [str(position + 1) for position in range(len(names))]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise InputError(
+            f"the data: expected a different name for each column, got {shown(twice[0])} twice; rename one."
+        )
+
+    # polars' own conversion needs pyarrow.
+    def cells(position: int) -> pl.Series:
+        column = frame.iloc[:, position]
+        found = [None if missing else cell for cell, missing in zip(column.tolist(), column.isna(), strict=True)]
+        try:
+            return pl.Series(names[position], found, strict=False)
+        except POLARS_ERRORS:  # of several types: whether it is used is another question
+            return pl.Series(names[position], [None if cell is None else str(cell) for cell in found], pl.String)
+
+    return pl.DataFrame([cells(position) for position in range(len(names))])
 
 
 def targets_of(targets: Any, num_labels: int, mask: Any = None) -> list[list[str]] | np.ndarray | sp.csr_array:

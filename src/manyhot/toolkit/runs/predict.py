@@ -27,6 +27,7 @@ from manyhot.toolkit.read.columns import Columns
 from manyhot.toolkit.read.data import Matrix, Raw, read_file
 from manyhot.toolkit.read.examples import (
     Examples,
+    check_measurable,
     check_one_class,
     drop_unknown,
     drop_unlabelled,
@@ -35,11 +36,10 @@ from manyhot.toolkit.read.examples import (
     known_of,
     unknown_notes,
 )
-from manyhot.toolkit.read.formats.files import POLARS_ERRORS
 from manyhot.toolkit.runs.drift import Drift, Usual
 from manyhot.toolkit.runs.evaluate import Aligned, align, align_sparse, measure, measure_probs, measure_ranked
 from manyhot.toolkit.runs.explain import Explained, Reason, guessed, sums, unseen, without_each_word, words_of
-from manyhot.toolkit.runs.given import is_pandas_series, targets_of, texts_of
+from manyhot.toolkit.runs.given import frame_of, is_pandas_series, targets_of, texts_of
 from manyhot.toolkit.runs.trained_rows import row_hashes, said_of_known
 
 
@@ -283,6 +283,7 @@ class Run:
             notes.append(note)
         if self.keeps_best:
             return self._evaluate_ranked(examples, notes)
+        check_measurable(examples)
         notes += unknown_notes(examples)
         aligned = align(examples.targets, examples.label_names, self.label_names, examples.unknown)
         if warning := aligned.warning(multiclass=multiclass):
@@ -402,15 +403,15 @@ class Run:
         if isinstance(data, Matrix):
             return examples_from_matrix(data, "the data", with_labels=with_labels, uncertain=self.columns.uncertain)
         if isinstance(data, pl.DataFrame) or (hasattr(data, "iloc") and not is_pandas_series(data)):
-            frame = data if isinstance(data, pl.DataFrame) else _from_pandas(data, header=self.columns.header)
+            frame = data if isinstance(data, pl.DataFrame) else frame_of(data, header=self.columns.header)
             if self.columns.label_format == "matrix":
                 return self._numbers(frame.to_numpy())
             return examples_of(frame, self.columns, "the data", label_names=names, with_labels=with_labels)
         if (texts := texts_of(data)) is not None:
             if not self.features.reads_text or self.features.reads_numbers:
                 read = self.columns
-                names = [*read.text, *read.features, *read.categories]
-                wanted = listed(names) if names else f"{self.features.size_without_kernel} numbers"
+                columns = [*read.text, *read.features, *read.categories]
+                wanted = listed(columns) if columns else f"{self.features.size_without_kernel} numbers"
                 array = "" if read.text or read.categories else " or an array"
                 raise InputError(
                     f"this run was trained on {wanted}; give a file, or in Python a frame{array}, with these columns."
@@ -470,25 +471,3 @@ def examples_for(run: Run, raw: Raw, path: str | Path, *, with_labels: bool, sta
     source = Path(path).name
     with reading(path):
         return examples_of(raw, run.columns, source, label_names=names, with_labels=with_labels, start=start)
-
-
-def _from_pandas(frame: Any, *, header: bool) -> pl.DataFrame:
-    """Take a frame of pandas; without a header, a file's columns are called 1, 2, ..., and those of pandas 0, 1, ..."""
-    names = [str(name) for name in frame.columns]
-    if not header and list(frame.columns) == list(range(len(names))):
-        names = [str(position + 1) for position in range(len(names))]
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise InputError(
-            f"the data: expected a different name for each column, got {shown(twice[0])} twice; rename one."
-        )
-
-    # polars' own conversion needs pyarrow.
-    def cells(position: int) -> pl.Series:
-        column = frame.iloc[:, position]
-        found = [None if missing else cell for cell, missing in zip(column.tolist(), column.isna(), strict=True)]
-        try:
-            return pl.Series(names[position], found, strict=False)
-        except POLARS_ERRORS:  # of several types: whether it is used is another question
-            return pl.Series(names[position], [None if cell is None else str(cell) for cell in found], pl.String)
-
-    return pl.DataFrame([cells(position) for position in range(len(names))])

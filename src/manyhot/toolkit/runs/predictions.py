@@ -19,6 +19,7 @@ from manyhot.toolkit.models.blocks import BLOCK
 from manyhot.toolkit.models.features import little_known
 from manyhot.toolkit.read.batches import read_batches
 from manyhot.toolkit.read.cells import close_matches, listed, plain, type_name
+from manyhot.toolkit.read.columns import named_of
 from manyhot.toolkit.read.data import Raw
 from manyhot.toolkit.read.examples import Examples
 from manyhot.toolkit.read.formats.files import BLOCK_BYTES
@@ -239,6 +240,7 @@ def _kept(raw: Raw, keep: Sequence[str] | None, source: str, ending: str) -> pl.
         return None
     if not isinstance(raw, pl.DataFrame):
         raise InputError(f"{source}: expected a table (CSV, TSV, JSONL, Parquet) with --keep, got another file")
+    keep = None if keep is None else named_of(raw.columns, keep)
     for name in keep or ():
         if name not in raw.columns:
             raise InputError(
