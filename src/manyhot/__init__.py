@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from manyhot.heads.relation_pointer import RelationPointer
     from manyhot.heads.rotary import rotary
     from manyhot.heads.span_pointer import EfficientSpanPointer, SpanPointer
+    from manyhot.label_smoothing import smooth_labels
     from manyhot.labels import (
         CardinalityRange,
         cardinality_range,
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
     from manyhot.spans import Span, SpanTargets, span_mask, span_share
     from manyhot.split import stratified_split
     from manyhot.symmetric import inclusion_probabilities, log_elementary_symmetric
-    from manyhot.targets import IndexTargets, smooth_labels
+    from manyhot.targets import IndexTargets
     from manyhot.toolkit.runs.predict import Run
     from manyhot.toolkit.runs.saved_run import load_run
     from manyhot.toolkit.spans.predict import SpanRun
@@ -274,7 +275,8 @@ _HOME = {
     "reach": ("Reach", "reachable_classes", "reachable_sets"),
     "split": ("stratified_split",),
     "symmetric": ("inclusion_probabilities", "log_elementary_symmetric"),
-    "targets": ("IndexTargets", "smooth_labels"),
+    "targets": ("IndexTargets",),
+    "label_smoothing": ("smooth_labels",),
     "toolkit.runs.predict": ("Run",),
     "toolkit.runs.saved_run": ("load_run",),
     "toolkit.spans.predict": ("SpanRun",),

@@ -8,22 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manyhot.targets import (
-    IndexTargets,
-    Targets,
-    check_broadcast,
-    check_finite,
-    check_forms,
-    check_listed,
-    check_scale,
-    check_values,
-    check_weights,
-    known_cells,
-    known_rows,
-    targets_of,
-    values_readable,
-    written,
-)
+from manyhot.checks import check_broadcast, check_finite, check_forms, check_scale, check_values, check_weights
+from manyhot.targets import IndexTargets, Targets, check_listed, known_cells, known_rows, targets_of, written
+from manyhot.tracing import values_readable
 
 _first_call = True
 

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyhot.checks import check_finite
 from manyhot.labels import known_of, written_out
 from manyhot.newton import HALVINGS, ITERATIONS, Block, Sums, log_loss_sums, minimised, taken
-from manyhot.targets import array_of, check_finite, tensor_of
+from manyhot.targets import array_of, tensor_of
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyhot.targets import tensor_of, traced
+from manyhot.targets import tensor_of
+from manyhot.tracing import traced
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyhot.targets import traced
+from manyhot.tracing import traced
 
 # Below e^-745 nothing is left in float64; a peak that is e^45 higher swallows what is beside it.
 DEPTH, PEAK = 745.0, 45.0

@@ -5,20 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manyhot.checks import check_broadcast, check_finite, check_scale
 from manyhot.kernels import label_chunks
 from manyhot.kernels.label_chunks import Layer, Update, chunk_size
 from manyhot.losses.zlpr import prior_logits
 from manyhot.parallel import LabelShard
-from manyhot.targets import (
-    IndexTargets,
-    check_broadcast,
-    check_finite,
-    check_listed,
-    check_scale,
-    targets_of,
-    transformed,
-    values_readable,
-)
+from manyhot.targets import IndexTargets, check_listed, targets_of
+from manyhot.tracing import transformed, values_readable
 
 
 def checked(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
+from manyhot.checks import check_finite, check_scale
 from manyhot.kernels import label_chunks
 from manyhot.kernels.label_chunks import Layer, Update, chunk_size
 from manyhot.linear_layer import checked, lifted
@@ -23,7 +24,6 @@ from manyhot.losses.row_wise import Link
 from manyhot.losses.zlpr import PAIRWISE, SINGLE_LOG, ZLPR, kept_prior
 from manyhot.parallel import LabelShard
 from manyhot.reduction import Reduction, reduce, row_weights
-from manyhot.targets import check_finite, check_scale
 
 
 # torch.compile would trace the loop over chunks; the call stays one that it does not look into. This form of

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from manyhot.batch import Batch, batch_of, exponents
 from manyhot.kernels import blocked, native
-from manyhot.targets import IndexTargets, traced, watched
+from manyhot.targets import IndexTargets
+from manyhot.tracing import traced, watched
 
 Impl = Literal["auto", "eager", "blocked", "native"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from manyhot.logsumexp import logsumexp
-from manyhot.targets import traced
+from manyhot.tracing import traced
 
 # Numbers in one block of the streamed sum: 1 MB of float32 stays in the cache.
 BLOCK = 1 << 18

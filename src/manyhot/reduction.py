@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from manyhot.targets import check_weights
+from manyhot.checks import check_weights
 
 Reduction = Literal["mean", "sum", "none"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manyhot.logsumexp import logsumexp
 from manyhot.matmulexp import exact_product, log_matmul_exp
-from manyhot.targets import traced
+from manyhot.tracing import traced
 
 
 class SpanScores(NamedTuple):

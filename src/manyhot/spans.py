@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manyhot.targets import IndexTargets, values_readable
+from manyhot.targets import IndexTargets
+from manyhot.tracing import values_readable
 
 
 class Span(NamedTuple):

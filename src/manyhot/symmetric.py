@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyhot.checks import check_forms
 from manyhot.kernels import native, subsets
 from manyhot.logsumexp import logsumexp
-from manyhot.targets import check_forms, name_row, traced, values_readable
+from manyhot.targets import name_row
+from manyhot.tracing import traced, values_readable
 
 Impl = Literal["auto", "eager", "native"]
 Size = int | Tensor

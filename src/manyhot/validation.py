@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manyhot.checks import check_forms, check_values
 from manyhot.span_scores import SpanScores, sizes
 from manyhot.spans import SpanTargets, span_mask
-from manyhot.targets import IndexTargets, check_forms, check_values, first_cell, known_cells, name_row, targets_of
+from manyhot.targets import IndexTargets, first_cell, known_cells, name_row, targets_of
 
 
 def validate(logits: Any, targets: Any, *, mask: Tensor | None = None) -> None:

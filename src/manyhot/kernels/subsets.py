@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manyhot.kernels import native
 from manyhot.kernels.layout import refuse_second_derivatives
-from manyhot.targets import traced, watched
+from manyhot.tracing import traced, watched
 
 
 def against(rows: Any) -> list[str]:

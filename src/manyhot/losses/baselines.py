@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manyhot.checks import check_broadcast, check_finite, check_weights
 from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.label_wise import cells, probability, two_sided
 from manyhot.losses.zlpr import kept_prior, prior_logits
 from manyhot.reduction import Reduction, reduce
-from manyhot.targets import check_broadcast, check_finite, check_weights
 
 
 def bce_loss(

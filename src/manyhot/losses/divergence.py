@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from manyhot.batch import options_of
+from manyhot.checks import check_logits, check_mask
 from manyhot.logsumexp import logsumexp
 from manyhot.reduction import Reduction, reduce
-from manyhot.targets import check_logits, check_mask
 
 
 def zlpr_divergence(

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from manyhot.batch import batch_of, dense
+from manyhot.checks import check_weights
 from manyhot.reduction import spread_over_rows
-from manyhot.targets import check_weights, known_cells, values_readable
+from manyhot.targets import known_cells
+from manyhot.tracing import values_readable
 
 Term = Callable[[Tensor], Tensor]
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manyhot.checks import check_finite, check_weights
 from manyhot.losses.hyperparameters import LossModule, PriorLogits, keep, kept
 from manyhot.losses.one_class import cross_entropy, one_class
 from manyhot.reduction import Reduction, reduce
-from manyhot.targets import check_finite, check_weights, values_readable
+from manyhot.tracing import values_readable
 
 
 def logit_adjusted_loss(

@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manyhot.checks import check_logits
 from manyhot.logsumexp import logsumexp, logsumexp_of_groups
 from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.matmulexp import log_matmul_exp
 from manyhot.parallel import all_logsumexp
 from manyhot.reduction import Reduction, reduce
-from manyhot.targets import check_logits, known_cells, name_row, values_readable
+from manyhot.targets import known_cells, name_row
+from manyhot.tracing import values_readable
 
 Form = Literal["pairwise", "first_order", "mean_centred"]
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manyhot.checks import check_logits
 from manyhot.logsumexp import logsumexp
 from manyhot.losses.zlpr import PAIRWISE
-from manyhot.targets import UNKNOWN, check_logits, name_row, values_readable
+from manyhot.targets import UNKNOWN, name_row
+from manyhot.tracing import values_readable
 
 
 class OneClass(NamedTuple):

@@ -10,13 +10,14 @@ docs/losses/span.md has the proof.
 import torch
 from torch import Tensor
 
+from manyhot.checks import check_finite, check_scale, check_weights
 from manyhot.logsumexp import Impl, logsumexp, logsumexp_of_groups
 from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.losses.zlpr import ZLPR, zlpr_loss
 from manyhot.reduction import Reduction, reduce
 from manyhot.span_scores import SpanScores, sizes
 from manyhot.spans import SpanTargets, check_lengths, span_mask
-from manyhot.targets import check_finite, check_scale, check_weights, values_readable
+from manyhot.tracing import values_readable
 
 
 def span_loss(

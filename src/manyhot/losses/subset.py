@@ -16,23 +16,13 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from manyhot import symmetric
+from manyhot.checks import check_broadcast, check_finite, check_forms, check_values
 from manyhot.decisions import top_k
 from manyhot.losses.hyperparameters import LossModule, keep, kept
 from manyhot.reduction import Reduction, reduce
 from manyhot.symmetric import Impl, Size, log_partition, partition_gradient
-from manyhot.targets import (
-    IndexTargets,
-    check_broadcast,
-    check_finite,
-    check_forms,
-    check_listed,
-    check_values,
-    known_cells,
-    known_rows,
-    name_row,
-    targets_of,
-    values_readable,
-)
+from manyhot.targets import IndexTargets, check_listed, known_cells, known_rows, name_row, targets_of
+from manyhot.tracing import values_readable
 
 
 def subset_loss(

@@ -17,18 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyhot.batch import Batch, batch_of, dense
+from manyhot.checks import check_broadcast, check_finite
+from manyhot.label_smoothing import Smoothing, check_smoothing, smooth_labels
 from manyhot.logsumexp import Impl, logsumexp
 from manyhot.losses.hyperparameters import LossModule, PriorLogits, keep, kept
 from manyhot.losses.row_wise import Link, row_loss
 from manyhot.reduction import Reduction
-from manyhot.targets import (
-    Smoothing,
-    check_broadcast,
-    check_finite,
-    check_smoothing,
-    smooth_labels,
-    values_readable,
-)
+from manyhot.tracing import values_readable
 
 
 def _zlpr(neg: Tensor, pos: Tensor) -> Tensor:
