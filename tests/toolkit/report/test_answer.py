@@ -125,6 +125,9 @@ def test_a_label_that_training_never_had_is_no_rare_one():
         ("--config old.toml", 0, "--config old.toml --loss zlpr"),
         ("--config old.toml", 1, "--config old.toml --loss focal --tau 0"),
         ("reviews.csv --set loss=focal", 0, "reviews.csv --set loss=focal --loss zlpr"),
+        ("reviews.csv --set=loss=focal", 0, "reviews.csv --set=loss=focal --loss zlpr"),
+        ("--config=old.toml", 0, "--config=old.toml --loss zlpr"),
+        ("reviews.csv --set epochs=4 --text loss", 0, "reviews.csv --set epochs=4 --text loss"),
     ],
 )
 def test_the_line_trains_what_was_compared_whatever_else_was_typed(typed, method, line):

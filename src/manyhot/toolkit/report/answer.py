@@ -9,6 +9,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from manyhot.toolkit.config import MARKED_TEXTS
@@ -20,8 +21,8 @@ HANDFUL = 30
 RARE = 8
 # Options of `manyhot compare` alone, with a value and without.
 COMPARING, FLAGS = ("--losses", "--folds", "--seeds", "--jobs", "--out"), ("--resume", "--json")
-# Where an option may say a loss, which `manyhot compare` has no use for and `manyhot train` has.
-SAYING = ("--config", "--set")
+# What says a method, which `manyhot compare` has no use for and `manyhot train` has; a file may say it too.
+SAYING = ("loss", "design")
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def _said(differences: dict[str, dict[str, Any]], others: dict[str, str], titles
 def train_command(comparison: dict[str, Any], method: dict[str, Any]) -> str | None:
     """Write the line that trains as a method was trained; None where `manyhot train` cannot."""
     words = shlex.split(comparison["command"])[2:]
-    said = any(word.partition("=")[0] in SAYING for word in words)
-    options = _options(comparison, method, said=said)
+    options = _options(comparison, method, said=_may_say(words))
     if options is None:
         return None
     kept, skip = [], False
@@ -109,6 +109,13 @@ def train_command(comparison: dict[str, Any], method: dict[str, Any]) -> str | N
     return shlex.join(["manyhot", "train", *kept, *options])
 
 
+def _may_say(words: list[str]) -> bool:
+    """Say whether the options of a comparison may say a method, in a file or by --set."""
+    pairs = [word.removeprefix("--set=") for before, word in pairwise(["", *words]) if "--set" in (before, word[:5])]
+    named = any(pair.partition("=")[0].strip() in SAYING for pair in pairs)
+    return named or any(word.partition("=")[0] == "--config" for word in words)
+
+
 def _options(comparison: dict[str, Any], method: dict[str, Any], *, said: bool) -> list[str] | None:
     """Return what says the method; `said`: all of it, as the other options may say another."""
     name, loss = method["name"], method["loss"]
@@ -119,9 +126,7 @@ def _options(comparison: dict[str, Any], method: dict[str, Any], *, said: bool) 
     if comparison.get("task") in MARKED_TEXTS:
         default = next(other for other in comparison["methods"] if other["name"] == comparison["default"])
         differ = [
-            option
-            for option in ("loss", "design")
-            if method.get(option) != default.get(option) or (said and method.get(option))
+            option for option in SAYING if method.get(option) != default.get(option) or (said and method.get(option))
         ]
         return [word for option in differ for word in (f"--{option}", method[option])]
     loss_options = ["--loss", loss] if said or not comparison["default"].startswith(loss) else []
