@@ -39,6 +39,8 @@ FIRST = 1.0
 RESTING = 0.25
 # So many rows of a sum are added up in the dtype of the data, and the rest in float64.
 BLOCK = 128
+# Numbers of a vector that are combined at once, which the second cache holds: with 28 labels half the time of 128 rows.
+AT_ONCE = 32_768
 
 # (logits, columns of them among all labels) to the values (problems,) and the gradient by the logits.
 Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -391,12 +393,18 @@ def _inner(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _combined(arrays: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Return the sum of arrays (size, labels), each times weights (problems,)."""
-    out, weights = np.empty_like(arrays[0]), weights.astype(arrays[0].dtype)
-    for first in range(0, len(out), BLOCK):
-        rows = slice(first, first + BLOCK)
-        total = np.multiply(arrays[0][rows], weights[0], out=out[rows])
-        for array, weight in zip(arrays[1:], weights[1:], strict=True):
-            total += array[rows] * weight
+    out, weights = np.empty(arrays[0].shape, arrays[0].dtype), weights.astype(arrays[0].dtype)
+    rows = max(min(AT_ONCE // out.shape[1], len(out)), 1)
+    # Written out for so many rows, as a few labels are too short for a loop of their own.
+    wide = np.tile(weights, (1, rows)) if weights.shape[1] > 1 else weights
+    flat, terms = out.reshape(-1), [array.reshape(-1) for array in arrays]
+    scaled = np.empty(rows * out.shape[1], out.dtype)
+    for first in range(0, flat.size, scaled.size):
+        part = slice(first, first + scaled.size)
+        total = flat[part]
+        np.multiply(terms[0][part], wide[0, : total.size], out=total)
+        for term, weight in zip(terms[1:], wide[1:], strict=True):
+            total += np.multiply(term[part], weight[: total.size], out=scaled[: total.size])
     return out
 
 
