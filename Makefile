@@ -9,6 +9,7 @@
 # make bench-boosting  ZLPR in XGBoost and LightGBM beside logistic models, four sets, 5 minutes; after make frameworks
 # make bench-cpu  the losses on the CPU against torch's own, 20 minutes; QUICK=1 in 3
 # make bench-csr  the product of a sparse and a dense matrix against scipy, a minute
+# make bench-nearest  the search for nearest training rows against all products and scikit-learn, two minutes
 # make bench-scale  many labels, several processes, and the command on 10,000 labels: time, memory, error, and the picture
 #                   of docs/large.md, 40 minutes; QUICK=1 in 4
 # make bench-subset  the softmax over label sets against dynamic programming, 3 minutes
@@ -48,7 +49,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(TORCH_IND
 # Where there is a compiler, a kernel that does not build is an error, and the tests want to see it.
 export MANYHOT_NATIVE ?= $(if $(shell command -v $(CXX)),require)
 
-.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning defaults-encoder kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
+.PHONY: setup demo demo-picture test check docs encoder-data bench-encoder defaults defaults-mlp defaults-meaning defaults-encoder kill-test stream-test attacks browser slow bench-cpu bench-linear bench-csr bench-nearest bench-subset bench-scale bench-reach bench-length generation bench-spans bench-spans-quality bench-relations span-targets evidence quality wheel pure sanitize fuzz clean frameworks bench-boosting bench-audit bench-review bench-promises bench-retrain
 
 setup: $(STAMP)
 
@@ -189,6 +190,9 @@ bench-cpu: $(STAMP)
 bench-csr: $(STAMP)
 	$(BIN)/python benchmarks/csr.py
 
+bench-nearest: $(STAMP)
+	$(BIN)/python benchmarks/nearest.py
+
 bench-scale: $(STAMP)
 	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/many_labels.py $(if $(QUICK),--quick)
@@ -243,7 +247,7 @@ VENV_OF = rm -rf build/$(1) && $(PYTHON) -m venv build/$(1) && \
   $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
   > $$(build/$(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth && \
   build/$(1)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index
-KERNEL_TESTS := test_native test_csr test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
+KERNEL_TESTS := test_native test_csr test_nearest test_symmetric test_subset test_index_targets test_losses test_logsumexp test_conformance test_targets test_divergence
 
 # A hundred kills of trainings, and a third as many of comparisons, each at a random moment.
 kill-test: $(STAMP)
@@ -280,8 +284,12 @@ $(NATIVE)/csr_%.o: $(KERNELS)/csr.cpp $(wildcard $(KERNELS)/*.h)
 	@mkdir -p $(@D)
 	$(CXX) $(CHECKED) $(FOR_ONE) -ffp-contract=off -c $< -o $@
 
-DRIVERS := $(NATIVE)/driver $(NATIVE)/sets_driver $(NATIVE)/csr_driver
-OBJECTS := $(ISAS:%=$(NATIVE)/%.o) $(ISAS:%=$(NATIVE)/csr_%.o)
+$(NATIVE)/nearest.o: $(KERNELS)/nearest.cpp $(KERNELS)/nearest.h
+	@mkdir -p $(@D)
+	$(CXX) $(CHECKED) -ffp-contract=off -c $< -o $@
+
+DRIVERS := $(NATIVE)/driver $(NATIVE)/sets_driver $(NATIVE)/csr_driver $(NATIVE)/nearest_driver
+OBJECTS := $(ISAS:%=$(NATIVE)/%.o) $(ISAS:%=$(NATIVE)/csr_%.o) $(NATIVE)/nearest.o
 
 $(DRIVERS): $(NATIVE)/%: tests/native/%.cpp tests/native/problems.h $(OBJECTS) $(wildcard $(KERNELS)/*.h)
 	$(CXX) $(CHECKED) -I$(KERNELS) $< $(OBJECTS) -o $@
@@ -290,10 +298,12 @@ sanitize: $(DRIVERS)
 	$(NATIVE)/driver 20
 	$(NATIVE)/sets_driver 10
 	$(NATIVE)/csr_driver 5
+	$(NATIVE)/nearest_driver 5
 
 # Side by side, on two cores.
 fuzz: $(DRIVERS)
 	$(NATIVE)/csr_driver $$(($(FUZZ_SECONDS) / 20)) $(SEED)
+	$(NATIVE)/nearest_driver $$(($(FUZZ_SECONDS) / 20)) $(SEED)
 	$(NATIVE)/sets_driver $(FUZZ_SECONDS) $(SEED) & sets=$$!; $(NATIVE)/driver $(FUZZ_SECONDS) $(SEED) && wait $$sets
 
 clean:

@@ -285,7 +285,7 @@ def batch_size(call: Call, clock: Clock) -> int:
     return batch
 
 
-def race(calls: dict[Key, Call], seconds: float, clock: Clock = time.perf_counter) -> dict[Key, np.ndarray]:
+def race(calls: dict[Any, Call], seconds: float, clock: Clock = time.perf_counter) -> dict[Any, np.ndarray]:
     """Time every call once a round, in random order; returns seconds a call, one a round."""
     order, rng = list(calls), np.random.default_rng(0)
     batches = {key: batch_size(call, clock) for key, call in calls.items()}

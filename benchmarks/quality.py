@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import quality_page
 from evidence import ROOT, SETS, Set, semeval
 from others import LEARNERS
-from quality_records import METRICS, packed, unpacked
+from quality_records import COMPARED, METRICS, packed, unpacked
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "quality.json"
@@ -122,14 +122,14 @@ def slim(comparison: dict[str, Any]) -> dict[str, Any]:
 
 def record_of(method: dict[str, Any]) -> dict[str, Any]:
     """Keep of a method what :mod:`quality_records` writes."""
-    found, seconds = method["metrics"] or {}, method["seconds"]
+    found, seconds, against = method["metrics"] or {}, method["seconds"], method["against_default"] or {}
     return {
         "name": method["name"],
         "error": method["error"],
         "metrics": {} if method["error"] else {name: found.get(name) for name in METRICS},
         "seconds": None if method["error"] else round(seconds["search"] + seconds["fit"], 2),
         "peak_mb": method["peak_mb"],
-        "against_default": method["against_default"] or {},
+        "against_default": {name: against[name] for name in COMPARED if name in against},
     }
 
 

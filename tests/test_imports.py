@@ -35,6 +35,7 @@ ALLOWED = {
     "symmetric": {"tracing", "targets", "checks", "kernels.native", "kernels.subsets", "logsumexp"},
     "matmulexp": {"tracing", "logsumexp"},
     "csr": {"kernels.native"},
+    "nearest": {"csr", "kernels.native"},
     "largest": {"tracing"},
     "losses": set(),
     "losses.hyperparameters": set(),

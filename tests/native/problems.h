@@ -41,6 +41,7 @@ struct Exactly {
   std::unique_ptr<T[]> data;
   explicit Exactly(int64_t size) : data(new T[size]()) {}
   T& operator[](int64_t i) { return data[i]; }
+  const T& operator[](int64_t i) const { return data[i]; }
 };
 
 // solve(seed, found) says whether a problem agrees, and in `found` where it does not.

@@ -2,10 +2,12 @@
 // DLPack argument would cost more than the kernel does on a small batch.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 
+#include "nearest.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -37,6 +39,13 @@ using Address = uintptr_t;
 template <class T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+// Where the starts, indices and values of a sparse matrix are.
+using Addresses = std::tuple<Address, Address, Address>;
+
+Sparse sparse(const Addresses& of) {
+  return {at<int64_t>(std::get<0>(of)), at<int32_t>(std::get<1>(of)), at<float>(std::get<2>(of))};
 }
 
 const Blocks& blocks_of(const Batch& batch) {
@@ -86,6 +95,20 @@ NB_MODULE(_native, m) {
       nb::kw_only(), "threads"_a, "rows"_a, "columns"_a, "starts"_a, "indices"_a, "has_long_indices"_a, "values"_a,
       "type"_a, "dense"_a, "dense_row"_a, "out"_a, "out_row"_a,
       "Write the product of a sparse matrix, held by rows, and a dense one.");
+
+  m.def(
+      "write_nearest",
+      [](int threads, int64_t rows, int64_t features, const Addresses& by_row, const Addresses& postings,
+         Address is_frequent, Address frequent, double longest, int64_t count, const Addresses& asked, int64_t most,
+         Address product, Address row) {
+        const Searched searched{rows,    features, sparse(by_row), sparse(postings), at<uint8_t>(is_frequent), at<float>(frequent),
+                                longest};
+        nb::gil_scoped_release release;
+        manyhot::write_nearest(searched, sparse(asked), count, most, threads, at<float>(product), at<int64_t>(row));
+      },
+      nb::kw_only(), "threads"_a, "rows"_a, "features"_a, "by_row"_a, "postings"_a, "is_frequent"_a, "frequent"_a,
+      "longest"_a, "count"_a, "asked"_a, "most"_a, "product"_a, "row"_a,
+      "Write the rows of a sparse matrix that have the largest products with each row asked.");
 
   nb::class_<Batch>(m, "Batch")
       .def(

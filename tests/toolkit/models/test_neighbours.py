@@ -60,15 +60,6 @@ def test_shares_are_those_of_loops_over_rows(kind, unknown):
         np.testing.assert_array_equal(found[1][5], targets[3])
 
 
-@pytest.mark.parametrize("most", [2**24, 100, 1])
-def test_similarities_have_the_bits_of_scipys_product_however_many_at_once(monkeypatch, most):
-    monkeypatch.setattr(module, "MOST_NUMBERS", most)
-    training, targets = rows_of(90, 0)
-    X, _ = rows_of(150, 1)
-    neighbours, block = Neighbours.of(sp.csr_array(training), targets), of_length_1(sp.csr_array(X))
-    np.testing.assert_array_equal(neighbours._similar(block), (block @ neighbours.rows.T).toarray())
-
-
 def test_log_odds_by_hand():
     # Of two rows the nearer has the first label; k = 5 hears both, as no more are there.
     training = np.array([[1, 0], [1, 1]], dtype=np.float32)

@@ -393,7 +393,7 @@ def _inner(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _combined(arrays: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Return the sum of arrays (size, labels), each times weights (problems,)."""
-    out, weights = np.empty(arrays[0].shape, arrays[0].dtype), weights.astype(arrays[0].dtype)
+    out, weights = np.empty_like(arrays[0], order="C"), weights.astype(arrays[0].dtype)
     rows = max(min(AT_ONCE // out.shape[1], len(out)), 1)
     # Written out for so many rows, as a few labels are too short for a loop of their own.
     wide = np.tile(weights, (1, rows)) if weights.shape[1] > 1 else weights

@@ -9,17 +9,15 @@ import scipy.sparse as sp
 import torch
 
 from manyhot.labels import label_prior
+from manyhot.nearest import Nearest, NearestRows, best_of
 from manyhot.toolkit.disk.fits import Arrays
 from manyhot.toolkit.models.blocks import BLOCK, dense_product, in_blocks, tensor_to_read
 from manyhot.toolkit.models.features import DesignMatrix
-from manyhot.toolkit.models.products import Product
 
 # How many rows are heard, each number by itself: few are near, many are sure.
 KS = (5, 20)
 # Added to a similarity, so that rows without any are heard too where there are no others.
 LEAST_WEIGHT = 1e-6
-# Sparse rows are written out to be compared, so many at once, and no more numbers than this, 64 MB.
-MOST_AT_ONCE, MOST_NUMBERS = 64, 2**24
 # A matrix of more is not kept: its rows would be most of a run, and comparing with them most of a prediction.
 MOST_NONZEROS = 2**25
 
@@ -67,9 +65,9 @@ class Neighbours:
         """Return q for each k, (rows of X, labels) float64."""
         found: dict[int, list[np.ndarray]] = {k: [] for k in ks}
         for first in range(0, X.shape[0], BLOCK):
-            similar = self._similar(of_length_1(X[first : first + BLOCK]))
+            nearest = self._nearest(of_length_1(X[first : first + BLOCK]), max(ks))
             votes: Any
-            for k, votes in _votes(similar, ks).items():
+            for k, votes in _votes(nearest, ks, self.rows.shape[0]).items():
                 total = votes.sum(1)[:, None] if self.known is None else (votes @ self.known).toarray()
                 given = (votes @ self.targets).toarray()
                 share = np.divide(given, total, out=np.broadcast_to(self.prior, given.shape).copy(), where=total > 0)
@@ -97,24 +95,20 @@ class Neighbours:
             total += np.float32(weight) * (z - self.log_odds_of_none.astype(np.float32))
         return total
 
-    def _similar(self, block: DesignMatrix) -> np.ndarray:
-        """Return the products of rows of length 1 with all rows here."""
-        if not sp.issparse(block):
-            return in_blocks(block, lambda rows: dense_product(rows, self._columns), self.rows.shape[0])
-        # Half the time of scipy's product of two sparse matrices, to the same bits: most pairs of rows share a feature.
-        found = np.empty((block.shape[0], self.rows.shape[0]), np.float32)
-        some = min(max(MOST_NUMBERS // max(block.shape[1], 1), 1), MOST_AT_ONCE)
-        for first in range(0, len(found), some):
-            found[first : first + some] = self._product(block[first : first + some].T.toarray("C")).T
-        return found
+    def _nearest(self, block: DesignMatrix, most: int) -> Nearest:
+        """Find the nearest rows of rows of length 1."""
+        if sp.issparse(block):
+            return self._sparse.search(block, most)
+        columns = self._columns
+        return best_of(in_blocks(block, lambda rows: dense_product(rows, columns), columns.shape[1]), most)
 
     @cached_property
     def _columns(self) -> torch.Tensor:
         return tensor_to_read(self.rows).T
 
     @cached_property
-    def _product(self) -> Product:
-        return Product(self.rows)
+    def _sparse(self) -> NearestRows:
+        return NearestRows(self.rows)
 
     def arrays(self) -> Arrays:
         """Return what :meth:`restored` takes."""
@@ -176,22 +170,13 @@ def affordable(X: DesignMatrix) -> bool:
     return (X.size if isinstance(X, np.ndarray) else X.nnz) <= MOST_NONZEROS
 
 
-def _votes(similar: np.ndarray, ks: tuple[int, ...]) -> dict[int, sp.csr_array]:
-    """Return for each k the weights of the k most similar columns of each row, CSR; none of a row that has none."""
-    rows, columns = similar.shape
-    most = min(max(ks), columns)
-    # A seventh of the time of numpy's partition.
-    least = torch.from_numpy(similar).topk(most, dim=1).values[:, -1:].numpy()
-    like = similar.max(1) > 0
-    row, column = np.nonzero((similar >= least) & like[:, None])
-    # Of equal ones the first are taken: rows are sorted by similarity, and columns rise within equal ones.
-    order = np.lexsort((column, -similar[row, column], row))
-    row, column = row[order], column[order]
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    weight = np.maximum(similar[row, column], 0).astype(np.float64) + LEAST_WEIGHT
+def _votes(nearest: Nearest, ks: tuple[int, ...], rows: int) -> dict[int, sp.csr_array]:
+    """Return for each k the weights of the k nearest of so many rows, CSR; none of a row that is like none."""
+    similar, row = nearest
+    like = similar[:, :1].max(1, initial=0) > 0
+    weight = np.maximum(similar, 0).astype(np.float64) + LEAST_WEIGHT
     found = {}
     for k in ks:
-        kept = place < k
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=rows))])
-        found[k] = sp.csr_array((weight[kept], column[kept], indptr), shape=(rows, columns))
+        indptr = np.concatenate([[0], np.cumsum(like * min(k, row.shape[1]))])
+        found[k] = sp.csr_array((weight[like, :k].ravel(), row[like, :k].ravel(), indptr), shape=(len(row), rows))
     return found
