@@ -37,7 +37,7 @@
 # make attacks    two minutes of kill-test, stream-test and fuzz, bytes for every reader, edits of every kind of run; as CI runs it
 # make slow     what takes seconds to half a minute each, two minutes in all: losses as torch.compile builds them in C++, images made by labels
 # make browser  reports in a real browser (Debian's chromium), a minute; skipped where there is none
-# make sanitize   the C++ kernel on random problems for 30 seconds, under AddressSanitizer; needs a C++ compiler alone
+# make sanitize   the C++ kernel on random problems for 40 seconds, under AddressSanitizer; needs a C++ compiler alone
 # make fuzz       the same for 10 minutes, or FUZZ_SECONDS
 
 PYTHON ?= python3

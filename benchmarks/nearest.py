@@ -40,8 +40,9 @@ NOTES = """
 - **all products** is the specification: each row asked times each row, and the best of them. Where there is no
   compiled kernel it runs, and for the first 256 rows asked.
 - **x**: how many times as long the other takes, the median over rounds of the ratio within a round.
-- **multiplied**: of the searched rows, the mean number that is multiplied with all of its features; the bounds of the
-  others are too low. 0 where no feature is frequent enough to be left out.
+- **within reach**: of the searched rows, the mean number whose bound reaches the worst of the best. The kernel comes
+  to know these on its way, and multiplies about twice as many with all of their features. 0 where no feature is
+  frequent enough to be left out of the first products.
 - Rows and products are the same, bit for bit, as those of all products, or the script stops.
 """.strip()
 
@@ -53,8 +54,8 @@ def matrix(name: str, *, parts: bool) -> Any:
     return found
 
 
-def multiplied(rows: NearestRows, asked: Any, worst: np.ndarray) -> float:
-    """Count the rows whose bounds reach the worst of the best, as the kernel multiplies them, in its plainest order."""
+def within_reach(rows: NearestRows, asked: Any, worst: np.ndarray) -> float:
+    """Count the rows whose bounds reach the worst of the best, the mean of rows asked."""
     searched = rows._searched
     if not searched.is_frequent.any():
         return 0.0
@@ -88,7 +89,7 @@ def measure(X: Any) -> dict[str, Any]:
         "rows": number,
         "features": X.shape[1],
         "a row": searched.nnz / number,
-        "multiplied": multiplied(ours, asked, found.product[:, -1]),
+        "within reach": within_reach(ours, asked, found.product[:, -1]),
         "made": made,
         "times": rounds,
         "x": ratios,
@@ -97,7 +98,7 @@ def measure(X: Any) -> dict[str, Any]:
 
 
 def line(name: str, run: dict[str, Any]) -> str:
-    cells = [name, f"{run['rows']:,}", f"{run['features']:,}", f"{run['a row']:.0f}", f"{run['multiplied']:.0f}"]
+    cells = [name, f"{run['rows']:,}", f"{run['features']:,}", f"{run['a row']:.0f}", f"{run['within reach']:.0f}"]
     cells.append(f"{run['made']:.2f}")
     for who, times in run["times"].items():
         cells.append("{:.3f} ({:.3f}-{:.3f})".format(*times) + (f", x {run['x'][who]:.1f}" if who in run["x"] else ""))
@@ -106,7 +107,7 @@ def line(name: str, run: dict[str, Any]) -> str:
 
 def markdown(facts: dict[str, Any], runs: dict[str, Any]) -> str:
     lines = ["# Nearest rows on the CPU", "", *(f"- {name}: {value}" for name, value in facts.items()), "", NOTES, ""]
-    heads = ["", "rows", "features", "of a row", "multiplied", "made, s", *next(iter(runs.values()))["times"]]
+    heads = ["", "rows", "features", "of a row", "within reach", "made, s", *next(iter(runs.values()))["times"]]
     lines += [f"| {' | '.join([*heads, 'others took of the cores'])} |", "|---" * (len(heads) + 1) + "|"]
     return "\n".join([*lines, *(line(name, run) for name, run in runs.items()), ""])
 

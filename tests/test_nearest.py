@@ -35,7 +35,7 @@ def drawn(rows: int, features: int, *, seed: int, signed: bool = False, steep: f
 
 
 def by_formula(rows: Any, asked: Any, most: int) -> Nearest:
-    """Sort the products that scipy makes, the rows of it one by one."""
+    """Sort the products that scipy makes, row by row."""
     product = (asked @ rows.T).toarray()
     row = np.array([sorted(range(rows.shape[0]), key=lambda r: (-x[r], r))[:most] for x in product], np.int64)
     row = row.reshape(len(product), -1)
@@ -114,6 +114,21 @@ def test_lengths_other_than_1_and_long_indices(monkeypatch):
 
 
 @needs_kernel
+def test_lengths_that_round_down_and_sums_that_overflow(monkeypatch):
+    rows = np.zeros((100, 40), np.float32)
+    rows[:, :2], rows[0, :2], rows[1, 2] = 1e20, 1e30, 1.7e30
+    rows[np.arange(100), 3 + np.arange(100) % 37] = 1e31
+    asked = np.zeros((3, 40), np.float32)
+    asked[:, :3] = 1.4e-45
+    short = sp.csr_array(rows), sp.csr_array(asked)
+    rows = np.zeros((100, 5), np.float32)
+    rows[:, 1], rows[1:, 3], rows[0] = 1e37, -3.2e38, [-3e38, 1e38, -0.9e38, 0, 0]
+    large = sp.csr_array(rows), sp.csr_array(np.ones((3, 5), np.float32))
+    for given, most in ((short, 1), (large, 1), (large, 100)):
+        check(by_kernel(*given, most, monkeypatch), by_formula(*given, most))
+
+
+@needs_kernel
 def test_the_same_at_any_number_of_threads(monkeypatch):
     rows, asked = drawn(600, 80, seed=10, steep=0.5), drawn(300, 80, seed=11, steep=0.5)
     torch.set_num_threads(1)
@@ -140,6 +155,15 @@ def test_features_twice_and_out_of_order_are_added_up(monkeypatch, few):
     before = twice.copy()
     check(NearestRows(twice).search(twice, 7), by_formula(plain, plain, 7))
     np.testing.assert_array_equal(twice.indices, before.indices)  # what was given is as it was
+
+
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_numbers_beyond_the_last_row_are_not_read(monkeypatch, few):
+    monkeypatch.setattr(module, "FEW", few)
+    rows = drawn(40, 20, seed=21)
+    longer = rows.copy()
+    longer.data, longer.indices = np.append(rows.data, np.float32(9)), np.append(rows.indices, 10**6).astype(np.int32)
+    check(NearestRows(longer).search(longer, 5), by_formula(rows, rows, 5))
 
 
 @pytest.mark.parametrize("few", [0, 10**9])
@@ -175,13 +199,17 @@ def test_the_best_of_products_by_hand():
     np.testing.assert_array_equal(found.row, [[1, 2, 3], [0, 1, 2], [0, 3, 2]])
     np.testing.assert_array_equal(found.product, [[3, 3, 2], [0, 0, 0], [-1, -1, -2]])
     assert best_of(product, 9).row.shape == (3, 4)
+    # Of very many equal ones, the first.
+    many = np.zeros((2, 50_000), np.float32)
+    many[1, [40, 49_000]] = 1
+    np.testing.assert_array_equal(best_of(many, 4).row, [[0, 1, 2, 3], [40, 49_000, 0, 1]])
     for rows, columns, most in ((0, 4, 2), (3, 0, 2), (3, 4, 0)):
         assert best_of(np.zeros((rows, columns), np.float32), most).row.shape == (rows, min(columns, most))
 
 
 def test_what_is_refused():
     rows = drawn(20, 5, seed=19)
-    for wrong in (rows.toarray(), rows.tocsc(), rows.astype(np.float64)):
+    for wrong in (rows.toarray(), rows.tocsc(), rows.astype(np.float64), [[1.0]], None):
         with pytest.raises(TypeError, match="expected a scipy matrix in CSR format, float32; got "):
             NearestRows(wrong)
     with pytest.raises(ValueError, match="expected rows of 5 features; got 4"):

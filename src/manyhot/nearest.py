@@ -3,15 +3,16 @@ r"""The rows of a sparse matrix that are nearest to other rows: those with the l
     rows = NearestRows(matrix)          (rows, features), scipy's CSR
     found = rows.search(asked, most)    found.product, found.row: (rows of asked, most)
 
-The specification is :func:`best_of` all products. The C++ kernel gives the same bits and looks at few of them. A
-feature that many rows have says little and costs most, so the products are first made without the frequent ones. With
-f the frequent part of a row,
+The specification is :func:`best_of` all products. Of finite numbers whose products do not overflow, the C++ kernel
+gives the same bits and makes few of them. A feature that many rows have says little and costs most, so the products are
+first made without the frequent ones. With f the frequent part of a row,
 
 .. math::
     x \cdot r \le \sum_{i \text{ rare}} x_i r_i + |f(x)| |f(r)|
 
-and only rows whose bound reaches the best that are known are multiplied whole: of 29,000 rows of GoEmotions with 140
-features each, parts of words among them, about 95 (`make bench-nearest`).
+and only rows whose bound reaches the worst of the best known are multiplied whole. Of 29,000 rows of GoEmotions with
+140 features each, parts of words among them, 95 have a bound that reaches the worst of the 20 best; the kernel, which
+comes to know these on its way, multiplies about twice as many (`make bench-nearest`).
 """
 
 from functools import cached_property
@@ -25,7 +26,7 @@ from manyhot.kernels import native
 
 # Frequent features have together at most this share of all squared lengths: the more, the weaker the bound.
 FREQUENT = 1 / 16
-# To take the columns apart takes as long as the formula does for so many rows.
+# Until so many rows have been asked in all, the formula runs: to take the columns apart takes as long.
 FEW = 256
 # Of the formula: rows are written out to be multiplied, so many at once, and no more numbers than this, 64 MB.
 MOST_AT_ONCE, MOST_NUMBERS = 64, 2**24
@@ -47,11 +48,11 @@ class NearestRows:
     """A sparse matrix whose rows are searched.
 
     Args:
-        matrix: (rows, features) float32, in scipy's CSR format.
+        matrix: (rows, features) float32, in scipy's CSR format. It is kept, and must not change afterwards.
 
     Raises:
         TypeError: another format or dtype.
-        ValueError: indices outside of the matrix.
+        ValueError: indices outside of the matrix, or more rows or features than int32 counts.
     """
 
     def __init__(self, matrix: Any) -> None:
@@ -64,6 +65,10 @@ class NearestRows:
         Args:
             asked: (rows asked, features) float32, in scipy's CSR format.
             most: how many of each row asked.
+
+        Raises:
+            TypeError: another format or dtype.
+            ValueError: another number of features, or indices outside of the matrix.
         """
         asked, most = _checked(asked).matrix, min(most, self._rows.shape[0])
         if asked.shape[1] != self._rows.shape[1]:
@@ -134,8 +139,8 @@ def _frequent(indices: np.ndarray, square: np.ndarray, rows: int, features: int)
     """
     number = np.bincount(indices, minlength=features)
     order = np.argsort(-number, kind="stable")
-    # Rows asked have a feature as often as rows here have it, and each time so many products are made. To look at the
-    # bounds of all rows costs as much as one product for each: fewer are not worth making the bound weaker.
+    # Rows asked have a feature as often as rows here have it, and each time so many products are made. Where fewer of
+    # these are left than rows, whose bounds are looked at anyway, there is no more to gain by a weaker bound.
     left = np.square(number[order], dtype=np.float64)[::-1].cumsum()[::-1] / max(rows, 1)
     share = np.bincount(indices, weights=square, minlength=features)[order].cumsum()
     found = np.zeros(features, dtype=bool)
@@ -175,21 +180,28 @@ def best_of(product: np.ndarray, most: int) -> Nearest:
         return Nearest(np.zeros((len(product), most), np.float32), np.zeros((len(product), most), np.int64))
     # A seventh of the time of numpy's partition.
     least = torch.from_numpy(product).topk(most, dim=1).values[:, -1:].numpy()
-    row, column = np.nonzero(~(product < least))  # what is no number is not left out, so that each row has as many
+    is_best = ~(product < least)  # what is no number is not left out, so that each row has as many
+    for row in np.flatnonzero(np.count_nonzero(is_best, 1) > most):
+        # Of as many equal ones as there may be, the first; the others are not sorted.
+        ties = np.flatnonzero(~((product[row] < least[row]) | (product[row] > least[row])))
+        is_best[row, ties[most - np.count_nonzero(product[row] > least[row]) :]] = False
+    row, column = np.nonzero(is_best)
     order = np.lexsort((column, -product[row, column], row))
-    row, column = row[order], column[order]
-    kept = np.arange(len(row)) - np.searchsorted(row, row) < most
-    row, column = row[kept].reshape(-1, most), column[kept].reshape(-1, most)
+    row, column = row[order].reshape(-1, most), column[order].reshape(-1, most)
     return Nearest(product[row, column], column)
 
 
 def _checked(matrix: Any) -> CSR:
     """Return a matrix whose rows name each feature once, in their order, in which sums are made."""
-    if getattr(matrix, "format", None) != "csr" or matrix.dtype != np.float32:
-        raise TypeError(f"expected a scipy matrix in CSR format, float32; got {type(matrix).__name__}, {matrix.dtype}")
+    dtype = getattr(matrix, "dtype", None)
+    if getattr(matrix, "format", None) != "csr" or dtype != np.float32:
+        raise TypeError(f"expected a scipy matrix in CSR format, float32; got {type(matrix).__name__}, {dtype}")
+    if max(matrix.shape) >= 2**31:
+        raise ValueError(f"expected fewer than 2^31 rows and features; got {matrix.shape}")
     found = CSR(matrix)
-    if matrix.has_canonical_format:
+    if matrix.has_canonical_format and matrix.indptr[-1] == len(matrix.data):
         return found
     matrix = matrix.copy()
+    matrix.prune()
     matrix.sum_duplicates()
     return CSR(matrix)

@@ -20,15 +20,19 @@ struct Matrix {
   Sparse sparse() const { return {starts.data.get(), indices.data.get(), values.data.get()}; }
 };
 
-Matrix drawn(Random& random, int64_t rows, int64_t features, double often, bool is_signed, const std::vector<float>& some) {
+// Numbers are some of `some`, or normal where `any_other`.
+Matrix drawn(Random& random, int64_t rows, int64_t features, double often, bool is_signed,
+             const std::vector<float>& some, bool any_other) {
   std::vector<int32_t> indices;
   std::vector<float> values;
   Exactly<int64_t> starts(rows + 1);
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t feature = 0; feature < features; ++feature) {
       if (!random.chance(often / (1 + 0.2 * feature))) continue;
-      const float x = random.chance(0.5) ? some[random.below(static_cast<int64_t>(some.size()))] : float(random.normal());
-      indices.push_back(static_cast<int32_t>(feature)), values.push_back(is_signed ? x : std::abs(x));
+      float x = some[random.below(static_cast<int64_t>(some.size()))];
+      if (any_other && random.chance(0.5)) x = static_cast<float>(random.normal());
+      indices.push_back(static_cast<int32_t>(feature));
+      values.push_back(is_signed ? x * static_cast<float>(random.sign()) : std::abs(x));
     }
     starts[row + 1] = static_cast<int64_t>(indices.size());
   }
@@ -42,7 +46,8 @@ Matrix columns(const Matrix& matrix, int64_t rows, int64_t features, const Exact
   std::vector<std::vector<std::pair<int32_t, float>>> found(features);
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = matrix.starts[row]; i < matrix.starts[row + 1]; ++i)
-      if (!is_frequent[matrix.indices[i]]) found[matrix.indices[i]].push_back({static_cast<int32_t>(row), matrix.values[i]});
+      if (!is_frequent[matrix.indices[i]])
+        found[matrix.indices[i]].push_back({static_cast<int32_t>(row), matrix.values[i]});
   Exactly<int64_t> starts(features + 1);
   for (int64_t feature = 0; feature < features; ++feature)
     starts[feature + 1] = starts[feature] + static_cast<int64_t>(found[feature].size());
@@ -58,10 +63,19 @@ bool solve(uint64_t seed, std::string& found) {
   const int64_t rows = random.between(1, random.chance(0.2) ? 700 : 30), features = random.between(1, 40);
   const int64_t count = random.between(0, 9), most = random.between(1, rows < 25 ? rows : 25);
   const bool is_signed = random.chance(0.5);
-  // Few values make rows that are equally near.
-  const std::vector<float> some{0.5f, 1.0f, -1.0f};
-  const Matrix matrix = drawn(random, rows, features, random.chance(0.5) ? 0.9 : 0.2, is_signed, some);
-  const Matrix asked = drawn(random, count, features, 0.7, is_signed, some);
+  // Few values make rows that are equally near; others sums that overflow, or are hardly there, or nearly equal.
+  const std::vector<std::pair<std::vector<float>, std::vector<float>>> regimes{
+      {{0.5f, 1.0f}, {0.5f, 1.0f}},
+      {{3e38f, 1e38f, 3.2e38f}, {1.0f, 0.9f}},
+      {{1e-23f, 0.9e-22f, 3e-23f}, {1e-23f, 0.9e-22f, 1e-22f}},
+      {{1e30f, 0.9e30f, 1.7e30f, 0.0f}, {1.4e-45f, 2.8e-45f, 7e-45f}},
+      {{1e19f, 1e20f, 1e-20f, 1.0f}, {1e19f, 1e20f, 1e18f, 1.0f}},
+      {{1.0f, 1.0000001f, 0.9999999f}, {1.0f, 1.0000001f, 0.9999999f}},
+  };
+  const int64_t regime = random.chance(0.5) ? 0 : random.below(static_cast<int64_t>(regimes.size()));
+  const auto& [some, ones] = regimes[regime];
+  const Matrix matrix = drawn(random, rows, features, random.chance(0.5) ? 0.9 : 0.2, is_signed, some, regime == 0);
+  const Matrix asked = drawn(random, count, features, 0.7, is_signed, ones, regime == 0);
   Exactly<uint8_t> is_frequent(features);
   const double often = random.chance(0.3) ? 0 : random.chance(0.3) ? 1 : 0.5;
   for (int64_t feature = 0; feature < features; ++feature) is_frequent[feature] = random.chance(often);
@@ -79,6 +93,7 @@ bool solve(uint64_t seed, std::string& found) {
   }
   Exactly<float> product(count * most);
   Exactly<int64_t> which(count * most);
+  for (int64_t i = 0; i < count * most; ++i) which[i] = -1;  // what is not written is seen
   const int threads = static_cast<int>(random.between(1, 3));
   const Searched searched{rows,
                           features,
@@ -97,16 +112,23 @@ bool solve(uint64_t seed, std::string& found) {
         volatile float term = matrix.values[j] * dense[matrix.indices[j]];
         all[row] += term;
       }
+    for (int64_t j = 0; j < most; ++j)
+      if (which[i * most + j] < 0 || which[i * most + j] >= rows)
+        return found = "no row at place " + std::to_string(j) + " of row " + std::to_string(i), false;
+    // Inf - inf is no number, and has no place in an order.
+    if (std::any_of(all.begin(), all.end(), [](float x) { return std::isnan(x); })) continue;
     std::vector<int64_t> order(rows);
     std::iota(order.begin(), order.end(), int64_t(0));
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return all[a] > all[b]; });
-    for (int64_t j = 0; j < most; ++j)
-      if (which[i * most + j] != order[j] || product[i * most + j] != all[order[j]])
+    for (int64_t j = 0; j < most; ++j) {
+      const int64_t row = which[i * most + j];
+      if (row != order[j] || product[i * most + j] != all[order[j]])
         return found = std::to_string(rows) + " x " + std::to_string(features) + ", " + std::to_string(threads) +
                        " threads: place " + std::to_string(j) + " of row " + std::to_string(i) + " has row " +
-                       std::to_string(which[i * most + j]) + ", " + std::to_string(product[i * most + j]) + "; right is " +
+                       std::to_string(row) + ", " + std::to_string(product[i * most + j]) + "; right is " +
                        std::to_string(order[j]) + ", " + std::to_string(all[order[j]]),
                false;
+    }
   }
   return true;
 }

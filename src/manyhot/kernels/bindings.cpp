@@ -101,10 +101,11 @@ NB_MODULE(_native, m) {
       [](int threads, int64_t rows, int64_t features, const Addresses& by_row, const Addresses& postings,
          Address is_frequent, Address frequent, double longest, int64_t count, const Addresses& asked, int64_t most,
          Address product, Address row) {
-        const Searched searched{rows,    features, sparse(by_row), sparse(postings), at<uint8_t>(is_frequent), at<float>(frequent),
-                                longest};
+        const Searched searched{rows,    features, sparse(by_row), sparse(postings), at<uint8_t>(is_frequent),
+                                at<float>(frequent), longest};
         nb::gil_scoped_release release;
-        manyhot::write_nearest(searched, sparse(asked), count, most, threads, at<float>(product), at<int64_t>(row));
+        manyhot::write_nearest(searched, sparse(asked), count, most, threads, at<float>(product),
+                               at<int64_t>(row));
       },
       nb::kw_only(), "threads"_a, "rows"_a, "features"_a, "by_row"_a, "postings"_a, "is_frequent"_a, "frequent"_a,
       "longest"_a, "count"_a, "asked"_a, "most"_a, "product"_a, "row"_a,

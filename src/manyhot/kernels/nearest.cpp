@@ -1,15 +1,17 @@
-// Most of what a row has in common with others lies in its rare features, whose columns are short; most of the work of a
-// product lies in the frequent ones. So the products with all rows are made of the rare features alone. A row's product
-// is at most that sum and the product of the lengths of both frequent parts (Cauchy and Schwarz), and only the few rows
-// whose bound reaches the best that are known are multiplied whole.
+// Most of what a row has in common with others lies in its rare features, whose columns are short; most of the work of
+// a product lies in the frequent ones. So the products with all rows are made of the rare features alone. A row's
+// product is at most that sum plus the product of the lengths of both frequent parts (Cauchy and Schwarz), and only the
+// few rows whose bound reaches the worst of the best known are multiplied whole.
 //
-// Compiled with -ffp-contract=off: what is returned is the sum of a row's terms in its own order, each rounded, as csr.cpp
-// makes it.
+// Compiled with -ffp-contract=off: what is returned is the sum of a row's terms in its own order, each rounded, as
+// csr.cpp makes it.
 #include "nearest.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -20,7 +22,7 @@ namespace {
 
 // Rows whose bounds are looked at at once, without a branch.
 constexpr int64_t at_once = 256;
-// Of sums and products of numbers of single precision; twice what rounding to nearest takes.
+// The relative error of a sum or a product in single precision, twice what rounding to nearest makes.
 constexpr double rounding = 1.2e-7;
 
 struct Found {
@@ -63,7 +65,11 @@ class Best {
 class Search {
  public:
   Search(const Searched& searched, const Sparse& asked, int64_t most)
-      : searched(searched), asked(asked), best(most), sums(new float[searched.rows]), dense(new float[searched.features]) {
+      : searched(searched),
+        asked(asked),
+        best(most),
+        sums(new float[searched.rows]),
+        dense(new float[searched.features]) {
     clear(dense.get(), searched.features);
   }
 
@@ -81,9 +87,12 @@ class Search {
       else add(searched.postings, feature, x);
     }
     has_frequent = frequent > 0;
-    length = static_cast<float>(std::sqrt(frequent) * (1 + 4 * rounding));
-    // The sum of rare features, the whole product and its bound have each been rounded once a term.
-    slack = static_cast<float>((2 * (end - begin) + 16) * rounding * std::sqrt(square) * searched.longest);
+    length = has_frequent ? std::nextafter(static_cast<float>(std::sqrt(frequent)), INFINITY) : 0;
+    // The sum of rare features and the whole product have been rounded once a term, their bound twice. Where the sum of
+    // some terms may overflow, or something is no number, no bound holds, and all rows are multiplied.
+    const double reach = std::sqrt(square) * searched.longest;
+    const double error = (2 * (end - begin) + 16) * (rounding * reach + FLT_TRUE_MIN);
+    slack = reach < FLT_MAX / 4 ? static_cast<float>(error) : INFINITY;
     find();
     best.sort();
     for (const Found& one : best) *product++ = one.product, *which++ = one.row;
@@ -117,7 +126,7 @@ class Search {
     return sum;
   }
 
-  // Find the best among all rows whose bound is at least `bar`, which rises to `below` under the worst of them.
+  // Find the best among all rows whose bound is at least `bar`, which rises to the worst of them less `below`.
   template <class Bound, class Value>
   void scan(float bar, float below, const Bound& bound, const Value& value) {
     best.clear();
@@ -143,28 +152,27 @@ class Search {
     // The worst of the best is no worse than the worst of any others, say of these.
     float worst = INFINITY;
     for (const Found& one : best) worst = std::min(worst, multiplied(one.row));
-    scan(worst - slack, slack, [=](int64_t row) { return rare[row] + mine * lengths[row]; },
-         [this](int64_t row) { return multiplied(row); });
+    const auto bound = [=](int64_t row) { return rare[row] + mine * lengths[row]; };
+    scan(worst - slack, slack, bound, [this](int64_t row) { return multiplied(row); });
   }
 };
 
 }  // namespace
 
-void write_nearest(const Searched& searched, const Sparse& asked, int64_t count, int64_t most, int threads, float* product,
-                   int64_t* row) {
+void write_nearest(const Searched& searched, const Sparse& asked, int64_t count, int64_t most, int threads,
+                   float* product, int64_t* row) {
+  threads = static_cast<int>(std::max<int64_t>(std::min<int64_t>(threads, count), 1));
+  std::vector<Search> searches;  // before threads start, so that what memory lacks is said and not fatal
+  for (int i = 0; i < threads; ++i) searches.emplace_back(searched, asked, most);
 #if defined(_OPENMP)
-  if (threads > 1 && count > 1) {
-#pragma omp parallel num_threads(threads)
-    {
-      Search search(searched, asked, most);
-#pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < count; ++i) search.write(i, product + i * most, row + i * most);
-    }
+  if (threads > 1) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t i = 0; i < count; ++i)
+      searches[omp_get_thread_num()].write(i, product + i * most, row + i * most);
     return;
   }
 #endif
-  Search search(searched, asked, most);
-  for (int64_t i = 0; i < count; ++i) search.write(i, product + i * most, row + i * most);
+  for (int64_t i = 0; i < count; ++i) searches[0].write(i, product + i * most, row + i * most);
 }
 
 }  // namespace manyhot

@@ -112,6 +112,9 @@ def test_what_is_saved_is_restored(kind):
     np.testing.assert_array_equal(again.votes(X), neighbours.votes(X))
     with pytest.raises(ValueError, match=r"features|indices"):
         Neighbours.restored(arrays, X.shape[1] - 1)
+    name = "neighbours.rows.data" if kind == "sparse" else "neighbours.rows"
+    with pytest.raises(ValueError, match=r"expected float32 in neighbours\.rows; got float64"):
+        Neighbours.restored(arrays | {name: arrays[name].astype(np.float64)}, X.shape[1])
     with pytest.raises(ValueError, match=r"expected 2 numbers in neighbours\.weights"):
         Neighbours.restored(arrays | {"neighbours.weights": np.ones(3)}, X.shape[1])
 
@@ -122,6 +125,10 @@ def test_lengths_and_what_is_too_much(monkeypatch):
     for rows in (of_length_1(X), of_length_1(sp.csr_array(X)).toarray()):
         assert rows.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), np.arange(20) != 4, atol=1e-6)
+    # Shorter ones would become infinite.
+    X[4, 2] = 1e-40
+    for rows in (of_length_1(X), of_length_1(sp.csr_array(X)).toarray()):
+        np.testing.assert_array_equal(rows[4], X[4])
     monkeypatch.setattr(module, "MOST_NONZEROS", 100)
     assert not affordable(X)
     assert affordable(sp.csr_array(X[:10]))

@@ -18,6 +18,8 @@ from manyhot.toolkit.models.features import DesignMatrix
 KS = (5, 20)
 # Added to a similarity, so that rows without any are heard too where there are no others.
 LEAST_WEIGHT = 1e-6
+# Of a row that is shorter, 1 over the length is no number of single precision.
+SHORTEST = float(np.finfo(np.float32).tiny)
 # A matrix of more is not kept: its rows would be most of a run, and comparing with them most of a prediction.
 MOST_NONZEROS = 2**25
 
@@ -144,6 +146,8 @@ class Neighbours:
                 parts[name] = arrays["neighbours.rows"]
         if parts["targets"] is None or parts["rows"].shape[1] != features:
             raise ValueError(f"expected neighbours.rows of {features} features; got {parts['rows'].shape}")
+        if parts["rows"].dtype != np.float32:
+            raise ValueError(f"expected float32 in neighbours.rows; got {parts['rows'].dtype}")
         for name, part in parts.items():
             if part is not None and part.shape[0] != parts["rows"].shape[0]:
                 raise ValueError(f"expected neighbours.{name} of {parts['rows'].shape[0]} rows; got {part.shape[0]}")
@@ -155,13 +159,13 @@ class Neighbours:
 
 
 def of_length_1(X: DesignMatrix) -> DesignMatrix:
-    """Return rows of length 1, float32; empty ones as they are."""
+    """Return rows of length 1, float32; empty ones, and those nearly so, as they are."""
     if isinstance(X, np.ndarray):
         length = np.sqrt(np.square(X, dtype=np.float64).sum(1, keepdims=True))
-        return (X / np.where(length > 0, length, 1)).astype(np.float32)
+        return (X / np.where(length > SHORTEST, length, 1)).astype(np.float32)
     of = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
     length = np.sqrt(np.bincount(of, weights=np.square(X.data, dtype=np.float64), minlength=X.shape[0]))
-    scale = (1 / np.where(length > 0, length, 1)).astype(np.float32)
+    scale = (1 / np.where(length > SHORTEST, length, 1)).astype(np.float32)
     return sp.csr_array((X.data * scale[of], X.indices, X.indptr), shape=X.shape)
 
 
