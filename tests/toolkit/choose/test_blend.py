@@ -168,14 +168,17 @@ def test_of_very_many_rows_some_say_first_whether_it_is_worth_it(monkeypatch):
     choice = chosen(np.where(like, 9.0, -9.0))
     assert blended(choice, folds, 3, **options) == (choice, None)
     assert asked == [50, 50]
-    # To one that knows nothing all are asked.
+    # To one that knows nothing all are asked, each once.
     asked.clear()
-    after, blend = blended(chosen(rng.normal(size=(400, 3))), folds, 3, **options)
+    choice = chosen(rng.normal(size=(400, 3)))
+    after, blend = blended(choice, folds, 3, **options)
     assert blend is not None
-    assert asked == [50, 50, 200, 200]
+    assert asked == [50, 50, 150, 150]
     monkeypatch.setattr(module, "MANY", 401)
-    blended(chosen(after.held.logits * 0), folds, 3, **options)
+    at_once, same = blended(choice, folds, 3, **options)
     assert asked[4:] == [200, 200]
+    np.testing.assert_array_equal(at_once.held.logits, after.held.logits)
+    np.testing.assert_array_equal(np.concatenate(same[:2]), np.concatenate(blend[:2]))
 
 
 @pytest.fixture(scope="module")

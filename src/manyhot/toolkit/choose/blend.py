@@ -12,7 +12,7 @@ have in common, and so take part of what the prior does: there s itself stands i
 A blend is used where its score on the same rows is higher. Its linear part goes into the model's own weights and bias.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,23 +90,36 @@ def blended(
         The choice with the blended logits, and tau, offset and score of these, and the blend; or the choice as it was,
         and None, where neighbours do not help.
     """
-    pooled = is_pooled(train_counts)
+    held, pooled = choice.held, is_pooled(train_counts)
+    voters = [Neighbours.of(fold.X[:, :columns], fold.targets) for fold in folds]
+    heard = [np.empty(held.logits.shape, np.float32) for _ in KS]
 
-    def with_votes(held: Held, parts: list[Fold], before: float, counts: np.ndarray | None) -> tuple[Held, Step, Blend]:
-        """Blend, and say what comes of it, where it was `before` without."""
-        found = [Neighbours.of(fold.X[:, :columns], fold.targets).log_odds(fold.X_held[:, :columns]) for fold in parts]
-        log_odds = [np.concatenate([part[i] for part in found]) for i in range(len(KS))]
-        blend = fit_blend(held.logits, log_odds, held.targets, pooled=pooled)
-        after = held._replace(logits=blend.logits(held.logits, log_odds))
+    def hear(rows: np.ndarray) -> None:
+        """Hear the neighbours of some held-out rows."""
+        first = 0
+        for fold, voter in zip(folds, voters, strict=True):
+            mine = rows[(rows >= first) & (rows < first + fold.X_held.shape[0])]
+            for of_all, log_odds in zip(heard, voter.log_odds(fold.X_held[mine - first, :columns]), strict=True):
+                of_all[mine] = log_odds
+            first += fold.X_held.shape[0]
+
+    def with_votes(rows: Any, before: float, counts: np.ndarray | None) -> tuple[Held, Step, Blend]:
+        """Blend what was heard of some rows, and say what comes of it, where it was `before` without."""
+        linear, log_odds = held.taken(rows), [of[rows] for of in heard]
+        blend = fit_blend(linear.logits, log_odds, linear.targets, pooled=pooled)
+        after = linear._replace(logits=blend.logits(linear.logits, log_odds))
         step = step_of(after, choice.step, rule, cardinality, counts)
         return after, step, blend._replace(scores=(before, step.score))
 
-    if len(choice.held.targets) >= MANY:
-        some, parts = _some(choice.held, folds)
-        before = step_of(some, choice.step, rule, cardinality, None).score
-        if not _helps(with_votes(some, parts, before, None)[2]):
+    every = np.arange(len(held.targets))
+    some = _some(folds) if len(every) >= MANY else every[:0]
+    if some.size:
+        hear(some)
+        before = step_of(held.taken(some), choice.step, rule, cardinality, None).score
+        if not _helps(with_votes(some, before, None)[2]):
             return choice, None
-    after, step, blend = with_votes(choice.held, folds, choice.step.score, train_counts if with_metrics else None)
+    hear(np.setdiff1d(every, some))
+    after, step, blend = with_votes(slice(None), choice.step.score, train_counts if with_metrics else None)
     return (choice._replace(step=step, held=after), blend) if _helps(blend) else (choice, None)
 
 
@@ -115,18 +128,15 @@ def _helps(blend: Blend) -> bool:
     return any(blend.votes) and after > before + GAIN
 
 
-def _some(held: Held, folds: list[Fold]) -> tuple[Held, list[Fold]]:
-    """Take FIRST of the held-out rows, drawn from all folds alike; the rows that are fitted on stay."""
-    rng, start, taken, parts = np.random.default_rng(0), 0, [], []
+def _some(folds: list[Fold]) -> np.ndarray:
+    """Draw FIRST of the held-out rows, from all folds alike."""
+    rng, start, taken = np.random.default_rng(0), 0, []
+    rows = sum(fold.X_held.shape[0] for fold in folds)
     for fold in folds:
         number = fold.X_held.shape[0]
-        share = min(-(-FIRST * number // len(held.targets)), number)
-        rows = np.sort(rng.choice(number, share, replace=False))
-        parts.append(fold._replace(X_held=fold.X_held[rows]))
-        taken.append(start + rows)
+        taken.append(start + np.sort(rng.choice(number, min(-(-FIRST * number // rows), number), replace=False)))
         start += number
-    rows = np.concatenate(taken)
-    return Held(held.logits[rows], held.prior[rows], held.targets[rows]), parts
+    return np.concatenate(taken)
 
 
 def is_pooled(counts: np.ndarray) -> bool:

@@ -87,6 +87,10 @@ class Held(NamedTuple):
     groups: np.ndarray | None = None
     rows: np.ndarray | None = None
 
+    def taken(self, some: Any) -> "Held":
+        """Return what is known of some of the rows."""
+        return Held(*(None if of is None else of[some] for of in self))  # pyright: ignore
+
     def shifted(self, tau: float, offset: float | np.ndarray) -> np.ndarray:
         """Return the logits of a model with this prior and offset."""
         return self.logits - np.float32(tau) * self.prior + np.asarray(offset, dtype=np.float32)

@@ -269,13 +269,14 @@ class _Descent:
 
     def remember(self, step: Vector, gradient: Vector, moved: np.ndarray) -> None:
         """Take in a step and the new gradient; the old one becomes the change."""
-        vectors = self.pairs.vectors
-        new = np.array([self.dot(gradient, v) for v in vectors]).reshape(-1, len(self.problems))
+        vectors, shape = self.pairs.vectors, (-1, 2, len(self.problems))
+        # Both products with a vector follow each other, while it is in the cache.
+        found = np.array([(self.dot(gradient, v), self.dot(step, v)) for v in vectors]).reshape(shape)
+        new, of_step = found[:, 0], found[:, 1]
         change = _subtracted(gradient, self.gradient)
         ss, sy, yy = self.dot(step, step), self.dot(step, change), self.dot(change, change)
         good = moved & (sy > CURVED * np.sqrt(ss * yy))
         self.scale = np.where(good, sy / np.where(yy > 0, yy, 1.0), self.scale)
-        of_step = np.array([self.dot(step, v) for v in vectors]).reshape(new.shape)
         self.pairs.add(step, change, of_step, new - self.products, (ss, sy, yy), good)
         ends = np.array([self.dot(gradient, step), self.dot(gradient, change)])
         self.products, self.gradient = np.vstack([new, ends])[-len(self.pairs.vectors) :], gradient
