@@ -176,6 +176,7 @@ def test_of_very_many_rows_some_say_first_whether_it_is_worth_it(monkeypatch):
     assert asked == [50, 50, 150, 150]
     monkeypatch.setattr(module, "MANY", 401)
     at_once, same = blended(choice, folds, 3, **options)
+    assert same is not None
     assert asked[4:] == [200, 200]
     np.testing.assert_array_equal(at_once.held.logits, after.held.logits)
     np.testing.assert_array_equal(np.concatenate(same[:2]), np.concatenate(blend[:2]))
