@@ -110,41 +110,31 @@ class NearestRows:
     @cached_property
     def _searched(self) -> "_Searched":
         rows = self._rows
-        number, features = rows.shape
-        square = np.square(rows.data, dtype=np.float64)
-        is_frequent = _frequent(rows.indices, square, number, features)
-        of, frequent = np.repeat(np.arange(number), np.diff(rows.indptr)), is_frequent[rows.indices]
-        rare = ~frequent
-        starts = np.concatenate([[0], np.bincount(of[rare], minlength=number).cumsum()])
-        postings = type(rows)((rows.data[rare], rows.indices[rare], starts), shape=rows.shape).T.tocsr()
-        part = np.sqrt(np.bincount(of[frequent], weights=square[frequent], minlength=number))
+        squares = type(rows)((np.square(rows.data, dtype=np.float64), rows.indices, rows.indptr), shape=rows.shape)
+        is_frequent = _frequent(squares)
+        part = np.sqrt(squares @ is_frequent.astype(np.float64))
         # Upwards, since a bound is made of it.
         length = np.nextafter(part.astype(np.float32), np.float32(np.inf))
         return _Searched(
             _Arrays.of(rows),
-            _Arrays.of(postings),
+            _Arrays.of(self._product.T.matrix),
             is_frequent,
             np.where(part > 0, length, np.float32(0)),
-            float(np.sqrt(np.bincount(of, weights=square, minlength=number)).max(initial=0)),
+            float(np.sqrt(np.max(squares.sum(1), initial=0))),
         )
 
 
-def _frequent(indices: np.ndarray, square: np.ndarray, rows: int, features: int) -> np.ndarray:
-    """Say which features are frequent, (features,) bool.
-
-    Args:
-        indices: the feature of each number of the matrix.
-        square: the square of each.
-        rows, features: of the matrix.
-    """
-    number = np.bincount(indices, minlength=features)
+def _frequent(squares: Any) -> np.ndarray:
+    """Say which features are frequent, (features,) bool, by the squares of a matrix."""
+    rows, features = squares.shape
+    number = np.bincount(squares.indices, minlength=features)
     order = np.argsort(-number, kind="stable")
     # Rows asked have a feature as often as rows here have it, and each time so many products are made. Where fewer of
     # these are left than rows, whose bounds are looked at anyway, there is no more to gain by a weaker bound.
     left = np.square(number[order], dtype=np.float64)[::-1].cumsum()[::-1] / max(rows, 1)
-    share = np.bincount(indices, weights=square, minlength=features)[order].cumsum()
+    share = np.asarray(squares.sum(0)).reshape(-1)[order].cumsum()
     found = np.zeros(features, dtype=bool)
-    found[order[(left > rows) & (share <= FREQUENT * square.sum())]] = True
+    found[order[(left > rows) & (share <= FREQUENT * squares.data.sum())]] = True
     return found
 
 

@@ -41,13 +41,12 @@ Matrix drawn(Random& random, int64_t rows, int64_t features, double often, bool 
   return made;
 }
 
-// The columns that are not frequent.
-Matrix columns(const Matrix& matrix, int64_t rows, int64_t features, const Exactly<uint8_t>& is_frequent) {
+// The columns.
+Matrix columns(const Matrix& matrix, int64_t rows, int64_t features) {
   std::vector<std::vector<std::pair<int32_t, float>>> found(features);
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = matrix.starts[row]; i < matrix.starts[row + 1]; ++i)
-      if (!is_frequent[matrix.indices[i]])
-        found[matrix.indices[i]].push_back({static_cast<int32_t>(row), matrix.values[i]});
+      found[matrix.indices[i]].push_back({static_cast<int32_t>(row), matrix.values[i]});
   Exactly<int64_t> starts(features + 1);
   for (int64_t feature = 0; feature < features; ++feature)
     starts[feature + 1] = starts[feature] + static_cast<int64_t>(found[feature].size());
@@ -79,7 +78,7 @@ bool solve(uint64_t seed, std::string& found) {
   Exactly<uint8_t> is_frequent(features);
   const double often = random.chance(0.3) ? 0 : random.chance(0.3) ? 1 : 0.5;
   for (int64_t feature = 0; feature < features; ++feature) is_frequent[feature] = random.chance(often);
-  const Matrix postings = columns(matrix, rows, features, is_frequent);
+  const Matrix postings = columns(matrix, rows, features);
   Exactly<float> frequent(rows);
   double longest = 0;
   for (int64_t row = 0; row < rows; ++row) {

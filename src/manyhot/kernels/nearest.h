@@ -12,7 +12,7 @@ struct Sparse {
   const float* values;
 };
 
-// What is searched. `postings` are its columns, but for the frequent ones, which have none there.
+// What is searched. `postings` are its columns, of which those of frequent features are not read.
 struct Searched {
   int64_t rows, features;
   Sparse by_row, postings;

@@ -91,15 +91,15 @@ def blended(
         and None, where neighbours do not help.
     """
     held, pooled = choice.held, is_pooled(train_counts)
-    voters = [Neighbours.of(fold.X[:, :columns], fold.targets) for fold in folds]
     heard = [np.empty(held.logits.shape, np.float32) for _ in KS]
 
     def hear(rows: np.ndarray) -> None:
-        """Hear the neighbours of some held-out rows."""
+        """Hear the neighbours of some held-out rows, those of one fold after those of another, as each is large."""
         first = 0
-        for fold, voter in zip(folds, voters, strict=True):
+        for fold in folds:
             mine = rows[(rows >= first) & (rows < first + fold.X_held.shape[0])]
-            for of_all, log_odds in zip(heard, voter.log_odds(fold.X_held[mine - first, :columns]), strict=True):
+            voters = Neighbours.of(fold.X[:, :columns], fold.targets)
+            for of_all, log_odds in zip(heard, voters.log_odds(fold.X_held[mine - first, :columns]), strict=True):
                 of_all[mine] = log_odds
             first += fold.X_held.shape[0]
 
