@@ -317,6 +317,24 @@ def test_the_last_fit_is_drawn_with_what_stopped_it(findings):
     )
 
 
+@pytest.mark.parametrize("rows", [7, 1357, 99_999, 9_000_000])
+def test_what_the_rows_of_a_small_plot_are_stands_in_it(rows):
+    svgs = [
+        plots.plot_frequencies("a", "b", [rows, 3, 1], xlabel="c"),
+        plots.plot_bars("a", "b", [rows, 3, 1], xlabel="c"),
+        plots.plot_counts("a", "b", [rows, 3], [0, 5, 10], xlabel="c"),
+    ]
+    for svg in svgs:
+        place = re.search(
+            r'<text style="font-size: (\d+)px[^>]* x="([\d.]+)"[^>]*rotate\(-90[^>]*>(?:training )?rows', svg
+        )
+        assert place is not None
+        assert float(place[2]) > float(place[1])
+        assert max(map(len, re.findall(r"<text[^>]*>([\d,.kM]+)<", svg))) <= len("1,000")
+    assert (">10k<" in svgs[0]) == (rows > 10_000)
+    assert (">1M<" in svgs[0]) == (rows > 1_000_000)
+
+
 def test_plots_are_the_same_each_time(findings):
     assert render_run(findings) == render_run(findings)
 

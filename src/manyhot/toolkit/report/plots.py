@@ -49,7 +49,7 @@ STYLE: Any = {
 WIDTH, HEIGHT = 5.6, 3.3
 # Three of the small ones stand beside each other.
 SMALL_WIDTH, SMALL_HEIGHT = 4.0, 2.6
-SMALL_PLACE = (0.165, 0.19, 0.8, 0.76)
+SMALL_PLACE = (0.2, 0.19, 0.765, 0.76)
 METHOD = 26  # letters of a method's name that have room beside a plot
 Place = tuple[float, float, float, float]  # left, bottom, width, height
 PLACE: Place = (0.125, 0.155, 0.84, 0.82)
@@ -204,7 +204,6 @@ def plot_frequencies(name: str, title: str, counts: list[int], *, xlabel: str) -
         axes.set(xlabel=xlabel, ylabel="training rows", yscale="log", xlim=(0.5, len(rows) + 0.5), ylim=(0.8, None))
         axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.minorticks_off()
 
     middle = rows[len(rows) // 2]
@@ -212,7 +211,18 @@ def plot_frequencies(name: str, title: str, counts: list[int], *, xlabel: str) -
 
 
 def _small(name: str, title: str, said: str, draw: Callable[[Axes], Any]) -> Markup:
-    return drawn(name, title, f"{said}.", draw, width=SMALL_WIDTH, height=SMALL_HEIGHT, place=SMALL_PLACE)
+    def draw_rows(axes: Axes) -> None:
+        draw(axes)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+    return drawn(name, title, f"{said}.", draw_rows, width=SMALL_WIDTH, height=SMALL_HEIGHT, place=SMALL_PLACE)
+
+
+def _short(rows: float) -> str:
+    """Write a number of rows for a tick, which has room for 9,999: beyond, 10k and 1M."""
+    if rows < 10_000:
+        return f"{rows:,g}"
+    return f"{rows / 1e3:g}k" if rows < 1e6 else f"{rows / 1e6:g}M"
 
 
 def plot_scores(scores: dict[str, list[Any]], *, name: str = "scores", small: bool = False) -> Markup:
